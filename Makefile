@@ -1,0 +1,52 @@
+# One command a task: `make help` lists them. Works with GNU make on Linux and macOS.
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO_PORT ?= 8501
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format hooks clean
+
+help:  ## list the tasks
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(VENV)/.installed  ## make .venv and install what the project runs with
+
+demo: setup  ## measure a small study, then show it on http://localhost:8501 (DEMO_PORT=..., HEADLESS=1: opens no browser)
+	$(BIN)/python -m engine run quickstart
+	@echo "The dashboard is at http://localhost:$(DEMO_PORT) (Ctrl-C ends it)"
+	$(BIN)/python -m streamlit run dashboard/app.py --server.port $(DEMO_PORT) $(if $(filter 1,$(HEADLESS)),--server.headless true)
+
+test: $(VENV)/.installed-dev  ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev  ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev  ## mend what can be mended by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+hooks: $(VENV)/.installed-dev  ## run `make lint` before every commit of yours
+	$(BIN)/pre-commit install
+
+clean:  ## remove .venv and everything that tools left; caches of results stay
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not that. Try: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Installed again only when the lists of packages change.
+$(VENV)/.installed: requirements.txt pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(BIN)/python -m pip install -r requirements-dev.txt
+	@touch $@
