@@ -1,0 +1,172 @@
+"""Opening a cache file for moments: nobody keeps a connection, so that one writer and many readers share it.
+
+DuckDB lets either one process write or many read. Whoever finds the file locked waits with jitter and tries again.
+The process that holds the file must not open it by any other route (copying or hashing it would drop its lock).
+"""
+
+import contextlib
+import random
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import duckdb
+
+from engine.cache.schema import CREATE_MIGRATIONS, MIGRATIONS, SCHEMA_VERSION, Migration
+from engine.errors import CacheBusy, CacheError, CacheMissing, CacheOutdated
+
+READ_PATIENCE_SECONDS = 8.0
+WRITE_PATIENCE_SECONDS = 60.0
+
+
+@contextlib.contextmanager
+def reading(path: Path, patience: float = READ_PATIENCE_SECONDS) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A read-only connection, closed on leaving.
+
+    Raises:
+        CacheMissing: There is no such file.
+        CacheBusy: A writer held it for longer than `patience` seconds.
+        CacheOutdated: An older version wrote it.
+        CacheError: It is damaged, no DuckDB file, or written by a newer version.
+    """
+    if not path.exists():
+        raise CacheMissing(f"There is no cache at {path}. `python -m engine run quickstart --cache {path}` makes one.")
+    connection = _open(path, read_only=True, patience=patience)
+    try:
+        _check_version(connection, path)
+        with _explained(path):
+            yield connection
+    finally:
+        connection.close()
+
+
+@contextlib.contextmanager
+def writing(path: Path, patience: float = WRITE_PATIENCE_SECONDS) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection inside one transaction: committed on leaving, rolled back if anything is raised.
+
+    Raises:
+        CacheBusy, CacheOutdated, CacheError: As in `reading`; also when the disk is full.
+    """
+    connection = _open(path, read_only=False, patience=patience)
+    try:
+        _check_version(connection, path)
+        with _explained(path):
+            connection.execute("BEGIN")
+            yield connection
+            connection.execute("COMMIT")
+    finally:
+        with contextlib.suppress(duckdb.Error):
+            connection.close()
+
+
+def migrate(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> list[Migration]:
+    """Creates the cache, or brings an older one up to date; returns the steps taken.
+
+    Each migration and its record are one transaction: a failing one leaves the file as it was before it.
+
+    Raises:
+        CacheError: The file is no cache, damaged, or written by a newer version.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CacheError(f"The folder of the cache {path} cannot be made: {error}.") from error
+    connection = _open(path, read_only=False, patience=WRITE_PATIENCE_SECONDS)
+    try:
+        with _explained(path):
+            version = _version(connection, path)
+            _refuse_newer(version, path, migrations[-1].version)
+            todo = [step for step in migrations if step.version > version]
+            for step in todo:
+                connection.execute("BEGIN")
+                connection.execute(CREATE_MIGRATIONS)
+                connection.execute(step.sql)
+                connection.execute(
+                    "INSERT INTO schema_migrations VALUES (?, ?, now() AT TIME ZONE 'UTC')", [step.version, step.name]
+                )
+                connection.execute("COMMIT")
+            return todo
+    finally:
+        with contextlib.suppress(duckdb.Error):
+            connection.close()
+
+
+def _open(path: Path, *, read_only: bool, patience: float) -> duckdb.DuckDBPyConnection:
+    deadline, pause = time.monotonic() + patience, 0.01
+    while True:
+        try:
+            return duckdb.connect(str(path), read_only=read_only)
+        except duckdb.Error as error:
+            if not _is_lock(error):
+                raise _explain(error, path) from error
+            if time.monotonic() > deadline:
+                raise CacheBusy(
+                    f"The cache {path} is in use by another process for over {patience:.0f} s. "
+                    "Close other programs that hold it open for writing."
+                ) from error
+        time.sleep(pause * random.uniform(0.5, 1.5))
+        pause = min(pause * 1.7, 0.15)
+
+
+def _is_lock(error: duckdb.Error) -> bool:
+    text = str(error).lower()
+    return "lock" in text or "different configuration" in text
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (
+        duckdb.IOException,
+        duckdb.SerializationException,
+        duckdb.FatalException,
+        duckdb.InternalException,
+    ) as error:
+        raise _explain(error, path) from error
+
+
+def _explain(error: duckdb.Error, path: Path) -> CacheError:
+    text = str(error).partition("\n")[0]
+    low = text.lower()
+    if "no space left" in low or "file too large" in low or "could not write" in low or "disk quota" in low:
+        return CacheError(
+            f"The disk is full: {path} could not be written ({text}). What was committed before is safe; "
+            "free some space, or give another --cache, and run again to go on."
+        )
+    if "not a valid duckdb" in low:
+        return CacheError(f"{path} is not a DuckDB file. Give another --cache, or move the file away.")
+    if "version" in low and ("newer" in low or "storage" in low):
+        return CacheError(f"{path} was written by a newer DuckDB: {text}. Upgrade with `pip install -U duckdb`.")
+    if "permission denied" in low or "read-only" in low:
+        return CacheError(f"No permission for the cache {path}: {text}.")
+    if "corrupt" in low or "checksum" in low:
+        return CacheError(f"{path} is damaged: {text}. Restore a copy, or move the file away and run the study again.")
+    return CacheError(f"The cache {path} cannot be used: {text}")
+
+
+def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
+    tables = {row[0] for row in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+    if "schema_migrations" in tables:
+        return int(connection.execute("SELECT coalesce(max(version), 0) FROM schema_migrations").fetchall()[0][0])
+    if tables:
+        raise CacheError(f"{path} is a DuckDB file, but no cache of this lab (it holds the table '{min(tables)}').")
+    return 0
+
+
+def _check_version(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    version = _version(connection, path)
+    _refuse_newer(version, path, SCHEMA_VERSION)
+    if version < SCHEMA_VERSION:
+        raise CacheOutdated(
+            f"The cache {path} has schema {version}, this program reads {SCHEMA_VERSION}. "
+            f"`python -m engine migrate --cache {path}` brings it up to date."
+        )
+
+
+def _refuse_newer(version: int, path: Path, known: int) -> None:
+    if version > known:
+        raise CacheError(
+            f"The cache {path} has schema {version}, newer than the {known} of this program. "
+            "Upgrade the lab to read it."
+        )

@@ -1,0 +1,164 @@
+"""Questions to the cache, one function each. Every function takes an open connection and returns plain data."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import duckdb
+import pandas as pd
+
+
+def finished(db: duckdb.DuckDBPyConnection, ids: Sequence[str]) -> dict[str, tuple[int, frozenset[str]]]:
+    """Which of the cells are done: trajectory id -> (frames asked for, their kinds)."""
+    rows = db.execute(
+        "SELECT trajectory_id, frame_count, frame_kinds FROM trajectories "
+        "WHERE status = 'done' AND list_contains(?, trajectory_id)",
+        [list(ids)],
+    ).fetchall()
+    return {row[0]: (row[1], frozenset(filter(None, row[2].split(",")))) for row in rows}
+
+
+def timed_repeats(
+    db: duckdb.DuckDBPyConnection, environment_id: str, model_id: str, guided: bool
+) -> dict[tuple[str, int, int, int, str], int]:
+    """Repeats per (config_id, batch_size, width, height, dtype) that have a total in this environment."""
+    rows = db.execute(
+        "SELECT config_id, batch_size, width, height, dtype, max(repeat) + 1 FROM timings "
+        "WHERE environment_id = ? AND model_id = ? AND guided = ? AND stage = 'total' GROUP BY ALL",
+        [environment_id, model_id, guided],
+    ).fetchall()
+    return {tuple(row[:5]): int(row[5]) for row in rows}
+
+
+def studies(db: duckdb.DuckDBPyConnection) -> pd.DataFrame:
+    """All studies, the last run first.
+
+    Columns: study_id, name, created_at, updated_at, cells, done, failed, lanes, prompts, seeds.
+    """
+    return db.execute(
+        """
+        SELECT s.study_id, s.name, s.created_at, s.updated_at, count(l.trajectory_id) AS cells,
+               count(*) FILTER (t.status = 'done') AS done, count(*) FILTER (t.status = 'failed') AS failed,
+               count(DISTINCT l.lane) AS lanes, count(DISTINCT t.prompt) AS prompts, count(DISTINCT t.seed) AS seeds
+        FROM studies s
+        LEFT JOIN study_trajectories l USING (study_id)
+        LEFT JOIN trajectories t USING (trajectory_id)
+        GROUP BY ALL ORDER BY s.updated_at DESC, s.study_id
+        """
+    ).df()
+
+
+def spec(db: duckdb.DuckDBPyConnection, study_id: str) -> dict[str, Any] | None:
+    """The study as it was last run, or None."""
+    row = db.execute("SELECT spec FROM studies WHERE study_id = ?", [study_id]).fetchall()
+    return json.loads(row[0][0]) if row else None
+
+
+def cells(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
+    """Every cell of a study that has run, in the study's order, without frames.
+
+    Columns: those of `trajectories`, and `study_lane`, the lane's name in this study.
+    """
+    return db.execute(
+        """
+        SELECT l.lane AS study_lane, t.*
+        FROM study_trajectories l JOIN trajectories t USING (trajectory_id)
+        WHERE l.study_id = ? ORDER BY l.position
+        """,
+        [study_id],
+    ).df()
+
+
+def missing_cells(db: duckdb.DuckDBPyConnection, study_id: str) -> int:
+    """How many cells of a study have not run yet."""
+    return int(
+        db.execute(
+            "SELECT count(*) FROM study_trajectories l ANTI JOIN trajectories t USING (trajectory_id) "
+            "WHERE l.study_id = ?",
+            [study_id],
+        ).fetchall()[0][0]
+    )
+
+
+def frames(db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str], kinds: Sequence[str]) -> pd.DataFrame:
+    """Pictures of trajectories, step by step.
+
+    Columns: trajectory_id, kind, step_index, video_frame, progress, timestep, log_snr, width, height, format, image.
+    """
+    return db.execute(
+        "SELECT * FROM frames WHERE list_contains(?, trajectory_id) AND list_contains(?, kind) "
+        "ORDER BY trajectory_id, kind, step_index, video_frame",
+        [list(trajectory_ids), list(kinds)],
+    ).df()
+
+
+def step_metrics(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
+    """Step metrics of all cells of a study.
+
+    Columns: lane, prompt, seed, trajectory_id, step_index, progress, log_snr, metric, value.
+    """
+    return db.execute(
+        """
+        SELECT l.lane, t.prompt, t.seed, m.*
+        FROM study_trajectories l JOIN trajectories t USING (trajectory_id) JOIN step_metrics m USING (trajectory_id)
+        WHERE l.study_id = ? ORDER BY l.position, m.metric, m.step_index
+        """,
+        [study_id],
+    ).df()
+
+
+def timings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
+    """Raw timing samples of the lanes of a study, in every environment they were timed in.
+
+    A lane's samples are those with the model, size, number format and guidance of the study's cells.
+    Columns: lane, environment_id, device_name, batch_size, repeat, stage, seconds, nfe, created_at.
+    """
+    return db.execute(
+        """
+        WITH shown AS (
+            SELECT DISTINCT l.lane, t.scheduler, t.steps, t.model_id, t.width, t.height, t.dtype,
+                   t.guidance_scale > 1 AS guided, t.config_id
+            FROM study_trajectories l JOIN trajectories t USING (trajectory_id) WHERE l.study_id = ?
+        )
+        SELECT s.lane, x.environment_id, e.device_name, x.batch_size, x.repeat, x.stage, x.seconds, x.nfe, x.created_at
+        FROM shown s
+        JOIN timings x ON (x.model_id, x.config_id, x.width, x.height, x.dtype, x.guided)
+                        = (s.model_id, s.config_id, s.width, s.height, s.dtype, s.guided)
+        JOIN environments e USING (environment_id)
+        ORDER BY s.lane, x.environment_id, x.batch_size, x.repeat, x.stage
+        """,
+        [study_id],
+    ).df()
+
+
+def environments(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
+    """The environments in which cells of a study were computed, with the number of cells of each."""
+    return db.execute(
+        """
+        SELECT e.*, count(*) AS cells
+        FROM study_trajectories l JOIN trajectories t USING (trajectory_id) JOIN environments e USING (environment_id)
+        WHERE l.study_id = ? GROUP BY ALL ORDER BY cells DESC
+        """,
+        [study_id],
+    ).df()
+
+
+def models(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
+    """The models of a study's cells."""
+    return db.execute(
+        """
+        SELECT DISTINCT m.* FROM study_trajectories l
+        JOIN trajectories t USING (trajectory_id) JOIN models m USING (model_id) WHERE l.study_id = ?
+        """,
+        [study_id],
+    ).df()
+
+
+def durations(db: duckdb.DuckDBPyConnection, environment_id: str, model_id: str) -> float | None:
+    """Median seconds per denoiser call at batch 1 in this environment, or None if nothing was timed."""
+    row = db.execute(
+        "SELECT median(seconds / nfe) FROM timings WHERE environment_id = ? AND model_id = ? AND stage = 'total' "
+        "AND batch_size = 1",
+        [environment_id, model_id],
+    ).fetchall()
+    return None if row[0][0] is None else float(row[0][0])

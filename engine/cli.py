@@ -1,0 +1,94 @@
+"""The command line: arguments in, exit codes out. 0: all done; 1: something failed; 2: bad input, nothing was run."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from engine import commands
+from engine.environment import DEVICES
+from engine.errors import LabError
+from engine.paths import DEFAULT_CACHE
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    parsed = parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = parsed.command
+    try:
+        return command(parsed)
+    except LabError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted. What was finished is saved; the same command goes on from there.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    top = argparse.ArgumentParser(prog="python -m engine", description="Measures what a diffusion scheduler buys.")
+    add = top.add_subparsers(required=True, metavar="COMMAND").add_parser
+
+    run = add("run", help="make what the cache lacks of a study")
+    _study(run)
+    run.add_argument("--max-batch", type=_positive, metavar="N", help="most images in flight (default: by device)")
+    run.add_argument("--progress", choices=("bar", "json", "none"), default="bar")
+    run.set_defaults(command=commands.run)
+
+    plan = add("plan", help="show what is cached, what would run and how long it may take; runs nothing")
+    _study(plan)
+    plan.set_defaults(command=commands.plan)
+
+    schedulers = add("schedulers", help="list the schedulers, or show one")
+    schedulers.add_argument("key", nargs="?", help="show everything known about one")
+    schedulers.set_defaults(command=commands.schedulers)
+
+    models = add("models", help="list the models at hand, or check one")
+    models.add_argument("model", nargs="?", help="bundled, gaussian, a diffusers folder or a hub id")
+    models.set_defaults(command=commands.models)
+
+    doctor = add("doctor", help="show device and versions, what would be used, and what is missing")
+    doctor.set_defaults(command=commands.doctor)
+
+    bench = add("bench", help="compare the engine's speed with plain diffusers, side by side")
+    bench.add_argument("--model", default="bundled")
+    bench.add_argument("--device", choices=DEVICES, default="auto")
+    bench.add_argument("--repeats", type=_positive, default=3, metavar="N")
+    bench.add_argument("--max-batch", type=_positive, metavar="N")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
+    bench.set_defaults(command=commands.bench)
+
+    migrate = add("migrate", help="bring an older cache up to date")
+    _cache(migrate)
+    migrate.set_defaults(command=commands.migrate_cache)
+    return top
+
+
+def _study(command: argparse.ArgumentParser) -> None:
+    command.add_argument("study", help="a TOML file, or the name of a preset (see data/studies)")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+                         help="replace a value of the study, e.g. --set model=FOLDER or timing.repeats=5")  # fmt: skip
+    command.add_argument("--device", choices=DEVICES, default="auto")
+    command.add_argument("--memory", choices=("standard", "low"), default="standard",
+                         help="low: attention slicing, and offload on CUDA, for cards of 6 GB")  # fmt: skip
+    _cache(command)
+
+
+def _cache(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--cache", type=Path, default=DEFAULT_CACHE, metavar="PATH", help=f"default {DEFAULT_CACHE}")
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return number

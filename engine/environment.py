@@ -1,0 +1,134 @@
+"""What a measurement ran on: device, names, versions. Reads the system only and imports no torch."""
+
+import ctypes
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from engine.errors import LabError
+from engine.study.study import canonical
+
+DEVICES = ("auto", "cuda", "mps", "cpu")
+_PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "numpy")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A place where times are comparable: same device, same software.
+
+    Attributes:
+        device: "cuda", "mps" or "cpu".
+        device_name: As the maker calls it.
+        memory: "standard" or "low" (attention slicing and offload change times).
+        torch: Version of torch.
+        diffusers: Version of diffusers.
+        details: More versions, operating system, cores and threads.
+    """
+
+    device: str
+    device_name: str
+    memory: str
+    torch: str
+    diffusers: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def environment_id(self) -> str:
+        """Digest of all of it."""
+        return sha256(canonical(asdict(self)).encode()).hexdigest()[:16]
+
+
+def describe(device: str, memory: str = "standard") -> Environment:
+    """The environment of this process for a resolved device ("cuda", "mps" or "cpu")."""
+    versions = {name: _version(name) for name in _PACKAGES}
+    details: dict[str, Any] = {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor_name(),
+        "cores": cores(),
+        "threads": os.environ.get("OMP_NUM_THREADS", ""),
+        **{name: version for name, version in versions.items() if name not in {"torch", "diffusers"}},
+    }
+    if device == "cuda":
+        details["driver"] = _cuda_driver()
+    name = _cuda_name() if device == "cuda" else processor_name()
+    return Environment(device, name, memory, versions["torch"], versions["diffusers"], details)
+
+
+def resolve_device(asked: str) -> str:
+    """The device a run will use: the one asked for, or the best this machine has.
+
+    Raises:
+        LabError: The word is unknown, or the device is not here.
+    """
+    if asked not in DEVICES:
+        raise LabError(f"Unknown device '{asked}'; one of {', '.join(DEVICES)}.")
+    found = "cuda" if _cuda_name() else "mps" if _has_mps() else "cpu"
+    if asked == "auto":
+        return found
+    if asked != "cpu" and asked != found:
+        raise LabError(f"Device '{asked}' is not usable here (found: {found}). `python -m engine doctor` says why.")
+    return asked
+
+
+def processor_name() -> str:
+    """The processor as its maker calls it."""
+    if sys.platform == "darwin":
+        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _has_mps() -> bool:
+    return sys.platform == "darwin" and platform.machine() == "arm64"
+
+
+@functools.cache
+def _cuda_name() -> str:
+    """Name of the first GPU that the installed torch could use, or an empty string."""
+    if "+cpu" in _version("torch") or os.environ.get("CUDA_VISIBLE_DEVICES") in {"", "-1"}:
+        return ""
+    if "+rocm" in _version("torch"):
+        return "AMD GPU" if Path("/dev/kfd").exists() else ""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return ""
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDeviceGetName(name, 256, device):
+        return ""
+    return name.value.decode(errors="replace")
+
+
+def _cuda_driver() -> str:
+    return _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0]
+
+
+def _output(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

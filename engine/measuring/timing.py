@@ -1,0 +1,180 @@
+"""The timing pass: what a lane takes when it runs alone, split by stage, with every raw sample kept."""
+
+import functools
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from engine.sampling.building import build_scheduler
+from engine.sampling.image_pass import pipeline_arguments
+from engine.sampling.models import Model
+from engine.sampling.standins import StandIn, denoiser_name, with_parts
+from engine.study.plan import Cell
+
+STAGES = ("text", "denoiser", "scheduler", "decode")
+
+
+@dataclass(frozen=True)
+class TimingJob:
+    """A lane to be timed, by one of its cells, at a batch size.
+
+    Attributes:
+        first_repeat: Number of the first repeat, above 0 when samples exist already.
+        repeats: Samples to take.
+    """
+
+    cell: Cell
+    batch_size: int
+    first_repeat: int
+    repeats: int
+
+
+@dataclass(frozen=True)
+class TimingSample:
+    """One timed pipeline call.
+
+    Attributes:
+        seconds: Wall seconds of each stage, "other" (the rest) and "total" (the whole call, pictures included).
+        nfe: Denoiser calls, counted.
+    """
+
+    job: TimingJob
+    repeat: int
+    seconds: dict[str, float]
+    nfe: int
+    error: str | None = None
+
+
+@dataclass
+class Stopwatch:
+    """Adds up seconds per stage on one device.
+
+    On CUDA, events are recorded into the stream and read once at the end, so that watching adds no waiting; on MPS
+    the device is synchronised at each border; on CPUs the wall clock is read.
+    """
+
+    device: str
+    _spans: list[tuple[str, Any, Any]] = field(default_factory=list)
+
+    def watch(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, with its time added to a stage."""
+
+        @functools.wraps(function)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            start = self._now()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._spans.append((stage, start, self._now()))
+
+        return watched
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds per stage so far."""
+        synchronise(self.device)
+        totals = dict.fromkeys(STAGES, 0.0)
+        for stage, start, end in self._spans:
+            totals[stage] += start.elapsed_time(end) / 1000 if self.device == "cuda" else end - start
+        return totals
+
+    def _now(self) -> Any:
+        if self.device == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            return event
+        synchronise(self.device)
+        return time.perf_counter()
+
+
+class TimedDenoiser(StandIn):
+    """Stands in for the denoiser; times and counts its calls."""
+
+    def __init__(self, real: torch.nn.Module, watch: Stopwatch) -> None:
+        super().__init__(real)
+        self.__dict__["calls"] = 0
+        self.__dict__["timed"] = watch.watch("denoiser", real.__call__)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The real denoiser's answer."""
+        self.__dict__["calls"] += 1
+        return self.timed(*args, **kwargs)
+
+
+class TimedDecoder(StandIn):
+    """Stands in for the autoencoder; times `decode`."""
+
+    def __init__(self, real: Any, watch: Stopwatch) -> None:
+        super().__init__(real)
+        self.__dict__["decode"] = watch.watch("decode", real.decode)
+
+
+def synchronise(device: str) -> None:
+    """Waits until the device has done all it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
+
+
+def time_lanes(model: Model, jobs: Sequence[TimingJob], warmup: int) -> Iterator[TimingSample]:
+    """Times lanes in turn, in a new order each round, so that heat and drift fall on all alike.
+
+    The first `warmup` rounds are run and dropped. A lane that raises gives one sample with an `error` and is left
+    out from then on.
+    """
+    rng = random.Random(0)
+    active = list(jobs)
+    for round_number in range(-warmup, max((job.repeats for job in jobs), default=0)):
+        for job in rng.sample(active, len(active)):
+            if round_number >= job.repeats:
+                continue
+            try:
+                sample = time_once(model, job, job.first_repeat + max(round_number, 0))
+            except Exception as error:
+                active.remove(job)
+                yield TimingSample(job, 0, {}, 0, f"{type(error).__name__}: {error}"[:2000])
+                continue
+            if round_number >= 0:
+                yield sample
+
+
+def time_once(model: Model, job: TimingJob, repeat: int) -> TimingSample:
+    """One pipeline call from prompt to pictures, timed."""
+    cell, watch = job.cell, Stopwatch(model.device)
+    pipe = timed_pipeline(model.pipe, watch, cell)
+    arguments = pipeline_arguments(pipe, cell)
+    arguments["prompt"] = [cell.prompt] * job.batch_size
+    if arguments.get("negative_prompt") is not None:
+        arguments["negative_prompt"] = [cell.negative_prompt] * job.batch_size
+    generators = [torch.Generator("cpu").manual_seed(cell.seed + i) for i in range(job.batch_size)]
+    synchronise(model.device)
+    start = time.perf_counter()
+    pipe(**arguments, generator=generators, output_type="pil")
+    synchronise(model.device)
+    total = time.perf_counter() - start
+    seconds = watch.seconds()
+    seconds["other"] = max(0.0, total - sum(seconds.values()))
+    return TimingSample(job, repeat, {**seconds, "total": total}, getattr(pipe, denoiser_name(pipe)).calls)
+
+
+def timed_pipeline(shared: DiffusionPipeline, watch: Stopwatch, cell: Cell) -> DiffusionPipeline:
+    """A copy of a pipeline with a fresh scheduler of the cell's lane, whose stages are watched."""
+    scheduler = build_scheduler(cell.lane, shared.scheduler.config, cell.seed)
+    scheduler.step = watch.watch("scheduler", scheduler.step)
+    if hasattr(scheduler, "scale_model_input"):
+        scheduler.scale_model_input = watch.watch("scheduler", scheduler.scale_model_input)
+    name = denoiser_name(shared)
+    pipe = with_parts(
+        shared,
+        scheduler=scheduler,
+        vae=TimedDecoder(shared.vae, watch),
+        **{name: TimedDenoiser(getattr(shared, name), watch)},
+    )
+    if hasattr(pipe, "encode_prompt"):
+        vars(pipe)["encode_prompt"] = watch.watch("text", pipe.encode_prompt)
+    return pipe

@@ -1,0 +1,101 @@
+"""Telling how far a run is: a bar for people, JSON lines for programs, or nothing."""
+
+import json
+import sys
+import time
+from typing import Any, Literal, TextIO
+
+from tqdm import tqdm
+
+ProgressKind = Literal["bar", "json", "none"]
+
+
+class Progress:
+    """Says nothing; the base of the two that do.
+
+    A run calls `start` for each of its passes, `advance` as units are done, and `note` for what a person should know.
+    """
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        """A pass begins that takes `total` units."""
+
+    def advance(self, units: int, detail: str = "") -> None:
+        """Some units are done."""
+
+    def note(self, text: str) -> None:
+        """A line for people: a warning, a failure, what happens next."""
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """The run is over."""
+
+
+class BarProgress(Progress):
+    """A tqdm bar on standard error with rate and time left."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        """Opens a new bar."""
+        self._close()
+        self._bar = tqdm(total=total, desc=what, unit=f" {unit}", dynamic_ncols=True, smoothing=0.1, mininterval=0.2)
+
+    def advance(self, units: int, detail: str = "") -> None:
+        """Moves the bar."""
+        if self._bar is not None:
+            if detail:
+                self._bar.set_postfix_str(detail, refresh=False)
+            self._bar.update(units)
+
+    def note(self, text: str) -> None:
+        """Prints a line above the bar."""
+        tqdm.write(text, file=sys.stderr)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Closes the bar."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class JsonProgress(Progress):
+    """One JSON object a line on standard output: event start, progress, note, or finished."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._what, self._total, self._done, self._began = "", 0, 0, time.monotonic()
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        """Writes a start event."""
+        self._what, self._total, self._done, self._began = what, total, 0, time.monotonic()
+        self._write("start", what=what, total=total, unit=unit)
+
+    def advance(self, units: int, detail: str = "") -> None:
+        """Writes a progress event with rate and time left."""
+        self._done += units
+        elapsed = time.monotonic() - self._began
+        rate = self._done / elapsed if elapsed > 0 and self._done else None
+        left = (self._total - self._done) / rate if rate else None
+        self._write(
+            "progress", what=self._what, done=self._done, total=self._total, detail=detail,
+            units_per_second=rate, seconds_left=left,
+        )  # fmt: skip
+
+    def note(self, text: str) -> None:
+        """Writes a note event."""
+        self._write("note", text=text)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Writes the finished event."""
+        self._write("finished", **summary)
+
+    def _write(self, event: str, **fields: Any) -> None:
+        print(json.dumps({"event": event, **fields}), file=self._stream, flush=True)
+
+
+def make_progress(kind: ProgressKind) -> Progress:
+    """The progress of a kind."""
+    return {"bar": BarProgress, "json": JsonProgress, "none": Progress}[kind]()

@@ -1,0 +1,80 @@
+"""Building a lane's scheduler from the model's own configuration."""
+
+import importlib
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from engine.errors import StudyError, did_you_mean
+from engine.study.lanes import Lane
+
+
+def build_scheduler(lane: Lane, model_config: Mapping[str, Any], seed: int = 0) -> Any:
+    """A fresh scheduler for one cell.
+
+    Every scheduler starts from the configuration that came with the model. What the model leaves at a default stays
+    at the new class's default; latents are never clipped; the noise of Brownian-tree samplers is seeded.
+
+    Raises:
+        StudyError: The class cannot be found or built, or an override is not among its parameters.
+    """
+    scheduler_class = scheduler_type(lane)
+    parameters = inspect.signature(scheduler_class.__init__).parameters
+    overrides = _checked_overrides(lane, scheduler_class, parameters)
+    if "clip_sample" in parameters:
+        overrides.setdefault("clip_sample", False)
+    if "noise_sampler_seed" in parameters:
+        overrides.setdefault("noise_sampler_seed", seed % 2**63)
+    try:
+        return scheduler_class.from_config(model_config, **overrides)
+    except Exception as error:
+        raise StudyError(f"Lane '{lane.key}': {scheduler_class.__name__} refuses its configuration: {error}") from error
+
+
+def scheduler_type(lane: Lane) -> type[Any]:
+    """The class of a lane's scheduler.
+
+    Raises:
+        StudyError: It cannot be imported, or lacks what a diffusers scheduler needs.
+    """
+    module, _, name = lane.scheduler.target.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise StudyError(
+            f"Lane '{lane.key}': scheduler class '{lane.scheduler.target}' cannot be imported: {error}."
+            + (did_you_mean(name, dir(importlib.import_module("diffusers"))) if module == "diffusers" else "")
+        ) from error
+    needed = [part for part in ("from_config", "set_timesteps", "step") if not hasattr(found, part)]
+    if not isinstance(found, type) or needed:
+        raise StudyError(
+            f"Lane '{lane.key}': '{lane.scheduler.target}' is no diffusers scheduler"
+            + (f" (no {needed[0]}); derive it from SchedulerMixin and ConfigMixin." if needed else ".")
+        )
+    return found
+
+
+def resolved_config(scheduler: Any) -> dict[str, Any]:
+    """Every value a scheduler really uses, as plain JSON data."""
+    config = {key: value for key, value in dict(scheduler.config).items() if not key.startswith("_")}
+    plain: dict[str, Any] = json.loads(json.dumps(config, default=_plain))
+    return plain | {"class": type(scheduler).__name__}
+
+
+def _checked_overrides(lane: Lane, scheduler_class: type[Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for key in lane.config:
+        if key not in parameters and not open_ended:
+            raise StudyError(
+                f"Lane '{lane.key}': {scheduler_class.__name__} has no setting '{key}'.{did_you_mean(key, parameters)}"
+            )
+    return dict(lane.config)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) or hasattr(value, "tolist") else str(value)

@@ -1,0 +1,144 @@
+"""Loading a model as an unmodified diffusers pipeline on a device."""
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import diffusers
+import torch
+import transformers
+from diffusers import DiffusionPipeline
+
+from engine.errors import LabError, ModelError
+from engine.sampling.standins import denoiser_name
+from engine.study.source import SKIPPED, ModelSource, find_model, variant_of
+
+Memory = Literal["standard", "low"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded pipeline and where it came from."""
+
+    source: ModelSource
+    pipe: DiffusionPipeline
+    device: str
+
+    @property
+    def denoiser(self) -> torch.nn.Module:
+        """The unet or transformer."""
+        part: torch.nn.Module = getattr(self.pipe, denoiser_name(self.pipe))
+        return part
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of all parts together."""
+        parts = [part for part in self.pipe.components.values() if isinstance(part, torch.nn.Module)]
+        return sum(parameter.numel() for part in parts for parameter in part.parameters())
+
+
+def fetch(source: ModelSource) -> ModelSource:
+    """Downloads a hub model's safetensors and configuration files, if they are not here yet.
+
+    Raises:
+        ModelError: No network, no such model, or it has no safetensors.
+    """
+    if source.fingerprint is not None:
+        return source
+    repo, _, revision = source.name.partition("@")
+    try:
+        DiffusionPipeline.download(repo, revision=revision or None, use_safetensors=True)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"Model '{source.name}' is not in the local cache and could not be fetched: {reason} "
+            f"With a network, `hf download {repo}` fetches it; or give the folder of a local copy."
+        ) from error
+    fetched = find_model(source.name)
+    if fetched.fingerprint is None:
+        raise ModelError(f"Model '{source.name}' was fetched, but its files are not where they should be.")
+    return fetched
+
+
+def load(source: ModelSource, device: str, dtype: str, memory: Memory = "standard") -> Model:
+    """Loads a model.
+
+    Args:
+        source: From `find_model`, fetched.
+        device: "cuda", "mps" or "cpu".
+        dtype: "float32", "float16" or "bfloat16".
+        memory: "low" slices attention and decoding, and on CUDA keeps only the part at work on the GPU.
+
+    Raises:
+        ModelError: The files don't make a pipeline.
+        LabError: The device or number format is not usable here.
+    """
+    check_device(device, dtype)
+    quiet()
+    if source.kind == "gaussian":
+        from engine.sampling import gaussian
+
+        pipe: DiffusionPipeline = gaussian.build_pipeline(getattr(torch, dtype))
+    else:
+        pipe = _from_folder(source, getattr(torch, dtype))
+    pipe.set_progress_bar_config(disable=True)
+    if memory == "low":
+        pipe.enable_attention_slicing()
+        if hasattr(pipe.vae, "enable_slicing"):
+            pipe.vae.enable_slicing()
+    if memory == "low" and device == "cuda":
+        pipe.enable_model_cpu_offload()
+    else:
+        pipe.to(device)
+    return Model(source, pipe, device)
+
+
+def check_device(device: str, dtype: str) -> None:
+    """Checks that torch can use the device with that number format.
+
+    Raises:
+        LabError: It cannot.
+    """
+    if not usable(device):
+        raise LabError(
+            f"This torch ({torch.__version__}) cannot use '{device}' here; run with --device cpu, or install a build "
+            "of torch for it. `python -m engine doctor` shows what is there."
+        )
+    if device == "cpu" and dtype == "float16":
+        raise LabError("float16 is for GPUs; on a CPU use dtype float32 or bfloat16.")
+
+
+def usable(device: str) -> bool:
+    """Whether this torch can use "cuda", "mps" or "cpu" here."""
+    if device == "cuda":
+        return torch.cuda.is_available()
+    return device == "cpu" or torch.backends.mps.is_available()
+
+
+def quiet() -> None:
+    """Silences the progress bars and notices of the libraries; the lab has its own."""
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    # Brownian trees warn when float32 times differ from their own ends in the last digit.
+    warnings.filterwarnings("ignore", r"Should have t[ab][<>]=t[01] but got", UserWarning)
+
+
+def _from_folder(source: ModelSource, dtype: torch.dtype) -> DiffusionPipeline:
+    assert source.folder is not None  # holds for every fetched source that is not gaussian
+    options: dict[str, Any] = dict.fromkeys(_skipped_parts(source.folder))
+    try:
+        return DiffusionPipeline.from_pretrained(
+            source.folder, dtype=dtype, use_safetensors=True, variant=variant_of(source.folder),
+            local_files_only=True, **options,
+        )  # fmt: skip
+    except Exception as error:
+        raise ModelError(f"Model '{source.name}' does not load: {type(error).__name__}: {error}") from error
+
+
+def _skipped_parts(folder: Path) -> list[str]:
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    return [part for part in SKIPPED if part in index]

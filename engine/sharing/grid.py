@@ -1,0 +1,114 @@
+"""A comparison grid as one picture: rows are lanes, columns the progress of denoising, times in the margin."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont
+
+MARGIN = 28
+LABEL_WIDTH = 250
+HEADING_HEIGHT = 34
+GAP = 6
+INK, PALE, LINE = (24, 28, 36), (104, 112, 126), (224, 228, 234)
+MISSING = (244, 245, 247)
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """One lane of a grid.
+
+    Attributes:
+        label: Name of the lane.
+        details: Short lines under it, such as calls and time.
+        pictures: One encoded picture per column; None where there is none.
+        note: Shown in place of the pictures if all are missing.
+    """
+
+    label: str
+    details: tuple[str, ...]
+    pictures: tuple[bytes | None, ...]
+    note: str = ""
+
+
+def draw_grid(title: str, subtitle: str, columns: Sequence[str], rows: Sequence[GridRow], footer: str) -> Image.Image:
+    """Draws the grid.
+
+    Args:
+        title: Large line on top; cut if it is too long.
+        subtitle: Small line under it.
+        columns: Headings.
+        rows: Lanes, each with as many pictures as there are columns.
+        footer: Small line at the bottom: n, environment, when.
+    """
+    cell = _cell_size(rows)
+    big, small, bold = _font(26), _font(14), _font(17)
+    width = 2 * MARGIN + LABEL_WIDTH + len(columns) * (cell + GAP) - GAP
+    top = MARGIN + 66
+    height = top + HEADING_HEIGHT + len(rows) * (cell + GAP) + 22 + MARGIN
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN, MARGIN - 6), _fitted(draw, title, big, width - 2 * MARGIN), INK, big)
+    draw.text((MARGIN, MARGIN + 32), _fitted(draw, subtitle, small, width - 2 * MARGIN), PALE, small)
+    left = MARGIN + LABEL_WIDTH
+    for place, heading in enumerate(columns):
+        x = left + place * (cell + GAP) + cell / 2
+        draw.text((x, top + HEADING_HEIGHT - 10), heading, PALE, small, anchor="ms")
+    for number, row in enumerate(rows):
+        y = top + HEADING_HEIGHT + number * (cell + GAP)
+        draw.line((MARGIN, y - GAP / 2, width - MARGIN, y - GAP / 2), LINE)
+        _draw_label(draw, row, y, cell, bold, small)
+        _draw_pictures(sheet, draw, row, left, y, cell, small)
+    draw.text((MARGIN, height - MARGIN - 8), _fitted(draw, footer, small, width - 2 * MARGIN), PALE, small)
+    return sheet
+
+
+def _draw_label(draw: ImageDraw.ImageDraw, row: GridRow, y: float, cell: int, bold: "Font", small: "Font") -> None:
+    block = 24 + 19 * len(row.details)
+    start = y + max(0, (cell - block) / 2)
+    draw.text((MARGIN, start), _fitted(draw, row.label, bold, LABEL_WIDTH - 12), INK, bold)
+    for number, line in enumerate(row.details):
+        draw.text((MARGIN, start + 26 + 19 * number), _fitted(draw, line, small, LABEL_WIDTH - 12), PALE, small)
+
+
+def _draw_pictures(
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, row: GridRow, left: int, y: int, cell: int, small: "Font"
+) -> None:
+    for place, data in enumerate(row.pictures):
+        x = left + place * (cell + GAP)
+        if data is None:
+            draw.rectangle((x, y, x + cell - 1, y + cell - 1), MISSING)
+            continue
+        picture = Image.open(io.BytesIO(data)).convert("RGB")
+        scale = cell / max(picture.size)
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        resample = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
+        sheet.paste(picture.resize(size, resample), (x + (cell - size[0]) // 2, y + (cell - size[1]) // 2))
+    if row.note:
+        room = len(row.pictures) * (cell + GAP) - 24
+        draw.text((left + 12, y + cell / 2), _fitted(draw, row.note, small, room), PALE, small, anchor="lm")
+
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def _cell_size(rows: Sequence[GridRow]) -> int:
+    """Small pictures are shown at twice their size, large ones at most at 256 pixels."""
+    first = next((data for row in rows for data in row.pictures if data is not None), None)
+    if first is None:
+        return 128
+    return min(256, max(128, 2 * max(Image.open(io.BytesIO(first)).size)))
+
+
+def _font(size: int) -> Font:
+    return ImageFont.load_default(size)
+
+
+def _fitted(draw: ImageDraw.ImageDraw, text: str, font: Font, width: float) -> str:
+    """The text on one line, cut with an ellipsis where it doesn't fit."""
+    line = " ".join(text[:1000].split())
+    if draw.textlength(line, font) <= width:
+        return line
+    while line and draw.textlength(line + "...", font) > width:
+        line = line[: max(0, len(line) - 1 - len(line) // 20)]
+    return line.rstrip() + "..."

@@ -1,0 +1,48 @@
+"""Lanes from the entries of `scheduler_configs`, the Python way of saying what is compared."""
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from engine.errors import StudyError, did_you_mean
+from engine.study.lanes import Lane, check_steps
+from engine.study.schedulers import SCHEDULERS, Scheduler, check_entry
+
+CONFIG_KEYS = ("scheduler_class", "num_inference_steps", "description", "config")
+
+
+def lane_of(name: str, config: Mapping[str, Any]) -> Lane:
+    """The lane of an entry of `scheduler_configs`.
+
+    Raises:
+        StudyError: A key is missing or unknown, or a value is of the wrong kind.
+    """
+    for key in config:
+        if key not in CONFIG_KEYS:
+            raise StudyError(f"scheduler_configs['{name}']: unknown key '{key}'.{did_you_mean(key, CONFIG_KEYS)}")
+    for key in CONFIG_KEYS[:2]:
+        if key not in config:
+            raise StudyError(f"scheduler_configs['{name}'] lacks '{key}'.")
+    steps = check_steps(name, config["num_inference_steps"])
+    entry = _entry(name, config["scheduler_class"])
+    return Lane(f"{entry.key}:{steps}", entry, steps, dict(config.get("config", {})), config.get("description", ""))
+
+
+def _entry(name: str, scheduler_class: Any) -> Scheduler:
+    """The table's entry for a scheduler class, or a new one for a class it doesn't know."""
+    if isinstance(scheduler_class, str):
+        target = scheduler_class if ":" in scheduler_class else f"diffusers:{scheduler_class}"
+    elif inspect.isclass(scheduler_class):
+        root = scheduler_class.__module__.partition(".")[0]
+        module = "diffusers" if root == "diffusers" else scheduler_class.__module__
+        target = f"{module}:{scheduler_class.__qualname__}"
+    else:
+        raise StudyError(f"scheduler_configs['{name}']: scheduler_class must be a class, not {scheduler_class!r}.")
+    known = next((entry for entry in SCHEDULERS.values() if entry.target == target), None)
+    if known is not None:
+        return known
+    key = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:64] or "scheduler"
+    entry = Scheduler(key, name, target)
+    check_entry(entry)
+    return entry

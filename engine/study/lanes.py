@@ -1,0 +1,115 @@
+"""A lane: a scheduler with a step count and overrides, and the configurations known to be wrong. Imports no torch."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from engine.errors import StudyError
+from engine.study.schedulers import Scheduler, lookup
+
+MAX_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A scheduler at a number of steps.
+
+    Attributes:
+        key: Name within studies and cache, `scheduler:steps`.
+        scheduler: The table entry.
+        steps: `num_inference_steps`.
+        overrides: Scheduler configuration on top of the model's and the entry's.
+        description: One line for people.
+    """
+
+    key: str
+    scheduler: Scheduler
+    steps: int
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    description: str = ""
+
+    @property
+    def label(self) -> str:
+        """Name for people, with the step count."""
+        return f"{self.scheduler.label} {self.steps}"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All configuration this lane sets, the entry's overlaid by its own."""
+        return {**self.scheduler.overrides, **self.overrides}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something noteworthy about a lane's configuration; an "error" is refused."""
+
+    severity: Literal["error", "warning"]
+    message: str
+
+
+def parse_lane(text: str) -> Lane:
+    """Reads `key:steps`, e.g. `dpmpp_2m:20`.
+
+    Raises:
+        StudyError: Not of that form, an unknown scheduler, or steps outside 1..1000.
+    """
+    match = re.fullmatch(r"\s*([^:\s]+)\s*:\s*([+-]?\d+)\s*", text)
+    if match is None:
+        raise StudyError(f"Lane {text!r} should read 'scheduler:steps', e.g. 'dpmpp_2m:20'.")
+    entry = lookup(match[1])
+    return Lane(f"{entry.key}:{check_steps(text, int(match[2]))}", entry, int(match[2]))
+
+
+def check_steps(lane: str, steps: object) -> int:
+    """Returns the step count if it is a whole number in 1..1000.
+
+    Raises:
+        StudyError: It isn't.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
+        raise StudyError(f"Lane '{lane}': steps must be a whole number from 1 to {MAX_STEPS}, not {steps!r}.")
+    return steps
+
+
+def check_lane(lane: Lane, model_config: Mapping[str, Any]) -> list[Finding]:
+    """What is known to be wrong with a lane on a model, before anything runs.
+
+    Args:
+        lane: The lane.
+        model_config: The model's own scheduler configuration (`scheduler/scheduler_config.json`).
+    """
+    return list(_findings(lane, {**model_config, **lane.config}, model_config))
+
+
+def _findings(lane: Lane, config: Mapping[str, Any], model_config: Mapping[str, Any]) -> Iterator[Finding]:
+    name = lane.scheduler.target.partition(":")[2]
+    trained = int(config.get("num_train_timesteps", 1000))
+    spacing = config.get("timestep_spacing")
+    if "FlowMatch" in str(model_config.get("_class_name", "")) and "FlowMatch" not in name:
+        yield Finding("error", "the model predicts flow (it came with a FlowMatch scheduler); this solver takes "
+                      "noise or velocity predictions. Use a [[lane]] with a FlowMatch scheduler_class.")  # fmt: skip
+    if lane.steps > trained:
+        yield Finding("error", f"{lane.steps} steps, but the model has {trained} timesteps.")
+    if name == "DDIMScheduler" and spacing == "linspace":
+        yield Finding("error", "DDIM steps by a fixed stride, which is wrong for timestep_spacing 'linspace' "
+                      "(diffusers #12633). Use 'leading' or 'trailing'.")  # fmt: skip
+    if name in {"DDIMScheduler", "DDPMScheduler"}:
+        if spacing == "trailing" and trained % lane.steps:
+            yield Finding("error", f"'trailing' spacing needs a step count that divides {trained}; "
+                          f"{lane.steps} does not (diffusers #14357).")  # fmt: skip
+        first = (lane.steps - 1) * (trained // lane.steps) + int(config.get("steps_offset", 0))
+        if spacing in {None, "leading"} and first >= trained:
+            yield Finding("error", f"it would start at timestep {first}, outside the model's {trained} "
+                          "(diffusers #10003). Use fewer steps or steps_offset = 0.")  # fmt: skip
+    if config.get("clip_sample") and lane.config.get("clip_sample"):
+        yield Finding("error", "clip_sample clips latents to [-1, 1], which destroys images of latent models.")
+    if config.get("rescale_betas_zero_snr") and config.get("prediction_type") == "epsilon":
+        yield Finding("error", "rescale_betas_zero_snr divides by zero with noise prediction (diffusers #3851).")
+    if config.get("algorithm_type") in {"dpmsolver", "sde-dpmsolver"} and config.get("final_sigmas_type") == "zero":
+        yield Finding("error", f"algorithm_type '{config['algorithm_type']}' needs final_sigmas_type 'sigma_min'.")
+    if lane.scheduler.distilled:
+        limit = int(config.get("original_inference_steps", 50))
+        if lane.steps > limit:
+            yield Finding("error", f"at most {limit} steps (original_inference_steps).")
+        yield Finding("warning", "meant for distilled weights; on others the comparison says little.")

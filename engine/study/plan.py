@@ -1,0 +1,119 @@
+"""From a study to cells with identities, and what of them is missing from a cache. Imports no torch."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+from engine.errors import StudyError
+from engine.study.lanes import Finding, Lane, check_lane
+from engine.study.schedulers import class_version
+from engine.study.source import ModelSource
+from engine.study.study import FrameSettings, Study, canonical
+
+# Raised whenever a change of ours alters pixels for the same settings.
+SAMPLING_VERSION = 1
+
+
+_PIXELS = ("model", "prompt", "negative_prompt", "seed", "guidance_scale", "width", "height", "dtype")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture to be made: a lane on a prompt and a seed, with all that changes its pixels.
+
+    Attributes:
+        code: What identifies the scheduler's code (`class_version`).
+        model: The model's fingerprint.
+        dtype: "float32", "float16" or "bfloat16".
+    """
+
+    lane: Lane
+    prompt: str
+    seed: int
+    negative_prompt: str
+    guidance_scale: float
+    width: int
+    height: int
+    dtype: str
+    model: str
+    code: str
+
+    @cached_property
+    def config_id(self) -> str:
+        """Digest of the lane: scheduler, its class, its code, its configuration and the steps."""
+        lane = self.lane
+        return _digest([lane.scheduler.key, lane.scheduler.target, self.code, lane.config, lane.steps])[:16]
+
+    @cached_property
+    def trajectory_id(self) -> str:
+        """Digest of everything that changes the pixels."""
+        identity = {key: value for key, value in vars(self).items() if key in _PIXELS}
+        identity |= {"version": SAMPLING_VERSION, "lane": self.config_id}
+        return _digest(identity)[:32]
+
+
+def resolve_dtype(asked: str, device: str) -> str:
+    """The number format of a run: the one asked for, or float16 on CUDA and float32 elsewhere."""
+    if asked != "auto":
+        return asked
+    return "float16" if device == "cuda" else "float32"
+
+
+def cells(study: Study, model: ModelSource, device: str) -> list[Cell]:
+    """All cells of a study, prompt by prompt and seed by seed.
+
+    Raises:
+        StudyError: The picture size is unknown, or a scheduler's module is missing.
+    """
+    if model.fingerprint is None:
+        raise StudyError(f"Model '{model.name}' has to be fetched before its cells are known.")
+    width, height = picture_size(study, model)
+    codes = {lane.key: class_version(lane.scheduler.target) for lane in study.lanes}
+    dtype = resolve_dtype(study.dtype, device)
+    return [
+        Cell(lane, prompt, seed, study.negative_prompt, study.guidance_scale, width, height, dtype,
+             model.fingerprint, codes[lane.key])
+        for prompt in study.prompts
+        for seed in study.seeds
+        for lane in study.lanes
+    ]  # fmt: skip
+
+
+def picture_size(study: Study, model: ModelSource) -> tuple[int, int]:
+    """Width and height in pixels: the study's, or the model's own.
+
+    Raises:
+        StudyError: Neither says.
+    """
+    if study.width and study.height:
+        return study.width, study.height
+    if model.size is None:
+        raise StudyError(f"Study '{study.name}': model '{model.name}' names no picture size; give width and height.")
+    return model.size
+
+
+def check_lanes(lanes: Iterable[Lane], scheduler_config: Mapping[str, Any]) -> list[tuple[Lane, Finding]]:
+    """Warnings about the lanes on this model.
+
+    Raises:
+        StudyError: A lane is known to be wrong.
+    """
+    found = [(lane, finding) for lane in lanes for finding in check_lane(lane, scheduler_config)]
+    errors = [f"Lane '{lane.key}': {finding.message}" for lane, finding in found if finding.severity == "error"]
+    if errors:
+        raise StudyError("\n".join(errors))
+    return found
+
+
+def frame_steps(settings: FrameSettings, calls: int) -> list[int]:
+    """Which of `calls` steps are kept: about `count` evenly spread ones, the last always among them."""
+    count = min(settings.count, calls)
+    if count <= 1:
+        return [calls - 1] * count
+    return sorted({round(i * (calls - 1) / (count - 1)) for i in range(count)})
+
+
+def _digest(value: Any) -> str:
+    return sha256(canonical(value).encode()).hexdigest()

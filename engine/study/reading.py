@@ -1,0 +1,223 @@
+"""Reading of checked values from TOML tables: each error names the key, the place and the remedy."""
+
+import dataclasses
+import importlib
+import importlib.util
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.errors import StudyError, did_you_mean
+from engine.study.lanes import Lane, check_steps
+from engine.study.schedulers import SCHEDULERS, Scheduler, check_entry, lookup
+
+_REQUIRED = object()
+
+
+class Table:
+    """A TOML table that hands out checked values and, at `finish`, refuses the keys nobody asked for."""
+
+    def __init__(self, data: Mapping[str, Any], where: str) -> None:
+        self.where = where
+        self._data = dict(data)
+        self._asked: set[str] = set()
+
+    def error(self, key: str, problem: str) -> StudyError:
+        """An error that names this place."""
+        return StudyError(f"{self.where}: '{key}' {problem}.")
+
+    def _get(self, key: str, default: Any) -> Any:
+        self._asked.add(key)
+        value = self._data.get(key, default)
+        if value is _REQUIRED:
+            raise self.error(key, "is missing")
+        return value
+
+    def text(self, key: str, default: Any = None) -> str:
+        """A string; required unless a default is given."""
+        value = self._get(key, _REQUIRED if default is None else default)
+        if not isinstance(value, str):
+            raise self.error(key, f"must be text, not {value!r}")
+        return value
+
+    def strings(self, key: str, default: Sequence[str]) -> tuple[str, ...]:
+        """A list of strings."""
+        value = self._get(key, default)
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+            raise self.error(key, f"must be a list of texts, not {value!r}")
+        return tuple(value)
+
+    def integer(self, key: str, default: int, low: int, high: int) -> int:
+        """A whole number within bounds."""
+        return self.integers(key, (default,), low, high, single=True)[0]
+
+    def integers(self, key: str, default: Sequence[int], low: int, high: int, single: bool = False) -> tuple[int, ...]:
+        """A list of distinct whole numbers within bounds (`single`: one number)."""
+        value = self._get(key, default[0] if single else default)
+        items = [value] if single else value
+        if not isinstance(items, list | tuple) or not items:
+            raise self.error(key, f"must be a list of whole numbers, not {value!r}")
+        for item in items:
+            if isinstance(item, bool) or not isinstance(item, int) or not low <= item <= high:
+                raise self.error(key, f"must be from {low} to {high} and whole, not {item!r}")
+        if len(set(items)) < len(items):
+            raise self.error(key, "lists a number twice")
+        return tuple(items)
+
+    def number(self, key: str, default: float, low: float, high: float) -> float:
+        """A finite number within bounds."""
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise self.error(key, f"must be a number, not {value!r}")
+        if not low <= value <= high:
+            raise self.error(key, f"must be from {low:g} to {high:g}, not {value!r}")
+        return float(value)
+
+    def optional_size(self, key: str) -> int | None:
+        """Pixels, a multiple of 8 from 8 to 8192, or None if absent."""
+        if key not in self._data:
+            self._asked.add(key)
+            return None
+        size = self.integer(key, 0, low=8, high=8192)
+        if size % 8:
+            raise self.error(key, f"must be a multiple of 8, not {size}")
+        return size
+
+    def choice(self, key: str, default: str, known: Sequence[str]) -> Any:
+        """One of the known words."""
+        value = self.text(key, default)
+        if value not in known:
+            raise self.error(key, f"must be one of {', '.join(known)}, not {value!r}")
+        return value
+
+    def choices(self, key: str, default: Sequence[str], known: Sequence[str]) -> tuple[Any, ...]:
+        """A list of known words."""
+        for value in (values := self.strings(key, default)):
+            if value not in known:
+                raise self.error(key, f"may list {', '.join(known)}, not {value!r}")
+        return values
+
+    def table(self, key: str) -> "Table":
+        """A sub-table, empty if absent."""
+        value = self._get(key, {})
+        if not isinstance(value, Mapping):
+            raise self.error(key, f"must be a table, not {value!r}")
+        return Table(value, f"{self.where} [{key}]")
+
+    def tables(self, key: str) -> list["Table"]:
+        """An array of tables, empty if absent."""
+        value = self._get(key, [])
+        if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
+            raise self.error(key, f"must be an array of tables, written [[{key}]]")
+        return [Table(item, f"{self.where} [[{key}]] {number}") for number, item in enumerate(value, 1)]
+
+    def value(self, key: str, default: Any = None) -> Any:
+        """A value of any kind, to be checked by the caller."""
+        return self._get(key, default)
+
+    def ignore(self, *keys: str) -> None:
+        """Counts keys as asked for."""
+        self._asked.update(keys)
+
+    def rest(self) -> dict[str, Any]:
+        """The keys nobody asked for; they count as asked for from now on."""
+        rest = {key: value for key, value in self._data.items() if key not in self._asked}
+        self._asked.update(rest)
+        return rest
+
+    def finish(self) -> None:
+        """Refuses unknown keys.
+
+        Raises:
+            StudyError: Names the key and the nearest known one.
+        """
+        for key in self._data:
+            if key not in self._asked:
+                raise StudyError(f"{self.where}: unknown key '{key}'.{did_you_mean(key, self._asked)}")
+
+
+def read_lane(table: Table) -> Lane:
+    """Reads a `[[lane]]`: `key` ("mine:12"), `scheduler_class` or `scheduler`, `steps`, and configuration overrides.
+
+    Raises:
+        StudyError: A missing or contradicting value, or an unknown scheduler.
+    """
+    key = table.text("key")
+    short, _, in_key = key.partition(":")
+    steps = check_steps(key, table.value("steps", int(in_key) if in_key.isdigit() else None))
+    if in_key and in_key != str(steps):
+        raise table.error("key", f"says {in_key} steps, but steps = {steps}; make them agree")
+    entry = _scheduler(table, short)
+    description = table.text("description", entry.note)
+    return Lane(f"{short}:{steps}", entry, steps, table.rest(), description)
+
+
+def _scheduler(table: Table, key: str) -> Scheduler:
+    """The scheduler of a `[[lane]]`: a class, a variant of a known scheduler, or a known one."""
+    target = table.text("scheduler_class", "")
+    base = table.text("scheduler", "")
+    label = table.text("label", "")
+    if target:
+        known = next((e for e in SCHEDULERS.values() if target in {e.target, e.target.partition(":")[2]}), None)
+        entry = Scheduler(
+            key=key,
+            label=label or key,
+            target=target if ":" in target else f"diffusers:{target}",
+            stochastic=known.stochastic if known else False,
+            calls=known.calls if known else "steps",
+        )
+        check_entry(entry)
+        return entry
+    if base:
+        return dataclasses.replace(lookup(base), key=key, label=label or key)
+    if key in SCHEDULERS:
+        return SCHEDULERS[key]
+    raise table.error("key", f"names no known scheduler ('{key}'): add scheduler = ... or scheduler_class = ...")
+
+
+def read_plugins(names: Sequence[str], folder: Path | None) -> tuple[str, ...]:
+    """Imports plug-in modules, which register schedulers (and more) when imported.
+
+    Args:
+        names: Module names, or paths of .py files relative to the study's folder.
+        folder: Where relative paths start.
+
+    Raises:
+        StudyError: A plug-in is missing or fails to import.
+    """
+    for name in names:
+        try:
+            if name.endswith(".py"):
+                _import_file((folder or Path.cwd()) / name)
+            else:
+                importlib.import_module(name)
+        except StudyError:
+            raise
+        except FileNotFoundError as error:
+            raise StudyError(f"There is no plug-in file {error.filename}.") from error
+        except Exception as error:
+            raise StudyError(f"Plug-in '{name}' fails to import: {type(error).__name__}: {error}.") from error
+    return tuple(names)
+
+
+def _import_file(path: Path) -> None:
+    """Imports a .py file once under its own name, so that `name:Class` targets find it."""
+    known = sys.modules.get(path.stem)
+    if known is not None:
+        if Path(getattr(known, "__file__", None) or "").resolve() == path.resolve():
+            return
+        raise StudyError(f"Plug-in {path}: a module '{path.stem}' is loaded already; rename the file.")
+    if not path.is_file():
+        raise StudyError(f"There is no plug-in file {path}.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise StudyError(f"Plug-in {path} is no Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise

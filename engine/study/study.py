@@ -1,0 +1,249 @@
+"""A study: what is to be compared, read from TOML and checked before any work starts. Imports no torch."""
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from engine.errors import StudyError
+from engine.paths import DATA
+from engine.study.lanes import Lane, parse_lane
+from engine.study.reading import Table, read_lane, read_plugins
+
+FrameKind = Literal["x0", "xt"]
+DType = Literal["auto", "float32", "float16", "bfloat16"]
+MAX_PROMPT_CHARACTERS = 20_000
+
+
+@dataclass(frozen=True)
+class FrameSettings:
+    """Which steps are kept as pictures: about `count` evenly spread steps of each kind; 0 keeps none."""
+
+    count: int = 12
+    kinds: tuple[FrameKind, ...] = ("x0", "xt")
+
+
+@dataclass(frozen=True)
+class TimingSettings:
+    """The timing pass: repeats kept and warm-up runs dropped, for each batch size; 0 repeats skips it."""
+
+    repeats: int = 10
+    warmup: int = 3
+    batch_sizes: tuple[int, ...] = (1,)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A comparison: every lane on every prompt and seed. See `data/studies/` for examples."""
+
+    name: str
+    model: str
+    prompts: tuple[str, ...]
+    lanes: tuple[Lane, ...]
+    baseline: str
+    seeds: tuple[int, ...] = (0,)
+    negative_prompt: str = ""
+    guidance_scale: float = 7.5
+    width: int | None = None
+    height: int | None = None
+    dtype: DType = "auto"
+    description: str = ""
+    frames: FrameSettings = field(default_factory=FrameSettings)
+    timing: TimingSettings = field(default_factory=TimingSettings)
+    plugins: tuple[str, ...] = ()
+
+    def spec(self) -> dict[str, Any]:
+        """The study as plain data, as stored in the cache."""
+        plain = asdict(self)
+        plain["lanes"] = [
+            {"key": lane.key, "scheduler": lane.scheduler.key, "label": lane.label, "steps": lane.steps,
+             "overrides": dict(lane.overrides), "description": lane.description}
+            for lane in self.lanes
+        ]  # fmt: skip
+        return plain
+
+
+def load_study(source: str | Path, settings: Sequence[str] = ()) -> Study:
+    """Reads a study from a TOML file, or a preset of `data/studies/` by name.
+
+    Args:
+        source: Path of a TOML file, or the name of a preset.
+        settings: `key=value` pairs that replace values of the file; a dot reaches into tables.
+
+    Raises:
+        StudyError: What is wrong, where, and the remedy.
+    """
+    path = Path(source)
+    if path.suffix != ".toml":
+        path = DATA / "studies" / f"{source}.toml"
+        if not path.is_file():
+            names = ", ".join(presets())
+            raise StudyError(f"No preset '{source}' and no .toml file of that name. Presets: {names}.")
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StudyError(f"There is no study file {path}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path} cannot be read: {error}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise StudyError(f"{path} is not valid TOML: {error}.") from error
+    for setting in settings:
+        _apply(data, setting)
+    return parse_study(data, str(path), path.parent)
+
+
+def presets() -> list[str]:
+    """Names of the studies that come with the project."""
+    return sorted(path.stem for path in (DATA / "studies").glob("*.toml"))
+
+
+def parse_study(data: Mapping[str, Any], where: str = "study", folder: Path | None = None) -> Study:
+    """Checks plain data and makes a study of it.
+
+    Raises:
+        StudyError: An unknown or missing key, a value of the wrong kind, an unknown scheduler, ...
+    """
+    table = Table(dict(data), where)
+    plugins = read_plugins(table.strings("plugins", ()), folder)
+    lanes = _lanes(table)
+    study = Study(
+        name=_name(table),
+        model=table.text("model", "bundled"),
+        prompts=_prompts(table, folder),
+        lanes=lanes,
+        baseline=_baseline(table, lanes),
+        seeds=table.integers("seeds", (0,), low=0, high=2**63 - 1),
+        negative_prompt=_checked_prompt(table.text("negative_prompt", ""), where),
+        guidance_scale=table.number("guidance_scale", 7.5, low=0.0, high=100.0),
+        width=table.optional_size("width"),
+        height=table.optional_size("height"),
+        dtype=table.choice("dtype", "auto", get_args(DType)),
+        description=table.text("description", ""),
+        frames=_frames(table.table("frames")),
+        timing=_timing(table.table("timing")),
+        plugins=plugins,
+    )
+    table.table("reference").ignore("lane", "check", "enabled")
+    table.finish()
+    if (study.width is None) != (study.height is None):
+        raise StudyError(f"{where}: give both width and height, or neither.")
+    return study
+
+
+def _name(table: Table) -> str:
+    name = table.text("name")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name):
+        raise table.error("name", "may hold letters, digits, '.', '_' and '-' only, at most 80 of them")
+    return name
+
+
+def _lanes(table: Table) -> tuple[Lane, ...]:
+    lanes = [parse_lane(text) for text in table.strings("lanes", ())]
+    lanes += [read_lane(entry) for entry in table.tables("lane")]
+    if not lanes:
+        raise table.error("lanes", 'is empty; name at least one, e.g. lanes = ["ddim:50", "dpmpp_2m:20"]')
+    _refuse_twice("lane", (lane.key for lane in lanes), table.where)
+    return tuple(lanes)
+
+
+def _baseline(table: Table, lanes: Sequence[Lane]) -> str:
+    baseline = table.text("baseline", lanes[0].key)
+    if baseline not in {lane.key for lane in lanes}:
+        raise table.error("baseline", f"'{baseline}' is none of the lanes ({', '.join(lane.key for lane in lanes)})")
+    return baseline
+
+
+def _prompts(table: Table, folder: Path | None) -> tuple[str, ...]:
+    listed = table.strings("prompts", ())
+    name = table.text("prompts_file", "")
+    if bool(listed) == bool(name):
+        raise table.error("prompts", "or prompts_file (one of the two) must name at least one prompt")
+    if name:
+        listed = _prompt_file(name, folder, table)
+    _refuse_twice("prompt", listed, table.where)
+    return tuple(_checked_prompt(prompt, table.where) for prompt in listed)
+
+
+def _prompt_file(name: str, folder: Path | None, table: Table) -> tuple[str, ...]:
+    tried = [base / name for base in (folder, DATA) if base is not None]
+    path = next((path for path in tried if path.is_file()), None)
+    if path is None:
+        raise table.error("prompts_file", "not found; looked at " + ", ".join(map(str, tried)))
+    try:
+        lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    except UnicodeDecodeError as error:
+        raise table.error("prompts_file", f"{path} is not UTF-8 text: {error}") from error
+    prompts = tuple(line for line in lines if line and not line.startswith("#"))
+    if not prompts:
+        raise table.error("prompts_file", f"{path} holds no prompt")
+    return prompts
+
+
+def _checked_prompt(prompt: str, where: str) -> str:
+    if "\0" in prompt:
+        raise StudyError(f"{where}: a prompt holds a NUL character; remove it.")
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError:
+        raise StudyError(f"{where}: a prompt holds half of a surrogate pair, which is no text; remove it.") from None
+    if len(prompt) > MAX_PROMPT_CHARACTERS:
+        raise StudyError(
+            f"{where}: a prompt has {len(prompt):,} characters, at most {MAX_PROMPT_CHARACTERS:,} are taken "
+            "(text encoders read the first 77 tokens or so)."
+        )
+    return prompt
+
+
+def _refuse_twice(what: str, items: Iterable[str], where: str) -> None:
+    seen: set[str] = set()
+    for item in items:
+        if item in seen:
+            raise StudyError(f"{where}: the {what} {item[:80]!r} is listed twice; remove one.")
+        seen.add(item)
+
+
+def _frames(table: Table) -> FrameSettings:
+    settings = FrameSettings(
+        count=table.integer("count", 12, low=0, high=1000),
+        kinds=tuple(dict.fromkeys(table.choices("kinds", ("x0", "xt"), get_args(FrameKind)))),
+    )
+    table.finish()
+    return settings
+
+
+def _timing(table: Table) -> TimingSettings:
+    settings = TimingSettings(
+        repeats=table.integer("repeats", 10, low=0, high=10_000),
+        warmup=table.integer("warmup", 3, low=0, high=1000),
+        batch_sizes=table.integers("batch_sizes", (1,), low=1, high=1024),
+    )
+    table.finish()
+    return settings
+
+
+def _apply(data: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    if not equals or not key.strip():
+        raise StudyError(f"--set {setting!r} should read key=value, e.g. --set guidance_scale=5.")
+    try:
+        value: Any = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *path, last = key.strip().split(".")
+    for part in path:
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise StudyError(f"--set {setting!r}: '{part}' is no table.")
+    if last == "prompts_file":
+        data.pop("prompts", None)
+    if last == "prompts":
+        data.pop("prompts_file", None)
+    data[last] = value
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal data gives equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,249 @@
+"""DiffusionSchedulerVisualizer: a thin Python face on the engine and its cache."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+from engine.analysis.timing import summarise
+from engine.cache import queries
+from engine.cache.connection import reading
+from engine.errors import StudyError, did_you_mean
+from engine.paths import DEFAULT_CACHE
+from engine.progress import ProgressKind, make_progress
+from engine.run import run_study
+from engine.sharing.comparison import comparison_grid
+from engine.study.configs import lane_of
+from engine.study.source import EXAMPLE_HUB_ID, find_model
+from engine.study.study import FrameKind, FrameSettings, Study, TimingSettings, canonical
+
+
+@dataclass(frozen=True)
+class CapturedStep:
+    """One kept step of a trajectory.
+
+    Attributes:
+        step_index: Denoiser call, from 0.
+        progress: (step_index + 1) / calls. Not a physical variable: compare schedulers at equal log_snr.
+        timestep: As given to the denoiser.
+        log_snr: Log of the signal-to-noise power ratio.
+        x0: Estimate of the clean image at this step.
+        xt: The noisy image at this step.
+    """
+
+    step_index: int
+    progress: float
+    timestep: float
+    log_snr: float
+    x0: Image.Image
+    xt: Image.Image
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """How one image formed: the kept steps and the final image."""
+
+    name: str
+    prompt: str
+    seed: int
+    nfe: int
+    steps: tuple[CapturedStep, ...]
+    final: Image.Image
+
+
+class DiffusionSchedulerVisualizer:
+    """Compares schedulers on one model: same prompt, same noise, measured times.
+
+    Everything is computed once and kept in a cache, which the dashboard shows too.
+
+    Attributes:
+        scheduler_configs: What is compared, by name. Add an entry to add a scheduler:
+            `{"scheduler_class": PNDMScheduler, "num_inference_steps": 35, "description": "..."}`;
+            an optional "config" dict overrides values of the scheduler's configuration.
+    """
+
+    def __init__(
+        self,
+        model: str = "bundled",
+        *,
+        device: str = "auto",
+        memory: Any = "standard",
+        cache: str | Path = DEFAULT_CACHE,
+        guidance_scale: float | None = None,
+        progress: ProgressKind = "bar",
+    ) -> None:
+        """Chooses a model; nothing is loaded before there is something to compute.
+
+        Args:
+            model: "bundled", "gaussian", a diffusers folder, or a hub id.
+            device: "auto", "cuda", "mps" or "cpu".
+            memory: "low" for cards of 6 GB: attention slicing and offload.
+            cache: The cache file.
+            guidance_scale: Classifier-free guidance; 3 for the bundled model and 7.5 for others unless given.
+            progress: "bar", "json" or "none".
+
+        Raises:
+            ModelError: There is no such model.
+        """
+        from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+
+        find_model(model)
+        self.model = model
+        self.device = device
+        self.memory = memory
+        self.cache = Path(cache)
+        self.guidance_scale = guidance_scale if guidance_scale is not None else 3.0 if model == "bundled" else 7.5
+        self.progress: ProgressKind = progress
+        self.scheduler_configs: dict[str, dict[str, Any]] = {
+            "DDIM (50 steps)": {
+                "scheduler_class": DDIMScheduler,
+                "num_inference_steps": 50,
+                "description": "Deterministic, many small first-order steps",
+            },
+            "DPM-Solver++ (20 steps)": {
+                "scheduler_class": DPMSolverMultistepScheduler,
+                "num_inference_steps": 20,
+                "description": "Second-order multistep solver",
+            },
+            "Euler (30 steps)": {
+                "scheduler_class": EulerDiscreteScheduler,
+                "num_inference_steps": 30,
+                "description": "First-order, steps in noise level",
+            },
+        }
+        hint = f"; model='{EXAMPLE_HUB_ID}' uses Stable Diffusion 1.5" if model == "bundled" else ""
+        print(f"Model: {model} (guidance {self.guidance_scale:g}){hint}.")
+
+    def capture_denoising_trajectory(
+        self, prompt: str, scheduler_name: str | None = None, *, seed: int = 0, num_frames: int = 12
+    ) -> Trajectory:
+        """Generates one image and returns how it formed.
+
+        Args:
+            prompt: What to draw.
+            scheduler_name: A key of `scheduler_configs`; the first one by default.
+            seed: Seed of the starting noise.
+            num_frames: About how many evenly spread steps to keep.
+
+        Raises:
+            StudyError: An unknown scheduler name, or an entry that makes no sense.
+            RuntimeError: The scheduler failed on this prompt; the message is its error.
+        """
+        name = scheduler_name if scheduler_name is not None else next(iter(self.scheduler_configs), "")
+        if name not in self.scheduler_configs:
+            raise StudyError(
+                f"There is no '{name}' in scheduler_configs.{did_you_mean(name, self.scheduler_configs)} "
+                f"There are: {', '.join(self.scheduler_configs)}."
+            )
+        study = self._study([prompt], [seed], {name: self.scheduler_configs[name]}, 0, FrameSettings(num_frames))
+        self._run(study)
+        with reading(self.cache) as db:
+            cell = queries.cells(db, study.name).iloc[0]
+            frames = queries.frames(db, [cell["trajectory_id"]], ["x0", "xt", "final"])
+        if cell["status"] == "failed":
+            raise RuntimeError(f"{name}: {cell['error']}")
+        return _trajectory(name, cell, frames)
+
+    def create_comparison_grid(
+        self, prompt: str, save_path: str | Path | None = None, *, seed: int = 0, columns: int = 6,
+        kind: FrameKind = "x0", repeats: int = 5,
+    ) -> Image.Image:  # fmt: skip
+        """Draws how every scheduler turns the same noise into the prompt, with measured times in the margin.
+
+        Args:
+            prompt: What to draw.
+            save_path: Where to save the grid; the ending chooses the format.
+            seed: Seed of the starting noise.
+            columns: Steps shown per scheduler, besides the final image.
+            kind: "x0" for the clean-image estimate, "xt" for the noisy image.
+            repeats: Timing samples per scheduler.
+
+        Returns:
+            The grid as a picture.
+
+        Raises:
+            StudyError: An entry of `scheduler_configs` makes no sense, or the ending of save_path is unknown.
+        """
+        if save_path is not None and Path(save_path).suffix.lower() not in Image.registered_extensions():
+            raise StudyError(f"save_path '{save_path}' ends in no known picture format; use e.g. '.png'.")
+        study = self._study([prompt], [seed], self.scheduler_configs, repeats, FrameSettings(max(columns, 1)))
+        self._run(study)
+        grid = comparison_grid(self.cache, study.name, prompt, seed, kind, self._names(study))
+        if save_path is not None:
+            grid.save(save_path)
+        return grid
+
+    def analyze_scheduler_efficiency(
+        self, prompts: Sequence[str] = ("red apple",), *, seeds: Sequence[int] = (0,), baseline: str | None = None,
+        repeats: int = 10,
+    ) -> pd.DataFrame:  # fmt: skip
+        """Measures what each scheduler costs.
+
+        Args:
+            prompts: What to draw; the first one is timed.
+            seeds: Seeds of the starting noise.
+            baseline: The entry that speed-ups refer to; the first one by default.
+            repeats: Timing samples per scheduler.
+
+        Returns:
+            One row per scheduler, fastest first: name, lane, steps, nfe (denoiser calls, counted), n (samples),
+            median_ms with low_ms and high_ms (95 % bootstrap interval), milliseconds per stage, speedup over the
+            baseline with interval, whether the samples settled, device_name, and description.
+        """
+        study = self._study(prompts, seeds, self.scheduler_configs, repeats, FrameSettings(0), baseline)
+        self._run(study)
+        with reading(self.cache) as db:
+            table = summarise(queries.timings(db, study.name), study.baseline)
+        lanes = {lane.key: lane for lane in study.lanes}
+        table.insert(0, "scheduler", [self._names(study)[key] for key in table["lane"]])
+        table.insert(2, "steps", [lanes[key].steps for key in table["lane"]])
+        table["description"] = [lanes[key].description for key in table["lane"]]
+        return table
+
+    def _study(
+        self, prompts: Sequence[str], seeds: Sequence[int], configs: Mapping[str, Mapping[str, Any]], repeats: int,
+        frames: FrameSettings, baseline: str | None = None,
+    ) -> Study:  # fmt: skip
+        lanes = {name: lane_of(name, config) for name, config in configs.items()}
+        chosen = baseline if baseline is not None else next(iter(lanes), "")
+        if chosen not in lanes:
+            raise StudyError(f"baseline '{chosen}' is none of scheduler_configs ({', '.join(lanes)}).")
+        twins = {lane.key: name for name, lane in lanes.items()}
+        if len(twins) < len(lanes):
+            name = next(name for name in lanes if name not in twins.values())
+            raise StudyError(f"'{name}' is the same scheduler with the same steps as '{twins[lanes[name].key]}'.")
+        content = canonical([self.model, list(prompts), list(seeds), list(twins), self.guidance_scale, frames.count])
+        slug = re.sub(r"[^a-z0-9]+", "-", prompts[0].lower())[:40].strip("-")
+        return Study(
+            name=f"visualizer-{slug or 'prompt'}-{sha256(content.encode()).hexdigest()[:6]}",
+            model=self.model, prompts=tuple(prompts), lanes=tuple(lanes.values()), baseline=lanes[chosen].key,
+            seeds=tuple(seeds), guidance_scale=self.guidance_scale, frames=frames,
+            timing=TimingSettings(repeats=repeats, warmup=1),
+        )  # fmt: skip
+
+    def _names(self, study: Study) -> dict[str, str]:
+        """The names of scheduler_configs by lane."""
+        return {lane_of(name, config).key: name for name, config in self.scheduler_configs.items()}
+
+    def _run(self, study: Study) -> None:
+        run_study(study, self.cache, device=self.device, memory=self.memory, progress=make_progress(self.progress))
+
+
+def _trajectory(name: str, cell: pd.Series, frames: pd.DataFrame) -> Trajectory:
+    def picture(data: bytes) -> Image.Image:
+        return Image.open(io.BytesIO(bytes(data))).convert("RGB")
+
+    kinds = {kind: group.set_index("step_index") for kind, group in frames.groupby("kind")}
+    steps = tuple(
+        CapturedStep(int(index), row["progress"], row["timestep"], row["log_snr"], picture(row["image"]),
+                     picture(kinds["xt"].loc[index, "image"]))
+        for index, row in kinds["x0"].iterrows()
+    ) if "x0" in kinds else ()  # fmt: skip
+    final = picture(kinds["final"].iloc[0]["image"])
+    return Trajectory(name, cell["prompt"], int(cell["seed"]), int(cell["nfe"]), steps, final)
