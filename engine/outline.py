@@ -8,7 +8,7 @@ from pathlib import Path
 from engine.cache import queries
 from engine.cache.connection import reading
 from engine.environment import Environment, describe, resolve_device
-from engine.errors import CacheError, CacheMissing, CacheOutdated
+from engine.errors import CacheError, CacheMissing
 from engine.study.lanes import Finding, Lane
 from engine.study.plan import Cell, cells, check_lanes
 from engine.study.source import ModelSource
@@ -87,7 +87,7 @@ def outline(study: Study, source: ModelSource, cache: Path, device: str, memory:
 
     Raises:
         StudyError: A lane is known to be wrong on this model.
-        CacheError: The cache cannot be read.
+        CacheError: The cache cannot be read, or an older version wrote it.
     """
     findings = tuple(check_lanes(study.lanes, source.scheduler_config))
     device = resolve_device(device)
@@ -99,7 +99,7 @@ def outline(study: Study, source: ModelSource, cache: Path, device: str, memory:
             done = queries.finished(db, [cell.trajectory_id for cell in every])
             timed = queries.timed_repeats(db, environment.environment_id, source.model_id, guided)
             pace = queries.durations(db, environment.environment_id, source.model_id)
-    except (CacheMissing, CacheOutdated):
+    except CacheMissing:
         done, timed, pace = {}, {}, None
     missing = [cell for cell in every if not _is_complete(done.get(cell.trajectory_id), study.frames)]
     return Outline(

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.cache.records import FrameRow, StepMetricRow, TimingRow, TrajectoryRow
+from engine.cache.connection import migrate
+from engine.cache.records import FrameRow, LatentsRow, StepMetricRow, TimingRow, TrajectoryRow
 from engine.cache.writer import CacheWriter
 from engine.outline import Outline, check_disk, outline
 from engine.progress import Progress
@@ -72,6 +73,8 @@ def run_study(
 
         progress.note(f"Fetching {source.name} from the hub.")
         source = fetch(source)
+    if cache.exists():
+        migrate(cache)
     plan = outline(study, source, cache, device, memory)
     for lane, finding in plan.findings:
         progress.note(f"Lane '{lane.key}': {finding.message}")
@@ -164,6 +167,9 @@ def _trajectory_row(sample: "Sample", plan: Outline) -> TrajectoryRow:
         guidance_scale=cell.guidance_scale, width=cell.width, height=cell.height, dtype=cell.dtype,
         status="done" if sample.error is None else "failed", nfe=sample.nfe, error=sample.error,
         frame_count=plan.study.frames.count, frame_kinds=",".join(plan.study.frames.kinds),
+        latents=None if sample.final is None else LatentsRow(
+            "x".join(map(str, sample.final.shape)), sample.final.astype("<f4").tobytes()
+        ),
         frames=tuple(
             FrameRow(p.kind, p.step_index, p.progress, p.timestep, p.log_snr, p.width, p.height, p.format, p.data,
                      p.video_frame)

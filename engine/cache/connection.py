@@ -17,6 +17,9 @@ from engine.errors import CacheBusy, CacheError, CacheMissing, CacheOutdated
 
 READ_PATIENCE_SECONDS = 8.0
 WRITE_PATIENCE_SECONDS = 60.0
+# The smallest DuckDB takes. With its default of 122,880 every commit rewrites up to that many pictures, in memory.
+ROW_GROUP_ROWS = 2048
+_FILE_TROUBLE = (duckdb.IOException, duckdb.SerializationException, duckdb.FatalException, duckdb.InternalException)
 
 
 @contextlib.contextmanager
@@ -33,8 +36,8 @@ def reading(path: Path, patience: float = READ_PATIENCE_SECONDS) -> Iterator[duc
         raise CacheMissing(f"There is no cache at {path}. `python -m engine run quickstart --cache {path}` makes one.")
     connection = _open(path, read_only=True, patience=patience)
     try:
-        _check_version(connection, path)
         with _explained(path):
+            _check_version(connection, path)
             yield connection
     finally:
         connection.close()
@@ -49,8 +52,8 @@ def writing(path: Path, patience: float = WRITE_PATIENCE_SECONDS) -> Iterator[du
     """
     connection = _open(path, read_only=False, patience=patience)
     try:
-        _check_version(connection, path)
         with _explained(path):
+            _check_version(connection, path)
             connection.execute("BEGIN")
             yield connection
             connection.execute("COMMIT")
@@ -95,7 +98,7 @@ def _open(path: Path, *, read_only: bool, patience: float) -> duckdb.DuckDBPyCon
     deadline, pause = time.monotonic() + patience, 0.01
     while True:
         try:
-            return duckdb.connect(str(path), read_only=read_only)
+            return duckdb.connect(str(path), read_only=True) if read_only else _attach(path)
         except duckdb.Error as error:
             if not _is_lock(error):
                 raise _explain(error, path) from error
@@ -108,22 +111,39 @@ def _open(path: Path, *, read_only: bool, patience: float) -> duckdb.DuckDBPyCon
         pause = min(pause * 1.7, 0.15)
 
 
+def _attach(path: Path) -> duckdb.DuckDBPyConnection:
+    """Opens a file for writing, with row groups small enough that a commit never rewrites many pictures."""
+    connection = duckdb.connect()
+    try:
+        quoted = str(path).replace("'", "''")
+        connection.execute(f"ATTACH '{quoted}' AS cache (TYPE duckdb, ROW_GROUP_SIZE {ROW_GROUP_ROWS})")
+        connection.execute("USE cache")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def _is_lock(error: duckdb.Error) -> bool:
+    # Not just "lock": damaged files are told of as "... in block at location ...".
     text = str(error).lower()
-    return "lock" in text or "different configuration" in text
+    return "set lock" in text or "being used by another process" in text or "different configuration" in text
 
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
-    except (
-        duckdb.IOException,
-        duckdb.SerializationException,
-        duckdb.FatalException,
-        duckdb.InternalException,
-    ) as error:
-        raise _explain(error, path) from error
+    except duckdb.Error as error:
+        # The base class itself is what damaged blocks raise; other kinds (parser, binder, ...) are bugs of ours.
+        if type(error) is duckdb.Error or isinstance(error, _FILE_TROUBLE):
+            raise _explain(error, path) from error
+        raise
+    except RuntimeError as error:
+        # What DuckDB makes of Ctrl-C during a query.
+        if "interrupted" in str(error).lower():
+            raise KeyboardInterrupt from error
+        raise
 
 
 def _explain(error: duckdb.Error, path: Path) -> CacheError:
@@ -140,13 +160,18 @@ def _explain(error: duckdb.Error, path: Path) -> CacheError:
         return CacheError(f"{path} was written by a newer DuckDB: {text}. Upgrade with `pip install -U duckdb`.")
     if "permission denied" in low or "read-only" in low:
         return CacheError(f"No permission for the cache {path}: {text}.")
-    if "corrupt" in low or "checksum" in low:
+    if "corrupt" in low or "checksum" in low or "could not read enough bytes" in low:
         return CacheError(f"{path} is damaged: {text}. Restore a copy, or move the file away and run the study again.")
     return CacheError(f"The cache {path} cannot be used: {text}")
 
 
 def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
-    tables = {row[0] for row in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+    tables = {
+        row[0]
+        for row in connection.execute(
+            "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()"
+        ).fetchall()
+    }
     if "schema_migrations" in tables:
         return int(connection.execute("SELECT coalesce(max(version), 0) FROM schema_migrations").fetchall()[0][0])
     if tables:

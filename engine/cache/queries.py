@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 
@@ -162,3 +164,11 @@ def durations(db: duckdb.DuckDBPyConnection, environment_id: str, model_id: str)
         [environment_id, model_id],
     ).fetchall()
     return None if row[0][0] is None else float(row[0][0])
+
+
+def latents(db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
+    """Final latents by trajectory, (C, H, W) for pictures and (C, F, H, W) for videos."""
+    rows = db.execute(
+        "SELECT trajectory_id, shape, data FROM latents WHERE list_contains(?, trajectory_id)", [list(trajectory_ids)]
+    ).fetchall()
+    return {key: np.frombuffer(data, "<f4").reshape([int(n) for n in shape.split("x")]) for key, shape, data in rows}

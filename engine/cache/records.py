@@ -34,6 +34,14 @@ class StepMetricRow:
 
 
 @dataclass(frozen=True)
+class LatentsRow:
+    """Final latents: float32 bytes in C order, and their shape such as "4x64x64"."""
+
+    shape: str
+    data: bytes
+
+
+@dataclass(frozen=True)
 class TrajectoryRow:
     """A cell with its outcome, its frames and its step metrics."""
 
@@ -56,6 +64,7 @@ class TrajectoryRow:
     error: str | None = None
     frame_count: int = 0
     frame_kinds: str = ""
+    latents: LatentsRow | None = field(default=None, repr=False)
     frames: tuple[FrameRow, ...] = field(default=(), repr=False)
     step_metrics: tuple[StepMetricRow, ...] = field(default=(), repr=False)
 

@@ -89,6 +89,11 @@ MIGRATIONS = (
             format VARCHAR NOT NULL,               -- png (lossless, all finals) or webp
             image BLOB NOT NULL
         );
+        CREATE TABLE latents (                     -- final latents, for distances without decoding
+            trajectory_id VARCHAR PRIMARY KEY,
+            shape VARCHAR NOT NULL,                -- e.g. 4x64x64; for videos channels x frames x height x width
+            data BLOB NOT NULL                     -- float32, little endian, C order
+        );
         CREATE TABLE step_metrics (                -- every step, in latent space
             trajectory_id VARCHAR NOT NULL,
             step_index INTEGER NOT NULL,

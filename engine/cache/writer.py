@@ -73,9 +73,10 @@ class CacheWriter:
         ids = [row.trajectory_id for row in rows]
         now = _now()
         with writing(self.path) as db:
-            for table in ("frames", "step_metrics", "quality", "trajectories"):
+            for table in ("frames", "latents", "step_metrics", "quality", "trajectories"):
                 db.execute(f"DELETE FROM {table} WHERE list_contains(?, trajectory_id)", [ids])
             _insert(db, "trajectories", [_trajectory(row, model, environment, now) for row in rows])
+            _insert(db, "latents", [_child(row, row.latents) for row in rows if row.latents])
             _insert(db, "frames", [_child(row, frame) for row in rows for frame in row.frames])
             _insert(db, "step_metrics", [_child(row, metric) for row in rows for metric in row.step_metrics])
 
@@ -90,7 +91,7 @@ class CacheWriter:
 def _trajectory(
     row: TrajectoryRow, model: ModelSource, environment: Environment, now: datetime.datetime
 ) -> dict[str, Any]:
-    plain = {key: value for key, value in vars(row).items() if key not in {"frames", "step_metrics"}}
+    plain = {key: value for key, value in vars(row).items() if key not in {"latents", "frames", "step_metrics"}}
     config = None if row.scheduler_config is None else json.dumps(row.scheduler_config, sort_keys=True)
     return plain | {
         "scheduler_config": config,

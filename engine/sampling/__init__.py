@@ -1,0 +1,6 @@
+"""Models, schedulers and the image pass: everything that computes pictures."""
+
+import os
+
+# Read when transformers is imported: its notices about optional packages are no news to a user of the lab.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -134,24 +134,28 @@ class Hub:
                 lane.throw()
 
     def _answers(self, group: list[tuple[greenlet, Call]]) -> list[tuple[greenlet, Any]]:
-        """Each call's slice of one forward; an exception instead if a call fails alone."""
-        try:
-            answer = self._forward([call for _, call in group])
-        except torch.OutOfMemoryError as error:
-            if len(group) == 1:
-                return [(group[0][0], error)]
-            self.max_batch = half = max(1, len(group) // 2)
-            torch.cuda.empty_cache()
-            return self._answers(group[:half]) + self._answers(group[half:])
-        except Exception as error:
-            if len(group) == 1:
-                return [(group[0][0], error)]
-            return [answer for single in group for answer in self._answers([single])]
-        total = sum(call.rows for _, call in group)
-        sizes = [call.rows * answer.shape[0] // total for _, call in group]
-        return list(zip((lane for lane, _ in group), answer.split(sizes), strict=True))
+        """Each call's slice of a shared forward; an exception instead if a call fails alone."""
+        answers: list[tuple[greenlet, Any]] = []
+        while group:
+            part = group[: self.max_batch]
+            results: list[Any] = []
+            try:
+                results += self._forward([call for _, call in part])
+            except torch.OutOfMemoryError as error:
+                # Tried again below, not in this handler: the traceback holds the tensors of the forward that failed.
+                results += [error.with_traceback(None)] if len(part) == 1 else []
+            except Exception as error:
+                results += [error] if len(part) == 1 else [self._answers([single])[0][1] for single in part]
+            if not results:
+                self.max_batch = len(part) // 2
+                torch.cuda.empty_cache()
+                continue
+            answers += zip((lane for lane, _ in part), results, strict=True)
+            group = group[len(part) :]
+        return answers
 
-    def _forward(self, calls: list[Call]) -> torch.Tensor:
+    def _forward(self, calls: list[Call]) -> tuple[torch.Tensor, ...]:
+        """Runs the calls in one forward; each one's slice of the answer."""
         self.forwards += 1
         first = calls[0]
         joined = {
@@ -160,7 +164,9 @@ class Hub:
         }
         options = {"return_dict": False} if self._has_return_dict else {}
         output = self.denoiser(**_unflatten(joined), **options)
-        return output if isinstance(output, torch.Tensor) else output[0]
+        answer = output if isinstance(output, torch.Tensor) else output[0]
+        total = sum(call.rows for call in calls)
+        return answer.split([call.rows * answer.shape[0] // total for call in calls])
 
 
 def _advance(lane: greenlet, answer: Any, parked: list[tuple[greenlet, Call]]) -> Iterator[Any]:

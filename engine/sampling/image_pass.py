@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
@@ -49,6 +50,7 @@ class Sample:
         steps: A record of every step.
         distances: (step_index, relative L2 distance of x0 to the final latents) of the measured steps.
         latents: Final latents, (1, C, H, W) or (1, C, F, H, W); None if the cell failed or was decoded.
+        final: The same without the batch axis, as float32 numpy; None until decoded.
         pictures: Encoded frames, the final picture among them; empty until decoded.
         error: Why the cell failed, or None.
     """
@@ -59,10 +61,13 @@ class Sample:
     steps: list[StepRecord] = field(default_factory=list)
     distances: list[tuple[int, float]] = field(default_factory=list)
     latents: torch.Tensor | None = None
+    final: np.ndarray | None = None
     pictures: list[Picture] = field(default_factory=list)
     error: str | None = None
 
 
+# As a decorator it holds while the generator runs, and not in the caller between two samples.
+@torch.no_grad()
 def sample_cells(
     model: Model, cells: Sequence[Cell], settings: FrameSettings, max_batch: int
 ) -> Generator[Sample, None, None]:
@@ -76,17 +81,16 @@ def sample_cells(
         settings: Which steps are kept as pictures.
         max_batch: Most cells in flight.
     """
-    with torch.no_grad():
-        finished: list[Sample] = []
-        for sample in run_cells(model, cells, settings, max_batch):
-            if sample.error is not None:
-                yield sample
-                continue
-            finished.append(sample)
-            if len(finished) >= DECODE_TOGETHER:
-                yield from _decoded(model.pipe, finished, settings)
-                finished = []
-        yield from _decoded(model.pipe, finished, settings)
+    finished: list[Sample] = []
+    for sample in run_cells(model, cells, settings, max_batch):
+        if sample.error is not None:
+            yield sample
+            continue
+        finished.append(sample)
+        if len(finished) >= DECODE_TOGETHER:
+            yield from _decoded(model.pipe, finished, settings)
+            finished = []
+    yield from _decoded(model.pipe, finished, settings)
 
 
 def run_cells(model: Model, cells: Iterable[Cell], settings: FrameSettings, max_batch: int) -> Iterator[Sample]:
@@ -173,8 +177,8 @@ def _decoded(pipe: DiffusionPipeline, samples: list[Sample], settings: FrameSett
         for number, picture in enumerate(pictures):
             sample.pictures.append(_picture(sample, kind, at, picture, number))
     for sample in samples:
-        # Latents of the steps have done their duty; only numbers and encoded pictures go on.
-        sample.latents = None
+        assert sample.latents is not None
+        sample.final, sample.latents = sample.latents[0].float().cpu().numpy(), None
         yield sample
 
 

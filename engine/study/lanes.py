@@ -54,7 +54,7 @@ def parse_lane(text: str) -> Lane:
     Raises:
         StudyError: Not of that form, an unknown scheduler, or steps outside 1..1000.
     """
-    match = re.fullmatch(r"\s*([^:\s]+)\s*:\s*([+-]?\d+)\s*", text)
+    match = re.fullmatch(r"\s*([^:\s]+)\s*:\s*([+-]?[0-9]{1,9})\s*", text)
     if match is None:
         raise StudyError(f"Lane {text!r} should read 'scheduler:steps', e.g. 'dpmpp_2m:20'.")
     entry = lookup(match[1])
@@ -104,7 +104,7 @@ def _findings(lane: Lane, config: Mapping[str, Any], model_config: Mapping[str, 
                           "(diffusers #10003). Use fewer steps or steps_offset = 0.")  # fmt: skip
     if config.get("clip_sample") and lane.config.get("clip_sample"):
         yield Finding("error", "clip_sample clips latents to [-1, 1], which destroys images of latent models.")
-    if config.get("rescale_betas_zero_snr") and config.get("prediction_type") == "epsilon":
+    if config.get("rescale_betas_zero_snr") and config.get("prediction_type", "epsilon") == "epsilon":
         yield Finding("error", "rescale_betas_zero_snr divides by zero with noise prediction (diffusers #3851).")
     if config.get("algorithm_type") in {"dpmsolver", "sde-dpmsolver"} and config.get("final_sigmas_type") == "zero":
         yield Finding("error", f"algorithm_type '{config['algorithm_type']}' needs final_sigmas_type 'sigma_min'.")

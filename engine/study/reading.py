@@ -3,7 +3,8 @@
 import dataclasses
 import importlib
 import importlib.util
-import math
+import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,8 @@ class Table:
         value = self._get(key, _REQUIRED if default is None else default)
         if not isinstance(value, str):
             raise self.error(key, f"must be text, not {value!r}")
+        if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise self.error(key, "holds a NUL character or half of a surrogate pair, which is no text; remove it")
         return value
 
     def strings(self, key: str, default: Sequence[str]) -> tuple[str, ...]:
@@ -69,7 +72,7 @@ class Table:
     def number(self, key: str, default: float, low: float, high: float) -> float:
         """A finite number within bounds."""
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.error(key, f"must be a number, not {value!r}")
         if not low <= value <= high:
             raise self.error(key, f"must be from {low:g} to {high:g}, not {value!r}")
@@ -146,12 +149,18 @@ def read_lane(table: Table) -> Lane:
     """
     key = table.text("key")
     short, _, in_key = key.partition(":")
-    steps = check_steps(key, table.value("steps", int(in_key) if in_key.isdigit() else None))
+    steps = check_steps(key, table.value("steps", int(in_key) if re.fullmatch("[0-9]{1,9}", in_key) else None))
     if in_key and in_key != str(steps):
         raise table.error("key", f"says {in_key} steps, but steps = {steps}; make them agree")
     entry = _scheduler(table, short)
     description = table.text("description", entry.note)
-    return Lane(f"{short}:{steps}", entry, steps, table.rest(), description)
+    overrides = table.rest()
+    for name, value in overrides.items():
+        try:
+            json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        except (TypeError, ValueError):
+            raise table.error(name, f"must be text, finite numbers, true or false, or lists, not {value!r}") from None
+    return Lane(f"{short}:{steps}", entry, steps, overrides, description)
 
 
 def _scheduler(table: Table, key: str) -> Scheduler:
@@ -171,9 +180,11 @@ def _scheduler(table: Table, key: str) -> Scheduler:
         check_entry(entry)
         return entry
     if base:
-        return dataclasses.replace(lookup(base), key=key, label=label or key)
+        entry = dataclasses.replace(lookup(base), key=key, label=label or key)
+        check_entry(entry)
+        return entry
     if key in SCHEDULERS:
-        return SCHEDULERS[key]
+        return dataclasses.replace(SCHEDULERS[key], label=label or SCHEDULERS[key].label)
     raise table.error("key", f"names no known scheduler ('{key}'): add scheduler = ... or scheduler_class = ...")
 
 
@@ -197,7 +208,7 @@ def read_plugins(names: Sequence[str], folder: Path | None) -> tuple[str, ...]:
             raise
         except FileNotFoundError as error:
             raise StudyError(f"There is no plug-in file {error.filename}.") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise StudyError(f"Plug-in '{name}' fails to import: {type(error).__name__}: {error}.") from error
     return tuple(names)
 

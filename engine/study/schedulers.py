@@ -185,11 +185,14 @@ def class_version(target: str) -> str:
     if module.partition(".")[0] == "diffusers":
         return "diffusers " + importlib.metadata.version("diffusers")
     if module == "__main__":
-        source = inspect.getsource(operator.attrgetter(name)(sys.modules[module])).encode()
+        try:
+            source = inspect.getsource(operator.attrgetter(name)(sys.modules[module])).encode()
+        except (AttributeError, TypeError, OSError) as error:
+            raise StudyError(f"Scheduler '{target}' cannot be found: {error}.") from error
         return "source " + sha256(source).hexdigest()[:16]
     try:
         spec = importlib.util.find_spec(module)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
         raise StudyError(f"Scheduler module '{module}' cannot be imported: {error}.") from error
     if spec is None or not spec.origin or not Path(spec.origin).is_file():
         raise StudyError(f"There is no module '{module}' for scheduler '{target}'; is it on PYTHONPATH?")

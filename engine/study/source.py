@@ -18,6 +18,10 @@ BUNDLED = DATA / "bundled"
 SKIPPED = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
 
 
+class _IncompleteError(ModelError):
+    """Files of a model are missing."""
+
+
 @dataclass(frozen=True)
 class ModelSource:
     """Where a model comes from and what its files say.
@@ -62,9 +66,12 @@ def find_model(name: str) -> ModelSource:
         return _gaussian()
     if name == "bundled":
         return _from_folder(name, BUNDLED, "folder", "")
-    path = Path(name).expanduser()
-    if path.exists():
-        return _from_folder(str(path), path.resolve(), "folder", "")
+    try:
+        path = Path(name).expanduser()
+        if path.exists():
+            return _from_folder(str(path), path.resolve(), "folder", "")
+    except (OSError, RuntimeError) as error:  # a name too long for a path, no home folder
+        raise ModelError(f"No model '{name[:200]}': {error}.") from error
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", name):
         known = did_you_mean(name, ["bundled", "gaussian"])
         raise ModelError(
@@ -75,7 +82,11 @@ def find_model(name: str) -> ModelSource:
     snapshot = _hub_snapshot(repo, revision or "main")
     if snapshot is None:
         return ModelSource(name, "hub", None, revision, None, "", None, {})
-    return _from_folder(name, snapshot, "hub", snapshot.name)
+    try:
+        return _from_folder(name, snapshot, "hub", snapshot.name)
+    except _IncompleteError:
+        # A download that was interrupted; fetching goes on from there.
+        return ModelSource(name, "hub", None, revision, None, "", None, {})
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -110,7 +121,7 @@ def _from_folder(name: str, folder: Path, kind: Literal["folder", "hub"], revisi
     index = _json(folder / "model_index.json", name) if folder.is_dir() else None
     if index is None:
         raise ModelError(f"{folder} is no diffusers pipeline folder: it should hold a model_index.json.")
-    denoiser = next((part for part in ("unet", "transformer") if part in index), None)
+    denoiser = next((part for part in ("unet", "transformer") if _is_part(index.get(part))), None)
     if denoiser is None:
         raise ModelError(f"{folder}: {index.get('_class_name')} has neither a unet nor a transformer to watch.")
     digest, size = sha256(), 0
@@ -134,17 +145,24 @@ def _loaded_files(folder: Path, index: dict[str, Any]) -> Iterator[Path]:
     """The files that are loaded, checked to be whole, in a fixed order."""
     yield folder / "model_index.json"
     for part, value in sorted(index.items()):
-        if part.startswith("_") or part in SKIPPED or not isinstance(value, list) or value[0] is None:
+        if part.startswith("_") or part in SKIPPED or not _is_part(value):
             continue
         if not (folder / part).is_dir():
-            raise ModelError(f"{folder}: the folder '{part}' named in model_index.json is missing; fetch it again.")
+            raise _IncompleteError(
+                f"{folder}: the folder '{part}' named in model_index.json is missing; fetch it again."
+            )
         yield from sorted(file for file in (folder / part).iterdir() if file.suffix in {".json", ".txt", ".model"})
         weights = weight_files(folder / part)
         if not weights and (folder / part / "config.json").is_file():
-            raise ModelError(f"{folder / part} holds no weights (*.safetensors); fetch the model again.")
+            raise _IncompleteError(f"{folder / part} holds no weights (*.safetensors); fetch the model again.")
         for file in weights:
             _check_whole(file)
             yield file
+
+
+def _is_part(value: object) -> bool:
+    """Whether an entry of model_index.json names a part: [library, class], not a setting and not [null, null]."""
+    return isinstance(value, list) and len(value) == 2 and all(value)
 
 
 def _check_whole(file: Path) -> None:
@@ -153,11 +171,10 @@ def _check_whole(file: Path) -> None:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(length)) if length < 200_000_000 else None
-    except (struct.error, ValueError, OSError) as error:
-        raise ModelError(f"{file} is damaged: {error}. Fetch it again.") from error
-    if not isinstance(header, dict):
-        raise ModelError(f"{file} is damaged: no safetensors header. Fetch it again.")
-    end = max((value["data_offsets"][1] for key, value in header.items() if key != "__metadata__"), default=0)
+        ends = [int(value["data_offsets"][1]) for key, value in header.items() if key != "__metadata__"]
+    except (struct.error, ValueError, OSError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{file} is damaged: no safetensors header ({error}). Fetch it again.") from error
+    end = max(ends, default=0)
     if file.stat().st_size != 8 + length + end:
         raise ModelError(
             f"{file} is damaged: {file.stat().st_size:,} bytes instead of {8 + length + end:,}. Fetch it again."
@@ -198,8 +215,12 @@ def _native_size(folder: Path, denoiser: str, name: str) -> tuple[int, int] | No
 
 def _hub_snapshot(repo: str, revision: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    found = try_to_load_from_cache(repo, "model_index.json", revision=revision)
+    try:
+        found = try_to_load_from_cache(repo, "model_index.json", revision=revision)
+    except HFValidationError as error:
+        raise ModelError(f"No model '{repo}': {str(error).partition(':')[0]}.") from error
     return Path(found).parent if isinstance(found, str) else None
 
 

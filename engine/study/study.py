@@ -88,7 +88,7 @@ def load_study(source: str | Path, settings: Sequence[str] = ()) -> Study:
         raise StudyError(f"There is no study file {path}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path} cannot be read: {error}.") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and thousands of brackets
         raise StudyError(f"{path} is not valid TOML: {error}.") from error
     for setting in settings:
         _apply(data, setting)
@@ -169,13 +169,15 @@ def _prompts(table: Table, folder: Path | None) -> tuple[str, ...]:
 
 def _prompt_file(name: str, folder: Path | None, table: Table) -> tuple[str, ...]:
     tried = [base / name for base in (folder, DATA) if base is not None]
-    path = next((path for path in tried if path.is_file()), None)
-    if path is None:
-        raise table.error("prompts_file", "not found; looked at " + ", ".join(map(str, tried)))
     try:
-        lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+        path = next((path for path in tried if path.is_file()), None)
+        if path is None:
+            raise table.error("prompts_file", "not found; looked at " + ", ".join(map(str, tried)))
+        lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
     except UnicodeDecodeError as error:
         raise table.error("prompts_file", f"{path} is not UTF-8 text: {error}") from error
+    except OSError as error:
+        raise table.error("prompts_file", f"cannot be read: {error}") from error
     prompts = tuple(line for line in lines if line and not line.startswith("#"))
     if not prompts:
         raise table.error("prompts_file", f"{path} holds no prompt")
@@ -230,7 +232,7 @@ def _apply(data: dict[str, Any], setting: str) -> None:
         raise StudyError(f"--set {setting!r} should read key=value, e.g. --set guidance_scale=5.")
     try:
         value: Any = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text
     *path, last = key.strip().split(".")
     for part in path:

@@ -1,0 +1,1 @@
+"""Pages that read the cache and show it. Nothing here writes to the cache or imports torch."""

@@ -1,0 +1,69 @@
+"""Numbers and times as people read them. Every unit is written out; what is unknown is a dash."""
+
+import math
+from datetime import datetime
+
+NONE = "–"
+
+
+def known(value: float | None) -> bool:
+    """Whether there is a number at all."""
+    return value is not None and math.isfinite(value)
+
+
+def duration(milliseconds: float | None) -> str:
+    """E.g. "8.12 ms", "78.0 ms", "812 ms", "12.3 s"."""
+    if milliseconds is None or not math.isfinite(milliseconds):
+        return NONE
+    divisor, decimals, unit = _scale(milliseconds)
+    return f"{milliseconds / divisor:,.{decimals}f} {unit}"
+
+
+def duration_range(low: float | None, high: float | None) -> str:
+    """E.g. "800 – 825 ms", in the unit and with the decimals of the larger end."""
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return NONE
+    divisor, decimals, unit = _scale(high)
+    return f"{low / divisor:,.{decimals}f} – {high / divisor:,.{decimals}f} {unit}"
+
+
+def _scale(milliseconds: float) -> tuple[int, int, str]:
+    """What to divide by, decimals to show, and the unit."""
+    if milliseconds >= 10_000:
+        return 1000, 1, "s"
+    return 1, 0 if milliseconds >= 100 else 1 if milliseconds >= 10 else 2, "ms"
+
+
+def ratio(value: float | None) -> str:
+    """E.g. "2.46×"."""
+    return f"{value:.2f}×" if value is not None and math.isfinite(value) else NONE
+
+
+def ratio_range(low: float | None, high: float | None) -> str:
+    """E.g. "2.31 – 2.60"."""
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return NONE
+    return f"{low:.2f} – {high:.2f}"
+
+
+def whole(value: float | None) -> str:
+    """E.g. "1,024"."""
+    return f"{value:,.0f}" if value is not None and math.isfinite(value) else NONE
+
+
+def when(moment: datetime | None) -> str:
+    """E.g. "23 Nov 2026, 08:12 UTC", for a UTC time without zone, as the cache keeps them."""
+    if moment is None or moment != moment:
+        return NONE
+    return f"{moment.day} {moment:%b %Y, %H:%M} UTC"
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """E.g. "1 lane", "4 lanes"."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def cut(text: str, length: int) -> str:
+    """The text in one line, cut to `length` characters with an ellipsis."""
+    line = " ".join(text[: 4 * length].split())
+    return line if len(line) <= length and len(text) <= 4 * length else line[: length - 1].rstrip() + "…"

@@ -1,0 +1,112 @@
+"""The frame of every page: command line, study picker, problems in place of content, and how far a run is."""
+
+import datetime
+from collections.abc import Callable
+from typing import TypeVar
+
+import streamlit as st
+
+from dashboard import loaders, markup, state
+from dashboard.formats import count, when
+from dashboard.loaders import Answer, Problem
+from dashboard.options import Options, OptionsError
+from dashboard.studies import StudyView
+
+POLL_SECONDS = 2.5
+SLOW_POLL_SECONDS = 10.0
+
+T = TypeVar("T")
+
+
+def style() -> None:
+    """The style sheet of all pages."""
+    st.html(markup.STYLE)
+
+
+def options() -> Options:
+    """The command line, or a page that says what is wrong with it."""
+    try:
+        return state.options()
+    except OptionsError as error:
+        st.html(markup.note("The dashboard was started with arguments it does not know", str(error)))
+        st.stop()
+
+
+def require(load: Callable[[], Answer[T] | Problem]) -> Answer[T]:
+    """The answer; or the problem as the page's only content, looked at again every few seconds."""
+    answer = load()
+    if isinstance(answer, Answer):
+        return answer
+    st.html(markup.note(answer.title, answer.detail))
+    _watch(load, answer)
+    st.stop()
+
+
+def open_study(*, watch_finished: bool = True) -> tuple[Options, StudyView]:
+    """The head of every page: the study picker, what the study is, and how far it is.
+
+    Args:
+        watch_finished: Look now and then whether a finished study has been run again. Without it, a page that shows a
+            finished study sends nothing to the server by itself.
+    """
+    chosen = options()
+    found = require(lambda: loaders.catalogue(chosen.cache)).value
+    names = dict(zip(found["study_id"], found["name"], strict=True))
+    head, picker = st.columns([4, 1.4], vertical_alignment="bottom")
+    with picker:
+        study_id = state.choose_study(names)
+    answer = require(lambda: loaders.study(chosen.cache, study_id))
+    study = StudyView(study_id, answer.value)
+    updated = found.set_index("study_id").at[study_id, "updated_at"]
+    with head:
+        st.html(markup.title(names[study_id], [*study.facts, f"last run {when(updated)}"], study.description))
+    _status(chosen, study, stale=answer.stale, watch=watch_finished or study.unfinished)
+    return chosen, study
+
+
+def _status(chosen: Options, study: StudyView, *, stale: bool, watch: bool) -> None:
+    """How far a study is, kept up to date by itself; draws the page anew when there is something new."""
+    live = study.unfinished and loaders.written_lately(chosen.cache)
+    drawn = False
+
+    @st.fragment(run_every=POLL_SECONDS if live or stale else SLOW_POLL_SECONDS if watch else None)
+    def body() -> None:
+        nonlocal drawn
+        answer = loaders.progress(chosen.cache, study.id)
+        fresh = answer.value if isinstance(answer, Answer) and not answer.stale else None
+        ended = live and not loaders.written_lately(chosen.cache)
+        news = fresh is not None and (stale or fresh != study.progress)
+        if drawn and (ended or news):
+            st.rerun()
+        drawn = True
+        _status_line(study, live, stale=stale or fresh is None)
+
+    body()
+
+
+def _status_line(study: StudyView, live: bool, *, stale: bool) -> None:
+    progress = study.progress
+    if live and progress.missing:
+        st.progress(study.share_run, text=f"Running: {study.total - progress.missing} of {study.total} cells")
+    elif live:
+        st.html(markup.soft(f"Timing is going on: {count(progress.samples, 'sample')} so far."))
+    elif progress.missing:
+        left = count(progress.missing, "cell")
+        st.html(markup.soft(f"{left} not run yet. `python -m engine run` with the same study goes on."))
+    if stale:
+        now = datetime.datetime.now(datetime.UTC)
+        st.html(markup.soft(f"{now:%H:%M:%S} UTC: the cache is being written; this is what was known before."))
+
+
+def _watch(load: Callable[[], Answer[T] | Problem], problem: Problem) -> None:
+    """Asks again every few seconds, and draws the page anew once the answer has changed."""
+    drawn = False
+
+    @st.fragment(run_every=POLL_SECONDS)
+    def body() -> None:
+        nonlocal drawn
+        if drawn and load() != problem:
+            st.rerun()
+        drawn = True
+
+    body()

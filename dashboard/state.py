@@ -1,0 +1,130 @@
+"""What the reader has chosen, kept in the address of the page so that a copied link shows the same.
+
+Streamlit's own binding leaves defaults out of the address. But the default study is the one that ran last, and prompts
+may be added: for whoever opens the link tomorrow the defaults may be others. So study, prompt, seed and kind are always
+written out, in the browser and in place of the present entry of its history, so that "back" leads back.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from dashboard.formats import cut
+from dashboard.options import Options, parse
+from dashboard.studies import StudyView
+
+PROMPT_CHARACTERS = 80
+KINDS = {"x0": "Clean estimate (x0)", "xt": "Noisy image (x_t)"}
+
+_address = st.components.v2.component(
+    "lab_address",
+    js="""
+export default function ({ data }) {
+  const url = new URL(location.href);
+  Object.entries(data).forEach(([name, value]) => url.searchParams.set(name, value));
+  if (url.href !== location.href) history.replaceState(history.state, "", url);
+}
+""",
+)
+
+
+def options() -> Options:
+    """The command line of this server.
+
+    Raises:
+        OptionsError: It cannot be understood.
+    """
+    return parse(sys.argv[1:])
+
+
+def choose_study(names: Mapping[str, str]) -> str:
+    """The study picker.
+
+    Args:
+        names: Study id -> name, the last run first.
+    """
+    _from_address("study", {key: key for key in names})
+    return st.selectbox(
+        "Study", list(names), format_func=lambda key: names[key], key="study_choice", persist_state="session"
+    )
+
+
+def choose_prompt(prompts: Sequence[str]) -> str:
+    """The prompt picker; the address holds the beginning of the prompt."""
+    labels = prompt_labels(prompts)
+    _from_address("prompt", {label: prompt for prompt, label in labels.items()})
+    return st.selectbox(
+        "Prompt", list(prompts), format_func=lambda text: labels[text], key="prompt_choice", persist_state="session"
+    )
+
+
+def choose_seed(seeds: Sequence[int]) -> int:
+    """The seed picker."""
+    _from_address("seed", {str(seed): seed for seed in seeds})
+    return int(st.selectbox("Seed", list(seeds), key="seed_choice", persist_state="session"))
+
+
+def choose_kind() -> str:
+    """The switch between the clean estimate and the noisy image."""
+    _from_address("kind", {kind: kind for kind in KINDS})
+    st.session_state.setdefault("kind_choice", "x0")
+    kind = st.segmented_control(
+        "Picture", list(KINDS), format_func=lambda kind: KINDS[kind], required=True, key="kind_choice",
+        persist_state="session",
+    )  # fmt: skip
+    return kind or "x0"
+
+
+def choose_environment(names: Mapping[str, str]) -> str:
+    """The environment whose times are shown; a picker only if there are several."""
+    if len(names) == 1:
+        return next(iter(names))
+    return st.selectbox(
+        "Timed on", list(names), format_func=lambda key: names[key], key="environment", bind="query-params"
+    )
+
+
+def choose_batch_size(sizes: Sequence[int]) -> int:
+    """The batch size whose times are shown; a picker only if there are several."""
+    if len(sizes) == 1:
+        return sizes[0]
+    return int(st.selectbox("Batch size", list(sizes), key="batch", bind="query-params"))
+
+
+def keep_in_address(**choices: str) -> None:
+    """Writes choices to the address of the page."""
+    for name, value in choices.items():
+        st.session_state[f"{name}_written"] = value
+    _address(key="address", data=choices)
+
+
+def _from_address(name: str, allowed: Mapping[str, Any]) -> None:
+    """Takes over a choice from the address if it came there from outside, and is allowed."""
+    asked = st.query_params.get(name)
+    known = (st.session_state.get(f"{name}_seen"), st.session_state.get(f"{name}_written"))
+    if asked is not None and asked not in known and asked in allowed:
+        st.session_state[f"{name}_choice"] = allowed[asked]
+    st.session_state[f"{name}_seen"] = asked
+    if st.session_state.get(f"{name}_choice") not in allowed.values():
+        st.session_state.pop(f"{name}_choice", None)
+
+
+def compare_choices(study: StudyView, prompt: str, seed: int, kind: str = "x0") -> dict[str, str]:
+    """What the address of the Compare page holds."""
+    return {"study": study.id, "prompt": prompt_labels(study.prompts)[prompt], "seed": str(seed), "kind": kind}
+
+
+def prompt_labels(prompts: Sequence[str]) -> dict[str, str]:
+    """One short line for each prompt, all different."""
+    labels: dict[str, str] = {}
+    taken: set[str] = set()
+    for prompt in prompts:
+        label = base = cut(prompt, PROMPT_CHARACTERS) or "(empty prompt)"
+        number = 2
+        while label in taken:
+            label, number = f"{base} ({number})", number + 1
+        taken.add(label)
+        labels[prompt] = label
+    return labels

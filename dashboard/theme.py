@@ -1,0 +1,79 @@
+"""Colours, shapes and type: every scheduler looks the same on all pages, in light and dark.
+
+Colours keep a contrast of 3:1 or more against both backgrounds and stay apart in the common kinds of colour blindness
+(a test computes both). Colour is never the only cue: each scheduler has a shape too, and the pair is its own.
+"""
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+BLUE, GOLD, TEAL, ROSE, OLIVE, LILAC = "#3f63e0", "#b8860f", "#17998f", "#e0357a", "#5f6d28", "#b07ae8"
+COLOURS: Final = (BLUE, GOLD, TEAL, ROSE, OLIVE, LILAC)
+
+# Vega's name of each shape, and a character that looks like it.
+SHAPES: Final = {
+    "circle": "●", "square": "■", "diamond": "◆", "triangle-up": "▲", "triangle-down": "▼", "cross": "✚",
+    "triangle-right": "▶", "triangle-left": "◀",
+}  # fmt: skip
+
+ACCENT: Final = "#2a849c"
+NEUTRAL: Final = "#7d8a92"
+BACKGROUNDS: Final = ("#ffffff", "#13181b")
+
+# The stages of a run, in their order; the accent is where the time goes.
+STAGE_COLOURS: Final = {
+    "text": "#7fb0bd", "denoiser": ACCENT, "scheduler": "#c08a3e", "decode": "#7d8a92", "other": "#aab4ba",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a scheduler is drawn.
+
+    Attributes:
+        colour: As "#rrggbb".
+        shape: Vega's name of the mark's shape.
+    """
+
+    colour: str
+    shape: str
+
+    @property
+    def glyph(self) -> str:
+        """The shape as a character."""
+        return SHAPES[self.shape]
+
+
+_LOOKS: Final = {
+    "ddim": Look(BLUE, "circle"),
+    "ddpm": Look(BLUE, "square"),
+    "dpmpp_2m": Look(GOLD, "diamond"),
+    "dpmpp_2m_karras": Look(GOLD, "triangle-up"),
+    "dpmpp_2m_sde": Look(GOLD, "triangle-down"),
+    "dpmpp_2s": Look(GOLD, "square"),
+    "dpmpp_3m": Look(GOLD, "cross"),
+    "dpm_sde": Look(GOLD, "circle"),
+    "euler": Look(TEAL, "square"),
+    "euler_a": Look(TEAL, "triangle-down"),
+    "pndm": Look(ROSE, "triangle-up"),
+    "lms": Look(ROSE, "cross"),
+    "lcm": Look(ROSE, "circle"),
+    "tcd": Look(ROSE, "diamond"),
+    "heun": Look(OLIVE, "circle"),
+    "kdpm2": Look(OLIVE, "diamond"),
+    "kdpm2_a": Look(OLIVE, "triangle-down"),
+    "unipc": Look(LILAC, "triangle-right"),
+    "unipc_karras": Look(LILAC, "triangle-up"),
+    "deis": Look(LILAC, "circle"),
+    "sa_solver": Look(LILAC, "cross"),
+}
+
+
+def look(scheduler: str) -> Look:
+    """The look of a scheduler key; one that is not built in gets its own from the key alone, the same everywhere."""
+    known = _LOOKS.get(scheduler)
+    if known is not None:
+        return known
+    digest = sha256(scheduler.encode("utf-8", "surrogatepass")).digest()
+    return Look(COLOURS[digest[0] % len(COLOURS)], list(SHAPES)[digest[1] % len(SHAPES)])

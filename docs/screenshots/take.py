@@ -1,0 +1,31 @@
+"""Takes the screenshots of this folder from a running dashboard: `python docs/screenshots/take.py [URL] [CHROMIUM]`."""
+
+import sys
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+SIZES = {"laptop": (1440, 900), "phone": (390, 844)}
+# Page -> (address, what has to be there before the picture is taken).
+PAGES = {"overview": ("/", ".lab-pictures img"), "compare": ("/compare", ".player figure img")}
+SETTLE_MILLISECONDS = 1500  # charts are drawn after the texts
+
+
+def main(url: str = "http://localhost:8501", chromium: str = "/usr/bin/chromium") -> None:
+    """Writes PAGE-SIZE-SCHEME.png for every page, size and colour scheme."""
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        for scheme in ("light", "dark"):
+            for size, (width, height) in SIZES.items():
+                view = {"width": width, "height": height}
+                page = browser.new_context(viewport=view, color_scheme=scheme).new_page()
+                for name, (address, sign) in PAGES.items():
+                    page.goto(url + address)
+                    page.locator(sign).first.wait_for()
+                    page.wait_for_timeout(SETTLE_MILLISECONDS)
+                    page.screenshot(path=Path(__file__).parent / f"{name}-{size}-{scheme}.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,178 @@
+"""Caches with made-up results, written the way the engine writes them, for tests of the pages."""
+
+import functools
+import io
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import numpy as np
+from PIL import Image, ImageDraw
+
+from engine.cache import queries
+from engine.cache.connection import reading
+from engine.cache.records import FrameRow, TimingRow, TrajectoryRow
+from engine.cache.writer import CacheWriter
+from engine.environment import Environment
+from engine.study.plan import Cell, cells, frame_steps
+from engine.study.source import ModelSource
+from engine.study.study import FrameSettings, Study, parse_study
+
+LANES = ("ddim:50", "dpmpp_2m:20", "euler:30", "pndm:35")
+HOSTILE = (
+    "<script>window.hurt=1</script><img src=x onerror='window.hurt=1'><style>*{display:none}</style> **bold** & `x`"
+)
+LONG = "a very long prompt " * 526 + "end."
+MODEL = ModelSource(
+    name="bundled", kind="folder", folder=None, revision="", fingerprint="f" * 64, pipeline="StableDiffusionPipeline",
+    size=(64, 64), scheduler_config={"num_train_timesteps": 1000},
+)  # fmt: skip
+LAPTOP = Environment("cpu", "Example CPU, 2 cores", "standard", "2.13.0", "0.42.1", {"cores": 2})
+SERVER = Environment("cuda", "Example GPU", "standard", "2.13.0", "0.42.1", {})
+CALL_SECONDS = {LAPTOP.device_name: 0.016, SERVER.device_name: 0.002}
+SIDE = 64
+
+
+def study(
+    name: str = "quick",
+    lanes: Sequence[str] = LANES,
+    prompts: Sequence[str] = ("red apple", "owl", "rocket"),
+    seeds: Sequence[int] = (0, 1),
+    repeats: int = 10,
+    **more: object,
+) -> Study:
+    """A study of these lanes; the first is the baseline."""
+    data = {"name": name, "lanes": list(lanes), "prompts": list(prompts), "seeds": list(seeds),
+            "timing": {"repeats": repeats}, "description": "Made up for tests.", **more}  # fmt: skip
+    return parse_study(data)
+
+
+def write(
+    path: Path,
+    plan: Study | None = None,
+    *,
+    failed: Collection[str] = (),
+    missing: Collection[str] = (),
+    environments: Sequence[Environment] = (LAPTOP,),
+    timed: bool = True,
+    pictures: bool = True,
+) -> Study:
+    """Writes the results of a study.
+
+    Args:
+        path: The cache file; made if need be.
+        plan: The study; `study()` unless given.
+        failed: Lanes whose cells all failed.
+        missing: Lanes whose cells have not run.
+        environments: Where it was timed; the images come from the first.
+        timed: Whether there are timing samples.
+        pictures: Whether there are any pictures at all.
+    """
+    plan = plan or study()
+    writer = CacheWriter(path)
+    planned = begin(writer, plan, environments[0])
+    rows = [
+        outcome(cell, plan.frames, failed=cell.lane.key in failed, pictures=pictures)
+        for cell in planned
+        if cell.lane.key not in missing
+    ]
+    writer.trajectories(rows, MODEL, environments[0])
+    if timed:
+        lanes = {cell.lane.key: cell for cell in planned if cell.lane.key not in {*failed, *missing}}
+        for environment in environments:
+            writer.begin(plan, planned, MODEL, environment)
+            known = _timed(path, environment)
+            new = [cell for cell in lanes.values() if cell.config_id not in known]
+            writer.timings([row for cell in new for row in timing_rows(cell, plan, environment)], MODEL, environment)
+    return plan
+
+
+def _timed(path: Path, environment: Environment) -> set[str]:
+    with reading(path) as db:
+        return {key[0] for key in queries.timed_repeats(db, environment.environment_id, MODEL.model_id, True)}
+
+
+def begin(writer: CacheWriter, plan: Study, environment: Environment = LAPTOP) -> list[Cell]:
+    """Records a study whose cells have yet to run, and returns them."""
+    planned = cells(plan, MODEL, "cpu")
+    writer.begin(plan, planned, MODEL, environment)
+    return planned
+
+
+def outcome(cell: Cell, settings: FrameSettings, *, failed: bool = False, pictures: bool = True) -> TrajectoryRow:
+    """The row of a cell that has run."""
+    calls = cell.lane.scheduler.expected_calls(cell.lane.steps)
+    row = TrajectoryRow(
+        trajectory_id=cell.trajectory_id, scheduler=cell.lane.scheduler.key, scheduler_label=cell.lane.scheduler.label,
+        steps=cell.lane.steps, lane=cell.lane.key, config_id=cell.config_id, scheduler_config={}, prompt=cell.prompt,
+        negative_prompt="", seed=cell.seed, guidance_scale=cell.guidance_scale, width=cell.width, height=cell.height,
+        dtype=cell.dtype, status="done",
+    )  # fmt: skip
+    if failed:
+        return replace(row, status="failed", error=f"ValueError: no step for {HOSTILE}")
+    frames = frames_of(cell, settings, calls) if pictures else ()
+    return replace(row, nfe=calls, frames=frames, frame_count=settings.count, frame_kinds=",".join(settings.kinds))
+
+
+def frames_of(cell: Cell, settings: FrameSettings, calls: int) -> tuple[FrameRow, ...]:
+    """Step frames that clear up from noise, and the final picture."""
+    rows = []
+    for step in frame_steps(settings, calls):
+        progress = (step + 1) / calls
+        for kind in settings.kinds:
+            image = drawing(_tone(cell.prompt), cell.seed, kind, round(progress, 1))
+            rows.append(_row(kind, step, progress, image, "webp"))
+    return (*rows, _row("final", calls - 1, 1.0, drawing(_tone(cell.prompt), cell.seed, "final", 1.0), "png"))
+
+
+def _tone(prompt: str) -> int:
+    return sum(prompt.encode()[:50]) % 360
+
+
+def _row(kind: str, step: int, progress: float, image: bytes, image_format: str) -> FrameRow:
+    return FrameRow(kind, step, progress, 1000 * (1 - progress), 12 * progress - 6, SIDE, SIDE, image_format, image)
+
+
+@functools.cache
+def drawing(tone: int, seed: int, kind: str, progress: float) -> bytes:
+    """A disc of a hue, at a place that comes from the seed, clearing up from grey (x0) or noise (xt)."""
+    image = Image.new("RGB", (SIDE, SIDE), "white")
+    left = 8 + 4 * (seed % 4)
+    ImageDraw.Draw(image).ellipse((left, 12, left + 40, 52), fill=f"hsl({tone},70%,50%)")
+    noise = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3))
+    clear = progress ** (2.0 if kind == "xt" else 0.5)
+    mixed = clear * np.asarray(image, dtype=np.float64) + (1 - clear) * (noise if kind == "xt" else 128)
+    stream = io.BytesIO()
+    Image.fromarray(mixed.astype(np.uint8)).save(stream, "PNG" if kind == "final" else "WEBP")
+    return stream.getvalue()
+
+
+def timing_rows(cell: Cell, plan: Study, environment: Environment) -> list[TimingRow]:
+    """Timing samples of a lane: time in proportion to its calls, with a little noise."""
+    generator = np.random.default_rng(cell.lane.steps)
+    calls = cell.lane.scheduler.expected_calls(cell.lane.steps)
+    rows = []
+    for batch in plan.timing.batch_sizes:
+        for repeat in range(plan.timing.repeats):
+            denoiser = calls * batch**0.8 * CALL_SECONDS[environment.device_name] * generator.normal(1, 0.02)
+            stages = {"text": 0.006, "denoiser": denoiser, "scheduler": calls * 0.0004, "decode": 0.02, "other": 0.004}
+            stages["total"] = sum(stages.values())
+            rows += [
+                TimingRow(cell.lane.scheduler.key, cell.lane.steps, cell.lane.key, cell.config_id, cell.width,
+                          cell.height, cell.dtype, cell.guidance_scale > 1, batch, repeat, stage, seconds, calls)
+                for stage, seconds in stages.items()
+            ]  # fmt: skip
+    return rows
+
+
+def write_outdated(path: Path) -> None:
+    """A cache from before the first migration."""
+    with duckdb.connect(str(path)) as db:
+        db.execute("CREATE TABLE schema_migrations (version INTEGER, name VARCHAR, applied_at TIMESTAMP)")
+
+
+def write_foreign(path: Path) -> None:
+    """A DuckDB file of somebody else."""
+    with duckdb.connect(str(path)) as db:
+        db.execute("CREATE TABLE flowers (name VARCHAR)")
