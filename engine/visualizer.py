@@ -3,10 +3,10 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 from PIL import Image
@@ -20,8 +20,9 @@ from engine.progress import ProgressKind, make_progress
 from engine.run import run_study
 from engine.sharing.comparison import comparison_grid
 from engine.study.configs import lane_of
+from engine.study.plan import frame_steps
 from engine.study.source import EXAMPLE_HUB_ID, find_model
-from engine.study.study import FrameKind, FrameSettings, Study, TimingSettings, canonical
+from engine.study.study import FrameKind, FrameSettings, Study, canonical, parse_study
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,10 @@ class DiffusionSchedulerVisualizer:
         with reading(self.cache) as db:
             cell = queries.cells(db, study.name).iloc[0]
             frames = queries.frames(db, [cell["trajectory_id"]], ["x0", "xt", "final"])
+            frames = frames[frames["video_frame"] == 0]
         if cell["status"] == "failed":
             raise RuntimeError(f"{name}: {cell['error']}")
-        return _trajectory(name, cell, frames)
+        return _trajectory(name, cell, frames, study.frames)
 
     def create_comparison_grid(
         self, prompt: str, save_path: str | Path | None = None, *, seed: int = 0, columns: int = 6,
@@ -172,6 +174,8 @@ class DiffusionSchedulerVisualizer:
         """
         if save_path is not None and Path(save_path).suffix.lower() not in Image.registered_extensions():
             raise StudyError(f"save_path '{save_path}' ends in no known picture format; use e.g. '.png'.")
+        if kind not in get_args(FrameKind):
+            raise StudyError(f"kind must be one of {', '.join(get_args(FrameKind))}, not {kind!r}.")
         study = self._study([prompt], [seed], self.scheduler_configs, repeats, FrameSettings(max(columns, 1)))
         self._run(study)
         grid = comparison_grid(self.cache, study.name, prompt, seed, kind, self._names(study))
@@ -180,13 +184,13 @@ class DiffusionSchedulerVisualizer:
         return grid
 
     def analyze_scheduler_efficiency(
-        self, prompts: Sequence[str] = ("red apple",), *, seeds: Sequence[int] = (0,), baseline: str | None = None,
-        repeats: int = 10,
+        self, prompts: str | Sequence[str] = ("red apple",), *, seeds: Sequence[int] = (0,),
+        baseline: str | None = None, repeats: int = 10,
     ) -> pd.DataFrame:  # fmt: skip
         """Measures what each scheduler costs.
 
         Args:
-            prompts: What to draw; the first one is timed.
+            prompts: What to draw, one prompt or several; the first one is timed.
             seeds: Seeds of the starting noise.
             baseline: The entry that speed-ups refer to; the first one by default.
             repeats: Timing samples per scheduler.
@@ -196,7 +200,8 @@ class DiffusionSchedulerVisualizer:
             median_ms with low_ms and high_ms (95 % bootstrap interval), milliseconds per stage, speedup over the
             baseline with interval, whether the samples settled, device_name, and description.
         """
-        study = self._study(prompts, seeds, self.scheduler_configs, repeats, FrameSettings(0), baseline)
+        listed = [prompts] if isinstance(prompts, str) else prompts
+        study = self._study(listed, seeds, self.scheduler_configs, repeats, FrameSettings(0), baseline)
         self._run(study)
         with reading(self.cache) as db:
             table = summarise(queries.timings(db, study.name), study.baseline)
@@ -218,14 +223,23 @@ class DiffusionSchedulerVisualizer:
         if len(twins) < len(lanes):
             name = next(name for name in lanes if name not in twins.values())
             raise StudyError(f"'{name}' is the same scheduler with the same steps as '{twins[lanes[name].key]}'.")
+        plain = parse_study(
+            {
+                "name": "visualizer",
+                "model": self.model,
+                "prompts": list(prompts),
+                "seeds": list(seeds),
+                "guidance_scale": self.guidance_scale,
+                "frames": {"count": frames.count},
+                "timing": {"repeats": repeats, "warmup": 1},
+                "lanes": ["ddim:1"],
+            },
+            "DiffusionSchedulerVisualizer",
+        )
         content = canonical([self.model, list(prompts), list(seeds), list(twins), self.guidance_scale, frames.count])
         slug = re.sub(r"[^a-z0-9]+", "-", prompts[0].lower())[:40].strip("-")
-        return Study(
-            name=f"visualizer-{slug or 'prompt'}-{sha256(content.encode()).hexdigest()[:6]}",
-            model=self.model, prompts=tuple(prompts), lanes=tuple(lanes.values()), baseline=lanes[chosen].key,
-            seeds=tuple(seeds), guidance_scale=self.guidance_scale, frames=frames,
-            timing=TimingSettings(repeats=repeats, warmup=1),
-        )  # fmt: skip
+        name = f"visualizer-{slug or 'prompt'}-{sha256(content.encode()).hexdigest()[:6]}"
+        return replace(plain, name=name, lanes=tuple(lanes.values()), baseline=lanes[chosen].key)
 
     def _names(self, study: Study) -> dict[str, str]:
         """The names of scheduler_configs by lane."""
@@ -235,7 +249,9 @@ class DiffusionSchedulerVisualizer:
         run_study(study, self.cache, device=self.device, memory=self.memory, progress=make_progress(self.progress))
 
 
-def _trajectory(name: str, cell: pd.Series, frames: pd.DataFrame) -> Trajectory:
+def _trajectory(name: str, cell: pd.Series, frames: pd.DataFrame, settings: FrameSettings) -> Trajectory:
+    """The trajectory with as many steps as asked for; an earlier call may have kept more of them."""
+
     def picture(data: bytes) -> Image.Image:
         return Image.open(io.BytesIO(bytes(data))).convert("RGB")
 
@@ -243,7 +259,7 @@ def _trajectory(name: str, cell: pd.Series, frames: pd.DataFrame) -> Trajectory:
     steps = tuple(
         CapturedStep(int(index), row["progress"], row["timestep"], row["log_snr"], picture(row["image"]),
                      picture(kinds["xt"].loc[index, "image"]))
-        for index, row in kinds["x0"].iterrows()
+        for index, row in kinds["x0"].iloc[frame_steps(settings, len(kinds["x0"]))].iterrows()
     ) if "x0" in kinds else ()  # fmt: skip
     final = picture(kinds["final"].iloc[0]["image"])
     return Trajectory(name, cell["prompt"], int(cell["seed"]), int(cell["nfe"]), steps, final)

@@ -10,23 +10,25 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 Format = Literal["png", "webp"]
+# Latent pixels decoded at once: 32 small pictures, 4 of 512 x 512, 1 of 1024 x 1024.
+DECODED_AREA = 2**14
 
 
-def decode(pipe: DiffusionPipeline, latents: torch.Tensor, batch: int = 16) -> Iterator[np.ndarray]:
-    """Decodes latents with the pipeline's autoencoder, exactly as the pipeline itself does after its loop.
+def decode(pipe: DiffusionPipeline, latents: torch.Tensor) -> Iterator[np.ndarray]:
+    """Decodes latents with the pipeline's autoencoder, as the pipeline itself does after its loop.
 
     Args:
         pipe: A pipeline with a `vae`.
         latents: (N, C, H, W) for pictures, (N, C, F, H, W) for videos.
-        batch: Pictures decoded at once.
 
     Yields:
         One array per latent: (F, height, width, 3) bytes, with F = 1 for pictures.
     """
-    vae, latents = pipe.vae, latents.to(pipe._execution_device)
-    for chunk in latents.split(batch if latents.ndim == 4 else 1):
+    latents = latents.to(pipe._execution_device)
+    together = max(1, min(32, DECODED_AREA // (latents.shape[-2] * latents.shape[-1])))
+    for chunk in latents.split(together if latents.ndim == 4 else 1):
         frames = chunk.movedim(1, 2).flatten(0, 1) if chunk.ndim == 5 else chunk
-        pictures = _to_bytes(torch.cat([_decoded(vae, part) for part in frames.split(batch)]))
+        pictures = _to_bytes(torch.cat([_decoded(pipe, part) for part in frames.split(together)]))
         yield from pictures.reshape(len(chunk), -1, *pictures.shape[1:])
 
 
@@ -41,10 +43,10 @@ def encode(picture: np.ndarray, format: Format) -> bytes:
     return stream.getvalue()
 
 
-def _decoded(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    config = vae.config
-    dtype = vae.dtype
-    upcast = dtype == torch.float16 and getattr(config, "force_upcast", False)
+def _decoded(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
+    vae, config, dtype = pipe.vae, pipe.vae.config, pipe.vae.dtype
+    # Only families whose own pipeline does so (SDXL) decode float16 models in float32.
+    upcast = dtype == torch.float16 and getattr(config, "force_upcast", False) and hasattr(pipe, "upcast_vae")
     if upcast:
         vae.to(torch.float32)
     try:

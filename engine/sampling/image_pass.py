@@ -105,7 +105,7 @@ def default_max_batch(device: str, width: int, height: int) -> int:
     pixels = width * height
     if device == "cuda":
         total = torch.cuda.get_device_properties(0).total_memory
-        # Activations of a Stable Diffusion UNet take about 5 kB per pixel and guided row in float16.
+        # A cautious guess, not a measurement: a forward that runs out of memory is halved and goes on.
         return max(1, min(64, int(0.4 * total / (pixels * 10_000))))
     return max(2, min(32, 2**20 // pixels))
 

@@ -58,7 +58,10 @@ def fetch(source: ModelSource) -> ModelSource:
         ) from error
     fetched = find_model(source.name)
     if fetched.fingerprint is None:
-        raise ModelError(f"Model '{source.name}' was fetched, but its files are not where they should be.")
+        raise ModelError(
+            f"Model '{source.name}' is in the local cache only in part, and the rest could not be fetched. With a "
+            f"network, `hf download {repo}` completes it."
+        )
     return fetched
 
 

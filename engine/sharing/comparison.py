@@ -1,6 +1,6 @@
 """The comparison grid of a cached study as a picture."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +11,8 @@ from engine.cache import queries
 from engine.cache.connection import reading
 from engine.errors import StudyError
 from engine.sharing.grid import GridRow, draw_grid
+from engine.study.plan import frame_steps
+from engine.study.study import FrameSettings
 
 
 def comparison_grid(
@@ -36,9 +38,12 @@ def comparison_grid(
         if spec is None or cells.empty:
             raise StudyError(f"Study '{study}' has no cell with seed {seed} and prompt {prompt[:80]!r} in {cache}.")
         frames = queries.frames(db, list(cells["trajectory_id"]), [kind, "final"])
+        frames = frames[frames["video_frame"] == 0]
         timings = summarise(queries.timings(db, study), spec["baseline"])
     timings = timings[timings["batch_size"] == 1].drop_duplicates("lane").set_index("lane")
-    columns = max((len(group) for _, group in frames[frames["kind"] == kind].groupby("trajectory_id")), default=0)
+    kept = max((len(group) for _, group in frames[frames["kind"] == kind].groupby("trajectory_id")), default=0)
+    # Other studies may have asked for more frames of the same cells.
+    columns = min(kept, spec["frames"]["count"])
     rows = [_row(cell, frames, timings, kind, columns, names or {}) for _, cell in cells.iterrows()]
     headings = [f"{round(100 * (i / max(columns - 1, 1)))} % of steps" for i in range(columns)]
     where = timings["device_name"].iloc[0] if len(timings) else "not timed"
@@ -64,10 +69,17 @@ def _row(
     if lane in timings.index:
         time = timings.loc[lane]
         details.append(f"{time['median_ms']:,.0f} ms [{time['low_ms']:,.0f}, {time['high_ms']:,.0f}], n = {time['n']}")
-    padded: tuple[bytes | None, ...] = (*([None] * (columns - len(steps))), *steps)
     return GridRow(
         label=names.get(lane, f"{cell['scheduler_label']} {cell['steps']}"),
         details=tuple(details),
-        pictures=(*padded, final[0] if final else None),
+        pictures=(*_spread(steps, columns), final[0] if final else None),
         note="" if cell["status"] == "done" else f"failed: {cell['error']}",
     )
+
+
+def _spread(steps: Sequence[bytes], columns: int) -> list[bytes | None]:
+    """The pictures of a lane under the columns that say how far it was: thinned out, or with gaps between them."""
+    if len(steps) >= columns:
+        return [steps[place] for place in frame_steps(FrameSettings(columns), len(steps))]
+    places = dict(zip(frame_steps(FrameSettings(len(steps)), columns), steps, strict=True))
+    return [places.get(place) for place in range(columns)]

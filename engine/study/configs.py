@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from engine.errors import StudyError, did_you_mean
@@ -18,15 +19,25 @@ def lane_of(name: str, config: Mapping[str, Any]) -> Lane:
     Raises:
         StudyError: A key is missing or unknown, or a value is of the wrong kind.
     """
+    if not isinstance(config, Mapping):
+        raise StudyError(f"scheduler_configs['{name}'] must be a dict, not {config!r}.")
     for key in config:
         if key not in CONFIG_KEYS:
             raise StudyError(f"scheduler_configs['{name}']: unknown key '{key}'.{did_you_mean(key, CONFIG_KEYS)}")
     for key in CONFIG_KEYS[:2]:
         if key not in config:
             raise StudyError(f"scheduler_configs['{name}'] lacks '{key}'.")
+    overrides, description = config.get("config", {}), config.get("description", "")
+    if not isinstance(overrides, Mapping):
+        raise StudyError(f"scheduler_configs['{name}']: config must be a dict, not {overrides!r}.")
+    if not isinstance(description, str):
+        raise StudyError(f"scheduler_configs['{name}']: description must be text, not {description!r}.")
     steps = check_steps(name, config["num_inference_steps"])
     entry = _entry(name, config["scheduler_class"])
-    return Lane(f"{entry.key}:{steps}", entry, steps, dict(config.get("config", {})), config.get("description", ""))
+    if overrides:
+        # A variant is a lane of its own, so that it can stand beside the plain one.
+        entry = replace(entry, key=_key(name), label=name)
+    return Lane(f"{entry.key}:{steps}", entry, steps, dict(overrides), description)
 
 
 def _entry(name: str, scheduler_class: Any) -> Scheduler:
@@ -42,7 +53,10 @@ def _entry(name: str, scheduler_class: Any) -> Scheduler:
     known = next((entry for entry in SCHEDULERS.values() if entry.target == target), None)
     if known is not None:
         return known
-    key = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:64] or "scheduler"
-    entry = Scheduler(key, name, target)
+    entry = Scheduler(_key(name), name, target)
     check_entry(entry)
     return entry
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:64] or "scheduler"
