@@ -12,6 +12,7 @@ def main() -> None:
         [
             st.Page("views/overview.py", title="Overview", default=True),
             st.Page("views/compare.py", title="Compare", url_path="compare"),
+            st.Page("views/cost.py", title="Cost", url_path="cost"),
         ],
         position="top",
     )

@@ -1,4 +1,4 @@
-"""Charts from timing summaries: pure functions from a DataFrame to an Altair chart, without Streamlit.
+"""Charts from timing summaries and prices: pure functions from a DataFrame to an Altair chart, without Streamlit.
 
 All take rows of `StudyView.timings` for one environment and one batch size, and draw lanes in the order of the rows.
 """
@@ -7,7 +7,7 @@ import altair as alt
 import pandas as pd
 
 from dashboard import theme
-from dashboard.formats import duration, duration_range, ratio
+from dashboard.formats import NONE, duration, duration_range, known, ratio
 from engine.analysis.timing import STAGES
 
 ROW_PIXELS = 34
@@ -27,18 +27,48 @@ def time_chart(table: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
         alt.Tooltip("interval", title="95 % interval"), alt.Tooltip("n:Q", title="n"),
         alt.Tooltip("nfe:Q", title="Denoiser calls"), alt.Tooltip("gain", title="Speed-up"),
     ]  # fmt: skip
+    return _marks(shown, "Median time (ms)", ("median_ms", "low_ms", "high_ms"), tooltip)
+
+
+def cost_chart(table: pd.DataFrame, figure: str, title: str) -> alt.LayerChart | alt.FacetChart:
+    """Dollars a month per lane with their interval; a dashed line marks the baseline.
+
+    Args:
+        table: Rows of `engine.analysis.cost.price_lanes`.
+        figure: Its column "usd_month" or "fleet_usd".
+        title: Of the axis, with the unit.
+    """
+    low, high = f"{figure}_low", f"{figure}_high"
+    shown = table.assign(
+        cost=[money(value) for value in table[figure]],
+        interval=[money_range(*ends) for ends in zip(table[low], table[high], strict=True)],
+        saving=[percent(value) for value in table["saving_share"]],
+    )
+    tooltip = [
+        alt.Tooltip("label", title="Lane"), alt.Tooltip("cost", title="A month"),
+        alt.Tooltip("interval", title="95 % interval"), alt.Tooltip("saving", title="Saved by use"),
+        alt.Tooltip("seconds:Q", title="Seconds per image", format=".3~g"), alt.Tooltip("gpus:Q", title="Whole GPUs"),
+    ]  # fmt: skip
+    return _marks(shown, title, (figure, low, high), tooltip)
+
+
+def _marks(
+    shown: pd.DataFrame, title: str, columns: tuple[str, str, str], tooltip: list[alt.Tooltip]
+) -> alt.LayerChart | alt.FacetChart:
+    """A mark per lane with its interval, from zero; `columns` are the value and the ends of its interval."""
+    middle, low, high = columns
     base = alt.Chart(shown).encode(y=_lanes(shown), tooltip=tooltip)
     colour, shape = _looks(shown)
-    time = alt.X("median_ms:Q", title="Median time (ms)", scale=alt.Scale(zero=True), axis=_AXIS)
+    value = alt.X(f"{middle}:Q", title=title, scale=alt.Scale(zero=True), axis=_AXIS)
     layers = [
-        base.mark_bar(height=3, opacity=0.45).encode(x=time, color=colour),
-        base.mark_rule(strokeWidth=4).encode(x="low_ms:Q", x2="high_ms:Q", color=colour),
-        base.mark_point(filled=True, size=100, opacity=1).encode(x=time, color=colour, shape=shape),
+        base.mark_bar(height=3, opacity=0.45).encode(x=value, color=colour),
+        base.mark_rule(strokeWidth=4).encode(x=f"{low}:Q", x2=f"{high}:Q", color=colour),
+        base.mark_point(filled=True, size=100, opacity=1).encode(x=value, color=colour, shape=shape),
     ]
     baseline = shown[shown["is_baseline"]]
     if not baseline.empty:
         line = alt.Chart(baseline).mark_rule(strokeDash=[4, 4], color=theme.NEUTRAL, strokeWidth=1.5)
-        layers.insert(0, line.encode(x="median_ms:Q"))
+        layers.insert(0, line.encode(x=f"{middle}:Q"))
     return alt.layer(*layers).properties(height=_height(shown))
 
 
@@ -88,3 +118,33 @@ def _looks(table: pd.DataFrame) -> tuple[alt.Color, alt.Shape]:
 
 def _height(table: pd.DataFrame) -> int:
     return ROW_PIXELS * len(table) + MARGIN_PIXELS
+
+
+def money(dollars: float) -> str:
+    """E.g. "$0.0123", "$12.30", "$123", "$1,234", "$1.23 M"."""
+    if not known(dollars):
+        return NONE
+    sign, size = "−" if dollars < 0 else "", abs(dollars)
+    if size >= 999_999.5:
+        return f"{sign}${size / 1e6:,.2f} M"
+    if size >= 99.995 or size == 0:
+        return f"{sign}${size:,.0f}"
+    return f"{sign}${size:.2f}" if size >= 0.1 else f"{sign}${size:.3g}"
+
+
+def money_range(low: float, high: float) -> str:
+    """E.g. "$1,200 – $1,250"; one figure if both ends read the same."""
+    ends = [money(low), money(high)]
+    if NONE in ends:
+        return NONE
+    return ends[0] if ends[0] == ends[1] else " – ".join(ends)
+
+
+def percent(share: float) -> str:
+    """E.g. "38.2 %"."""
+    return f"{100 * share:.1f} %".replace("-", "−") if known(share) else NONE
+
+
+def percent_range(low: float, high: float) -> str:
+    """E.g. "36.1 – 40.0 %"."""
+    return f"{percent(low)[:-2]} – {percent(high)}" if known(low) and known(high) else NONE

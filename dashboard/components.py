@@ -11,6 +11,7 @@ from dashboard.loaders import Picture
 from dashboard.options import Options
 from dashboard.page import require
 from dashboard.studies import LaneView, StudyView
+from engine.analysis.cost import MONTH_SECONDS, Preset, Pricing, Rate, Workload, price_lanes
 from engine.analysis.timing import MAX_DRIFT, MAX_SPREAD
 
 PICTURE_PROMPTS = 4
@@ -63,7 +64,7 @@ def times(study: StudyView, table: pd.DataFrame) -> None:
     """Measured times: chart, stage split and table."""
     st.html(markup.heading("Time per lane", _TIME_NOTE))
     if table.empty:
-        st.html(markup.soft("Nothing has been timed yet; `python -m engine run` times the lanes after the images."))
+        st.html(markup.soft(NOT_TIMED))
         return
     left, right = st.columns(2, gap="large")
     with left:
@@ -80,6 +81,7 @@ def times(study: StudyView, table: pd.DataFrame) -> None:
         st.html(markup.soft(_UNSETTLED_NOTE))
 
 
+NOT_TIMED = "Nothing has been timed yet; `python -m engine run` times the lanes after the images."
 _TIME_NOTE = "Each lane by itself, fastest first. Time only: how good the images are is not measured yet."
 _UNSETTLED_NOTE = (
     f"Settled: the halves of the samples differ by less than {MAX_DRIFT:.0%} and the middle half of them spans less "
@@ -158,3 +160,82 @@ def failures(study: StudyView) -> None:
         )
     )
     st.html(markup.footer([f"n = {study.total} cells", *image_places(study)]))
+
+
+def choose_pricing(table: pd.DataFrame, presets: list[Preset]) -> Pricing:
+    """All that the Cost page asks of the reader, in one place."""
+    keys = {preset.key: preset for preset in presets}
+    names = {key: f"{p.gpu}, {p.provider} {p.product}: ${p.usd_per_hour:.2f} ({p.as_of})" for key, p in keys.items()}
+    names = {state.OWN: "My own price", **names}
+    device = table["device_name"].iloc[0]
+    here = next((preset.key for preset in presets if preset.device == device), state.OWN)
+    others = table[~table["is_baseline"]]
+    left, middle, right, end = st.columns([1.5, 2.6, 1.5, 1.5], vertical_alignment="bottom")
+    with left:
+        lane = state.choose_lane(dict(zip(others["lane"], others["label"], strict=True))) if len(others) else ""
+    with middle:
+        preset = keys.get(state.choose_preset(names, here))
+    state.forget_seconds_of_another_gpu(preset.gpu if preset else "")
+    with right:
+        placeholder = "as measured" if preset is None or preset.device == device else "needed"
+        first = state.choose_number(state.PRICE if preset is None else state.SECONDS, placeholder)
+    with end:
+        images = state.choose_number(state.IMAGES)
+    more = [state.BUSY, state.PEAK, state.WAIT, *([state.SECONDS] if preset is None else [])]
+    numbers = []
+    with st.expander("Utilisation, peak and waiting time", key="load"):
+        for column, field in zip(st.columns(len(more)), more, strict=True):
+            with column:
+                numbers.append(state.choose_number(field, placeholder))
+        st.html(markup.soft(f"The month's average is {images / MONTH_SECONDS:.3g} images per second."))
+    busy, peak, wait, *stated = numbers
+    seconds = first if preset else stated[0]
+    rate = Rate(preset.usd_per_hour, preset.sold_in) if preset else Rate(first)
+    return Pricing(preset, rate, Workload(images, busy / 100, peak, wait), seconds, lane)
+
+
+def costs(table: pd.DataFrame, choice: Pricing) -> None:
+    """What the lanes cost: cards, charts and table; or why the times cannot be priced."""
+    baseline = table[table["is_baseline"]]
+    name, device = "the baseline" if baseline.empty else baseline["label"].iloc[0], str(table["device_name"].iloc[0])
+    if not choice.fits(device):
+        gpu = choice.preset.gpu if choice.preset else "GPU"
+        st.html(
+            markup.note(
+                f"How long does an image take on the {gpu}?", _OTHER_GPU.format(device=device, gpu=gpu, name=name)
+            )
+        )
+        return
+    if choice.seconds is not None and baseline.empty:
+        st.html(markup.note("The baseline has not been timed here", _NO_RATIO))
+        return
+    priced = price_lanes(table, choice.rate, choice.work, choice.seconds)
+    st.html(markup.soft(markup.basis(choice, device, name)))
+    st.html(markup.figures(markup.cost_cards(priced, choice)))
+    st.html(markup.soft(_MONEY_ONLY))
+    titles = ("Paid by use (US dollars a month)", "Whole GPUs, running all month (US dollars a month)")
+    parts = zip(st.columns(2, gap="large"), ("usd_month", "fleet_usd"), titles, strict=True)
+    for column, figure, title in parts:
+        with column:
+            st.html(
+                markup.legend("Mark: at the median time. Thick bar: at the ends of its interval. Dashed: baseline.")
+            )
+            st.altair_chart(
+                charts.cost_chart(priced, figure, title), alt=f"{title} of each lane, as in the table below"
+            )
+    st.html(markup.cost_table(priced))
+    st.html(timing_footer(priced, "ranges from the 95 % bootstrap intervals of the times"))
+    if (table["settled"] != "settled").any():
+        st.html(markup.soft(_UNSETTLED_NOTE))
+
+
+_OTHER_GPU = (
+    "The times were measured on {device}; what they would be on the {gpu} is not known. Enter the seconds per image of "
+    "{name} on that GPU above: the other lanes are then scaled by the measured ratio. Or choose 'My own price' to "
+    "price {device}."
+)
+_NO_RATIO = "Without its time there is no ratio to scale by. Empty the field of its seconds, or time the baseline too."
+_MONEY_ONLY = (
+    "Money only: whether a lane's images are as good as the baseline's is not part of these figures. GPUs that run all "
+    "the time cost the same until some are given back: then the figure in whole GPUs holds."
+)

@@ -11,21 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-import duckdb
 import pandas as pd
 import streamlit as st
 
 from dashboard.images import data_uri
 from dashboard.studies import Progress, StudyData
+from engine.analysis.cost import Preset, PriceError, load_presets
 from engine.cache import queries
-from engine.cache.connection import reading
+from engine.cache.connection import Connection, QueryError, reading
 from engine.errors import CacheBusy, CacheMissing, CacheOutdated, LabError
+from engine.paths import DATA
 
 PATIENCE_SECONDS = 1.5
 REMEMBERED = 64
 REMEMBERED_BYTES = 96 * 2**20
 LAST_KNOWN = 16
 WRITTEN_LATELY_SECONDS = 120.0
+GPU_PRICES = DATA / "gpu_prices.toml"
 
 T = TypeVar("T")
 ProblemKind = Literal["options", "missing", "empty", "busy", "outdated", "unreadable"]
@@ -88,6 +90,14 @@ def pictures(path: Path, trajectory_ids: list[str], kinds: list[str]) -> Answer[
     return _ask(path, "pictures", tuple(trajectory_ids), tuple(kinds))
 
 
+def gpu_prices() -> Answer[list[Preset]] | Problem:
+    """The prices of GPUs to choose from, in the order of their file."""
+    try:
+        return Answer(load_presets(GPU_PRICES))
+    except PriceError as error:
+        return Problem("unreadable", "The GPU prices cannot be read", str(error))
+
+
 def written_lately(path: Path) -> bool:
     """Whether the file changed within the last two minutes: a run may be going on."""
     changed = max((stamp[0] for stamp in _stamp(path)), default=0)
@@ -97,11 +107,11 @@ def written_lately(path: Path) -> bool:
 _RUN_ONE = "`python -m engine run quickstart --cache {path}` fills it; this page shows it as soon as it is there."
 
 
-def _catalogue(db: duckdb.DuckDBPyConnection) -> pd.DataFrame:
+def _catalogue(db: Connection) -> pd.DataFrame:
     return queries.studies(db)
 
 
-def _study(db: duckdb.DuckDBPyConnection, study_id: str) -> StudyData:
+def _study(db: Connection, study_id: str) -> StudyData:
     spec = queries.spec(db, study_id)
     return StudyData(
         spec=spec if isinstance(spec, dict) else {},
@@ -113,7 +123,7 @@ def _study(db: duckdb.DuckDBPyConnection, study_id: str) -> StudyData:
     )
 
 
-def _progress(db: duckdb.DuckDBPyConnection, study_id: str) -> Progress:
+def _progress(db: Connection, study_id: str) -> Progress:
     cells, samples = queries.cells(db, study_id)["status"], queries.timings(db, study_id)["stage"]
     return Progress(
         done=int((cells == "done").sum()),
@@ -123,7 +133,7 @@ def _progress(db: duckdb.DuckDBPyConnection, study_id: str) -> Progress:
     )
 
 
-def _pictures(db: duckdb.DuckDBPyConnection, ids: tuple[str, ...], kinds: tuple[str, ...]) -> list[Picture]:
+def _pictures(db: Connection, ids: tuple[str, ...], kinds: tuple[str, ...]) -> list[Picture]:
     frames = queries.frames(db, ids, kinds)
     found = []
     for row in frames[frames["video_frame"] == 0].itertuples():
@@ -201,7 +211,7 @@ def _ask(path: Path, question: str, *arguments: Any) -> Any:
         return Problem("missing", "There is no cache yet", f"{error} This page shows it as soon as it is there.")
     except CacheOutdated as error:
         return Problem("outdated", "The cache is from an older version", str(error))
-    except (LabError, duckdb.Error, OSError) as error:
+    except (LabError, QueryError, OSError) as error:
         return Problem("unreadable", "The cache cannot be read", str(error).partition("\n\n")[0])
     _last_known().keep(key, value)
     return Answer(value)

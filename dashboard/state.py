@@ -6,7 +6,8 @@ written out, in the browser and in place of the present entry of its history, so
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
@@ -14,8 +15,10 @@ import streamlit as st
 from dashboard.formats import cut
 from dashboard.options import Options, parse
 from dashboard.studies import StudyView
+from engine.analysis.cost import Pricing
 
 PROMPT_CHARACTERS = 80
+OWN = "own"
 KINDS = {"x0": "Clean estimate (x0)", "xt": "Noisy image (x_t)"}
 
 _address = st.components.v2.component(
@@ -23,7 +26,8 @@ _address = st.components.v2.component(
     js="""
 export default function ({ data }) {
   const url = new URL(location.href);
-  Object.entries(data).forEach(([name, value]) => url.searchParams.set(name, value));
+  Object.entries(data).forEach(([name, value]) =>
+    value === "" ? url.searchParams.delete(name) : url.searchParams.set(name, value));
   if (url.href !== location.href) history.replaceState(history.state, "", url);
 }
 """,
@@ -94,7 +98,7 @@ def choose_batch_size(sizes: Sequence[int]) -> int:
 
 
 def keep_in_address(**choices: str) -> None:
-    """Writes choices to the address of the page."""
+    """Writes choices to the address of the page; an empty text takes the choice out of it."""
     for name, value in choices.items():
         st.session_state[f"{name}_written"] = value
     _address(key="address", data=choices)
@@ -102,13 +106,103 @@ def keep_in_address(**choices: str) -> None:
 
 def _from_address(name: str, allowed: Mapping[str, Any]) -> None:
     """Takes over a choice from the address if it came there from outside, and is allowed."""
-    asked = st.query_params.get(name)
-    known = (st.session_state.get(f"{name}_seen"), st.session_state.get(f"{name}_written"))
-    if asked is not None and asked not in known and asked in allowed:
-        st.session_state[f"{name}_choice"] = allowed[asked]
-    st.session_state[f"{name}_seen"] = asked
+    _take_over(name, allowed.get)
     if st.session_state.get(f"{name}_choice") not in allowed.values():
         st.session_state.pop(f"{name}_choice", None)
+
+
+def _take_over(name: str, read: Callable[[str], Any]) -> None:
+    asked = st.query_params.get(name)
+    known = (st.session_state.get(f"{name}_seen"), st.session_state.get(f"{name}_written"))
+    if asked is not None and asked not in known and (value := read(asked)) is not None:
+        st.session_state[f"{name}_choice"] = value
+    st.session_state[f"{name}_seen"] = asked
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number the reader sets: its name in the address, its label, and what is allowed. No default: may be empty."""
+
+    name: str
+    label: str
+    default: float | None
+    low: float
+    high: float
+    step: float
+    help: str
+
+    def read(self, text: str) -> float | None:
+        """The number in an address, or None if it is not allowed."""
+        try:
+            value = type(self.low)(text)
+        except ValueError:
+            return None
+        return value if self.low <= value <= self.high else None
+
+
+PRICE = Number("price", "Price per GPU hour ($)", 1.0, 0.001, 1000.0, 0.1, "What you pay for an hour of one GPU.")
+SECONDS = Number(
+    "seconds", "Baseline seconds per image", None, 0.001, 600.0, 0.1,
+    "On the GPU that is priced. The other lanes are scaled by their measured ratio. Empty: times as measured.",
+)  # fmt: skip
+IMAGES = Number("images", "Images a month", 1_000_000, 1, 100_000_000, 100_000, "Images made in a month of 730 hours.")
+BUSY = Number(
+    "busy", "Utilisation (%)", 30, 1, 100, 5,
+    "Share of the paid time in which images are made. Reported averages lie between 10 and 40 %.",
+)  # fmt: skip
+PEAK = Number(
+    "peak", "Images per second at the peak", 1.0, 0.0, 100.0, 0.5,
+    "Sets how many whole GPUs are needed. 0: not known; they then follow from the month and the utilisation.",
+)  # fmt: skip
+WAIT = Number(
+    "wait", "Longest wait at the peak (s)", 5.0, 0.0, 600.0, 1.0,
+    "95 % of the images are begun within this time; making them comes on top.",
+)  # fmt: skip
+
+
+def choose_number(field: Number, placeholder: str = "") -> Any:
+    """A number field; None if it is empty, which only a field without default can be."""
+    key = f"{field.name}_choice"
+    _take_over(field.name, field.read)
+    st.session_state.setdefault(key, field.default)
+    empty: dict[str, Any] = {"value": None, "placeholder": placeholder} if field.default is None else {}
+    return st.number_input(
+        field.label, field.low, field.high, step=field.step, help=field.help, key=key, persist_state="session", **empty
+    )
+
+
+def choose_preset(names: Mapping[str, str], default: str) -> str:
+    """The picker of a GPU and its price: key -> name."""
+    _from_address("gpu", {key: key for key in names})
+    st.session_state.setdefault("gpu_choice", default)
+    return st.selectbox(
+        "GPU and price", list(names), format_func=lambda key: names[key], key="gpu_choice", persist_state="session"
+    )
+
+
+def forget_seconds_of_another_gpu(gpu: str) -> None:
+    """Empties the seconds per image when another GPU is priced than before: they were entered for that one."""
+    if st.session_state.get("gpu_priced", gpu) != gpu:
+        st.session_state[f"{SECONDS.name}_choice"] = None
+    st.session_state["gpu_priced"] = gpu
+
+
+def choose_lane(labels: Mapping[str, str]) -> str:
+    """The picker of the lane to compare with the baseline: key -> label."""
+    _from_address("lane", {key: key for key in labels})
+    return st.selectbox(
+        "Lane", list(labels), format_func=lambda key: labels[key], key="lane_choice", persist_state="session"
+    )
+
+
+def price_choices(choice: Pricing) -> dict[str, str]:
+    """What the address of the Cost page holds."""
+    numbers = {
+        PRICE: choice.rate.usd_per_hour, SECONDS: choice.seconds, IMAGES: choice.work.images_per_month,
+        BUSY: 100 * choice.work.utilisation, PEAK: choice.work.peak_per_second, WAIT: choice.work.wait_seconds,
+    }  # fmt: skip
+    texts = {field.name: "" if value is None else f"{value:.10g}" for field, value in numbers.items()}
+    return {"gpu": choice.preset.key if choice.preset else OWN, "lane": choice.lane, **texts}
 
 
 def compare_choices(study: StudyView, prompt: str, seed: int, kind: str = "x0") -> dict[str, str]:

@@ -7,7 +7,11 @@ from playwright.sync_api import sync_playwright
 
 SIZES = {"laptop": (1440, 900), "phone": (390, 844)}
 # Page -> (address, what has to be there before the picture is taken).
-PAGES = {"overview": ("/", ".lab-pictures img"), "compare": ("/compare", ".player figure img")}
+PAGES = {
+    "overview": ("/", ".lab-pictures img"),
+    "compare": ("/compare", ".player figure img"),
+    "cost": ("/cost", ".lab-figures"),
+}
 SETTLE_MILLISECONDS = 1500  # charts are drawn after the texts
 
 

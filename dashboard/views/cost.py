@@ -1,0 +1,37 @@
+"""Cost: what each lane costs on a rented GPU, and what it saves against the baseline."""
+
+import streamlit as st
+
+from dashboard import components, loaders, markup, page, state
+
+METHOD = (
+    "Seconds per image: the measured time of a batch, all stages, divided by the images in it.",
+    "By use: price per hour × seconds per image ÷ 3,600 ÷ utilisation. A month has 730 hours.",
+    "Whole GPUs: the fewest with which 95 % of the images at the peak wait no longer than asked (Erlang C: requests "
+    "come at random, one queue for all GPUs). It takes the time of an image as random too, which overstates waiting. "
+    "Paid for all 730 hours, in the packs the GPU is sold in. Without a peak: the month's busy hours ÷ utilisation ÷ "
+    "730, rounded up. Spares for failures are not counted, nor is the time in which a batch fills up.",
+    "Saved: baseline less lane. Its range is taken over the ends of the 95 % intervals of the baseline's time and of "
+    "the ratio of the times.",
+    "If the baseline's seconds are entered, each lane takes those seconds ÷ its measured speed-up. That ratio is an "
+    "assumption on any machine but the one it was measured on.",
+    "Not counted: disk, traffic, tax, staff, start-up times, discounts. Energy has not been measured, so there is no "
+    "figure for it; the price of a rented GPU contains it.",
+    "Prices are per GPU and hour, as read on the day given; look them up before relying on them. Confidence: A from "
+    "the provider's price interface, B transcribed from the provider's page, C from an article.",
+)
+
+chosen, study = page.open_study()
+timings = components.pick_timings(study)
+address = {}
+if timings.empty:
+    st.html(markup.note("Nothing can be priced yet", components.NOT_TIMED))
+else:
+    presets = page.require(loaders.gpu_prices).value
+    choice = components.choose_pricing(timings, presets)
+    components.costs(timings, choice)
+    with st.expander("How these figures come about, and where the prices are from"):
+        st.html(markup.method(METHOD))
+        st.html(markup.price_table(presets))
+    address = state.price_choices(choice)
+state.keep_in_address(study=study.id, **address)

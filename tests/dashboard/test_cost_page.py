@@ -1,0 +1,297 @@
+"""The Cost page in every state of the cache, what it says of the machine it prices, and its address."""
+
+import json
+import math
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from dashboard import charts, loaders, markup, state, theme
+from dashboard.studies import StudyData, StudyView
+from engine.analysis.cost import Rate, Workload, load_presets, price_lanes
+from engine.cache import queries
+from engine.cache.connection import migrate, reading
+
+APP = Path(__file__).resolve().parents[2] / "dashboard" / "app.py"
+LANES = ("ddim:50", "dpmpp_2m:20", "euler:30", "pndm:35")
+H100 = "h100-sxm-runpod-secure-2026-11-09"
+
+OpenCost = Callable[..., AppTest]
+
+
+@pytest.fixture
+def open_cost(monkeypatch: pytest.MonkeyPatch) -> OpenCost:
+    """Call it as `open_cost(path, gpu="own", price="2")`: returns the Cost page at that address after its first run."""
+    st.cache_data.clear()
+    st.cache_resource.clear()
+
+    def run(cache: Path, **query: str) -> AppTest:
+        monkeypatch.setattr(sys, "argv", ["app.py", "--cache", str(cache)])
+        test = AppTest.from_file(str(APP), default_timeout=20)
+        for key, value in query.items():
+            test.query_params[key] = value
+        return test.switch_page("views/cost.py").run()
+
+    return run
+
+
+def words(page: AppTest) -> str:
+    """All HTML that the page shows, without the style sheet."""
+    return "\n".join(element.proto.body for element in page.get("html") if "<style>" not in element.proto.body)
+
+
+def cards(page: AppTest) -> dict[str, str]:
+    """The headline figures: name -> value."""
+    found = re.findall(r'<div class="name">(.*?)</div><div class="value">(.*?)</div>', words(page))
+    return dict(found)
+
+
+def address(page: AppTest) -> dict[str, str]:
+    """What the page writes to its address, as somebody would copy it."""
+    written: Any = next(json.loads(part.proto.json) for part in page.get("bidi_component"))
+    return {name: value for name, value in written.items() if value != ""}
+
+
+def _outcome(**outcome: Any) -> Callable[[Path, ModuleType], None]:
+    return lambda path, synthetic: synthetic.write(path, synthetic.study(prompts=("x",)), **outcome)
+
+
+def _study(**changes: Any) -> Callable[[Path, ModuleType], None]:
+    return lambda path, synthetic: synthetic.write(path, synthetic.study(**{"prompts": ("x",), **changes}))
+
+
+def _three(path: Path, synthetic: ModuleType) -> None:
+    for name in ("first", "second", "third"):
+        synthetic.write(path, synthetic.study(name, prompts=("x",), seeds=(0,)))
+
+
+# State -> (how to make the cache, what the page says).
+STATES: dict[str, tuple[Callable[[Path, ModuleType], None], str]] = {
+    "no file": (lambda path, synthetic: None, "There is no cache yet"),
+    "no bytes": (lambda path, synthetic: path.touch(), "The cache is empty"),
+    "no study": (lambda path, synthetic: migrate(path) and None, "No study has been run yet"),
+    "outdated": (lambda path, synthetic: synthetic.write_outdated(path), "engine migrate"),
+    "usual": (_study(), "Saved a month"),
+    "one lane": (_study(lanes=("euler:30",)), "Baseline, Euler 30, a month"),
+    "one timing sample": (_study(repeats=1), "too few samples"),
+    "three studies": (_three, "third"),
+    "all failed": (_outcome(failed=LANES), "Nothing can be priced yet"),
+    "nothing has run": (_outcome(missing=LANES), "Nothing can be priced yet"),
+    "never timed": (_outcome(timed=False), "Nothing has been timed yet"),
+    "no baseline": (_outcome(failed=LANES[:1]), "DPM++ 2M 20, a month"),
+    "only the baseline": (_outcome(missing=LANES[1:]), "Baseline, DDIM 50, a month"),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_the_page_shows_content_or_a_plain_message(
+    name: str, open_cost: OpenCost, tmp_path: Path, synthetic: ModuleType
+) -> None:
+    cache = tmp_path / "cache.duckdb"
+    STATES[name][0](cache, synthetic)
+    shown = open_cost(cache)
+    assert not shown.exception
+    assert STATES[name][1] in words(shown)
+    assert "nan" not in words(shown)
+    assert ("Saved a month" in words(shown)) == (name in {"usual", "one timing sample", "three studies"})
+
+
+def test_the_cards_agree_with_the_measured_times_and_the_price(open_cost: OpenCost, usual_cache: Path) -> None:
+    page = open_cost(usual_cache, price="3.6", busy="50", images="1000000", lane="euler:30")
+    table = _table(usual_cache)
+    base, lane = (table[table["lane"] == key].iloc[0]["median_ms"] for key in ("ddim:50", "euler:30"))
+    # $3.60 an hour is $0.001 a second; half of it is used: a million images of 1 ms cost $2.
+    assert cards(page)["Baseline, DDIM 50, a month"] == charts.money(2 * base)
+    assert cards(page)["Euler 30, a month"] == charts.money(2 * lane)
+    assert cards(page)["Saved a month, by use (50% busy)"] == charts.money(2 * (base - lane))
+
+
+def test_the_page_says_what_was_measured_where_and_what_the_figures_leave_out(
+    open_cost: OpenCost, usual_cache: Path
+) -> None:
+    text = words(open_cost(usual_cache))
+    assert "Times measured on Example CPU, 2 cores" in text
+    assert "n = 10 per lane" in text
+    assert "UTC" in text
+    assert "as good as the baseline&#x27;s is not part of these figures" in text
+    assert "given back" in text
+    assert "Energy has not been measured" in text
+    assert "datareceipts" in text
+
+
+def test_times_of_a_cpu_are_not_priced_as_those_of_a_gpu_until_its_seconds_are_entered(
+    open_cost: OpenCost, usual_cache: Path
+) -> None:
+    page = open_cost(usual_cache, gpu=H100)
+    assert "How long does an image take on the H100 SXM?" in words(page)
+    assert not cards(page)
+    page.number_input("seconds_choice").set_value(2.0).run()
+    assert cards(page)["Baseline, DDIM 50, a month"] == charts.money(3.99 / 3600 * 2 * 1e6 / 0.3)
+    assert "That ratio is an assumption" in words(page)
+    assert address(page)["seconds"] == "2"
+    page.number_input("seconds_choice").set_value(None).run()
+    assert not cards(page)
+    assert "seconds" not in address(page)
+
+
+def test_seconds_entered_for_one_gpu_are_not_kept_for_another(open_cost: OpenCost, usual_cache: Path) -> None:
+    page = open_cost(usual_cache, gpu=H100, seconds="2")
+    before = cards(page)
+    page.selectbox("gpu_choice").set_value("h100-sxm-lambda-1x-2026-09-25").run()
+    assert page.number_input("seconds_choice").value == 2.0
+    assert cards(page).keys() == before.keys()
+    page.selectbox("gpu_choice").set_value("h200-runpod-pod-2026-10-07").run()
+    assert page.number_input("seconds_choice").value is None
+    assert "How long does an image take on the H200?" in words(page)
+
+
+def test_a_gpu_that_was_measured_is_priced_as_it_is(
+    open_cost: OpenCost, tmp_path: Path, synthetic: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = "NVIDIA H200"
+    gpu = synthetic.Environment("cuda", device, "standard", "2.13.0", "0.42.1", {})
+    monkeypatch.setitem(synthetic.CALL_SECONDS, device, 0.002)
+    synthetic.write(tmp_path / "c.duckdb", synthetic.study(prompts=("x",)), environments=(gpu,))
+    page = open_cost(tmp_path / "c.duckdb")
+    assert page.selectbox("gpu_choice").value == "h200-runpod-pod-2026-10-07"
+    assert "Times measured on NVIDIA H200, taken as the GPU of the price" in words(page)
+    assert cards(page)
+
+
+def test_without_the_baselines_time_nothing_is_scaled(
+    open_cost: OpenCost, tmp_path: Path, synthetic: ModuleType
+) -> None:
+    synthetic.write(tmp_path / "c.duckdb", synthetic.study(prompts=("x",)), failed=LANES[:1])
+    page = open_cost(tmp_path / "c.duckdb", gpu=H100, seconds="2")
+    assert not page.exception
+    assert "The baseline has not been timed here" in words(page)
+
+
+def test_several_environments_bring_a_picker_and_the_figures_follow_it(
+    open_cost: OpenCost, tmp_path: Path, synthetic: ModuleType
+) -> None:
+    cache = tmp_path / "c.duckdb"
+    synthetic.write(cache, synthetic.study(prompts=("x",)), environments=(synthetic.LAPTOP, synthetic.SERVER))
+    page = open_cost(cache)
+    picker = page.selectbox("environment")
+    before = cards(page)
+    other = next(name for name in picker.options if name not in words(page))
+    picker.select_index(picker.options.index(other)).run()
+    assert f"Times measured on {other}" in words(page)
+    assert cards(page) != before
+
+
+def test_samples_that_have_not_settled_are_called_so(
+    open_cost: OpenCost, tmp_path: Path, synthetic: ModuleType
+) -> None:
+    cache = tmp_path / "c.duckdb"
+    plan = synthetic.study(prompts=("x",), seeds=(0,), repeats=6)
+    synthetic.write(cache, plan, timed=False)
+    writer = synthetic.CacheWriter(cache)
+    for cell in synthetic.begin(writer, plan):
+        rows = synthetic.timing_rows(cell, plan, synthetic.LAPTOP)
+        drifting = [synthetic.replace(row, seconds=row.seconds * (1 + row.repeat)) for row in rows]
+        writer.timings(drifting, synthetic.MODEL, synthetic.LAPTOP)
+    text = words(open_cost(cache))
+    assert "n = 6, unsettled" in text
+    assert "time again on a quiet machine" in text
+
+
+def test_a_copied_address_shows_the_same_prices(open_cost: OpenCost, usual_cache: Path) -> None:
+    chosen = {
+        "study": "quick", "gpu": "own", "lane": "euler:30", "price": "2.75", "seconds": "1.5", "images": "123456",
+        "busy": "45", "peak": "3.5", "wait": "2",
+    }  # fmt: skip
+    page = open_cost(usual_cache, **chosen)
+    assert address(page) == chosen
+    again = open_cost(usual_cache, **address(page))
+    assert cards(again) == cards(page)
+    assert words(again) == words(page)
+
+
+def test_a_change_on_the_page_is_in_the_address(open_cost: OpenCost, usual_cache: Path) -> None:
+    page = open_cost(usual_cache, price="2")
+    before = cards(page)
+    page.number_input("price_choice").set_value(4.0).run()
+    page.selectbox("lane_choice").select("pndm:35").run()
+    assert (address(page)["price"], address(page)["lane"]) == ("4", "pndm:35")
+    assert cards(page)["Baseline, DDIM 50, a month"] != before["Baseline, DDIM 50, a month"]
+    assert cards(open_cost(usual_cache, **address(page))) == cards(page)
+
+
+def test_bad_values_in_the_address_fall_back_quietly(open_cost: OpenCost, usual_cache: Path) -> None:
+    usual = cards(open_cost(usual_cache))
+    for bad in ("-1", "nan", "1e99", "<script>", "9" * 400):
+        page = open_cost(usual_cache, **dict.fromkeys(("price", "seconds", "images", "busy", "peak", "wait", "gpu",
+                                                       "lane"), bad))  # fmt: skip
+        assert not page.exception
+        assert cards(page) == usual
+    extremes = open_cost(usual_cache, price="1000", seconds="600", images="100000000", busy="1", peak="100", wait="0")
+    assert not extremes.exception
+    assert cards(extremes)
+
+
+def test_a_price_that_left_the_file_is_kept_as_the_readers_own(open_cost: OpenCost, usual_cache: Path) -> None:
+    page = open_cost(usual_cache, gpu="h100-somewhere-2020-01-01", price="3.25")
+    assert page.number_input("price_choice").value == 3.25
+
+
+def test_prices_that_cannot_be_read_are_explained(
+    open_cost: OpenCost, usual_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaders, "GPU_PRICES", tmp_path / "none.toml")
+    page = open_cost(usual_cache)
+    assert not page.exception
+    assert "The GPU prices cannot be read" in words(page)
+
+
+def _table(cache: Path) -> Any:
+    with reading(cache) as db:
+        data = StudyData(
+            queries.spec(db, "quick") or {}, queries.cells(db, "quick"), queries.missing_cells(db, "quick"),
+            queries.timings(db, "quick"), queries.environments(db, "quick"), queries.models(db, "quick"),
+        )  # fmt: skip
+    return StudyView("quick", data).timings
+
+
+def test_the_chart_keeps_order_colours_and_baseline_and_names_its_unit(usual_cache: Path) -> None:
+    table = price_lanes(_table(usual_cache), Rate(1.0), Workload(1e6, 0.5, 2.0))
+    for figure in ("usd_month", "fleet_usd"):
+        spec = charts.cost_chart(table, figure, "US dollars a month").to_dict()
+        encodings = [layer["encoding"] for layer in spec["layer"]]
+        assert "US dollars a month" in {encoding["x"].get("title") for encoding in encodings}
+        assert any("strokeDash" in layer["mark"] for layer in spec["layer"])
+        (colour,) = (encoding["color"]["scale"] for encoding in encodings if "shape" in encoding)
+        assert dict(zip(colour["domain"], colour["range"], strict=True))["ddim"] == theme.look("ddim").colour
+
+
+def test_labels_and_prices_cannot_be_markup(usual_cache: Path, synthetic: ModuleType) -> None:
+    table = price_lanes(_table(usual_cache).assign(label=synthetic.HOSTILE), Rate(1.0), Workload(1e6, 0.5))
+    assert "<script" not in markup.cost_table(table)
+    preset = synthetic.replace(load_presets(loaders.GPU_PRICES)[0], gpu=synthetic.HOSTILE, source=synthetic.HOSTILE)
+    assert "<script" not in markup.price_table([preset])
+
+
+def test_money_and_shares_are_readable() -> None:
+    values = (0, 0.001234, 0.2, 12.3, 123.4, 1234.5, 1_234_567, -50)
+    shown = ["$0", "$0.00123", "$0.20", "$12.30", "$123", "$1,234", "$1.23 M", "−$50.00"]
+    assert [charts.money(value) for value in values] == shown
+    assert charts.money_range(1, 2) == "$1.00 – $2.00"
+    assert charts.money_range(2, 2) == "$2.00"
+    assert charts.money_range(math.nan, 2) == charts.money(math.nan) == charts.percent(math.nan) == "–"
+    assert charts.percent(-0.123) == "−12.3 %"
+    assert charts.percent_range(0.1, 0.2) == "10.0 – 20.0 %"
+
+
+def test_every_number_of_the_page_reads_back_what_it_writes() -> None:
+    for field in (state.PRICE, state.SECONDS, state.IMAGES, state.BUSY, state.PEAK, state.WAIT):
+        for value in (field.low, field.high, field.default):
+            if value is not None:
+                assert field.read(f"{value:.10g}") == value
