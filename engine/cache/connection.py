@@ -15,11 +15,24 @@ import duckdb
 from engine.cache.schema import CREATE_MIGRATIONS, MIGRATIONS, SCHEMA_VERSION, Migration
 from engine.errors import CacheBusy, CacheError, CacheMissing, CacheOutdated
 
+# What others need of DuckDB to hold a connection and to tell its errors.
+Connection = duckdb.DuckDBPyConnection
+QueryError = duckdb.Error
+
 READ_PATIENCE_SECONDS = 8.0
 WRITE_PATIENCE_SECONDS = 60.0
 # The smallest DuckDB takes. With its default of 122,880 every commit rewrites up to that many pictures, in memory.
 ROW_GROUP_ROWS = 2048
-_FILE_TROUBLE = (duckdb.IOException, duckdb.SerializationException, duckdb.FatalException, duckdb.InternalException)
+# Files of other kinds (SQLite) would have DuckDB fetch an extension from the network.
+_OFFLINE = {"autoinstall_known_extensions": "false"}
+# TransactionException: a commit that could not be written.
+_FILE_TROUBLE = (
+    duckdb.IOException,
+    duckdb.TransactionException,
+    duckdb.SerializationException,
+    duckdb.FatalException,
+    duckdb.InternalException,
+)
 
 
 @contextlib.contextmanager
@@ -98,7 +111,7 @@ def _open(path: Path, *, read_only: bool, patience: float) -> duckdb.DuckDBPyCon
     deadline, pause = time.monotonic() + patience, 0.01
     while True:
         try:
-            return duckdb.connect(str(path), read_only=True) if read_only else _attach(path)
+            return duckdb.connect(str(path), True, _OFFLINE) if read_only else _attach(path)
         except duckdb.Error as error:
             if not _is_lock(error):
                 raise _explain(error, path) from error
@@ -127,7 +140,8 @@ def _attach(path: Path) -> duckdb.DuckDBPyConnection:
 def _is_lock(error: duckdb.Error) -> bool:
     # Not just "lock": damaged files are told of as "... in block at location ...".
     text = str(error).lower()
-    return "set lock" in text or "being used by another process" in text or "different configuration" in text
+    mine = "different configuration" in text or "already attached" in text  # held by a thread of this process
+    return mine or "set lock" in text or "being used by another process" in text
 
 
 @contextlib.contextmanager
@@ -154,7 +168,7 @@ def _explain(error: duckdb.Error, path: Path) -> CacheError:
             f"The disk is full: {path} could not be written ({text}). What was committed before is safe; "
             "free some space, or give another --cache, and run again to go on."
         )
-    if "not a valid duckdb" in low:
+    if "not a valid duckdb" in low or "sqlite" in low:
         return CacheError(f"{path} is not a DuckDB file. Give another --cache, or move the file away.")
     if "version" in low and ("newer" in low or "storage" in low):
         return CacheError(f"{path} was written by a newer DuckDB: {text}. Upgrade with `pip install -U duckdb`.")

@@ -168,12 +168,17 @@ def _scheduler(table: Table, key: str) -> Scheduler:
     target = table.text("scheduler_class", "")
     base = table.text("scheduler", "")
     label = table.text("label", "")
+    target = target if ":" in target or not target else f"diffusers:{target}"
+    if key in SCHEDULERS and (target not in {"", SCHEDULERS[key].target} or base not in {"", key}):
+        raise table.error("key", f"'{key}' is {SCHEDULERS[key].label}; give another scheduler a key of its own")
+    if key in SCHEDULERS:
+        return dataclasses.replace(SCHEDULERS[key], label=label or SCHEDULERS[key].label)
     if target:
-        known = next((e for e in SCHEDULERS.values() if target in {e.target, e.target.partition(":")[2]}), None)
+        known = next((entry for entry in SCHEDULERS.values() if entry.target == target), None)
         entry = Scheduler(
             key=key,
             label=label or key,
-            target=target if ":" in target else f"diffusers:{target}",
+            target=target,
             stochastic=known.stochastic if known else False,
             calls=known.calls if known else "steps",
         )
@@ -183,8 +188,6 @@ def _scheduler(table: Table, key: str) -> Scheduler:
         entry = dataclasses.replace(lookup(base), key=key, label=label or key)
         check_entry(entry)
         return entry
-    if key in SCHEDULERS:
-        return dataclasses.replace(SCHEDULERS[key], label=label or SCHEDULERS[key].label)
     raise table.error("key", f"names no known scheduler ('{key}'): add scheduler = ... or scheduler_class = ...")
 
 

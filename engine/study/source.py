@@ -155,6 +155,10 @@ def _loaded_files(folder: Path, index: dict[str, Any]) -> Iterator[Path]:
         weights = weight_files(folder / part)
         if not weights and (folder / part / "config.json").is_file():
             raise _IncompleteError(f"{folder / part} holds no weights (*.safetensors); fetch the model again.")
+        for index_file in (folder / part).glob("*.safetensors.index.json"):
+            for shard in set(((_json(index_file, folder.name) or {}).get("weight_map") or {}).values()):
+                if not (folder / part / shard).exists():
+                    raise _IncompleteError(f"{folder / part} lacks '{shard}'; fetch the model again.")
         for file in weights:
             _check_whole(file)
             yield file
@@ -170,7 +174,7 @@ def _check_whole(file: Path) -> None:
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length)) if length < 200_000_000 else None
+            header: Any = json.loads(stream.read(length)) if length < 200_000_000 else None
         ends = [int(value["data_offsets"][1]) for key, value in header.items() if key != "__metadata__"]
     except (struct.error, ValueError, OSError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{file} is damaged: no safetensors header ({error}). Fetch it again.") from error

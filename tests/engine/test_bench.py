@@ -1,0 +1,46 @@
+"""The benchmark writes the figures it promises; how large they are is no matter of tests."""
+
+import json
+
+import pytest
+
+from engine import bench
+from engine.cli import main
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """Fewer and shorter lanes, and one small run in a process of its own for the memory figures."""
+    monkeypatch.setattr(bench, "LANES", ("ddim:3", "euler:2"))
+    monkeypatch.setattr(bench, "_memory_by_cells", lambda: {2: bench.peak_memory_of_run(2, tmp_path)})
+
+
+def test_bench_writes_the_documented_figures(quick, tmp_path, capsys):
+    file = tmp_path / "bench.json"
+    assert main(["bench", "--model", "gaussian", "--device", "cpu", "--repeats", "1", "--json", str(file)]) == 0
+    result = json.loads(file.read_text())
+    assert {"device", "device_name", "torch", "diffusers", "details", "measured_at"} <= set(result["environment"])
+    assert result["pictures"] == 2 * 2 * 2
+    for way in ("loop", "batched", "engine"):
+        assert result[way]["images_per_second"] == pytest.approx(8 / result[way]["median_seconds"])
+        assert len(result[way]["seconds"]) == 1
+        assert 0 < result[way]["share_outside_denoiser"] < 1
+        assert result[way]["peak_memory_mb"] > 1
+    for other in ("loop", "batched"):
+        expected = result[other]["seconds"][0] / result["engine"]["seconds"][0]
+        assert result[f"engine_over_{other}"] == pytest.approx(expected)
+        assert result[f"engine_over_{other}_range"] == [pytest.approx(expected)] * 2
+    assert list(result["peak_memory_by_cells_mb"]) == ["2"]
+    assert result["peak_memory_by_cells_mb"]["2"] > 1
+    said = capsys.readouterr().out
+    assert "engine over loop" in said
+    assert "2 cells" in said
+
+
+def test_a_cell_that_fails_ends_the_benchmark(monkeypatch):
+    monkeypatch.setattr(bench, "LANES", ("ddim:3",))
+    short = {"prompt": "disc", "num_inference_steps": 1}
+    monkeypatch.setattr(bench, "pipeline_arguments", lambda pipe, cell: short)
+    monkeypatch.setattr("engine.sampling.image_pass.pipeline_arguments", lambda pipe, cell: 1 / 0)
+    with pytest.raises(RuntimeError, match="ddim:3 failed: ZeroDivisionError"):
+        bench.run_bench("gaussian", "cpu", 1, None, lambda text: None)

@@ -1,0 +1,375 @@
+"""The cache file: migrations, locks, damage, full disks, and rows that come back as they went in."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections import namedtuple
+
+import duckdb
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.cache import connection, queries
+from engine.cache.connection import migrate, reading, writing
+from engine.cache.records import FrameRow, StepMetricRow
+from engine.cache.schema import MIGRATIONS, SCHEMA_VERSION, Migration
+from engine.cache.writer import CacheWriter
+from engine.cli import main
+from engine.errors import CacheBusy, CacheError, CacheMissing, CacheOutdated
+from engine.run import run_study
+from tests.engine import helpers
+from tests.engine.helpers import ask, parsed, row, start, start_engine, write_rows, write_study
+
+NEXT = Migration(SCHEMA_VERSION + 1, "a new column", "ALTER TABLE trajectories ADD COLUMN mood VARCHAR DEFAULT 'calm'")
+BROKEN = Migration(SCHEMA_VERSION + 2, "half of it fails", "CREATE TABLE half (a INTEGER); SELECT no_such_column")
+HOLDER = """
+import duckdb, sys
+with duckdb.connect(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "c.duckdb"
+
+
+@pytest.fixture
+def holder(cache):
+    """Another process that has the cache open for writing until its input ends."""
+    write_rows(cache, row("a"))
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(cache)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.communicate(timeout=60)
+
+
+def version(path):
+    with duckdb.connect(str(path), read_only=True) as db:
+        return db.execute("SELECT max(version) FROM schema_migrations").fetchall()[0][0]
+
+
+def tables(path):
+    with duckdb.connect(str(path), read_only=True) as db:
+        return {name for (name,) in db.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+
+
+def as_if_newer(patch):
+    """As in a later release, which has one more migration."""
+    patch.setattr(connection, "SCHEMA_VERSION", NEXT.version)
+    patch.setattr(connection.migrate, "__defaults__", ((*MIGRATIONS, NEXT),))
+
+
+def test_migrations_run_once_each(cache):
+    assert migrate(cache) == list(MIGRATIONS)
+    before = ask(cache, "SELECT * FROM schema_migrations")
+    assert migrate(cache) == []
+    assert ask(cache, "SELECT * FROM schema_migrations") == before
+    assert migrate(cache, (*MIGRATIONS, NEXT)) == [NEXT]
+    assert version(cache) == NEXT.version
+
+
+def test_a_failing_migration_leaves_the_version_before(cache):
+    write_rows(cache, row("a"))
+    with pytest.raises(duckdb.Error):
+        migrate(cache, (*MIGRATIONS, NEXT, BROKEN))
+    assert version(cache) == NEXT.version
+    assert "half" not in tables(cache)
+    mended = Migration(BROKEN.version, "whole", "CREATE TABLE half (a INTEGER)")
+    assert migrate(cache, (*MIGRATIONS, NEXT, mended)) == [mended]
+    assert "half" in tables(cache)
+
+
+def test_a_failing_first_migration_leaves_no_tables(cache):
+    with pytest.raises(duckdb.Error):
+        migrate(cache, (Migration(1, "fails", BROKEN.sql),))
+    assert tables(cache) == set()
+    assert migrate(cache) == list(MIGRATIONS)
+
+
+def test_a_newer_schema_is_refused_by_name(cache, tmp_path, capsys):
+    migrate(cache, (*MIGRATIONS, NEXT))
+    for opened in (reading, writing):
+        with pytest.raises(CacheError, match=f"schema {NEXT.version}, newer than the {SCHEMA_VERSION}"), opened(cache):
+            pass
+    with pytest.raises(CacheError, match="Upgrade the lab"):
+        migrate(cache)
+    study = write_study(tmp_path / "a.toml")
+    for command in (["run", str(study)], ["plan", str(study)], ["migrate"]):
+        assert main([*command, "--cache", str(cache)]) == 2
+        assert "Upgrade the lab" in capsys.readouterr().err
+
+
+def test_an_older_schema_is_told_of_and_migrate_mends_it(cache, tmp_path, monkeypatch, capsys):
+    write_rows(cache, row("a"))
+    as_if_newer(monkeypatch)
+    words = f"schema {SCHEMA_VERSION}, this program reads {NEXT.version}"
+    with pytest.raises(CacheOutdated, match=words), reading(cache):
+        pass
+    study = write_study(tmp_path / "a.toml")
+    assert main(["plan", str(study), "--cache", str(cache)]) == 2
+    assert f"python -m engine migrate --cache {cache}" in capsys.readouterr().err
+    assert main(["migrate", "--cache", str(cache)]) == 0
+    assert "a new column" in capsys.readouterr().out
+    assert main(["migrate", "--cache", str(cache)]) == 0
+    assert "up to date" in capsys.readouterr().out
+    assert ask(cache, "SELECT trajectory_id, mood FROM trajectories") == [("a", "calm")]
+
+
+def test_a_run_on_an_older_cache_migrates_it_and_computes_nothing_again(cache, monkeypatch):
+    first = run_study(parsed(), cache, device="cpu")
+    as_if_newer(monkeypatch)
+    second = run_study(parsed(), cache, device="cpu")
+    assert (second.cached, second.done) == (first.done, 0)
+    assert version(cache) == NEXT.version
+
+
+def test_a_missing_cache_is_told_of(cache, capsys):
+    with pytest.raises(CacheMissing, match="python -m engine run quickstart --cache"), reading(cache):
+        pass
+    assert main(["migrate", "--cache", str(cache)]) == 2
+    assert "There is no cache" in capsys.readouterr().err
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello " * 1000, b"SQLite format 3\0" + bytes(4096)])
+def test_a_file_that_is_no_duckdb_is_refused_and_left_alone(cache, tmp_path, content, capsys):
+    cache.write_bytes(content)
+    study = write_study(tmp_path / "a.toml")
+    for command in (["run", str(study)], ["plan", str(study)], ["migrate"]):
+        assert main([*command, "--cache", str(cache)]) == 2
+        assert "is not a DuckDB file" in capsys.readouterr().err
+    assert cache.read_bytes() == content
+
+
+def test_a_folder_is_no_cache(tmp_path, capsys):
+    assert main(["run", str(write_study(tmp_path / "a.toml")), "--cache", str(tmp_path)]) == 2
+    assert "cannot be used" in capsys.readouterr().err
+
+
+def test_a_cache_below_a_file_is_refused(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["run", str(write_study(tmp_path / "a.toml")), "--cache", str(tmp_path / "file" / "c.duckdb")]) == 2
+    assert "cannot be made" in capsys.readouterr().err
+
+
+def test_another_duckdb_database_is_refused_and_left_alone(cache, tmp_path, capsys):
+    with duckdb.connect(str(cache)) as db:
+        db.execute("CREATE TABLE customers AS SELECT 1 AS id")
+    study = write_study(tmp_path / "a.toml")
+    for command in (["run", str(study)], ["plan", str(study)], ["migrate"]):
+        assert main([*command, "--cache", str(cache)]) == 2
+        assert "holds the table 'customers'" in capsys.readouterr().err
+    assert tables(cache) == {"customers"}
+
+
+def test_a_damaged_cache_is_told_of_at_once(cache, monkeypatch):
+    noise = [FrameRow("final", 0, 1.0, None, None, 64, 64, "png", os.urandom(200_000), number) for number in range(10)]
+    write_rows(cache, row("a", frames=tuple(noise)))
+    monkeypatch.setattr(connection.time, "sleep", lambda seconds: pytest.fail("waited for a damaged file"))
+    whole = cache.read_bytes()
+    # The header, the root of the tables, and pictures; other places may be unused.
+    for place in (100, 12_388, len(whole) // 2, 3 * len(whole) // 4):
+        cache.write_bytes(whole[:place] + bytes(byte ^ 255 for byte in whole[place : place + 64]) + whole[place + 64 :])
+        with pytest.raises(CacheError, match="is damaged") as caught, reading(cache) as db:
+            db.execute("SELECT max(md5(image)) FROM frames").fetchall()
+        assert not isinstance(caught.value, CacheBusy)
+
+
+def test_a_cache_cut_short_is_told_of(cache):
+    picture = FrameRow("final", 0, 1.0, None, None, 64, 64, "png", os.urandom(2_000_000))
+    write_rows(cache, row("a", frames=(picture,)))
+    os.truncate(cache, cache.stat().st_size // 2)
+    with pytest.raises(CacheError, match="is damaged"), reading(cache) as db:
+        db.execute("SELECT max(md5(image)) FROM frames").fetchall()
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(cache):
+    write_rows(cache, row("a"))
+    with pytest.raises(duckdb.BinderException), reading(cache) as db:
+        db.execute("SELECT no_such_column FROM trajectories")
+
+
+def test_a_cache_in_use_is_waited_for_and_then_reported(cache, holder):
+    for opened in (reading, writing):
+        with pytest.raises(CacheBusy, match="in use by another process"), opened(cache, patience=0.2):
+            pass
+
+
+def test_a_cache_that_comes_free_is_read(cache, holder, monkeypatch):
+    pauses = []
+    real_sleep = connection.time.sleep
+
+    def sleep(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            holder.communicate(timeout=60)
+        real_sleep(seconds)
+
+    monkeypatch.setattr(connection.time, "sleep", sleep)
+    with reading(cache, patience=60) as db:
+        assert queries.finished(db, ["a"]) == {"a": (1, frozenset({"x0"}))}
+    assert len(pauses) >= 3
+
+
+def test_a_busy_cache_ends_a_run_with_exit_code_2(cache, holder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(connection.reading.__wrapped__, "__defaults__", (0.1,))
+    assert main(["plan", str(write_study(tmp_path / "a.toml")), "--cache", str(cache)]) == 2
+    assert "in use by another process" in capsys.readouterr().err
+
+
+def test_two_writers_in_two_processes_lose_nothing(cache):
+    writers = [start(helpers.write_one_by_one, cache, prefix, 25) for prefix in "ab"]
+    for writer in writers:
+        writer.join(120)
+        assert writer.exitcode == 0
+    wanted = [(f"{prefix}{number}", 2, 2) for prefix in "ab" for number in range(25)]
+    found = ask(cache, """
+        SELECT t.trajectory_id, (SELECT count(*) FROM frames f WHERE f.trajectory_id = t.trajectory_id),
+               (SELECT count(*) FROM step_metrics m WHERE m.trajectory_id = t.trajectory_id)
+        FROM trajectories t
+    """)  # fmt: skip
+    assert sorted(found) == sorted(wanted)
+
+
+def test_a_disk_that_fills_up_ends_the_run_and_keeps_what_was_committed(cache, tmp_path):
+    assert main(["run", str(write_study(tmp_path / "a.toml")), "--cache", str(cache), "--progress", "none"]) == 0
+    before = ask(cache, "SELECT trajectory_id, created_at FROM trajectories ORDER BY ALL")
+    assert len(before) == 2
+    study = write_study(tmp_path / "b.toml", seeds=list(range(1, 300)), frames={"count": 12})
+    room = cache.stat().st_size + 600_000
+    child = start_engine(tmp_path, "run", study, "--cache", cache, "--progress", "json", max_file_bytes=room)
+    code, said = child.wait(), child.err.read_text()
+    assert code == 2, said
+    assert said.startswith("error: The disk is full")
+    assert "run again to go on" in said
+    assert "Traceback" not in said
+    after = ask(cache, "SELECT trajectory_id, created_at FROM trajectories ORDER BY ALL")
+    assert set(before) <= set(after)
+    assert len(after) > len(before), "some groups fit"
+    finals = ask(cache, "SELECT count(*) FROM frames WHERE kind = 'final'")[0][0]
+    assert finals == len(after)
+
+
+def test_a_run_that_would_fill_the_disk_is_refused(cache, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 10**12, 10_000))
+    with pytest.raises(CacheError, match="only 0 MB are free") as caught:
+        run_study(parsed(), cache, device="cpu")
+    assert "--set frames.count=4" in str(caught.value)
+    assert not cache.exists()
+
+
+def test_a_thread_that_writes_is_waited_for_by_another_that_reads(cache):
+    write_rows(cache, row("a"))
+    with writing(cache):
+        for opened in (reading, writing):
+            with pytest.raises(CacheBusy), opened(cache, patience=0.1):
+                pass
+
+
+def test_what_is_raised_inside_a_transaction_undoes_it(cache):
+    write_rows(cache, row("a"))
+    with pytest.raises(ZeroDivisionError), writing(cache) as db:  # noqa: PT012
+        db.execute("DELETE FROM trajectories")
+        raise ZeroDivisionError
+    assert ask(cache, "SELECT trajectory_id FROM trajectories") == [("a",)]
+
+
+def test_ctrl_c_during_a_query_is_a_keyboard_interrupt(cache):
+    migrate(cache)
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt), reading(cache) as db:  # noqa: PT012
+        db.execute("SET threads = 1")  # else another thread may hold the work, and this one would not look for signals
+        timer.start()
+        db.execute("SELECT sum(a.range * b.range) FROM range(1000000) a, range(1000000) b").fetchall()
+    assert ask(cache, "SELECT 1") == [(1,)]
+
+
+def test_a_cell_written_twice_is_there_once_as_written_last(cache):
+    write_rows(cache, row("a"), row("b"))
+    with writing(cache) as db:
+        db.execute("INSERT INTO quality VALUES ('a', 'clip', '1', 0.5), ('b', 'clip', '1', 0.5)")
+    write_rows(cache, row("a", nfe=7, frames=row("a").frames[1:]))
+    assert ask(cache, "SELECT trajectory_id, nfe FROM trajectories ORDER BY ALL") == [("a", 7), ("b", 2)]
+    frames = ask(cache, "SELECT trajectory_id, kind FROM frames ORDER BY ALL")
+    assert frames == [("a", "final"), ("b", "final"), ("b", "x0")]
+    metrics = ask(cache, "SELECT trajectory_id, count(*) FROM step_metrics GROUP BY ALL ORDER BY ALL")
+    assert metrics == [("a", 2), ("b", 2)]
+    assert ask(cache, "SELECT trajectory_id FROM quality") == [("b",)], "scores of the pictures before are gone"
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
+NUMBERS = st.floats(allow_nan=False)
+COUNTS = st.integers(0, 2**31 - 1)
+FRAMES = st.builds(
+    FrameRow, kind=st.sampled_from(["x0", "xt", "final"]), step_index=COUNTS, progress=NUMBERS,
+    timestep=st.none() | NUMBERS, log_snr=st.none() | NUMBERS, width=COUNTS, height=COUNTS,
+    format=st.sampled_from(["png", "webp"]), image=st.binary(max_size=200), video_frame=COUNTS,
+)  # fmt: skip
+METRICS = st.builds(
+    StepMetricRow, step_index=COUNTS, progress=NUMBERS, log_snr=st.none() | NUMBERS, metric=TEXTS, value=NUMBERS
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3), max_leaves=5,
+)  # fmt: skip
+ROWS = st.fixed_dictionaries({
+    "scheduler": TEXTS, "scheduler_label": TEXTS, "steps": COUNTS, "lane": TEXTS, "config_id": TEXTS,
+    "scheduler_config": st.none() | st.dictionaries(TEXTS, JSON, max_size=3), "prompt": TEXTS, "negative_prompt": TEXTS,
+    "seed": st.integers(0, 2**63 - 1), "guidance_scale": NUMBERS, "width": COUNTS, "height": COUNTS, "dtype": TEXTS,
+    "status": st.sampled_from(["done", "failed"]), "nfe": st.none() | COUNTS, "error": st.none() | TEXTS,
+    "frame_count": COUNTS, "frame_kinds": st.sampled_from(["", "x0", "xt", "x0,xt"]),
+    "frames": st.lists(FRAMES, max_size=3, unique_by=lambda f: (f.kind, f.step_index, f.video_frame)).map(tuple),
+    "step_metrics": st.lists(METRICS, max_size=3).map(tuple),
+})  # fmt: skip
+
+
+ROW_COLUMNS = (
+    "trajectory_id", "scheduler", "scheduler_label", "steps", "lane", "config_id", "prompt", "negative_prompt", "seed",
+    "guidance_scale", "width", "height", "dtype", "status", "nfe", "error", "frame_count", "frame_kinds",
+)  # fmt: skip
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(ROWS, min_size=1, max_size=4))
+def test_rows_come_back_as_they_went_in(tmp_path_factory, plain):
+    cache = tmp_path_factory.getbasetemp() / "round_trip.duckdb"
+    rows = [row(f"id{number}", **values) for number, values in enumerate(plain)]
+    write_rows(cache, *rows)
+    ids = [written.trajectory_id for written in rows]
+    columns = [*ROW_COLUMNS]
+    with reading(cache) as db:
+        found = db.execute(
+            f"SELECT {', '.join(columns)} FROM trajectories WHERE list_contains(?, trajectory_id) ORDER BY 1", [ids]
+        ).fetchall()
+        configs = db.execute(
+            "SELECT scheduler_config FROM trajectories WHERE list_contains(?, trajectory_id) ORDER BY trajectory_id",
+            [ids],
+        ).fetchall()
+        pictures = queries.frames(db, ids, ["x0", "xt", "final"])
+        metrics = db.execute("SELECT * FROM step_metrics WHERE list_contains(?, trajectory_id)", [ids]).fetchall()
+        done = queries.finished(db, ids)
+    assert found == [tuple(getattr(written, name) for name in columns) for written in rows]
+    assert [None if text is None else json.loads(text) for (text,) in configs] == [w.scheduler_config for w in rows]
+    assert set(done) == {written.trajectory_id for written in rows if written.status == "done"}
+    for written in rows:
+        mine = pictures[pictures.trajectory_id == written.trajectory_id]
+        images = {(f.kind, f.step_index, f.video_frame): bytes(f.image) for f in mine.itertuples()}
+        assert images == {(f.kind, f.step_index, f.video_frame): f.image for f in written.frames}
+        numbers = [m[1:] for m in metrics if m[0] == written.trajectory_id]
+        wanted = [(m.step_index, m.progress, m.log_snr, m.metric, m.value) for m in written.step_metrics]
+        assert sorted(numbers, key=repr) == sorted(wanted, key=repr)
+
+
+def test_the_writer_makes_the_folders_of_a_cache(tmp_path):
+    CacheWriter(tmp_path / "a" / "b" / "c.duckdb")
+    assert (tmp_path / "a" / "b" / "c.duckdb").exists()

@@ -1,0 +1,77 @@
+"""Runs that are killed or that are long: nothing is lost, nothing is made twice, and memory stays where it is."""
+
+import gc
+
+import pytest
+
+from engine import run as run_module
+from engine.cache.writer import CacheWriter
+from engine.run import GROUP_CELLS, run_study
+from engine.sampling.image_pass import DECODE_TOGETHER, Picture, Sample
+from tests.engine import helpers
+from tests.engine.helpers import ask, committed, parsed, start, start_engine, wait_until, write_study
+
+LANES = ["ddim:12", "euler:9", "dpmpp_2m:6"]
+SEEDS = list(range(30))
+# Finished cells at which the process is killed: early, as the first group is being written, and later.
+KILLED_AT = (3, GROUP_CELLS, 2 * GROUP_CELLS, 21)
+
+
+def test_a_run_that_is_killed_again_and_again_loses_and_repeats_nothing(tmp_path):
+    cache = tmp_path / "c.duckdb"
+    study = write_study(tmp_path / "a.toml", seeds=SEEDS, lanes=LANES, frames={"count": 3})
+    safe = {}
+    for moment in KILLED_AT:
+        child = start_engine(tmp_path, "run", study, "--cache", cache, "--progress", "json", "--max-batch", 8)
+        wait_until(lambda: child.made() >= moment or not child.process.is_alive(), f"{moment} cells")  # noqa: B023
+        child.process.kill()
+        assert child.wait() == -9, child.err.read_text()
+        now = committed(cache)
+        assert safe.items() <= now.items(), "what was committed is still there, and was not made again"
+        safe = now
+    assert 0 < len(safe) < len(LANES) * len(SEEDS)
+
+    child = start_engine(tmp_path, "run", study, "--cache", cache, "--progress", "json")
+    assert child.wait() == 0, child.err.read_text()
+    assert child.made() == len(LANES) * len(SEEDS) - len(safe)
+    assert safe.items() <= committed(cache).items()
+    cells = ask(cache, "SELECT lane, seed, count(*) FROM trajectories WHERE status = 'done' GROUP BY ALL")
+    assert sorted(cells) == sorted((lane, seed, 1) for lane in LANES for seed in SEEDS)
+    assert ask(cache, "SELECT count(*), count(DISTINCT trajectory_id) FROM frames WHERE kind = 'final'") == [(90, 90)]
+    doubled = "SELECT trajectory_id FROM {} GROUP BY trajectory_id, {} HAVING count(*) > 1"
+    assert ask(cache, doubled.format("frames", "kind, step_index, video_frame")) == []
+    assert ask(cache, doubled.format("step_metrics", "step_index, metric")) == []
+    orphans = "SELECT DISTINCT trajectory_id FROM {} ANTI JOIN trajectories USING (trajectory_id)"
+    assert ask(cache, orphans.format("frames")) == []
+    assert ask(cache, orphans.format("step_metrics")) == []
+
+
+def test_pictures_of_written_cells_are_let_go(tmp_path, monkeypatch):
+    alive, sizes = [], []
+
+    class Watched(CacheWriter):
+        def trajectories(self, rows, *rest):
+            super().trajectories(rows, *rest)
+            things = gc.get_objects()
+            alive.append(sum(type(thing) is Sample for thing in things))
+            sizes.append(sum(type(thing) is Picture for thing in things))
+
+    monkeypatch.setattr(run_module, "CacheWriter", Watched)
+    monkeypatch.setattr(run_module, "GROUP_SECONDS", 1e9)
+    run_study(parsed(seeds=list(range(60))), tmp_path / "c.duckdb", device="cpu", max_batch=4)
+    assert len(alive) >= 120 // GROUP_CELLS
+    assert max(alive) <= GROUP_CELLS + DECODE_TOGETHER + 4 + 1
+    # Two steps of two kinds and the final one.
+    assert max(sizes) <= 5 * (GROUP_CELLS + DECODE_TOGETHER)
+
+
+@pytest.mark.slow
+def test_ten_times_the_cells_take_the_same_memory(tmp_path):
+    peaks = []
+    for cells in (40, 400):
+        answer = tmp_path / f"{cells}.txt"
+        process = start(helpers.peak_of_run, tmp_path / f"{cells}.duckdb", cells, answer)
+        process.join(helpers.PATIENCE_SECONDS)
+        assert process.exitcode == 0
+        peaks.append(float(answer.read_text()))
+    assert peaks[1] - peaks[0] < 60, f"MB at 40 and at 400 cells: {peaks}"
