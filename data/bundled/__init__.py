@@ -1,0 +1,1 @@
+"""The bundled text-to-image model and the recipe that made it."""

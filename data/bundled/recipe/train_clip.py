@@ -1,0 +1,170 @@
+"""Stage 3: a small CLIP on augmented pictures; its text tower conditions the denoiser, all of it scores pictures."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+from data.bundled.recipe.augment import augment
+from data.bundled.recipe.common import (
+    Budget,
+    Ema,
+    Stage,
+    resume_checkpoint,
+    save_checkpoint,
+    second_table,
+    stage_from_command_line,
+)
+from data.bundled.recipe.dataset import CaptionMix, Dataset, load_dataset, load_tokenizer, to_unit, tokenize
+
+
+def build_clip(stage: Stage, tokenizer: CLIPTokenizer, size: int) -> CLIPModel:
+    """Return an untrained CLIPModel with the sizes of the config."""
+    text, image = stage.require("text"), stage.require("image")
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    special["pad_token_id"] = tokenizer.pad_token_id
+
+    def tower(table: dict[str, int]) -> dict[str, int]:
+        sizes = {"hidden_size": table["width"], "intermediate_size": 4 * table["width"]}
+        return sizes | {"num_hidden_layers": table["layers"], "num_attention_heads": table["heads"]}
+
+    projection = stage.require("projection")
+    text_config = tower(text) | special | {"vocab_size": len(tokenizer), "projection_dim": projection}
+    text_config["max_position_embeddings"] = tokenizer.model_max_length
+    vision_config = tower(image) | {"image_size": size, "patch_size": image["patch"], "projection_dim": projection}
+    return CLIPModel(CLIPConfig(text_config=text_config, vision_config=vision_config, projection_dim=projection))
+
+
+@torch.no_grad()
+def reconstructions(stage: Stage, pictures: torch.Tensor, noise_levels: tuple[float, ...]) -> torch.Tensor:
+    """Return uint8 (levels, n, 3, h, w): pictures through the autoencoder with noise added to their latents."""
+    autoencoder = AutoencoderKL.from_pretrained(stage.need("autoencoder", "train_autoencoder")).eval()
+    generator = torch.Generator().manual_seed(stage.seed)
+    levels = []
+    for level in noise_levels:
+        decoded = []
+        for chunk in pictures.split(64):
+            latents = autoencoder.encode(to_unit(chunk)).latent_dist.mean
+            noise = torch.randn(latents.shape, generator=generator) * latents.std()
+            decoded.append(autoencoder.decode(latents + level * noise).sample.clamp(-1, 1))
+        levels.append(torch.cat(decoded).add(1).mul(127.5).round().to(torch.uint8))
+    return torch.stack(levels)
+
+
+def contrastive_loss(model: CLIPModel, pictures: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Return the symmetric CLIP loss of n pairs and the share of pictures matched to their own caption."""
+    output = model(input_ids=ids, pixel_values=pictures)
+    logits = output.logits_per_image
+    target = torch.arange(len(logits), device=logits.device)
+    loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    return loss, (logits.argmax(1) == target).float().mean().item()
+
+
+def draw_batch(dataset: Dataset, size: int, rng: random.Random) -> list[int]:
+    """Return indices of pictures of different concepts, so that no caption fits two of them."""
+    by_label: dict[str, list[int]] = {}
+    for index, concept in enumerate(dataset.concepts):
+        by_label.setdefault(concept.label, []).append(index)
+    labels = rng.sample(list(by_label), min(size, len(by_label)))
+    return [rng.choice(by_label[label]) for label in labels]
+
+
+def save_clip(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Write the model and its tokenizer so that readers never see half of it."""
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A part of the training: its table in the config and whether the text tower learns."""
+
+    name: str
+    table: dict[str, Any]
+    text_learns: bool
+
+    def checkpoint(self, stage: Stage) -> Path:
+        """Return where the leg keeps its state."""
+        return stage.path(f"checkpoints/{self.name}.pt")
+
+
+def legs(stage: Stage) -> list[Leg]:
+    """Return both towers together first, then, if the config has `judge`, the image tower alone.
+
+    The denoiser depends on the text tower, so only the first leg changes it.
+    """
+    both = Leg("clip", stage.table, text_learns=True)
+    judge = second_table(stage.table, "judge")
+    return [both] if judge is None else [both, Leg("clip_judge", judge, text_learns=False)]
+
+
+def train_leg(stage: Stage, leg: Leg, model: CLIPModel, tokenizer: CLIPTokenizer, views: torch.Tensor) -> float:
+    """Train `model` in place, ending with the mean of its weights; returns the running accuracy within a batch.
+
+    Args:
+        views: uint8 (versions, n, 3, h, w), the dataset's pictures as they are and as the autoencoder returns them.
+    """
+    dataset, rate = load_dataset(stage), leg.table["learning_rate"]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(leg.text_learns or not name.startswith(("text_model", "text_projection")))
+    learning = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=rate, weight_decay=0.05, betas=(0.9, 0.98))
+    ema, mix = Ema(model, leg.table.get("ema", 0.99)), CaptionMix(**leg.table["captions"])
+    budget = Budget(leg.table.get("minutes"), leg.table.get("steps"))
+    checkpoint = leg.checkpoint(stage)
+    resume_checkpoint(checkpoint, budget, model=model, optimizer=optimizer, ema=ema)
+    rng, accuracy = random.Random(stage.seed + budget.step), 0.0
+    generator = torch.Generator().manual_seed(stage.seed + budget.step)
+    while budget.progress < 1:
+        index = draw_batch(dataset, leg.table["batch"], rng)
+        chosen = views[torch.randint(len(views), (len(index),), generator=generator), index]
+        pictures = augment(to_unit(chosen).to(stage.device), generator, leg.table.get("strength", 1.0))
+        captions = [mix.sample(dataset.concepts[i], rng) for i in index]
+        for group in optimizer.param_groups:
+            group["lr"] = rate * budget.rate(warmup_steps=50)
+        loss, hit = contrastive_loss(model, pictures, tokenize(tokenizer, captions).to(stage.device))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        optimizer.step()
+        model.logit_scale.data.clamp_(0, 4.6)
+        ema.update(model)
+        budget.tick()
+        accuracy += (hit - accuracy) * max(0.02, 1 / budget.step)
+        if budget.step % 20 == 0:
+            print(f"{leg.name} {budget.step} {budget.seconds:.0f}s accuracy {accuracy:.3f}", flush=True)
+        if budget.step % 200 == 0:
+            save_checkpoint(checkpoint, budget, model=model, optimizer=optimizer, ema=ema)
+    save_checkpoint(checkpoint, budget, model=model, optimizer=optimizer, ema=ema)
+    ema.copy_to(model)
+    return accuracy
+
+
+def run(stage: Stage) -> float:
+    """Train and write `work/clip` after each leg; returns the last running accuracy within a batch."""
+    dataset, tokenizer = load_dataset(stage), load_tokenizer(stage)
+    model = build_clip(stage, tokenizer, dataset.pictures.shape[-1]).to(stage.device).train()
+    noise_levels = tuple(stage.table.get("latent_noise", [0.0, 0.15, 0.3]))
+    views = torch.cat([dataset.pictures[None], reconstructions(stage, dataset.pictures, noise_levels)])
+    accuracy, planned = 0.0, legs(stage)
+    for leg, following in zip(planned, [*planned[1:], None], strict=True):
+        accuracy = train_leg(stage, leg, model, tokenizer, views)
+        if following is None or not following.checkpoint(stage).exists():  # a resumed run keeps the later result
+            save_clip(model, tokenizer, stage.path("clip"))
+    return accuracy
+
+
+if __name__ == "__main__":
+    run(stage_from_command_line("train_clip"))

@@ -1,0 +1,206 @@
+"""The recipe runs from raw pictures to a loadable pipeline, at tiny sizes and without a network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image, ImageDraw
+
+from data.bundled.recipe import (
+    build_dataset,
+    common,
+    evaluate,
+    export,
+    train_autoencoder,
+    train_clip,
+    train_denoiser,
+)
+from data.bundled.recipe.dataset import load_dataset, load_tokenizer, tokenize
+
+COLOURS = {"red circle": "red", "green circle": "green", "blue circle": "blue", "black circle": "black"}
+TINY: dict[str, Any] = {
+    "seed": 0,
+    "dataset": {
+        "size": 16,
+        "labels": "labels@1",
+        "vocabulary_size": 560,
+        "caption_tokens": 8,
+        "concepts": ["red circle", "green circle", "blue circle", "black circle"],
+        "rename": {"black circle": "hole"},
+        "source": [{"package": "pictures@1", "folder": "png", "suffix": ".png", "style": "flat"}],
+    },
+    "autoencoder": {
+        "steps": 3,
+        "batch": 2,
+        "learning_rate": 1e-3,
+        "channels": [8, 16],
+        "layers": 1,
+        "latent_channels": 4,
+        "kl_weight": 1e-4,
+        "decoder": {"steps": 2},
+    },
+    "clip": {
+        "steps": 3,
+        "batch": 4,
+        "learning_rate": 1e-3,
+        "projection": 16,
+        "text": {"width": 32, "layers": 1, "heads": 2},
+        "image": {"width": 32, "layers": 1, "heads": 2, "patch": 8},
+        "captions": {"label": 0.6, "label_and_tag": 0.3, "tags": 0.1, "style": 0.2},
+        "judge": {"steps": 2},
+    },
+    "denoiser": {
+        "steps": 3,
+        "batch": 4,
+        "optimizer": "adamw",
+        "learning_rate": 1e-3,
+        "channels": [32, 64],
+        "attention": [False, True],
+        "layers": 1,
+        "head_width": 16,
+        "captions": {"label": 0.6, "label_and_tag": 0.2, "tags": 0.1},
+    },
+    "export": {"shard_size": "1MB", "largest_file_mb": 3, "largest_folder_mb": 8},
+}
+
+
+def make_packages(work: Path) -> None:
+    """Write a label package and a picture package as `npm pack` would leave them."""
+    labels, pictures = work / "packages/labels@1/en", work / "packages/pictures@1/png"
+    labels.mkdir(parents=True)
+    pictures.mkdir(parents=True)
+    rows = []
+    for number, (label, colour) in enumerate(COLOURS.items()):
+        rows.append({"label": label, "hexcode": f"1F53{number}", "tags": [colour, "Round"], "group": 0})
+        image = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+        ImageDraw.Draw(image).ellipse((4, 4, 27, 27), fill=colour)
+        image.save(pictures / f"1f53{number}{'-fe0f' if number == 1 else ''}.png")
+    (labels / "data.json").write_text(json.dumps(rows), encoding="utf-8")
+
+
+def stage(name: str, work: Path, **changes: Any) -> common.Stage:
+    return common.open_stage(name, TINY | {name: TINY[name] | changes}, work, "cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder after a few steps of every stage."""
+    work = tmp_path_factory.mktemp("work")
+    make_packages(work)
+    build_dataset.run(stage("dataset", work))
+    train_autoencoder.run(stage("autoencoder", work))
+    train_clip.run(stage("clip", work))
+    train_denoiser.run(stage("denoiser", work))
+    return work
+
+
+def test_dataset_has_every_picture_on_white_with_renamed_labels(trained: Path) -> None:
+    dataset = load_dataset(stage("dataset", trained))
+    assert dataset.labels == ["red circle", "green circle", "blue circle", "hole"]
+    assert dataset.pictures.shape == (4, 3, 16, 16)
+    assert dataset.pictures[:, :, 0, 0].min() == 255  # the corner is background
+    assert dataset.pictures[0, :, 8, 8].tolist() == [255, 0, 0]
+    assert dataset.concepts[3].tags == ("black circle", "black", "round")
+
+
+def test_an_unknown_concept_is_named(tmp_path: Path) -> None:
+    make_packages(tmp_path)
+    with pytest.raises(common.RecipeError, match="pink circle"):
+        build_dataset.run(stage("dataset", tmp_path, concepts=["pink circle"]))
+
+
+def test_a_stage_out_of_order_says_what_to_run_first(tmp_path: Path) -> None:
+    with pytest.raises(common.RecipeError, match=r"recipe\.build_dataset"):
+        train_clip.run(stage("clip", tmp_path))
+
+
+def test_tokenizer_gives_distinct_padded_ids_for_any_text(trained: Path) -> None:
+    tokenizer = load_tokenizer(stage("dataset", trained))
+    ids = tokenize(tokenizer, ["red circle", "blue circle", "Ünknown ☃ words", ""])
+    assert ids.shape == (4, 8)
+    assert len({tuple(row) for row in ids.tolist()}) == 4
+    assert ids.max() < len(tokenizer)
+    assert (ids[:, 0] == tokenizer.bos_token_id).all()
+    assert (ids[:, -1] == tokenizer.eos_token_id).all()
+
+
+def test_second_legs_leave_encoder_and_text_tower_alone(trained: Path) -> None:
+    for first, second, frozen in (
+        ("autoencoder", "decoder", "encoder."),
+        ("clip", "clip_judge", "text_"),
+    ):
+        before = torch.load(trained / f"checkpoints/{first}.pt", weights_only=True)
+        after = torch.load(trained / f"checkpoints/{second}.pt", weights_only=True)["model"]
+        names = list(before["model"])
+        learnt = [k for k in names if not k.startswith((frozen, "quant_conv")) and "position_ids" not in k]
+        assert any(not torch.equal(before["model"][k], after[k]) for k in learnt)
+    kept = train_denoiser.load_text_tower(stage("clip", trained)).state_dict()
+    judge = torch.load(trained / "checkpoints/clip_judge.pt", weights_only=True)["model"]
+    assert all(torch.equal(v, judge[k if k in judge else f"text_model.{k}"]) for k, v in kept.items())
+
+
+def test_denoiser_goes_on_from_its_checkpoint(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = trained / "checkpoints/denoiser.pt"
+    before = torch.load(path, weights_only=True)
+    train_denoiser.run(stage("denoiser", trained, steps=before["step"] + 2))
+    after = torch.load(path, weights_only=True)
+    assert f"resumed at step {before['step']}" in capsys.readouterr().out
+    assert after["step"] == before["step"] + 2
+    assert not torch.equal(before["unet"]["conv_in.weight"], after["unet"]["conv_in.weight"])
+
+
+def test_export_loads_with_plain_diffusers_and_draws(trained: Path, tmp_path: Path) -> None:
+    target = export.run(stage("export", trained), tmp_path / "bundle")
+    pipeline = StableDiffusionPipeline.from_pretrained(target, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    picture = pipeline("red circle", num_inference_steps=2, output_type="np").images[0]
+    assert picture.shape == (16, 16, 3)
+    judge = evaluate.Judge(target / "clip", evaluate.read_prompts(target / "vocabulary.txt"))
+    result = judge.recognise(load_dataset(stage("dataset", trained)).pictures / 127.5 - 1, judge.labels)
+    assert result.n == 4
+    assert result.top5 == 1.0
+    assert evaluate.contact_sheet(torch.zeros(5, 3, 16, 16), ["x"] * 5, columns=3).size[0] == 3 * 22
+
+
+def test_export_drops_old_shards_and_refuses_what_is_too_large(trained: Path, tmp_path: Path) -> None:
+    target = export.run(stage("export", trained), tmp_path / "bundle")
+    old = target / "unet/diffusion_pytorch_model-00009-of-00009.safetensors"
+    old.write_bytes(b"x")
+    export.run(stage("export", trained), target)
+    assert not old.exists()
+    assert not list(target.glob(".export-*"))
+    with pytest.raises(common.RecipeError, match="shard_size"):
+        export.run(stage("export", trained, largest_file_mb=0.01), tmp_path / "other")
+
+
+def test_warm_start_from_a_deeper_unet_copies_every_weight(trained: Path, tmp_path: Path) -> None:
+    deep = train_denoiser.build_unet(stage("denoiser", trained, layers=2), 4, 8, 32)
+    deep.save_pretrained(tmp_path)
+    shallow = train_denoiser.build_unet(stage("denoiser", trained), 4, 8, 32)
+    copied = train_denoiser.warm_start(shallow, tmp_path)
+    assert copied == sum(p.numel() for p in shallow.parameters())
+    own, given = shallow.up_blocks[0].resnets[1], deep.up_blocks[0].resnets[2]
+    assert torch.equal(own.conv1.weight, given.conv1.weight)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_both_optimisers_lower_the_error_of_a_fixed_batch(trained: Path, optimizer: str) -> None:
+    settings = stage("denoiser", trained, optimizer=optimizer, learning_rate=3e-3)
+    torch.manual_seed(0)
+    unet: UNet2DConditionModel = train_denoiser.build_unet(settings, 4, 8, 32)
+    optimiser = train_denoiser.make_optimizer(settings, unet)
+    latents, text = torch.randn(4, 4, 8, 8), torch.randn(4, 8, 32)
+    errors = []
+    for _ in range(8):
+        torch.manual_seed(1)
+        loss, error = train_denoiser.denoising_loss(unet, train_denoiser.build_scheduler(), latents, text, 5.0)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        errors.append(error)
+    assert errors[-1] < 0.9 * errors[0]
