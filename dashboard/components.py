@@ -82,7 +82,7 @@ def times(study: StudyView, table: pd.DataFrame) -> None:
 
 
 NOT_TIMED = "Nothing has been timed yet; `python -m engine run` times the lanes after the images."
-_TIME_NOTE = "Each lane by itself, fastest first. Time only: how good the images are is not measured yet."
+_TIME_NOTE = "Each lane by itself, fastest first. How good the images are: python -m engine claims."
 _UNSETTLED_NOTE = (
     f"Settled: the halves of the samples differ by less than {MAX_DRIFT:.0%} and the middle half of them spans less "
     f"than {MAX_SPREAD:.0%} of the median. Otherwise time again on a quiet machine, with more repeats."

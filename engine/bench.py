@@ -96,7 +96,7 @@ def describe_bench(result: dict[str, Any]) -> str:
 
 def _study(model: str) -> Study:
     return parse_study(
-        {"name": "bench", "model": model, "prompts": ["red apple", "owl"], "seeds": [0, 1], "guidance_scale": 3.0,
+        {"name": "bench", "model": model, "prompts": ["red apple", "owl"], "seeds": [0, 1], "guidance_scale": 2.0,
          "lanes": list(LANES)}
     )  # fmt: skip
 

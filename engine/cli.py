@@ -45,6 +45,18 @@ def parser() -> argparse.ArgumentParser:
     _study(plan)
     plan.set_defaults(command=commands.plan)
 
+    score = add("score", help="measure the cached pictures of a study that lack scores; makes no picture")
+    _study(score)
+    score.add_argument("--progress", choices=("bar", "json", "none"), default="bar")
+    score.set_defaults(command=commands.score_study)
+
+    claims = add("claims", help="put the claims of data/claims.toml to the test with what the cache holds")
+    claims.add_argument("study", nargs="?", default="readme_claims", help="a cached study (default readme_claims)")
+    claims.add_argument("--claims", type=Path, default=commands.CLAIMS, metavar="FILE", help="another file of claims")
+    claims.add_argument("--json", type=Path, metavar="FILE", help="write the verdicts to a file as well")
+    _cache(claims)
+    claims.set_defaults(command=commands.claims)
+
     schedulers = add("schedulers", help="list the schedulers, or show one")
     schedulers.add_argument("key", nargs="?", help="show everything known about one")
     schedulers.set_defaults(command=commands.schedulers)

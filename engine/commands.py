@@ -4,15 +4,25 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 
-from engine.cache.connection import migrate
-from engine.errors import CacheMissing, ModelError
+from engine.analysis import statistics
+from engine.analysis.claims import claim_lines, evaluate, read_claims
+from engine.analysis.comparison import compare, comparison_rows
+from engine.cache.connection import migrate, reading
+from engine.cache.findings import load_findings
+from engine.errors import CacheMissing, LabError, ModelError, StudyError
 from engine.outline import outline
+from engine.paths import DATA
 from engine.progress import make_progress
 from engine.run import Summary, run_study
+from engine.scoring import score, scoring_lines
 from engine.study.schedulers import SCHEDULERS, lookup
 from engine.study.source import EXAMPLE_HUB_ID, ModelSource, find_model
 from engine.study.study import load_study
+
+CLAIMS = DATA / "claims.toml"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -52,6 +62,10 @@ def plan(arguments: argparse.Namespace) -> int:
           f"({found.image_calls:,} denoiser calls, about {found.bytes / 1e6:,.0f} MB)")  # fmt: skip
     samples = sum(timing.missing for timing in found.timings)
     print(f"Timing       {samples} samples to take ({found.timing_calls:,} denoiser calls with warm-up)")
+    if study.reference is not None:
+        print(f"Reference    {study.reference.lane.key} checked by {study.reference.check.key}: "
+              f"{len(found.missing_references)} cells to make ({found.reference_calls:,} denoiser calls)")  # fmt: skip
+    print(f"Statistics   {_power(len(study.prompts))}")
     if found.nothing_to_do:
         print("Nothing to do.")
     elif found.seconds is None:
@@ -61,6 +75,46 @@ def plan(arguments: argparse.Namespace) -> int:
         print(f"Time         at most about {_duration(found.seconds)} (by {pace})")
     for lane, finding in found.findings:
         print(f"Warning      {lane.key}: {finding.message}")
+    return 0
+
+
+def score_study(arguments: argparse.Namespace) -> int:
+    """`score STUDY`."""
+    study = load_study(arguments.study, arguments.settings)
+    source = find_model(study.model)
+    progress = make_progress(arguments.progress)
+    migrate_existing(arguments.cache)
+    found = outline(study, source, arguments.cache, arguments.device, arguments.memory)
+    result = score(found, arguments.cache, progress)
+    if not result.cells:
+        raise StudyError(
+            f"The cache {arguments.cache} holds no finished cell of '{study.name}' with these settings (model "
+            f"{source.name}, guidance {study.guidance_scale:g}, {found.cells[0].dtype}). Run it first, or give "
+            "the same --set as the run did."
+        )
+    progress.finish({**asdict(result), "study": study.name, "cache": str(arguments.cache)})
+    if arguments.progress != "json":
+        print("\n".join(scoring_lines(study.name, result)))
+        with reading(arguments.cache) as db:
+            findings = load_findings(db, study.name)
+        print(f"\nAgainst {findings.baseline}, same prompts and seeds:")
+        _print_table(comparison_rows(compare(findings.quality, findings.metrics, findings.baseline, findings.floors())))
+    return 1 if result.failed else 0
+
+
+def claims(arguments: argparse.Namespace) -> int:
+    """`claims [STUDY]`."""
+    if arguments.json and not arguments.json.resolve().parent.is_dir():
+        raise LabError(f"--json {arguments.json}: there is no folder {arguments.json.resolve().parent}.")
+    migrate_existing(arguments.cache)
+    with reading(arguments.cache) as db:
+        findings = load_findings(db, arguments.study)
+    verdicts = evaluate(read_claims(arguments.claims), findings)
+    print("\n".join(claim_lines(verdicts, findings)))
+    if arguments.json:
+        plain = {"study": arguments.study, "environments": findings.environment_lines(),
+                 "claims": [asdict(verdict) for verdict in verdicts]}  # fmt: skip
+        arguments.json.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
     return 0
 
 
@@ -117,11 +171,20 @@ def bench(arguments: argparse.Namespace) -> int:
     """`bench`."""
     from engine.bench import describe_bench, run_bench
 
+    if arguments.json and not arguments.json.resolve().parent.is_dir():
+        raise LabError(f"--json {arguments.json}: there is no folder {arguments.json.resolve().parent}.")
+
     result = run_bench(arguments.model, arguments.device, arguments.repeats, arguments.max_batch, print)
     print(describe_bench(result))
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+def migrate_existing(cache: Path) -> None:
+    """Brings an older cache up to date; leaves it to others to say that there is none."""
+    if cache.exists():
+        migrate(cache)
 
 
 def migrate_cache(arguments: argparse.Namespace) -> int:
@@ -135,10 +198,21 @@ def migrate_cache(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _power(prompts: int) -> str:
+    if prompts < statistics.MIN_PROMPTS:
+        return f"{prompts} prompts: no intervals and no verdicts; at least {statistics.MIN_PROMPTS} prompts are needed"
+    least = statistics.minimum_detectable(1.0, prompts)
+    return f"{prompts} prompts find a mean difference of {least:.2f} standard deviations (over prompts) with 80 % power"
+
+
 def _sentence(name: str, summary: Summary) -> str:
-    if not (summary.done or summary.failed or summary.timed or summary.untimed):
+    if not (summary.done or summary.failed or summary.timed or summary.untimed or summary.references or summary.scored):
         return f"{name}: nothing to do, all {summary.cached} cells are in the cache."
     parts = [f"{summary.done} cells made", f"{summary.cached} were cached", f"{summary.timed} timing samples"]
+    if summary.references:
+        parts.append(f"{summary.references} cells of the reference")
+    if summary.scored:
+        parts.append(f"{summary.scored} scores")
     if summary.failed:
         parts.append(f"{summary.failed} FAILED (each a row with its error)")
     if summary.untimed:

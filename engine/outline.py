@@ -10,7 +10,7 @@ from engine.cache.connection import reading
 from engine.environment import Environment, describe, resolve_device
 from engine.errors import CacheError, CacheMissing
 from engine.study.lanes import Finding, Lane
-from engine.study.plan import Cell, cells, check_lanes
+from engine.study.plan import Cell, cells, check_lanes, reference_cells
 from engine.study.source import ModelSource
 from engine.study.study import FrameSettings, Study
 
@@ -35,6 +35,8 @@ class Outline:
         timings: Timing samples the cache lacks for this environment.
         findings: Warnings about lanes.
         seconds_per_call: Median seconds of a denoiser call at batch 1, if this machine has timed the model.
+        references: The converged solution and its check, for every prompt and seed.
+        missing_references: Those of them that the cache lacks.
     """
 
     study: Study
@@ -45,16 +47,23 @@ class Outline:
     timings: tuple[MissingTiming, ...]
     findings: tuple[tuple[Lane, Finding], ...]
     seconds_per_call: float | None
+    references: tuple[tuple[Cell, Cell], ...] = ()
+    missing_references: tuple[Cell, ...] = ()
 
     @property
     def nothing_to_do(self) -> bool:
         """Whether the cache holds all of it."""
-        return not self.missing and not self.timings
+        return not self.missing and not self.timings and not self.missing_references
 
     @property
     def image_calls(self) -> int:
         """Expected denoiser calls of the image pass."""
-        return sum(cell.lane.scheduler.expected_calls(cell.lane.steps) for cell in self.missing)
+        return _calls(self.missing)
+
+    @property
+    def reference_calls(self) -> int:
+        """Expected denoiser calls of the converged solutions."""
+        return _calls(self.missing_references)
 
     @property
     def timing_calls(self) -> int:
@@ -70,16 +79,17 @@ class Outline:
         """Expected seconds at most: as if nothing were batched."""
         if self.seconds_per_call is None:
             return None
-        return self.seconds_per_call * (self.image_calls + self.timing_calls)
+        return self.seconds_per_call * (self.image_calls + self.timing_calls + self.reference_calls)
 
     @property
     def bytes(self) -> int:
         """Expected growth of the cache: lossless finals, step frames, and what DuckDB adds."""
-        if not self.missing:
+        made = [*self.missing, *self.missing_references]
+        if not made:
             return 0
-        pixels = self.missing[0].width * self.missing[0].height
+        pixels = made[0].width * made[0].height
         frames = self.study.frames.count * len(self.study.frames.kinds)
-        return int(len(self.missing) * pixels * (2.5 + 1.3 * frames)) + 2**20
+        return int(pixels * (2.5 * len(made) + 1.3 * frames * len(self.missing))) + 2**20
 
 
 def outline(study: Study, source: ModelSource, cache: Path, device: str, memory: str) -> Outline:
@@ -89,14 +99,19 @@ def outline(study: Study, source: ModelSource, cache: Path, device: str, memory:
         StudyError: A lane is known to be wrong on this model.
         CacheError: The cache cannot be read, or an older version wrote it.
     """
-    findings = tuple(check_lanes(study.lanes, source.scheduler_config))
+    references = study.reference
+    lanes = (*study.lanes, references.lane, references.check) if references else study.lanes
+    findings = tuple(check_lanes(lanes, source.scheduler_config))
     device = resolve_device(device)
     environment = describe(device, memory)
     every = cells(study, source, device)
+    pairs = reference_cells(study, source, device)
+    own = {cell.trajectory_id for cell in every}
+    converged = [cell for pair in pairs for cell in pair if cell.trajectory_id not in own]
     guided = study.guidance_scale > 1
     try:
         with reading(cache) as db:
-            done = queries.finished(db, [cell.trajectory_id for cell in every])
+            done = queries.finished(db, [cell.trajectory_id for cell in [*every, *converged]])
             timed = queries.timed_repeats(db, environment.environment_id, source.model_id, guided)
             pace = queries.durations(db, environment.environment_id, source.model_id)
     except CacheMissing:
@@ -104,7 +119,8 @@ def outline(study: Study, source: ModelSource, cache: Path, device: str, memory:
     missing = [cell for cell in every if not _is_complete(done.get(cell.trajectory_id), study.frames)]
     return Outline(
         study, source, environment, tuple(every), tuple(_in_running_order(missing, study)),
-        tuple(_missing_timings(every, timed, study)), findings, pace,
+        tuple(_missing_timings(every, timed, study)), findings, pace, tuple(pairs),
+        tuple(cell for cell in converged if cell.trajectory_id not in done),
     )  # fmt: skip
 
 
@@ -121,6 +137,10 @@ def check_disk(plan: Outline, cache: Path) -> None:
             f"The run needs about {plan.bytes / 1e6:,.0f} MB for {cache}, but only {free / 1e6:,.0f} MB are free "
             "there. Free some space, give another --cache, or keep fewer frames (--set frames.count=4)."
         )
+
+
+def _calls(cells: Sequence[Cell]) -> int:
+    return sum(cell.lane.scheduler.expected_calls(cell.lane.steps) for cell in cells)
 
 
 def _is_complete(cached: tuple[int, frozenset[str]] | None, frames: FrameSettings) -> bool:

@@ -2,7 +2,7 @@
 
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,9 @@ from engine.cache.records import FrameRow, LatentsRow, StepMetricRow, TimingRow,
 from engine.cache.writer import CacheWriter
 from engine.outline import Outline, check_disk, outline
 from engine.progress import Progress
+from engine.scoring import score
 from engine.study.source import find_model
-from engine.study.study import Study
+from engine.study.study import FrameSettings, Study
 
 if TYPE_CHECKING:
     from engine.measuring.timing import TimingSample
@@ -30,9 +31,11 @@ class Summary:
     Attributes:
         cached: Cells that were there before.
         done: Cells made.
-        failed: Cells that failed, each a row with its error.
+        failed: Cells and scores that failed, each a row with its error.
         timed: Timing samples taken.
         untimed: Lanes that could not be timed.
+        references: Converged solutions made, checks included.
+        scored: Values of metrics taken.
         seconds: Wall seconds of the run.
     """
 
@@ -41,6 +44,8 @@ class Summary:
     failed: int = 0
     timed: int = 0
     untimed: int = 0
+    references: int = 0
+    scored: int = 0
     seconds: float = 0.0
 
     @property
@@ -84,6 +89,8 @@ def run_study(
         CacheWriter(cache).begin(study, plan.cells, source, plan.environment)
     else:
         _work(plan, cache, memory, max_batch, progress, summary)
+    scoring = score(plan, cache, progress)
+    summary.scored, summary.failed = scoring.scored, summary.failed + scoring.failed
     summary.seconds = time.monotonic() - start
     progress.finish({**asdict(summary), "study": study.name, "cache": str(cache)})
     return summary
@@ -109,15 +116,21 @@ def _work(
         _make_images(plan, model, writer, together, progress, summary)
     if plan.timings:
         _take_times(plan, model, writer, progress, summary)
+    if plan.missing_references:
+        frameless = replace(plan.study, frames=FrameSettings(count=0))
+        converged, done = replace(plan, study=frameless, missing=plan.missing_references), summary.done
+        _make_images(converged, model, writer, together, progress, summary, "references")
+        summary.done, summary.references = done, summary.done - done
 
 
 def _make_images(
-    plan: Outline, model: "Model", writer: CacheWriter, max_batch: int, progress: Progress, summary: Summary
-) -> None:
+    plan: Outline, model: "Model", writer: CacheWriter, max_batch: int, progress: Progress, summary: Summary,
+    what: str = "images",
+) -> None:  # fmt: skip
     """The image pass: cells in flight together, groups committed as they come."""
     from engine.sampling.image_pass import sample_cells
 
-    progress.start("images", len(plan.missing), "cells")
+    progress.start(what, len(plan.missing), "cells")
     group: list[TrajectoryRow] = []
     committed = time.monotonic()
     with closing(sample_cells(model, plan.missing, plan.study.frames, max_batch)) as samples:

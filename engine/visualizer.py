@@ -86,7 +86,7 @@ class DiffusionSchedulerVisualizer:
             device: "auto", "cuda", "mps" or "cpu".
             memory: "low" for cards of 6 GB: attention slicing and offload.
             cache: The cache file.
-            guidance_scale: Classifier-free guidance; 3 for the bundled model and 7.5 for others unless given.
+            guidance_scale: Classifier-free guidance; 2 for the bundled model and 7.5 for others unless given.
             progress: "bar", "json" or "none".
 
         Raises:
@@ -99,7 +99,7 @@ class DiffusionSchedulerVisualizer:
         self.device = device
         self.memory = memory
         self.cache = Path(cache)
-        self.guidance_scale = guidance_scale if guidance_scale is not None else 3.0 if model == "bundled" else 7.5
+        self.guidance_scale = guidance_scale if guidance_scale is not None else 2.0 if model == "bundled" else 7.5
         self.progress: ProgressKind = progress
         self.scheduler_configs: dict[str, dict[str, Any]] = {
             "DDIM (50 steps)": {

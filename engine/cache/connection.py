@@ -24,7 +24,7 @@ WRITE_PATIENCE_SECONDS = 60.0
 # The smallest DuckDB takes. With its default of 122,880 every commit rewrites up to that many pictures, in memory.
 ROW_GROUP_ROWS = 2048
 # Files of other kinds (SQLite) would have DuckDB fetch an extension from the network.
-_OFFLINE = {"autoinstall_known_extensions": "false"}
+_OFFLINE: dict[str, str | bool | int | float | list[str]] = {"autoinstall_known_extensions": "false"}
 # TransactionException: a commit that could not be written.
 _FILE_TROUBLE = (
     duckdb.IOException,

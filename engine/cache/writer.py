@@ -73,7 +73,7 @@ class CacheWriter:
         ids = [row.trajectory_id for row in rows]
         now = _now()
         with writing(self.path) as db:
-            for table in ("frames", "latents", "step_metrics", "quality", "trajectories"):
+            for table in ("frames", "latents", "step_metrics", "quality", "unscored", "frame_quality", "trajectories"):
                 db.execute(f"DELETE FROM {table} WHERE list_contains(?, trajectory_id)", [ids])
             _insert(db, "trajectories", [_trajectory(row, model, environment, now) for row in rows])
             _insert(db, "latents", [_child(row, row.latents) for row in rows if row.latents])

@@ -1,7 +1,7 @@
 """From a study to cells with identities, and what of them is missing from a cache. Imports no torch."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from typing import Any
@@ -79,6 +79,19 @@ def cells(study: Study, model: ModelSource, device: str) -> list[Cell]:
         for seed in study.seeds
         for lane in study.lanes
     ]  # fmt: skip
+
+
+def reference_cells(study: Study, model: ModelSource, device: str) -> list[tuple[Cell, Cell]]:
+    """(reference, check) of every prompt and seed; empty if the study has no reference.
+
+    Raises:
+        StudyError: As in `cells`.
+    """
+    if study.reference is None:
+        return []
+    lanes = (study.reference.lane, study.reference.check)
+    found = cells(replace(study, lanes=lanes, baseline=lanes[0].key), model, device)
+    return list(zip(found[::2], found[1::2], strict=True))
 
 
 def picture_size(study: Study, model: ModelSource) -> tuple[int, int]:

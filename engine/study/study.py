@@ -12,6 +12,7 @@ from engine.errors import StudyError
 from engine.paths import DATA
 from engine.study.lanes import Lane, parse_lane
 from engine.study.reading import Table, read_lane, read_plugins
+from engine.study.reference import ReferenceSettings, read_reference
 
 FrameKind = Literal["x0", "xt"]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
@@ -54,6 +55,7 @@ class Study:
     frames: FrameSettings = field(default_factory=FrameSettings)
     timing: TimingSettings = field(default_factory=TimingSettings)
     plugins: tuple[str, ...] = ()
+    reference: ReferenceSettings | None = None
 
     def spec(self) -> dict[str, Any]:
         """The study as plain data, as stored in the cache."""
@@ -63,6 +65,7 @@ class Study:
              "overrides": dict(lane.overrides), "description": lane.description}
             for lane in self.lanes
         ]  # fmt: skip
+        plain["reference"] = self.reference.spec() if self.reference else None
         return plain
 
 
@@ -125,8 +128,8 @@ def parse_study(data: Mapping[str, Any], where: str = "study", folder: Path | No
         frames=_frames(table.table("frames")),
         timing=_timing(table.table("timing")),
         plugins=plugins,
+        reference=read_reference(table.table("reference"), given="reference" in data),
     )
-    table.table("reference").ignore("lane", "check", "enabled")
     table.finish()
     if (study.width is None) != (study.height is None):
         raise StudyError(f"{where}: give both width and height, or neither.")

@@ -1,0 +1,189 @@
+"""Claims, stated as hypotheses in a file and put to the test with what a cache holds. Pure, no torch.
+
+A claim has one or more tests. A test names a quantity and bounds; with the figure's 95 % interval it is
+
+- confirmed, if the whole interval lies within the bounds;
+- refuted, if none of it does;
+- undecided otherwise;
+- not testable, if the cache holds no answer, with the reason.
+
+A test of quantity "equivalence" is confirmed by the verdicts "equivalent" and "better", refuted if the whole interval
+of the difference lies beyond the margin on the worse side, and undecided otherwise. A claim is refuted if one of its
+tests is, confirmed if all are, not testable if none can be tested, and undecided otherwise.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from engine.analysis.comparison import Comparison
+from engine.analysis.quantities import QUANTITIES, Untestable, equivalence
+from engine.analysis.recommendation import recommend
+from engine.cache.findings import Findings
+from engine.errors import StudyError, did_you_mean
+
+Word = Literal["confirmed", "refuted", "undecided", "not testable"]
+TEST_KEYS = {"quantity", "lane", "baseline", "metric", "at_least", "at_most", "batch_size", "start", "end", "share",
+             "distance", "note"}  # fmt: skip
+NEEDED = {
+    "speedup": {"lane", "baseline"}, "call_reduction": {"lane", "baseline"},
+    "quality_ratio": {"lane", "baseline", "metric"}, "equivalence": {"lane", "baseline", "metric"},
+    "path_share": {"lane", "start", "end"}, "critical_start": {"lane"}, "critical_end": {"lane"},
+    "recognisable_at": {"lane"}, "recognisable_earlier": {"lane", "baseline"},
+    "close_at": {"lane", "distance"}, "close_earlier": {"lane", "baseline", "distance"},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence, and the tests that decide it; none if `untestable` says why there can be none."""
+
+    key: str
+    text: str
+    tests: tuple[Mapping[str, Any], ...]
+    untestable: str = ""
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """What came of one test: a word, the hypothesis, and the figure with its interval and n."""
+
+    __test__ = False  # not one of pytest's
+
+    word: Word
+    hypothesis: str
+    figure: str
+    n: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ClaimVerdict:
+    """What came of a claim."""
+
+    key: str
+    text: str
+    word: Word
+    tests: tuple[TestResult, ...]
+    reason: str = ""
+
+
+def read_claims(path: Path) -> list[Claim]:
+    """Reads claims from TOML: `[[claim]]` with `key`, `text`, and `[[claim.test]]`s or `untestable`.
+
+    Raises:
+        StudyError: What is wrong, and where.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StudyError(f"The claims {path} cannot be read: {error}.") from error
+    claims = []
+    for number, entry in enumerate(data.get("claim", []), 1):
+        where = f"{path} [[claim]] {number}"
+        tests, untestable = tuple(entry.get("test", ())), entry.get("untestable", "")
+        if not entry.get("key") or not entry.get("text") or bool(tests) == bool(untestable):
+            raise StudyError(f"{where}: give key, text, and either tests or untestable = 'why'.")
+        for test in tests:
+            _check(test, where)
+        claims.append(Claim(entry["key"], entry["text"], tests, untestable))
+    if not claims:
+        raise StudyError(f"{path} holds no [[claim]].")
+    return claims
+
+
+def evaluate(claims: Sequence[Claim], findings: Findings) -> list[ClaimVerdict]:
+    """Puts claims to the test."""
+    verdicts = []
+    for claim in claims:
+        tests = tuple(_tested(test, findings) for test in claim.tests)
+        word = together([test.word for test in tests])
+        verdicts.append(ClaimVerdict(claim.key, claim.text, word, tests, claim.untestable))
+    return verdicts
+
+
+def together(words: Sequence[Word]) -> Word:
+    """The verdict of a claim from those of its tests."""
+    if "refuted" in words:
+        return "refuted"
+    if all(word == "not testable" for word in words):
+        return "not testable"
+    return "confirmed" if all(word == "confirmed" for word in words) else "undecided"
+
+
+def claim_lines(verdicts: Sequence[ClaimVerdict], findings: Findings) -> list[str]:
+    """The verdicts for people."""
+    lines = []
+    for verdict in verdicts:
+        lines.append(f"{verdict.word.upper():<13} {verdict.text}")
+        if verdict.reason:
+            lines.append(f"              {verdict.reason}")
+        for test in verdict.tests:
+            detail = "; ".join(filter(None, [f"{test.figure} ({test.n})" if test.figure else "", test.reason]))
+            lines.append(f"              - {test.word}: {test.hypothesis}: {detail}")
+        lines.append("")
+    lines += [*recommend(findings.quality, findings.metrics, findings.timings, findings.baseline,
+                         floors=findings.floors()).lines, ""]  # fmt: skip
+    models = ", ".join(findings.models["source"]) if len(findings.models) else "none"
+    lines.append(f"Study {findings.study_id}, model {models}. Intervals are 95 %, prompts resampled.")
+    lines += [findings.reference_line()] if findings.reference_line() else []
+    if findings.missing:
+        lines.append(f"{findings.missing} cells of the study have not run yet.")
+    return lines + [f"Computed on {line}." for line in findings.environment_lines()]
+
+
+def _tested(test: Mapping[str, Any], findings: Findings) -> TestResult:
+    hypothesis = _hypothesis(test)
+    try:
+        if test["quantity"] == "equivalence":
+            return _equivalence(hypothesis, equivalence(findings, test))
+        found = QUANTITIES[test["quantity"]](findings, test)
+    except Untestable as reason:
+        return TestResult("not testable", hypothesis, "", "", str(reason))
+    low, high = float(test.get("at_least", "-inf")), float(test.get("at_most", "inf"))
+    word: Word = "undecided"
+    if low <= found.low and found.high <= high:
+        word = "confirmed"
+    elif found.high < low or found.low > high:
+        word = "refuted"
+    figure = f"{found.value:.3g} [{found.low:.3g}, {found.high:.3g}]"
+    return TestResult(word, hypothesis, figure, found.n, found.note)
+
+
+def _equivalence(hypothesis: str, row: Comparison) -> TestResult:
+    found, beyond = row.difference, False
+    if row.direction != "lower":
+        beyond = found.high < -row.margin
+    if row.direction != "higher":
+        beyond = beyond or found.low > row.margin
+    word: Word = "confirmed" if row.verdict in {"equivalent", "better"} else "refuted" if beyond else "undecided"
+    figure = f"difference {found.value:+.3g} [{found.low:.3g}, {found.high:.3g}] {row.unit}".strip()
+    reason = f"{row.verdict}; margin {row.margin:.3g}, {row.margin_from}; baseline {row.baseline_mean.value:.3g}"
+    return TestResult(word, hypothesis, figure, f"{found.n} prompts, {found.pairs} pairs", reason)
+
+
+def _hypothesis(test: Mapping[str, Any]) -> str:
+    parts = [str(test["quantity"]).replace("_", " ")]
+    parts += [f"by {test['metric']}"] if "metric" in test else []
+    parts += [f"{test['start']:g} to {test['end']:g}"] if "start" in test else []
+    parts += [f"within {test['distance']:g}"] if "distance" in test else []
+    parts += [f"of {test['lane']}"] + ([f"against {test['baseline']}"] if "baseline" in test else [])
+    bounds = [f"at least {test['at_least']:g}"] if "at_least" in test else []
+    bounds += [f"at most {test['at_most']:g}"] if "at_most" in test else []
+    return " ".join(parts) + (f" is {' and '.join(bounds)}" if bounds else "")
+
+
+def _check(test: Mapping[str, Any], where: str) -> None:
+    for key in test:
+        if key not in TEST_KEYS:
+            raise StudyError(f"{where}: unknown key '{key}' in a test.{did_you_mean(key, TEST_KEYS)}")
+    quantity = test.get("quantity", "")
+    if quantity not in NEEDED:
+        raise StudyError(f"{where}: unknown quantity '{quantity}'.{did_you_mean(str(quantity), NEEDED)}")
+    missing = sorted(NEEDED[quantity] - test.keys())
+    if missing:
+        raise StudyError(f"{where}: a test of '{quantity}' needs {', '.join(missing)}.")
+    if quantity != "equivalence" and not {"at_least", "at_most"} & test.keys():
+        raise StudyError(f"{where}: a test of '{quantity}' needs at_least or at_most.")

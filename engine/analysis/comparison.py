@@ -1,0 +1,176 @@
+"""How each lane compares with the baseline by each metric: paired, with interval and verdict. Pure, no torch.
+
+A lane is compared on the prompts and seeds for which both it and the baseline have a value; statistics.py defines
+interval, tests and verdict words. The margin is the metric's own, or the baseline's seed-to-seed noise, which is known
+before any lane is looked at; but never below what the measurement itself can tell apart (`floors`). Below the metric's
+smallest n, or with fewer than five prompts, the verdict is "too few".
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from engine.analysis import statistics as st
+
+Verdict = Literal["equivalent", "better", "worse", "higher", "lower", "undecided", "too few"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One lane against the baseline by one metric.
+
+    Attributes:
+        difference: Mean of lane minus baseline.
+        mean: The lane's mean with its interval, on the same cells.
+        baseline_mean: Likewise.
+        margin: Differences below it count as equivalent; NaN if it is not known.
+        margin_from: Where the margin comes from, in words.
+        p_equivalence: Holm-adjusted over the lanes; NaN if it cannot be told.
+        p_difference: Likewise.
+        smallest_n: Pairs needed for a verdict.
+        detectable: The difference that as many prompts would find with 80 % power.
+    """
+
+    lane: str
+    baseline: str
+    metric: str
+    label: str
+    unit: str
+    direction: str
+    difference: st.Estimate
+    mean: st.Estimate
+    baseline_mean: st.Estimate
+    margin: float
+    margin_from: str
+    p_equivalence: float
+    p_difference: float
+    smallest_n: int
+    detectable: float
+    verdict: Verdict
+
+
+def compare(
+    quality: pd.DataFrame, metrics: pd.DataFrame, baseline: str, floors: Mapping[str, float] | None = None
+) -> list[Comparison]:
+    """All lanes against the baseline by all metrics, in the order of the metrics.
+
+    Args:
+        quality: Columns lane, prompt, seed, metric, value (`engine.cache.quality.quality`).
+        metrics: Columns metric, label, unit, direction, smallest_n, span, margin (`engine.cache.quality.metrics`).
+        baseline: Lane that the others are compared with.
+        floors: Least margin of a metric, by key (`Findings.floors`).
+    """
+    found: list[Comparison] = []
+    for metric in metrics.to_dict("records"):
+        values = quality[quality["metric"] == metric["metric"]]
+        base = values[values["lane"] == baseline]
+        if base.empty:
+            continue
+        margin, source = margin_of(metric, base)
+        floor = (floors or {}).get(str(metric["metric"]), 0.0)
+        if margin < floor:
+            margin, source = floor, "distance of the reference to its check"
+        lanes = [lane for lane in values["lane"].unique() if lane != baseline]
+        rows = [_compared(values, base, lane, baseline, metric, margin, source) for lane in lanes]
+        found += _judged(rows)
+    return found
+
+
+def margin_of(metric: dict[str, object], base: pd.DataFrame) -> tuple[float, str]:
+    """The equivalence margin of a metric and where it comes from, seen from the baseline's values alone."""
+    fixed = metric.get("margin")
+    if isinstance(fixed, int | float) and not math.isnan(fixed):
+        return float(fixed), "fixed for the metric"
+    noise = st.seed_noise(base["value"].tolist(), base["prompt"].tolist())
+    if math.isnan(noise):
+        return noise, "unknown: the baseline has one seed per prompt, so its seed-to-seed noise is not known"
+    return noise, "seed-to-seed noise of the baseline"
+
+
+def paired(values: pd.DataFrame, base: pd.DataFrame, lane: str) -> pd.DataFrame:
+    """Columns prompt, seed, value, value_base of the prompts and seeds that both have, in a fixed order."""
+    keys = ["prompt", "seed"]
+    own = values[values["lane"] == lane][[*keys, "value"]]
+    both = own.merge(base[[*keys, "value"]], on=keys, suffixes=("", "_base"))
+    return both.sort_values(keys, ignore_index=True)
+
+
+def _compared(
+    values: pd.DataFrame, base: pd.DataFrame, lane: str, baseline: str, metric: dict[str, object], margin: float,
+    source: str,
+) -> Comparison:  # fmt: skip
+    pairs = paired(values, base, lane)
+    prompts = pairs["prompt"].tolist()
+    gaps = (pairs["value"] - pairs["value_base"]).to_numpy(dtype=np.float64)
+    means = st.prompt_means(gaps, prompts)
+    difference, span = st.estimate(gaps, prompts), _number(metric.get("span"))
+    p_equivalence, p_difference = st.equivalence_p(means, margin), st.difference_p(means)
+    if span is not None and len(means) >= st.MIN_PROMPTS and np.ptp(means) == 0:
+        # No prompt differs: that has no width, but says less than certainty.
+        bound = st.unanimous_bound(len(means), span)
+        difference = replace(difference, low=difference.value - bound, high=difference.value + bound)
+        room = np.clip((margin - abs(difference.value)) / span, 0, 1)
+        p_equivalence = float((1 - room) ** len(means))
+    return Comparison(
+        lane, baseline, str(metric["metric"]), str(metric["label"]), str(metric["unit"]), str(metric["direction"]),
+        difference, st.estimate(pairs["value"].to_numpy(), prompts),
+        st.estimate(pairs["value_base"].to_numpy(), prompts),
+        margin, source, p_equivalence, p_difference, int(str(metric["smallest_n"])),
+        st.minimum_detectable(float(means.std(ddof=1)), len(means)) if len(means) > 1 else float("inf"), "undecided",
+    )  # fmt: skip
+
+
+def _judged(rows: Sequence[Comparison]) -> list[Comparison]:
+    equivalence = st.holm([row.p_equivalence for row in rows])
+    difference = st.holm([row.p_difference for row in rows])
+    adjusted = [
+        replace(row, p_equivalence=float(same), p_difference=float(other))
+        for row, same, other in zip(rows, equivalence, difference, strict=True)
+    ]
+    return [replace(row, verdict=_verdict(row)) for row in adjusted]
+
+
+def _verdict(row: Comparison) -> Verdict:
+    if row.difference.pairs < row.smallest_n or row.difference.n < st.MIN_PROMPTS:
+        return "too few"
+    if row.p_equivalence < st.ALPHA:
+        return "equivalent"
+    if not row.p_difference < st.ALPHA:
+        return "undecided"
+    above = row.difference.value > 0
+    if row.direction == "neither":
+        return "higher" if above else "lower"
+    return "better" if above == (row.direction == "higher") else "worse"
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not math.isnan(value) else None
+
+
+def comparison_rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
+    """The comparisons as rows of text, a heading first; NaN reads "-"."""
+    heading = ("metric", "lane", "mean", "minus baseline", "95 % interval", "margin", "n", "verdict")
+    rows: list[tuple[str, ...]] = [heading]
+    for row in comparisons:
+        gap = row.difference
+        rows.append(
+            (
+                f"{row.label} ({row.unit})" if row.unit else row.label,
+                row.lane,
+                _shown(row.mean.value),
+                _shown(gap.value, sign=True),
+                f"{_shown(gap.low, sign=True)} to {_shown(gap.high, sign=True)}",
+                _shown(row.margin),
+                f"{gap.n} prompts, {gap.pairs} pairs",
+                row.verdict,
+            )
+        )
+    return rows
+
+
+def _shown(value: float, *, sign: bool = False) -> str:
+    return "-" if math.isnan(value) else f"{value:+.3g}" if sign else f"{value:.3g}"

@@ -1,0 +1,222 @@
+"""The quantities that claims are about: each a function from a study's findings to a figure with interval and n."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from engine.analysis import phases, timing
+from engine.analysis import statistics as st
+from engine.analysis.comparison import Comparison, compare, paired
+from engine.cache.findings import Findings
+
+
+class Untestable(Exception):
+    """The cache holds no answer; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure with its 95 % interval.
+
+    Attributes:
+        n: What it rests on, in words.
+        note: What a reader should know besides.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: str
+    note: str = ""
+
+
+Quantity = Callable[[Findings, Mapping[str, Any]], Measured]
+
+
+def speedup(findings: Findings, test: Mapping[str, Any]) -> Measured:
+    """Median time of the baseline over that of the lane, in the environment timed last."""
+    lane, baseline, batch_size = str(test["lane"]), str(test["baseline"]), int(test.get("batch_size", 1))
+    samples = findings.timings[findings.timings["batch_size"] == batch_size]
+    both = [set(samples[samples["lane"] == key]["environment_id"]) for key in (lane, baseline)]
+    shared = both[0] & both[1]
+    if not shared:
+        raise Untestable(f"'{lane}' and '{baseline}' have not been timed in one environment at batch {batch_size}; "
+                         "run the study with [timing] repeats")  # fmt: skip
+    samples = samples[samples["environment_id"].isin(shared)]
+    table = timing.summarise(samples, baseline)
+    row = table[table["lane"] == lane].sort_values("last_at").iloc[-1]
+    if math.isnan(row["speedup_low"]):
+        raise Untestable(f"too few timing samples: {row['n']} of '{lane}', at least {timing.MIN_SAMPLES} are needed")
+    note = f"whole call, batch {batch_size}, on {row['device_name']}"
+    if row["settled"] != "settled":
+        note += f"; the samples are {row['settled']}"
+    return Measured(row["speedup"], row["speedup_low"], row["speedup_high"], f"{row['n']} repeats", note)
+
+
+def call_reduction(findings: Findings, test: Mapping[str, Any]) -> Measured:
+    """1 - denoiser calls of the lane / those of the baseline, as counted."""
+    calls = {key: _cells(findings, str(test[key]))["nfe"] for key in ("lane", "baseline")}
+    ratios = 1 - np.array([calls["lane"].min(), calls["lane"].max()]) / float(calls["baseline"].mean())
+    n = f"{len(calls['lane'])} and {len(calls['baseline'])} cells"
+    counted = f"{calls['lane'].mean():g} instead of {calls['baseline'].mean():g} calls, counted"
+    return Measured(float(ratios.mean()), float(ratios.min()), float(ratios.max()), n, counted)
+
+
+def quality_ratio(findings: Findings, test: Mapping[str, Any]) -> Measured:
+    """Mean of the lane over mean of the baseline; only for metrics whose zero means "none of it"."""
+    metric = _metric(findings, str(test["metric"]))
+    if not metric["has_true_zero"] or metric["direction"] != "higher":
+        raise Untestable(f"a percentage of '{metric['metric']}' means nothing: it has no true zero to count up from")
+    pairs = _pairs(findings, str(test["metric"]), str(test["lane"]), str(test["baseline"]), int(metric["smallest_n"]))
+    means = [st.prompt_means(pairs[column].to_numpy(), pairs["prompt"].tolist()) for column in ("value", "value_base")]
+    value, low, high = st.ratio(*means)
+    if math.isnan(low):
+        raise Untestable(f"the baseline's mean is {means[1].mean():.3g}, or there are too few prompts for an interval")
+    note = f"{means[0].mean():.3f} of {means[1].mean():.3f} by '{metric['metric']}'"
+    if metric["span"] > 0 and np.ptp(means[0] - means[1]) == 0:  # NaN if unbounded
+        bound = st.unanimous_bound(len(means[0]), float(metric["span"])) / float(means[1].mean())
+        low, high, note = value - bound, value + bound, note + "; no prompt differs (Clopper-Pearson interval)"
+    return Measured(value, low, high, _n(len(means[0]), len(pairs)), note)
+
+
+def path_share(findings: Findings, test: Mapping[str, Any]) -> Measured:
+    """Share of the x0 path length between two values of progress."""
+    return _of_paths(findings, test, lambda path: path.share(float(test["start"]), float(test["end"])))
+
+
+def critical_start(findings: Findings, test: Mapping[str, Any]) -> Measured:
+    """Where the shortest interval begins that holds a share (default half) of the x0 path length."""
+    return _of_paths(findings, test, lambda path: path.critical_phase(float(test.get("share", 0.5)))[0])
+
+
+def critical_end(findings: Findings, test: Mapping[str, Any]) -> Measured:
+    """Where that interval ends."""
+    return _of_paths(findings, test, lambda path: path.critical_phase(float(test.get("share", 0.5)))[1])
+
+
+def recognisable_at(findings: Findings, test: Mapping[str, Any]) -> Measured:
+    """Progress from which on CLIP recognises the concept in x0 to the end, between the kept frames on either side."""
+    return _mean_progress(_settled_frames(findings, str(test["lane"])))
+
+
+def recognisable_earlier(findings: Findings, test: Mapping[str, Any]) -> Measured:
+    """How much earlier the lane is recognisable than the baseline, in progress, paired."""
+    return _mean_gap(*(_settled_frames(findings, str(test[key])) for key in ("baseline", "lane")))
+
+
+def close_at(findings: Findings, test: Mapping[str, Any]) -> Measured:
+    """Progress from which on x0 is within a distance (relative L2 in latent space) of the run's own final latents."""
+    return _mean_progress(_settled_distances(findings, str(test["lane"]), float(test["distance"])))
+
+
+def close_earlier(findings: Findings, test: Mapping[str, Any]) -> Measured:
+    """How much earlier the lane is that close than the baseline, in progress, paired."""
+    lanes, distance = (str(test["baseline"]), str(test["lane"])), float(test["distance"])
+    return _mean_gap(*(_settled_distances(findings, lane, distance) for lane in lanes))
+
+
+QUANTITIES: dict[str, Quantity] = {
+    function.__name__: function
+    for function in (speedup, call_reduction, quality_ratio, path_share, critical_start, critical_end, recognisable_at,
+                     recognisable_earlier, close_at, close_earlier)
+}  # fmt: skip
+
+
+def equivalence(findings: Findings, test: Mapping[str, Any]) -> Comparison:
+    """The comparison of a lane with the baseline by a metric.
+
+    Raises:
+        Untestable: There are no values, too few, or no margin.
+    """
+    key, lane, baseline = str(test["metric"]), str(test["lane"]), str(test["baseline"])
+    metric = _metric(findings, key)
+    _pairs(findings, key, lane, baseline, int(metric["smallest_n"]))
+    values = findings.quality[findings.quality["metric"] == key]
+    found = compare(values, findings.metrics, baseline, findings.floors())
+    row = next(row for row in found if row.lane == lane)
+    if math.isnan(row.margin):
+        raise Untestable(f"there is no margin: {row.margin_from}")
+    return row
+
+
+def _cells(findings: Findings, lane: str) -> pd.DataFrame:
+    rows = findings.cells[(findings.cells["study_lane"] == lane) & (findings.cells["status"] == "done")]
+    if rows.empty:
+        raise Untestable(f"the study '{findings.study_id}' has no finished cell of lane '{lane}'")
+    return rows
+
+
+def _metric(findings: Findings, key: str) -> dict[str, Any]:
+    rows = findings.metrics[findings.metrics["metric"] == key].to_dict("records")
+    if not rows:
+        raise Untestable(f"the study has not been scored with '{key}'; `python -m engine score {findings.study_id}`")
+    if isinstance(rows[0]["unavailable"], str):
+        raise Untestable(rows[0]["unavailable"])
+    return dict(rows[0])
+
+
+def _pairs(findings: Findings, key: str, lane: str, baseline: str, smallest_n: int) -> pd.DataFrame:
+    values = findings.quality[findings.quality["metric"] == key]
+    pairs = paired(values, values[values["lane"] == baseline], lane)
+    prompts = pairs["prompt"].nunique()
+    if len(pairs) < smallest_n or prompts < st.MIN_PROMPTS:
+        raise Untestable(f"too few: {_n(prompts, len(pairs))} with '{key}' for '{lane}' and '{baseline}'; "
+                         f"{smallest_n} pairs of {st.MIN_PROMPTS} prompts are needed")  # fmt: skip
+    return pairs
+
+
+def _of_paths(findings: Findings, test: Mapping[str, Any], value: Callable[[phases.Path], float]) -> Measured:
+    lane = str(test["lane"])
+    found = phases.paths(findings.step_metrics, lane)
+    if not found:
+        raise Untestable(f"no recorded steps of lane '{lane}'")
+    return _measured([value(path) for path in found.values()], [prompt for prompt, _ in found])
+
+
+def _settled_frames(findings: Findings, lane: str) -> dict[tuple[str, int], float | None]:
+    _metric(findings, "recognised")
+    rows = findings.frame_quality
+    rows = rows[(rows["lane"] == lane) & (rows["kind"] == "x0") & (rows["metric"] == "recognised")]
+    if rows.empty:
+        raise Untestable(f"no scored x0 frames of lane '{lane}'; the study needs [frames] kinds with \"x0\"")
+    return phases.settled_at(rows, lambda values: values >= 0.5)
+
+
+def _settled_distances(findings: Findings, lane: str, distance: float) -> dict[tuple[str, int], float | None]:
+    rows = findings.step_metrics
+    rows = rows[(rows["lane"] == lane) & (rows["metric"] == "x0_distance")]
+    if rows.empty:
+        raise Untestable(f"no recorded distances of lane '{lane}'")
+    return phases.settled_at(rows, lambda values: values <= distance)
+
+
+def _mean_progress(found: dict[tuple[str, int], float | None]) -> Measured:
+    reached = {key: value for key, value in found.items() if value is not None}
+    never = len(found) - len(reached)
+    return _measured(list(reached.values()), [prompt for prompt, _ in reached], _never(never, len(found)))
+
+
+def _mean_gap(late: dict[tuple[str, int], float | None], early: dict[tuple[str, int], float | None]) -> Measured:
+    pairs = {key: (late[key], early[key]) for key in late if key in early}
+    gaps = {key: a - b for key, (a, b) in pairs.items() if a is not None and b is not None}
+    never = len(pairs) - len(gaps)
+    return _measured(list(gaps.values()), [prompt for prompt, _ in gaps], _never(never, len(pairs)))
+
+
+def _never(never: int, n: int) -> str:
+    return f"{never} of {n} left out, as they never get there" if never else ""
+
+
+def _measured(values: list[float], prompts: list[str], note: str = "") -> Measured:
+    if len(set(prompts)) < st.MIN_PROMPTS:
+        raise Untestable(f"too few: {_n(len(set(prompts)), len(values))}, at least {st.MIN_PROMPTS} prompts are needed")
+    found = st.estimate(values, prompts)
+    return Measured(found.value, found.low, found.high, _n(found.n, found.pairs), note)
+
+
+def _n(prompts: int, pairs: int) -> str:
+    return f"{prompts} prompts, {pairs} cells"

@@ -1,0 +1,158 @@
+"""Metrics that ask a CLIP model. Torch is imported only when a picture is measured.
+
+Which CLIP: the one in the model's own folder (`clip/`, as the bundled model has), else the largest of OpenAI's that is
+in the local hub cache. Its name and a digest of its weights are part of the metric's version, as scores of different
+CLIPs cannot be compared. The labels of "recognised": `vocabulary.txt` in the model's folder, else the bundled one.
+"""
+
+import functools
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.measuring.evidence import Evidence, Pictures, Subject, Unmeasurable
+from engine.study.source import BUNDLED, ModelSource
+
+if TYPE_CHECKING:
+    from engine.measuring.judge import Judge
+
+HUB_CLIPS = ("openai/clip-vit-large-patch14", "openai/clip-vit-base-patch16", "openai/clip-vit-base-patch32")
+NEEDED = ("config.json", "model.safetensors", "tokenizer_config.json")
+
+
+def edition(subject: Subject) -> str:
+    """Name and digest of the CLIP that judges a model's pictures.
+
+    Raises:
+        Unmeasurable: There is none.
+    """
+    folder = find_clip(subject.model)
+    name = folder.parents[1].name.removeprefix("models--").replace("--", "/") if _is_hub(folder) else "own clip"
+    return f"{name} {_digest(folder / 'model.safetensors')}"
+
+
+def vocabulary_edition(subject: Subject) -> str:
+    """The same, with a digest of the labels.
+
+    Raises:
+        Unmeasurable: There is no CLIP, or there are no labels.
+    """
+    path = vocabulary_path(subject.model)
+    return f"{edition(subject)}, labels {_digest(path)}"
+
+
+def clip_score(evidence: Evidence) -> float:
+    """100 max(0, cos(picture, prompt)), mean over frames (Hessel et al. 2021, arXiv:2104.08718; scaled to 100)."""
+    judge = _judge(find_clip(evidence.subject.model))
+    cosines = _embedded(judge, evidence.pictures) @ judge.text(evidence.prompt)
+    return float(100 * np.maximum(cosines, 0).mean())
+
+
+def recognised(evidence: Evidence) -> float:
+    """1.0 if the prompt's concept is the nearest of all labels (video: share of frames), else 0.0.
+
+    Raises:
+        Unmeasurable: The prompt names no concept of the vocabulary.
+    """
+    labels = vocabulary(vocabulary_path(evidence.subject.model))
+    wanted = labels.index(concept(evidence.prompt, labels))
+    judge = _judge(find_clip(evidence.subject.model))
+    similarity = _embedded(judge, evidence.pictures) @ np.stack([judge.text(label) for label in labels]).T
+    return float(np.mean(similarity.argmax(axis=1) == wanted))
+
+
+def concept(prompt: str, labels: tuple[str, ...]) -> str:
+    """The label that a prompt names: itself, or what stands before its first comma.
+
+    Raises:
+        Unmeasurable: It is none of the labels.
+    """
+    for text in (prompt, prompt.partition(",")[0]):
+        if (name := text.strip().lower()) in labels:
+            return name
+    raise Unmeasurable("the prompt names no concept of vocabulary.txt")
+
+
+def find_clip(model: ModelSource) -> Path:
+    """The folder of the CLIP that judges a model's pictures.
+
+    Raises:
+        Unmeasurable: There is none; says how to get one.
+    """
+    if model.kind == "gaussian":
+        raise Unmeasurable("not available: the model 'gaussian' draws patterns that no CLIP knows")
+    if model.folder is not None and (model.folder / "clip").is_dir():
+        folder = model.folder / "clip"
+        missing = [name for name in NEEDED if not (folder / name).is_file()]
+        if missing:
+            raise Unmeasurable(f"not available: {folder} lacks {', '.join(missing)}; fetch the model again")
+        return folder
+    for repo in HUB_CLIPS:
+        if found := _in_hub_cache(repo):
+            return found
+    raise Unmeasurable(f"not available: no CLIP in the local hub cache; `hf download {HUB_CLIPS[-1]}` fetches one")
+
+
+def vocabulary_path(model: ModelSource) -> Path:
+    """The file of labels for a model.
+
+    Raises:
+        Unmeasurable: There is none.
+    """
+    own = model.folder / "vocabulary.txt" if model.folder else None
+    for path in (own, BUNDLED / "vocabulary.txt"):
+        if path is not None and path.is_file():
+            return path
+    raise Unmeasurable(f"not available: {BUNDLED / 'vocabulary.txt'} is missing")
+
+
+@functools.cache
+def vocabulary(path: Path) -> tuple[str, ...]:
+    """The labels of a file, one a line."""
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return tuple(line for line in lines if line)
+
+
+def _in_hub_cache(repo: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = [try_to_load_from_cache(repo, name) for name in NEEDED]
+    return Path(str(found[0])).parent if all(isinstance(path, str) for path in found) else None
+
+
+def _is_hub(folder: Path) -> bool:
+    return folder.parent.name == "snapshots"
+
+
+def _digest(path: Path) -> str:
+    """First 8 characters of the SHA-256 of a file."""
+    stat = path.stat()
+    return _digest_of(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@functools.cache
+def _digest_of(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as stream:
+        digest = sha256()
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()[:8]
+
+
+@functools.lru_cache(maxsize=1)
+def _judge(folder: Path) -> "Judge":
+    from engine.measuring.judge import Judge
+
+    return Judge(folder)
+
+
+def _embedded(judge: "Judge", pictures: Pictures) -> np.ndarray:
+    """Unit vectors of pictures; remembered for the next metric that asks about the same pictures."""
+    return _embedded_bytes(judge, pictures.shape, pictures.tobytes())
+
+
+@functools.lru_cache(maxsize=4)
+def _embedded_bytes(judge: "Judge", shape: tuple[int, ...], data: bytes) -> np.ndarray:
+    return judge.pictures(np.frombuffer(data, np.uint8).reshape(shape))

@@ -1,0 +1,57 @@
+"""What a metric gets to see of a cell, and how it says that it cannot tell."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.study.reference import ReferenceSettings
+from engine.study.source import ModelSource
+
+Pictures = npt.NDArray[np.uint8]
+Latents = npt.NDArray[np.float32]
+
+
+class Unmeasurable(Exception):
+    """A metric has no value here; the message says why, and the remedy if there is one."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is common to all cells of a study."""
+
+    model: ModelSource
+    reference: ReferenceSettings | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One finished cell.
+
+    Attributes:
+        pictures: Final pictures, (frames, height, width, 3) bytes; one frame unless it is a video.
+        latents: Final latents, (C, H, W) or (C, F, H, W).
+        reference_pictures: Of the converged solution; None if the metric does not need it.
+        reference_latents: Likewise.
+    """
+
+    subject: Subject
+    prompt: str
+    seed: int
+    pictures: Pictures
+    latents: Latents
+    reference_pictures: Pictures | None = None
+    reference_latents: Latents | None = None
+
+    def both_pictures(self) -> Iterable[tuple[Pictures, Pictures]]:
+        """(picture, reference picture), frame by frame.
+
+        Raises:
+            Unmeasurable: There is no reference, or it is of another size.
+        """
+        if self.reference_pictures is None:
+            raise Unmeasurable("there is no reference")
+        if self.reference_pictures.shape != self.pictures.shape:
+            raise Unmeasurable(f"pictures are {self.pictures.shape}, the reference's {self.reference_pictures.shape}")
+        return zip(self.pictures, self.reference_pictures, strict=True)

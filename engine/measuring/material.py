@@ -1,0 +1,41 @@
+"""Pictures and latents as they were stored, decoded when a metric asks for them."""
+
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from engine.measuring.evidence import Evidence, Latents, Pictures, Subject
+from engine.study.plan import Cell
+
+
+class Material:
+    """Pictures and latents of a group of cells, still encoded."""
+
+    def __init__(self, latents: dict[str, Latents], frames: pd.DataFrame) -> None:
+        self.latents = latents
+        self._frames = dict(iter(frames.groupby(["trajectory_id", "kind"])))
+
+    def evidence(self, cell: Cell, subject: Subject, reference: str | None) -> Evidence:
+        """What the metrics get to see of a cell, and of its reference if there is one."""
+        key = cell.trajectory_id
+        return Evidence(
+            subject, cell.prompt, cell.seed, _decoded(self._frames[key, "final"]), self.latents[key],
+            _decoded(self._frames[reference, "final"]) if (reference, "final") in self._frames else None,
+            self.latents.get(reference) if reference else None,
+        )  # fmt: skip
+
+    def steps(self, cell: Cell) -> Iterator[tuple[int, Pictures]]:
+        """Step index and x0 picture of the kept steps."""
+        rows = self._frames.get((cell.trajectory_id, "x0"))
+        if rows is not None:
+            for step_index, frames in rows.groupby("step_index"):
+                yield int(step_index), _decoded(frames)
+
+
+def _decoded(rows: pd.DataFrame) -> Pictures:
+    """(frames, height, width, 3) bytes."""
+    ordered = rows.sort_values("video_frame")["image"]
+    return np.stack([np.asarray(Image.open(io.BytesIO(bytes(data))).convert("RGB")) for data in ordered])

@@ -1,0 +1,376 @@
+"""Claims, comparisons and the recommendation: change the cache, and the verdict changes."""
+
+import json
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from engine.analysis import phases
+from engine.analysis.claims import claim_lines, evaluate, read_claims, together
+from engine.analysis.comparison import compare
+from engine.analysis.recommendation import recommend
+from engine.cache.connection import reading
+from engine.cache.findings import load_findings
+from engine.cache.quality import FrameScoreRow, MetricRow, QualityWriter, ScoreRow, StudyMetricRow
+from engine.cache.records import FrameRow, StepMetricRow, TimingRow
+from engine.cache.writer import CacheWriter
+from engine.cli import main
+from engine.commands import CLAIMS
+from engine.environment import describe
+from engine.errors import StudyError
+from engine.measuring.metrics import METRICS
+from engine.study.plan import cells
+from engine.study.source import find_model
+from tests.engine.helpers import parsed, row
+
+SEEDS = 2
+
+
+@dataclass(frozen=True)
+class World:
+    """What the cache says of DPM-Solver++ at 20 steps against DDIM at 50.
+
+    Attributes:
+        speedup: Of the whole call.
+        calls: That it takes instead of 20.
+        recognised: Share of its pictures; DDIM has 0.8.
+        shift: Of its CLIP score, in seed-to-seed standard deviations.
+        error: Its latent error over DDIM's.
+        middle: Weight of the x0 path within `heavy`, over that elsewhere.
+        heavy: From which to which progress.
+        seen: Progress from which its x0 is recognised, and DDIM's.
+    """
+
+    speedup: float = 2.5
+    calls: int = 20
+    recognised: float = 0.8
+    shift: float = 0.0
+    error: float = 1.0
+    middle: float = 8.0
+    heavy: tuple[float, float] = (0.4, 0.8)
+    seen: tuple[float, float] = (0.4, 0.7)
+    prompts: int = 120
+
+
+TRUE = World()
+FALSE = World(speedup=1.5, calls=30, recognised=0.5, shift=-3.0, error=5.0, middle=0.1, seen=(0.9, 0.9))
+
+
+def write(path, world):
+    """A cache that says so."""
+    prompts = [f"prompt {i}" for i in range(world.prompts)]
+    study = parsed(name="readme_claims", prompts=prompts, seeds=list(range(SEEDS)), lanes=["ddim:50", "dpmpp_2m:20"],
+                   frames={"count": 10})  # fmt: skip
+    model, environment, writer = find_model("gaussian"), describe("cpu"), CacheWriter(path)
+    every = cells(study, model, "cpu")
+    writer.begin(study, every, model, environment)
+    generator = np.random.default_rng(0)
+    rows, scores, frames = [], [], []
+    for place, cell in enumerate(every):
+        fast = cell.lane.key == "dpmpp_2m:20"
+        calls = world.calls if fast else 50
+        rows.append(_trajectory(cell, calls, world, fast))
+        # Both lanes draw the same noise per prompt and seed, so the comparison is paired.
+        noise = np.random.default_rng(place // 2).normal() + 0.05 * generator.normal()
+        # Spread evenly over prompts and seeds, so that shares are exact.
+        seen = (place // 2) % 10 < round(10 * (world.recognised if fast else 0.8))
+        values = {"clip_score": 25 + noise + (world.shift if fast else 0), "recognised": float(seen),
+                  "latent_error": 0.1 * math.exp(0.3 * noise) * (world.error if fast else 1),
+                  "ssim": 0.9 - 0.02 * noise - (0.1 * (world.error - 1) if fast else 0)}  # fmt: skip
+        scores += [ScoreRow(cell.trajectory_id, key, "1", value) for key, value in values.items()]
+        frames += [FrameScoreRow(cell.trajectory_id, "x0", f.step_index, "recognised", "1",
+                                 float(f.progress >= world.seen[0 if fast else 1]))
+                   for f in rows[-1].frames if f.kind == "x0"]  # fmt: skip
+    writer.trajectories(rows, model, environment)
+    _write_times(writer, every, world, model, environment)
+    quality = QualityWriter(path)
+    keys = ("latent_error", "ssim", "clip_score", "recognised")
+    quality.study("readme_claims", [_metric(key) for key in keys], [StudyMetricRow(key, "1") for key in keys], [])
+    quality.scores(scores, frames)
+    return path
+
+
+def _trajectory(cell, calls, world, fast):
+    progress = (np.arange(calls) + 1) / calls
+    inside = (progress > world.heavy[0] + 1e-9) & (progress <= world.heavy[1] + 1e-9)
+    changes = np.where(inside, world.middle, 1.0)
+    near = np.where(progress >= world.seen[0 if fast else 1], 0.1, 0.9)
+    kept = sorted({round(i * (calls - 1) / 9) for i in range(10)})
+    return row(
+        cell.trajectory_id, scheduler=cell.lane.scheduler.key, steps=cell.lane.steps, lane=cell.lane.key,
+        config_id=cell.config_id, prompt=cell.prompt, seed=cell.seed, nfe=calls, frame_count=10, frame_kinds="x0,xt",
+        frames=tuple(FrameRow("x0", i, float(progress[i]), 1.0, 0.0, 8, 8, "webp", b"-") for i in kept),
+        step_metrics=(
+            *(StepMetricRow(i, float(progress[i]), 0.0, "x0_change", float(changes[i])) for i in range(1, calls)),
+            *(StepMetricRow(i, float(progress[i]), 0.0, "x0_distance", float(near[i])) for i in range(calls)),
+        ),
+    )  # fmt: skip
+
+
+def _write_times(writer, every, world, model, environment):
+    generator = np.random.default_rng(1)
+    for cell in every[:2]:
+        seconds = 1.0 / (world.speedup if cell.lane.steps == 20 else 1.0)
+        rows = [TimingRow(cell.lane.scheduler.key, cell.lane.steps, cell.lane.key, cell.config_id, 64, 64, cell.dtype,
+                          True, 1, repeat, "total", seconds * (1 + 0.001 * generator.normal()), cell.lane.steps)
+                for repeat in range(10)]  # fmt: skip
+        writer.timings(rows, model, environment)
+
+
+def _metric(key):
+    entry = METRICS[key]
+    return MetricRow(key, "1", entry.label, entry.unit, entry.direction, entry.smallest_n, entry.has_true_zero,
+                     entry.span, entry.margin, entry.description)  # fmt: skip
+
+
+def findings(path):
+    with reading(path) as db:
+        return load_findings(db, "readme_claims")
+
+
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("claims")
+    return write(folder / "true.duckdb", TRUE), write(folder / "false.duckdb", FALSE)
+
+
+def words(cache, tmp_path, claims=CLAIMS):
+    answer = tmp_path / f"{cache.stem}.json"
+    assert main(["claims", "--cache", str(cache), "--claims", str(claims), "--json", str(answer)]) == 0
+    return {claim["key"]: claim["word"] for claim in json.loads(answer.read_text())["claims"]}
+
+
+def test_every_claim_is_confirmed_or_refuted_by_what_the_cache_holds(caches, tmp_path, capsys):
+    confirmed, refuted = words(caches[0], tmp_path), words(caches[1], tmp_path)
+    untestable = {"scores", "perception"}
+    assert confirmed == {key: "not testable" if key in untestable else "confirmed" for key in confirmed}
+    # With little weight in the middle, the last fifth weighs more than its share.
+    assert refuted == {key: "not testable" if key in untestable else "refuted" for key in refuted}
+    out = capsys.readouterr().out
+    assert "CONFIRMED     DPM-Solver++ at 20 steps is 2.5 times as fast" in out
+    assert "REFUTED       DPM-Solver++ at 20 steps is 2.5 times as fast" in out
+    assert "10 repeats" in out
+    assert f"Computed on cpu: {describe('cpu').device_name}" in out
+
+
+@pytest.mark.parametrize(
+    ("changes", "refuted"),
+    [
+        ({"speedup": 2.3, "heavy": (0.2, 0.6), "error": 5.0}, {"speed", "critical-phase", "accuracy-equivalent"}),
+        (
+            {"calls": 25, "recognised": 0.7, "seen": (0.6, 0.6)},
+            {"calls", "quality", "quality-equivalent", "recognisable", "close"},
+        ),
+    ],
+)
+def test_changing_a_thing_changes_its_verdict_and_no_other(changes, refuted, tmp_path):
+    changed = words(write(tmp_path / "c.duckdb", World(**changes)), tmp_path)
+    assert {key for key, word in changed.items() if word == "refuted"} == refuted
+    assert {word for key, word in changed.items() if key not in refuted} == {"confirmed", "not testable"}
+
+
+def test_with_few_prompts_a_claim_is_undecided_or_not_testable_and_says_why(tmp_path):
+    found = findings(write(tmp_path / "c.duckdb", World(prompts=6)))
+    verdicts = {verdict.key: verdict for verdict in evaluate(read_claims(CLAIMS), found)}
+    assert verdicts["quality"].word == "not testable"
+    assert "too few: 6 prompts, 12 cells" in verdicts["quality"].tests[0].reason
+    assert verdicts["calls"].word == "confirmed"
+    assert "too few" in "\n".join(claim_lines(list(verdicts.values()), found))
+
+
+def test_a_study_without_scores_or_times_says_what_is_missing(tmp_path):
+    path = tmp_path / "c.duckdb"
+    study, model = parsed(name="readme_claims", lanes=["ddim:50", "dpmpp_2m:20"]), find_model("gaussian")
+    CacheWriter(path).begin(study, cells(study, model, "cpu"), model, describe("cpu"))
+    verdicts = {verdict.key: verdict for verdict in evaluate(read_claims(CLAIMS), findings(path))}
+    assert {verdict.word for verdict in verdicts.values()} == {"not testable"}
+    reasons = {key: verdict.tests[0].reason for key, verdict in verdicts.items() if verdict.tests}
+    assert "have not been timed in one environment" in reasons["speed"]
+    assert "no finished cell of lane 'dpmpp_2m:20'" in reasons["calls"]
+    assert "has not been scored with 'recognised'; `python -m engine score readme_claims`" in reasons["quality"]
+    assert "no recorded steps" in reasons["critical-phase"]
+
+
+def test_a_percentage_of_a_metric_without_a_true_zero_is_refused(caches, tmp_path):
+    claims = tmp_path / "claims.toml"
+    claims.write_text('[[claim]]\nkey = "a"\ntext = "97 % of the CLIP score"\n[[claim.test]]\n'
+                      'quantity = "quality_ratio"\nmetric = "clip_score"\nlane = "dpmpp_2m:20"\nbaseline = "ddim:50"\n'
+                      "at_least = 0.965\n")  # fmt: skip
+    (verdict,) = evaluate(read_claims(claims), findings(caches[0]))
+    assert (verdict.word, verdict.tests[0].reason) == (
+        "not testable", "a percentage of 'clip_score' means nothing: it has no true zero to count up from")  # fmt: skip
+
+
+def test_an_unknown_study_is_named_with_the_known_ones(caches, capsys):
+    assert main(["claims", "readme_claim", "--cache", str(caches[0])]) == 2
+    assert "Did you mean 'readme_claims'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no"),
+        ("x = ", "cannot be read"),
+        ('[[claim]]\nkey = "a"\ntext = "b"', "either tests or untestable"),
+        ('[[claim]]\nkey = "a"\ntext = "b"\n[[claim.test]]\nquantity = "speedpu"', "Did you mean 'speedup'"),
+        ('[[claim]]\nkey = "a"\ntext = "b"\n[[claim.test]]\nquantity = "speedup"\nlane = "c"', "needs baseline"),
+        (
+            '[[claim]]\nkey = "a"\ntext = "b"\n[[claim.test]]\nquantity = "critical_end"\nlane = "c"',
+            "at_least or at_most",
+        ),
+        (
+            '[[claim]]\nkey = "a"\ntext = "b"\n[[claim.test]]\nquantity = "critical_end"\nlanes = "c"',
+            "unknown key 'lanes'",
+        ),
+    ],
+)
+def test_wrong_claims_are_refused(text, message, tmp_path):
+    (tmp_path / "claims.toml").write_text(text)
+    with pytest.raises(StudyError, match=message):
+        read_claims(tmp_path / "claims.toml")
+
+
+def test_a_claim_is_no_better_than_its_tests():
+    assert together(["confirmed", "confirmed"]) == "confirmed"
+    assert together(["confirmed", "refuted", "not testable"]) == "refuted"
+    assert together(["confirmed", "not testable"]) == "undecided"
+    assert together(["not testable"]) == together([]) == "not testable"
+
+
+def table(lanes, prompts=20, seeds=2, metric="clip_score"):
+    """Quality rows: lane -> function of (prompt, seed)."""
+    rows = [{"lane": lane, "prompt": f"p{p}", "seed": s, "metric": metric, "value": value(p, s)}
+            for lane, value in lanes.items() for p in range(prompts) for s in range(seeds)]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def described(*keys):
+    return pd.DataFrame([vars(_metric(key)) for key in keys])
+
+
+def noisy(scale, shift=0.0, key=0):
+    values = np.random.default_rng(key).normal(shift, scale, (1000, 10))
+    return lambda p, s: float(values[p, s])
+
+
+def plus(first, second):
+    return lambda p, s: first(p, s) + second(p, s)
+
+
+def test_comparisons_are_paired_and_worded_by_direction():
+    base = noisy(1.0)
+    lanes = {"base": base, "same": plus(base, noisy(0.1, 0, 1)), "down": plus(base, noisy(0.1, -3, 2)),
+             "up": plus(base, noisy(0.1, 3, 3)), "wild": plus(base, noisy(9, 0, 4))}  # fmt: skip
+    found = {row.lane: row for row in compare(table(lanes), described("clip_score"), "base")}
+    assert {lane: row.verdict for lane, row in found.items()} == {
+        "same": "equivalent", "down": "worse", "up": "better", "wild": "undecided"}  # fmt: skip
+    assert found["down"].difference.value == pytest.approx(-3, abs=0.1)
+    assert (found["same"].difference.n, found["same"].difference.pairs) == (20, 40)
+    assert found["same"].margin == pytest.approx(2 / np.sqrt(np.pi), rel=0.3)
+    assert found["same"].margin_from == "seed-to-seed noise of the baseline"
+    errors = table(lanes, metric="latent_error")
+    words = {row.lane: row.verdict for row in compare(errors, described("latent_error"), "base")}
+    assert (words["down"], words["up"]) == ("better", "worse")
+    words = {row.lane: row.verdict for row in compare(table(lanes, metric="sharpness"), described("sharpness"), "base")}
+    assert (words["down"], words["up"]) == ("lower", "higher")
+
+
+def test_too_few_pairs_have_no_verdict_and_one_seed_has_no_margin():
+    lanes = {"base": noisy(1.0), "same": noisy(1.0)}
+    assert compare(table(lanes, prompts=14), described("clip_score"), "base")[0].verdict == "too few"
+    (row,) = compare(table(lanes, prompts=40, seeds=1), described("clip_score"), "base")
+    assert math.isnan(row.margin)
+    assert row.verdict == "undecided"
+
+
+def test_pictures_that_are_all_alike_recognised_prove_less_than_they_seem():
+    lanes = {"base": lambda p, s: 1.0, "same": lambda p, s: 1.0}
+    (few,) = compare(table(lanes, prompts=24, metric="recognised"), described("recognised"), "base")
+    assert few.verdict == "undecided"
+    assert few.difference.low == pytest.approx(-(1 - 0.05 ** (1 / 24)))
+    (many,) = compare(table(lanes, prompts=80, metric="recognised"), described("recognised"), "base")
+    assert many.verdict == "equivalent"
+
+
+def test_only_prompts_and_seeds_of_both_lanes_count():
+    values = table({"base": noisy(1.0), "same": noisy(1.0)})
+    values = values[~((values["lane"] == "same") & (values["prompt"] == "p3") & (values["seed"] == 1))]
+    (row,) = compare(values, described("clip_score"), "base")
+    assert (row.difference.n, row.difference.pairs) == (20, 39)
+
+
+def test_differences_below_what_the_reference_can_tell_apart_are_not_ranked():
+    base = noisy(0.01, 1.0)
+    values = table({"base": base, "near": plus(base, noisy(0.001, 0.02, 1))}, metric="latent_error")
+    assert compare(values, described("latent_error"), "base")[0].verdict == "worse"
+    (row,) = compare(values, described("latent_error"), "base", {"latent_error": 0.04})
+    assert (row.verdict, row.margin, row.margin_from) == ("equivalent", 0.04, "distance of the reference to its check")
+
+
+def times(milliseconds):
+    start = pd.Timestamp("2026-01-01")
+    rows = [{"lane": lane, "environment_id": "e", "device_name": "device", "batch_size": 1, "repeat": repeat,
+             "stage": "total", "seconds": value / 1000 * (1 + 0.001 * repeat), "nfe": 1, "created_at": start}
+            for lane, value in milliseconds.items() for repeat in range(10)]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_the_cheapest_lane_that_is_as_good_is_recommended_with_the_runner_up_and_why():
+    base = noisy(1.0)
+    quality = table({"base": base, "fast": plus(base, noisy(0.1, 0, 1)), "faster": plus(base, noisy(0.1, -3, 2)),
+                     "slow": plus(base, noisy(0.1, 0, 3))})  # fmt: skip
+    timings = times({"base": 100, "fast": 40, "faster": 20, "slow": 80})
+    found = recommend(quality, described("clip_score"), timings, "base")
+    assert found.best is not None
+    assert found.runner_up is not None
+    assert (found.best.lane, found.runner_up.lane) == ("fast", "slow")
+    assert found.passed_over == (("faster", "worse"),)
+    assert found.best.speedup == pytest.approx(2.5)
+    assert "fast, 40 ms, 2.50 times as fast [2.50, 2.50] on device" in found.lines[0]
+    assert "It is equivalent: difference" in found.lines[1]
+    slower = times({"base": 100, "fast": 120, "faster": 20, "slow": 180})
+    found = recommend(quality, described("clip_score"), slower, "base")
+    assert found.best is not None
+    assert found.best.lane == "base"
+
+
+def test_without_times_or_values_there_is_no_recommendation_and_the_reason():
+    quality = table({"base": noisy(1.0)})
+    assert "has been timed" in recommend(quality, described("clip_score"), times({}).reindex(
+        columns=["lane", "batch_size", "stage"]), "base").lines[0]  # fmt: skip
+    assert "score it first" in recommend(quality, described("ssim"), times({"base": 1}), "base", "ssim").lines[0]
+    assert "'base' has not been timed" in recommend(quality, described("clip_score"), times({"x": 1}), "base").lines[0]
+
+
+def path(changes):
+    calls = len(changes) + 1
+    return phases.Path((np.arange(1, calls) + 1) / calls, np.asarray(changes, dtype=float))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_critical_phase_is_the_shortest_interval_by_brute_force(seed):
+    changes = np.random.default_rng(seed).exponential(1, 9)
+    run = path(changes)
+    start, end = run.critical_phase(0.5)
+    assert run.share(start, end) == pytest.approx(0.5)
+    grid = np.linspace(0.1, 1, 361)
+    shortest = min(b - a for i, a in enumerate(grid) for b in grid[i:] if run.share(a, b) >= 0.5)
+    assert end - start <= shortest + 1e-9
+    assert end - start == pytest.approx(shortest, abs=2 * (grid[1] - grid[0]))
+
+
+def test_shares_of_the_path_add_up_and_a_path_without_changes_is_refused():
+    run = path([1, 2, 3, 4])
+    assert run.share(0, 0.4) + run.share(0.4, 0.8) + run.share(0.8, 1) == pytest.approx(1)
+    assert run.share(0.8, 1) == pytest.approx(0.4)
+    with pytest.raises(ValueError, match="above zero"):
+        path([0, 0])
+
+
+def test_settled_means_to_the_end():
+    rows = pd.DataFrame({"prompt": ["a"] * 4 + ["b"] * 4, "seed": 0, "step_index": [0, 1, 2, 3] * 2,
+                         "progress": [0.25, 0.5, 0.75, 1.0] * 2, "value": [1, 0, 1, 1, 1, 1, 1, 0]})  # fmt: skip
+    assert phases.settled_at(rows, lambda values: values > 0) == {("a", 0): 0.625, ("b", 0): None}
