@@ -10,7 +10,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 
-from data.bundled.recipe import evaluate
+from data.bundled.recipe.evaluate import read_prompts
+from data.bundled.recipe.judge import Judge, draw, load_pipeline
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "data/bundled"
@@ -18,13 +19,13 @@ PROMPTS = ["red apple", "owl", "rocket", "red heart", "pizza", "sunflower", "cro
 
 
 @pytest.fixture(scope="module")
-def judge() -> evaluate.Judge:
-    return evaluate.Judge(BUNDLE / "clip", evaluate.read_prompts(BUNDLE / "vocabulary.txt"))
+def judge() -> Judge:
+    return Judge(BUNDLE / "clip", read_prompts(BUNDLE / "vocabulary.txt"))
 
 
 @pytest.fixture(scope="module")
 def pipeline() -> StableDiffusionPipeline:
-    return evaluate.load_pipeline(BUNDLE, torch.device("cpu"))
+    return load_pipeline(BUNDLE, torch.device("cpu"))
 
 
 def test_folder_stays_below_60_mb_and_each_file_below_15_mb() -> None:
@@ -52,7 +53,7 @@ def test_weights_are_half_precision_safetensors_without_code() -> None:
     assert {v[0] for v in index.values() if isinstance(v, list)} <= {"diffusers", "transformers", None}
 
 
-def test_text_tower_of_clip_is_the_text_encoder(pipeline: StableDiffusionPipeline, judge: evaluate.Judge) -> None:
+def test_text_tower_of_clip_is_the_text_encoder(pipeline: StableDiffusionPipeline, judge: Judge) -> None:
     ids = pipeline.tokenizer(["red apple"], padding="max_length", return_tensors="pt").input_ids
     with torch.no_grad():
         ours = pipeline.text_encoder(ids)[0]
@@ -60,10 +61,8 @@ def test_text_tower_of_clip_is_the_text_encoder(pipeline: StableDiffusionPipelin
     assert torch.allclose(ours, clips, atol=1e-3)
 
 
-def test_prompts_are_drawn_so_that_clip_recognises_them(
-    pipeline: StableDiffusionPipeline, judge: evaluate.Judge
-) -> None:
-    pictures = evaluate.draw(pipeline, PROMPTS, guidance=3.0, steps=12, first_seed=0)
+def test_prompts_are_drawn_so_that_clip_recognises_them(pipeline: StableDiffusionPipeline, judge: Judge) -> None:
+    pictures = draw(pipeline, PROMPTS, guidance=3.0, steps=12, first_seed=0)
     result = judge.recognise(pictures, PROMPTS)
     assert result.top5 >= 7 / 8, result.missed
     assert result.top1 >= 6 / 8, result.missed
@@ -72,15 +71,15 @@ def test_prompts_are_drawn_so_that_clip_recognises_them(
 
 
 def test_same_seed_gives_the_same_picture_and_another_seed_another(pipeline: StableDiffusionPipeline) -> None:
-    first, again = (evaluate.draw(pipeline, ["fox"], 3.0, 6, first_seed=3) for _ in range(2))
-    other = evaluate.draw(pipeline, ["fox"], 3.0, 6, first_seed=4)
+    first, again = (draw(pipeline, ["fox"], 3.0, 6, first_seed=3) for _ in range(2))
+    other = draw(pipeline, ["fox"], 3.0, 6, first_seed=4)
     assert torch.equal(first, again)
     assert (first - other).abs().max() > 0.05
 
 
 @pytest.mark.parametrize(("name", "count"), [("bundled_96.txt", 96), ("bundled_24.txt", 24)])
 def test_prompt_sets_name_known_concepts_once(name: str, count: int) -> None:
-    prompts = evaluate.read_prompts(ROOT / "data/prompts" / name)
-    known = evaluate.read_prompts(BUNDLE / "vocabulary.txt")
+    prompts = read_prompts(ROOT / "data/prompts" / name)
+    known = read_prompts(BUNDLE / "vocabulary.txt")
     assert len(prompts) == len(set(prompts)) == count
     assert not set(prompts) - set(known)

@@ -21,6 +21,7 @@ from data.bundled.recipe import (
     train_denoiser,
 )
 from data.bundled.recipe.dataset import load_dataset, load_tokenizer, tokenize
+from data.bundled.recipe.judge import Judge
 
 COLOURS = {"red circle": "red", "green circle": "green", "blue circle": "blue", "black circle": "black"}
 TINY: dict[str, Any] = {
@@ -160,7 +161,7 @@ def test_export_loads_with_plain_diffusers_and_draws(trained: Path, tmp_path: Pa
     pipeline.set_progress_bar_config(disable=True)
     picture = pipeline("red circle", num_inference_steps=2, output_type="np").images[0]
     assert picture.shape == (16, 16, 3)
-    judge = evaluate.Judge(target / "clip", evaluate.read_prompts(target / "vocabulary.txt"))
+    judge = Judge(target / "clip", evaluate.read_prompts(target / "vocabulary.txt"))
     result = judge.recognise(load_dataset(stage("dataset", trained)).pictures / 127.5 - 1, judge.labels)
     assert result.n == 4
     assert result.top5 == 1.0

@@ -1,96 +1,27 @@
-"""Stage 5: how well the finished model draws its prompts, measured with its own CLIP, and a labelled sheet."""
+"""Stage 5: how well the finished model draws its prompts, measured with its own CLIP, and a labelled sheet.
+
+Each part runs if the config has its table: guidance always, [evaluate.curve], [evaluate.held_out], [evaluate.cost].
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
-from diffusers.utils import logging as diffusers_logging
+from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw
-from transformers import CLIPModel, CLIPTokenizer
 
 from data.bundled.recipe.common import BUNDLED_DIR, RecipeError, Stage, stage_from_command_line, write_json
-from data.bundled.recipe.dataset import load_dataset, to_unit, tokenize
-
-BATCH = 32
-
-
-@dataclass(frozen=True)
-class Recognition:
-    """How many of n pictures CLIP ranks their own label first, or among the first five, of all labels."""
-
-    n: int
-    top1: float
-    top5: float
-    missed: tuple[str, ...]
-
-
-def load_pipeline(folder: Path, device: torch.device) -> StableDiffusionPipeline:
-    """Return the saved pipeline in float32 with DPM++ 2M Karras."""
-    diffusers_logging.set_verbosity_error()
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None).to(device, torch.float32)
-    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config, use_karras_sigmas=True)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def draw(
-    pipeline: StableDiffusionPipeline, prompts: list[str], guidance: float, steps: int, first_seed: int
-) -> torch.Tensor:
-    """Return pictures (n, 3, h, w) in -1 to 1, the i-th from seed `first_seed + i`."""
-    pictures = []
-    for start in range(0, len(prompts), BATCH):
-        chunk = prompts[start : start + BATCH]
-        seeds = [torch.Generator().manual_seed(first_seed + start + i) for i in range(len(chunk))]
-        options = {"num_inference_steps": steps, "guidance_scale": guidance, "generator": seeds}
-        pictures.append(pipeline(chunk, output_type="pt", **options).images.float().cpu())
-    return torch.cat(pictures) * 2 - 1
-
-
-class Judge:
-    """The bundled CLIP, asked which of the known labels a picture shows."""
-
-    def __init__(self, folder: Path, labels: list[str]) -> None:
-        self.labels = labels
-        self.model = CLIPModel.from_pretrained(folder).float().eval()
-        ids = tokenize(CLIPTokenizer.from_pretrained(folder), labels)
-        with torch.no_grad():
-            self.text = self.model(input_ids=ids, pixel_values=torch.zeros(1, 3, *[self.size] * 2)).text_embeds
-
-    @property
-    def size(self) -> int:
-        """Side of the pictures CLIP takes, in pixels."""
-        return int(self.model.config.vision_config.image_size)
-
-    @torch.no_grad()
-    def recognise(self, pictures: torch.Tensor, labels: list[str]) -> Recognition:
-        """Return how often pictures (n, 3, h, w) in -1 to 1 are recognised as their label."""
-        if unknown := sorted(set(labels) - set(self.labels)):
-            raise RecipeError(f"Not in the vocabulary: {', '.join(unknown)}. vocabulary.txt lists the known labels.")
-        ids = torch.zeros(1, 2, dtype=torch.long)
-        images = torch.cat([self.model(input_ids=ids, pixel_values=c).image_embeds for c in pictures.split(BATCH)])
-        ranking = (images @ self.text.T).argsort(1, descending=True)
-        own = torch.tensor([self.labels.index(label) for label in labels])[:, None]
-        place = (ranking == own).float().argmax(1)
-        missed = [f"{x} -> {self.labels[r[0]]}" for x, r, p in zip(labels, ranking, place, strict=True) if p > 0]
-        top1, top5 = ((place < k).float().mean().item() for k in (1, 5))
-        return Recognition(len(labels), top1, top5, tuple(missed))
-
-
-@torch.no_grad()
-def reconstruction_psnr(autoencoder: AutoencoderKL, pictures: torch.Tensor) -> float:
-    """Return the mean over pictures of the peak signal-to-noise ratio in dB after encoding and decoding."""
-    autoencoder, values = autoencoder.float().eval(), []
-    for chunk in pictures.split(BATCH):
-        x = to_unit(chunk)
-        decoded = autoencoder.decode(autoencoder.encode(x).latent_dist.mean).sample.clamp(-1, 1)
-        values += [10 * math.log10(4 / e) for e in (decoded - x).square().mean((1, 2, 3)).tolist()]
-    return sum(values) / len(values)
+from data.bundled.recipe.dataset import load_dataset, to_unit
+from data.bundled.recipe.evaluate_cost import measure_apart
+from data.bundled.recipe.evaluate_curves import colourfulness, guidance_point, runs_of_seeds, step_curve
+from data.bundled.recipe.evaluate_held_out import reconstruction
+from data.bundled.recipe.judge import Judge, load_pipeline
 
 
 def contact_sheet(pictures: torch.Tensor, captions: list[str], columns: int, zoom: int = 1) -> Image.Image:
@@ -116,29 +47,41 @@ def read_prompts(path: Path) -> list[str]:
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def run(stage: Stage) -> dict[str, object]:
-    """Measure, write `work/evaluation.json` and the sheet; returns what was measured."""
-    warnings.filterwarnings("ignore", message=".*fp16.*")
-    bundle = Path(stage.table.get("bundle", BUNDLED_DIR))
+def guidance_scales(stage: Stage, pipeline: StableDiffusionPipeline, judge: Judge) -> dict[str, Any]:
+    """Return what each guidance scale gives on all prompts and seeds; saves a sheet of the first seed's pictures."""
+    report: dict[str, Any] = {}
     prompts = read_prompts(Path(stage.require("prompts")))
-    pipeline = load_pipeline(bundle, stage.device)
-    judge = Judge(bundle / "clip", read_prompts(bundle / "vocabulary.txt"))
-    dataset = load_dataset(stage)
-    real = judge.recognise(to_unit(dataset.pictures), [c.label for c in dataset.concepts])
-    report: dict[str, object] = {"real_pictures": real.__dict__}
-    report["psnr_db"] = reconstruction_psnr(pipeline.vae.cpu(), dataset.pictures)
-    pipeline.vae.to(stage.device)
-    steps, seeds = stage.require("steps"), stage.table.get("seeds", [0])
     for guidance in stage.require("guidance"):
-        runs = [draw(pipeline, prompts, guidance, steps, 1000 * seed) for seed in seeds]
-        result = judge.recognise(torch.cat(runs), prompts * len(seeds))
-        report[f"guidance_{guidance:g}"] = result.__dict__
-        print(f"guidance {guidance:g}: top-1 {result.top1:.3f} top-5 {result.top5:.3f} of {result.n}", flush=True)
-        sheet = contact_sheet(runs[0], prompts, stage.table.get("columns", 12))
+        runs = runs_of_seeds(pipeline, prompts, guidance, stage.require("steps"), stage.table.get("seeds", [0]))
+        report[f"{guidance:g}"], pictures = guidance_point(pipeline, judge, prompts, runs)
+        point = report[f"{guidance:g}"]
+        print(f"guidance {guidance:g}: top-1 {point['top1']:.3f} top-5 {point['top5']:.3f} of {point['n']}", flush=True)
+        sheet = contact_sheet(pictures[: len(prompts)], prompts, stage.table.get("columns", 12))
         sheet.save(stage.path(f"sheets/guidance_{guidance:g}.png"))
         if guidance == stage.require("sheet_guidance") and (path := stage.table.get("sheet")):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             sheet.save(path)
+    return report
+
+
+def run(stage: Stage) -> dict[str, Any]:
+    """Measure, write `work/evaluation.json` and the sheet; returns what was measured."""
+    warnings.filterwarnings("ignore", message=".*fp16.*")
+    bundle = Path(stage.table.get("bundle", BUNDLED_DIR))
+    pipeline = load_pipeline(bundle, stage.device)
+    judge = Judge(bundle / "clip", read_prompts(bundle / "vocabulary.txt"))
+    dataset = load_dataset(stage)
+    real = to_unit(dataset.pictures)
+    report: dict[str, Any] = {}
+    if cost := stage.table.get("cost"):
+        report["cost"] = measure_apart(bundle, **cost)
+    recognised = judge.recognise(real, [c.label for c in dataset.concepts])
+    report["real_pictures"] = recognised.__dict__ | colourfulness(real)
+    of_dataset = dataclasses.replace(stage, name="dataset", table=stage.config["dataset"])
+    report["psnr_db"] = reconstruction(pipeline.vae, of_dataset, dataset.pictures)
+    if curve := stage.table.get("curve"):
+        report["steps"] = step_curve(pipeline, judge, read_prompts(Path(curve["prompts"])), curve)
+    report["guidance"] = guidance_scales(stage, pipeline, judge)
     write_json(stage.path("evaluation.json"), report)
     return report
 
