@@ -9,7 +9,7 @@ import duckdb
 import pandas as pd
 
 from engine.cache.connection import migrate, writing
-from engine.cache.writer import _insert
+from engine.cache.writer import insert_rows
 
 # How the reason begins if a metric raised an error: such cells are tried again.
 FAILED = "failed:"
@@ -123,9 +123,9 @@ class QualityWriter:
                         [metric, version, ids],
                     )
             cells = [asdict(row) for row in rows]
-            _insert(db, "quality", [_without(row, "reason") for row in cells if row["value"] is not None])
-            _insert(db, "unscored", [_without(row, "value") for row in cells if row["value"] is None])
-            _insert(db, "frame_quality", [asdict(row) for row in frames])
+            insert_rows(db, "quality", [_without(row, "reason") for row in cells if row["value"] is not None])
+            insert_rows(db, "unscored", [_without(row, "value") for row in cells if row["value"] is None])
+            insert_rows(db, "frame_quality", [asdict(row) for row in frames])
 
 
 def scored(db: duckdb.DuckDBPyConnection, ids: Collection[str]) -> set[tuple[str, str, str]]:

@@ -48,7 +48,7 @@ class CacheWriter:
                 {"study_id": study.name, "trajectory_id": cell.trajectory_id, "lane": cell.lane.key, "position": place}
                 for place, cell in enumerate(cells)
             ]
-            _insert(db, "study_trajectories", links)
+            insert_rows(db, "study_trajectories", links)
             db.execute(
                 "INSERT OR IGNORE INTO models VALUES (?, ?, ?, ?, ?, NULL, ?)",
                 [model.model_id, model.name, model.revision, model.fingerprint, model.pipeline,
@@ -75,17 +75,17 @@ class CacheWriter:
         with writing(self.path) as db:
             for table in ("frames", "latents", "step_metrics", "quality", "unscored", "frame_quality", "trajectories"):
                 db.execute(f"DELETE FROM {table} WHERE list_contains(?, trajectory_id)", [ids])
-            _insert(db, "trajectories", [_trajectory(row, model, environment, now) for row in rows])
-            _insert(db, "latents", [_child(row, row.latents) for row in rows if row.latents])
-            _insert(db, "frames", [_child(row, frame) for row in rows for frame in row.frames])
-            _insert(db, "step_metrics", [_child(row, metric) for row in rows for metric in row.step_metrics])
+            insert_rows(db, "trajectories", [_trajectory(row, model, environment, now) for row in rows])
+            insert_rows(db, "latents", [_child(row, row.latents) for row in rows if row.latents])
+            insert_rows(db, "frames", [_child(row, frame) for row in rows for frame in row.frames])
+            insert_rows(db, "step_metrics", [_child(row, metric) for row in rows for metric in row.step_metrics])
 
     def timings(self, rows: Iterable[TimingRow], model: ModelSource, environment: Environment) -> None:
         """Writes raw timing samples."""
         now = _now()
         place = {"environment_id": environment.environment_id, "model_id": model.model_id, "created_at": now}
         with writing(self.path) as db:
-            _insert(db, "timings", [{**asdict(row), **place} for row in rows])
+            insert_rows(db, "timings", [{**asdict(row), **place} for row in rows])
 
 
 def _trajectory(
@@ -105,7 +105,7 @@ def _child(row: TrajectoryRow, child: Any) -> dict[str, Any]:
     return {"trajectory_id": row.trajectory_id, **vars(child)}
 
 
-def _insert(db: duckdb.DuckDBPyConnection, table: str, rows: list[dict[str, Any]]) -> None:
+def insert_rows(db: duckdb.DuckDBPyConnection, table: str, rows: list[dict[str, Any]]) -> None:
     """Inserts records by column name, through Arrow: a hundred times faster than row by row."""
     if not rows:
         return

@@ -120,10 +120,6 @@ class Table:
         """A value of any kind, to be checked by the caller."""
         return self._get(key, default)
 
-    def ignore(self, *keys: str) -> None:
-        """Counts keys as asked for."""
-        self._asked.update(keys)
-
     def rest(self) -> dict[str, Any]:
         """The keys nobody asked for; they count as asked for from now on."""
         rest = {key: value for key, value in self._data.items() if key not in self._asked}
