@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from engine import commands
+from engine.commands import lab, studies
 from engine.environment import DEVICES
 from engine.errors import LabError
 from engine.paths import DEFAULT_CACHE
@@ -39,34 +39,34 @@ def parser() -> argparse.ArgumentParser:
     _study(run)
     run.add_argument("--max-batch", type=_positive, metavar="N", help="most images in flight (default: by device)")
     run.add_argument("--progress", choices=("bar", "json", "none"), default="bar")
-    run.set_defaults(command=commands.run)
+    run.set_defaults(command=studies.run)
 
     plan = add("plan", help="show what is cached, what would run and how long it may take; runs nothing")
     _study(plan)
-    plan.set_defaults(command=commands.plan)
+    plan.set_defaults(command=studies.plan)
 
     score = add("score", help="measure the cached pictures of a study that lack scores; makes no picture")
     _study(score)
     score.add_argument("--progress", choices=("bar", "json", "none"), default="bar")
-    score.set_defaults(command=commands.score_study)
+    score.set_defaults(command=studies.score_study)
 
     claims = add("claims", help="put the claims of data/claims.toml to the test with what the cache holds")
     claims.add_argument("study", nargs="?", default="readme_claims", help="a cached study (default readme_claims)")
-    claims.add_argument("--claims", type=Path, default=commands.CLAIMS, metavar="FILE", help="another file of claims")
+    claims.add_argument("--claims", type=Path, default=studies.CLAIMS, metavar="FILE", help="another file of claims")
     claims.add_argument("--json", type=Path, metavar="FILE", help="write the verdicts to a file as well")
     _cache(claims)
-    claims.set_defaults(command=commands.claims)
+    claims.set_defaults(command=studies.claims)
 
     schedulers = add("schedulers", help="list the schedulers, or show one")
     schedulers.add_argument("key", nargs="?", help="show everything known about one")
-    schedulers.set_defaults(command=commands.schedulers)
+    schedulers.set_defaults(command=lab.schedulers)
 
     models = add("models", help="list the models at hand, or check one")
     models.add_argument("model", nargs="?", help="bundled, gaussian, a diffusers folder or a hub id")
-    models.set_defaults(command=commands.models)
+    models.set_defaults(command=lab.models)
 
     doctor = add("doctor", help="show device and versions, what would be used, and what is missing")
-    doctor.set_defaults(command=commands.doctor)
+    doctor.set_defaults(command=lab.doctor)
 
     bench = add("bench", help="compare the engine's speed with plain diffusers, side by side")
     bench.add_argument("--model", default="bundled")
@@ -74,11 +74,11 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--repeats", type=_positive, default=3, metavar="N")
     bench.add_argument("--max-batch", type=_positive, metavar="N")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
-    bench.set_defaults(command=commands.bench)
+    bench.set_defaults(command=lab.bench)
 
     migrate = add("migrate", help="bring an older cache up to date")
     _cache(migrate)
-    migrate.set_defaults(command=commands.migrate_cache)
+    migrate.set_defaults(command=lab.migrate_cache)
     return top
 
 

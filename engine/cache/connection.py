@@ -12,7 +12,8 @@ from pathlib import Path
 
 import duckdb
 
-from engine.cache.schema import CREATE_MIGRATIONS, MIGRATIONS, SCHEMA_VERSION, Migration
+from engine.cache.migration import Migration
+from engine.cache.schema import CREATE_MIGRATIONS, MIGRATIONS, SCHEMA_VERSION
 from engine.errors import CacheBusy, CacheError, CacheMissing, CacheOutdated
 
 # What others need of DuckDB to hold a connection and to tell its errors.

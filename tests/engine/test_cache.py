@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from engine.cache import connection, queries
 from engine.cache.connection import migrate, reading, writing
+from engine.cache.migration import Migration
 from engine.cache.records import FrameRow, StepMetricRow
-from engine.cache.schema import MIGRATIONS, SCHEMA_VERSION, Migration
+from engine.cache.schema import MIGRATIONS, SCHEMA_VERSION
 from engine.cache.writer import CacheWriter
 from engine.cli import main
 from engine.errors import CacheBusy, CacheError, CacheMissing, CacheOutdated

@@ -18,7 +18,7 @@ from engine.cache.quality import FrameScoreRow, MetricRow, QualityWriter, ScoreR
 from engine.cache.records import FrameRow, StepMetricRow, TimingRow
 from engine.cache.writer import CacheWriter
 from engine.cli import main
-from engine.commands import CLAIMS
+from engine.commands.studies import CLAIMS
 from engine.environment import describe
 from engine.errors import StudyError
 from engine.measuring.metrics import METRICS

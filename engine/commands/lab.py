@@ -1,0 +1,90 @@
+"""Commands about the lab itself: schedulers, models, doctor, bench, migrate."""
+
+import argparse
+import json
+
+from engine.cache.connection import migrate
+from engine.commands.words import print_table
+from engine.errors import CacheMissing, LabError, ModelError
+from engine.study.schedulers import SCHEDULERS, lookup
+from engine.study.source import EXAMPLE_HUB_ID, ModelSource, find_model
+
+
+def schedulers(arguments: argparse.Namespace) -> int:
+    """`schedulers [KEY]`."""
+    if arguments.key:
+        entry = lookup(arguments.key)
+        for name, value in vars(entry).items():
+            print(f"{name:<12} {json.dumps(value) if isinstance(value, dict) else value}")
+        return 0
+    rows = [("key", "name", "calls", "noise", "paper", "note")]
+    rows += [
+        (entry.key, entry.label, entry.calls, "yes" if entry.stochastic else "no", entry.paper, entry.note)
+        for entry in SCHEDULERS.values()
+    ]
+    print_table(rows)
+    return 0
+
+
+def models(arguments: argparse.Namespace) -> int:
+    """`models [MODEL]`."""
+    if arguments.model:
+        source = find_model(arguments.model)
+        if source.fingerprint is None:
+            print(f"{source.name} is not in the local hub cache; `hf download {source.name}` or a run would fetch it.")
+            return 0
+        _print_model(source)
+        return 0
+    rows = [("model", "pipeline", "pixels", "weights", "folder")]
+    for name in ("bundled", "gaussian", EXAMPLE_HUB_ID):
+        try:
+            source = find_model(name)
+        except ModelError as error:
+            rows.append((name, f"not usable: {error}", "", "", ""))
+            continue
+        size = f"{source.size[0]} x {source.size[1]}" if source.size else "-"
+        place = str(source.folder) if source.folder else "computed" if name == "gaussian" else "not fetched"
+        rows.append((name, source.pipeline or "-", size, f"{source.bytes / 1e6:,.0f} MB", place))
+    print_table(rows)
+    print("\nAny other diffusers folder or hub id works too: --set model=PATH or --set model=owner/name.")
+    return 0
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """`doctor`."""
+    from engine.doctor import report
+
+    lines, healthy = report()
+    print("\n".join(lines))
+    return 0 if healthy else 1
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """`bench`."""
+    from engine.bench import describe_bench, run_bench
+
+    if arguments.json and not arguments.json.resolve().parent.is_dir():
+        raise LabError(f"--json {arguments.json}: there is no folder {arguments.json.resolve().parent}.")
+
+    result = run_bench(arguments.model, arguments.device, arguments.repeats, arguments.max_batch, print)
+    print(describe_bench(result))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def migrate_cache(arguments: argparse.Namespace) -> int:
+    """`migrate`."""
+    if not arguments.cache.exists():
+        raise CacheMissing(f"There is no cache at {arguments.cache}.")
+    steps = migrate(arguments.cache)
+    for step in steps:
+        print(f"{step.version}: {step.name}")
+    print("Done." if steps else "The cache is up to date.")
+    return 0
+
+
+def _print_model(source: ModelSource) -> None:
+    print(f"name         {source.name}\nfolder       {source.folder}\npipeline     {source.pipeline}")
+    print(f"pixels       {source.size}\nweights      {source.bytes / 1e6:,.1f} MB\nfingerprint  {source.fingerprint}")
+    print(f"scheduler    {json.dumps(source.scheduler_config)}")
