@@ -6,11 +6,11 @@ from typing import TypeVar
 
 import streamlit as st
 
-from dashboard import loaders, markup, state
-from dashboard.formats import count, when
-from dashboard.loaders import Answer, Problem
+from dashboard import asking, loaders, markup, state
+from dashboard.asking import Answer, Problem
 from dashboard.options import Options, OptionsError
 from dashboard.studies import StudyView
+from engine.display.formats import count, when
 
 POLL_SECONDS = 2.5
 SLOW_POLL_SECONDS = 10.0
@@ -66,7 +66,7 @@ def open_study(*, watch_finished: bool = True) -> tuple[Options, StudyView]:
 
 def _status(chosen: Options, study: StudyView, *, stale: bool, watch: bool) -> None:
     """How far a study is, kept up to date by itself; draws the page anew when there is something new."""
-    live = study.unfinished and loaders.written_lately(chosen.cache)
+    live = study.unfinished and asking.written_lately(chosen.cache)
     drawn = False
 
     @st.fragment(run_every=POLL_SECONDS if live or stale else SLOW_POLL_SECONDS if watch else None)
@@ -74,7 +74,7 @@ def _status(chosen: Options, study: StudyView, *, stale: bool, watch: bool) -> N
         nonlocal drawn
         answer = loaders.progress(chosen.cache, study.id)
         fresh = answer.value if isinstance(answer, Answer) and not answer.stale else None
-        ended = live and not loaders.written_lately(chosen.cache)
+        ended = live and not asking.written_lately(chosen.cache)
         news = fresh is not None and (stale or fresh != study.progress)
         if drawn and (ended or news):
             st.rerun()

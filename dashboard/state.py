@@ -7,18 +7,15 @@ written out, in the browser and in place of the present entry of its history, so
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
 
-from dashboard.formats import cut
 from dashboard.options import Options, parse
 from dashboard.studies import StudyView
-from engine.analysis.cost import Pricing
+from engine.display.formats import cut
 
 PROMPT_CHARACTERS = 80
-OWN = "own"
 KINDS = {"x0": "Clean estimate (x0)", "xt": "Noisy image (x_t)"}
 
 _address = st.components.v2.component(
@@ -49,7 +46,7 @@ def choose_study(names: Mapping[str, str]) -> str:
     Args:
         names: Study id -> name, the last run first.
     """
-    _from_address("study", {key: key for key in names})
+    from_address("study", {key: key for key in names})
     return st.selectbox(
         "Study", list(names), format_func=lambda key: names[key], key="study_choice", persist_state="session"
     )
@@ -58,7 +55,7 @@ def choose_study(names: Mapping[str, str]) -> str:
 def choose_prompt(prompts: Sequence[str]) -> str:
     """The prompt picker; the address holds the beginning of the prompt."""
     labels = prompt_labels(prompts)
-    _from_address("prompt", {label: prompt for prompt, label in labels.items()})
+    from_address("prompt", {label: prompt for prompt, label in labels.items()})
     return st.selectbox(
         "Prompt", list(prompts), format_func=lambda text: labels[text], key="prompt_choice", persist_state="session"
     )
@@ -66,13 +63,13 @@ def choose_prompt(prompts: Sequence[str]) -> str:
 
 def choose_seed(seeds: Sequence[int]) -> int:
     """The seed picker."""
-    _from_address("seed", {str(seed): seed for seed in seeds})
+    from_address("seed", {str(seed): seed for seed in seeds})
     return int(st.selectbox("Seed", list(seeds), key="seed_choice", persist_state="session"))
 
 
 def choose_kind() -> str:
     """The switch between the clean estimate and the noisy image."""
-    _from_address("kind", {kind: kind for kind in KINDS})
+    from_address("kind", {kind: kind for kind in KINDS})
     st.session_state.setdefault("kind_choice", "x0")
     kind = st.segmented_control(
         "Picture", list(KINDS), format_func=lambda kind: KINDS[kind], required=True, key="kind_choice",
@@ -104,105 +101,19 @@ def keep_in_address(**choices: str) -> None:
     _address(key="address", data=choices)
 
 
-def _from_address(name: str, allowed: Mapping[str, Any]) -> None:
+def from_address(name: str, allowed: Mapping[str, Any]) -> None:
     """Takes over a choice from the address if it came there from outside, and is allowed."""
-    _take_over(name, allowed.get)
+    take_over(name, allowed.get)
     if st.session_state.get(f"{name}_choice") not in allowed.values():
         st.session_state.pop(f"{name}_choice", None)
 
 
-def _take_over(name: str, read: Callable[[str], Any]) -> None:
+def take_over(name: str, read: Callable[[str], Any]) -> None:
     asked = st.query_params.get(name)
     known = (st.session_state.get(f"{name}_seen"), st.session_state.get(f"{name}_written"))
     if asked is not None and asked not in known and (value := read(asked)) is not None:
         st.session_state[f"{name}_choice"] = value
     st.session_state[f"{name}_seen"] = asked
-
-
-@dataclass(frozen=True)
-class Number:
-    """A number the reader sets: its name in the address, its label, and what is allowed. No default: may be empty."""
-
-    name: str
-    label: str
-    default: float | None
-    low: float
-    high: float
-    step: float
-    help: str
-
-    def read(self, text: str) -> float | None:
-        """The number in an address, or None if it is not allowed."""
-        try:
-            value = type(self.low)(text)
-        except ValueError:
-            return None
-        return value if self.low <= value <= self.high else None
-
-
-PRICE = Number("price", "Price per GPU hour ($)", 1.0, 0.001, 1000.0, 0.1, "What you pay for an hour of one GPU.")
-SECONDS = Number(
-    "seconds", "Baseline seconds per image", None, 0.001, 600.0, 0.1,
-    "On the GPU that is priced. The other lanes are scaled by their measured ratio. Empty: times as measured.",
-)  # fmt: skip
-IMAGES = Number("images", "Images a month", 1_000_000, 1, 100_000_000, 100_000, "Images made in a month of 730 hours.")
-BUSY = Number(
-    "busy", "Utilisation (%)", 30, 1, 100, 5,
-    "Share of the paid time in which images are made. Reported averages lie between 10 and 40 %.",
-)  # fmt: skip
-PEAK = Number(
-    "peak", "Images per second at the peak", 1.0, 0.0, 100.0, 0.5,
-    "Sets how many whole GPUs are needed. 0: not known; they then follow from the month and the utilisation.",
-)  # fmt: skip
-WAIT = Number(
-    "wait", "Longest wait at the peak (s)", 5.0, 0.0, 600.0, 1.0,
-    "95 % of the images are begun within this time; making them comes on top.",
-)  # fmt: skip
-
-
-def choose_number(field: Number, placeholder: str = "") -> Any:
-    """A number field; None if it is empty, which only a field without default can be."""
-    key = f"{field.name}_choice"
-    _take_over(field.name, field.read)
-    st.session_state.setdefault(key, field.default)
-    empty: dict[str, Any] = {"value": None, "placeholder": placeholder} if field.default is None else {}
-    return st.number_input(
-        field.label, field.low, field.high, step=field.step, help=field.help, key=key, persist_state="session", **empty
-    )
-
-
-def choose_preset(names: Mapping[str, str], default: str) -> str:
-    """The picker of a GPU and its price: key -> name."""
-    _from_address("gpu", {key: key for key in names})
-    st.session_state.setdefault("gpu_choice", default)
-    return st.selectbox(
-        "GPU and price", list(names), format_func=lambda key: names[key], key="gpu_choice", persist_state="session"
-    )
-
-
-def forget_seconds_of_another_gpu(gpu: str) -> None:
-    """Empties the seconds per image when another GPU is priced than before: they were entered for that one."""
-    if st.session_state.get("gpu_priced", gpu) != gpu:
-        st.session_state[f"{SECONDS.name}_choice"] = None
-    st.session_state["gpu_priced"] = gpu
-
-
-def choose_lane(labels: Mapping[str, str]) -> str:
-    """The picker of the lane to compare with the baseline: key -> label."""
-    _from_address("lane", {key: key for key in labels})
-    return st.selectbox(
-        "Lane", list(labels), format_func=lambda key: labels[key], key="lane_choice", persist_state="session"
-    )
-
-
-def price_choices(choice: Pricing) -> dict[str, str]:
-    """What the address of the Cost page holds."""
-    numbers = {
-        PRICE: choice.rate.usd_per_hour, SECONDS: choice.seconds, IMAGES: choice.work.images_per_month,
-        BUSY: 100 * choice.work.utilisation, PEAK: choice.work.peak_per_second, WAIT: choice.work.wait_seconds,
-    }  # fmt: skip
-    texts = {field.name: "" if value is None else f"{value:.10g}" for field, value in numbers.items()}
-    return {"gpu": choice.preset.key if choice.preset else OWN, "lane": choice.lane, **texts}
 
 
 def compare_choices(study: StudyView, prompt: str, seed: int, kind: str = "x0") -> dict[str, str]:

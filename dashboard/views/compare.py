@@ -2,7 +2,8 @@
 
 import streamlit as st
 
-from dashboard import components, page, player, state
+from dashboard import components, page, state
+from dashboard.compare import player
 
 chosen, study = page.open_study(watch_finished=False)
 timings = components.pick_timings(study)

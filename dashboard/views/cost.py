@@ -3,6 +3,8 @@
 import streamlit as st
 
 from dashboard import components, loaders, markup, page, state
+from dashboard.cost import choices, sections
+from dashboard.cost.markup import price_table
 
 METHOD = (
     "Seconds per image: the measured time of a batch, all stages, divided by the images in it.",
@@ -28,10 +30,10 @@ if timings.empty:
     st.html(markup.note("Nothing can be priced yet", components.NOT_TIMED))
 else:
     presets = page.require(loaders.gpu_prices).value
-    choice = components.choose_pricing(timings, presets)
-    components.costs(timings, choice)
+    choice = sections.choose_pricing(timings, presets)
+    sections.costs(timings, choice)
     with st.expander("How these figures come about, and where the prices are from"):
         st.html(markup.method(METHOD))
-        st.html(markup.price_table(presets))
-    address = state.price_choices(choice)
+        st.html(price_table(presets))
+    address = choices.price_choices(choice)
 state.keep_in_address(study=study.id, **address)

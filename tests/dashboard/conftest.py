@@ -11,7 +11,6 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 APP = Path(__file__).resolve().parents[2] / "dashboard" / "app.py"
-PAGES = {"overview": "views/overview.py", "compare": "views/compare.py"}
 
 OpenPage = Callable[..., AppTest]
 
@@ -48,7 +47,7 @@ def open_page(monkeypatch: pytest.MonkeyPatch) -> OpenPage:
         for key, value in (query or {}).items():
             test.query_params[key] = value
         if name != "overview":
-            test.switch_page(PAGES[name])
+            test.switch_page(f"views/{name}.py")
         return test.run()
 
     return run

@@ -6,10 +6,12 @@ from types import ModuleType
 import pandas as pd
 import pytest
 
-from dashboard import charts, markup, theme
+from dashboard.overview.markup import timing_table
 from dashboard.studies import StudyData, StudyView
 from engine.cache import queries
 from engine.cache.connection import reading
+from engine.display import theme
+from engine.display.timing_charts import stage_chart, time_chart
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def study(usual_cache: Path) -> StudyView:
 
 
 def test_the_time_chart_keeps_order_names_its_unit_and_marks_the_baseline(study: StudyView) -> None:
-    spec = charts.time_chart(study.timings).to_dict()
+    spec = time_chart(study.timings).to_dict()
     encodings = [layer["encoding"] for layer in spec["layer"]]
     assert all(encoding["y"]["sort"][0] == "DPM++ 2M 20" for encoding in encodings if "y" in encoding)
     titles = {encoding["x"].get("title") for encoding in encodings if "x" in encoding}
@@ -36,19 +38,19 @@ def test_the_time_chart_keeps_order_names_its_unit_and_marks_the_baseline(study:
 
 def test_a_chart_without_the_baseline_or_intervals_is_still_drawn(study: StudyView) -> None:
     table = study.timings[~study.timings["is_baseline"]].assign(low_ms=float("nan"), high_ms=float("nan"))
-    spec = charts.time_chart(table).to_dict()
+    spec = time_chart(table).to_dict()
     assert not any("strokeDash" in layer["mark"] for layer in spec["layer"])
 
 
 def test_the_stage_chart_shows_each_stage_once_per_lane(study: StudyView) -> None:
-    chart = charts.stage_chart(study.timings)
+    chart = stage_chart(study.timings)
     assert len(chart.data) == 4 * 5
     assert chart.data.groupby("label")["share"].sum().tolist() == pytest.approx([1.0] * 4)
     assert chart.to_dict()["encoding"]["x"]["title"] == "Median time per stage (ms)"
 
 
 def test_the_timing_table_shows_n_interval_and_verdict_of_every_lane(study: StudyView) -> None:
-    html = markup.timing_table(study.timings)
+    html = timing_table(study.timings)
     assert html.count("<tr>") == 1 + 4
     assert html.count("settled") == 4
     assert "baseline" in html
@@ -56,7 +58,7 @@ def test_the_timing_table_shows_n_interval_and_verdict_of_every_lane(study: Stud
 
 def test_a_label_from_the_cache_cannot_be_markup(study: StudyView, synthetic: ModuleType) -> None:
     table: pd.DataFrame = study.timings.assign(label=synthetic.HOSTILE, settled=synthetic.HOSTILE)
-    assert "<script" not in markup.timing_table(table)
+    assert "<script" not in timing_table(table)
 
 
 def test_the_study_knows_what_is_left_to_do(study: StudyView) -> None:

@@ -13,11 +13,15 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from dashboard import charts, loaders, markup, state, theme
+from dashboard import loaders
+from dashboard.cost import choices
+from dashboard.cost.markup import cost_table, price_table
 from dashboard.studies import StudyData, StudyView
 from engine.analysis.cost import Rate, Workload, load_presets, price_lanes
 from engine.cache import queries
 from engine.cache.connection import migrate, reading
+from engine.display import formats, theme
+from engine.display.cost_charts import cost_chart
 
 APP = Path(__file__).resolve().parents[2] / "dashboard" / "app.py"
 LANES = ("ddim:50", "dpmpp_2m:20", "euler:30", "pndm:35")
@@ -108,9 +112,9 @@ def test_the_cards_agree_with_the_measured_times_and_the_price(open_cost: OpenCo
     table = _table(usual_cache)
     base, lane = (table[table["lane"] == key].iloc[0]["median_ms"] for key in ("ddim:50", "euler:30"))
     # $3.60 an hour is $0.001 a second; half of it is used: a million images of 1 ms cost $2.
-    assert cards(page)["Baseline, DDIM 50, a month"] == charts.money(2 * base)
-    assert cards(page)["Euler 30, a month"] == charts.money(2 * lane)
-    assert cards(page)["Saved a month, by use (50% busy)"] == charts.money(2 * (base - lane))
+    assert cards(page)["Baseline, DDIM 50, a month"] == formats.money(2 * base)
+    assert cards(page)["Euler 30, a month"] == formats.money(2 * lane)
+    assert cards(page)["Saved a month, by use (50% busy)"] == formats.money(2 * (base - lane))
 
 
 def test_the_page_says_what_was_measured_where_and_what_the_figures_leave_out(
@@ -133,7 +137,7 @@ def test_times_of_a_cpu_are_not_priced_as_those_of_a_gpu_until_its_seconds_are_e
     assert "How long does an image take on the H100 SXM?" in words(page)
     assert not cards(page)
     page.number_input("seconds_choice").set_value(2.0).run()
-    assert cards(page)["Baseline, DDIM 50, a month"] == charts.money(3.99 / 3600 * 2 * 1e6 / 0.3)
+    assert cards(page)["Baseline, DDIM 50, a month"] == formats.money(3.99 / 3600 * 2 * 1e6 / 0.3)
     assert "That ratio is an assumption" in words(page)
     assert address(page)["seconds"] == "2"
     page.number_input("seconds_choice").set_value(None).run()
@@ -264,7 +268,7 @@ def _table(cache: Path) -> Any:
 def test_the_chart_keeps_order_colours_and_baseline_and_names_its_unit(usual_cache: Path) -> None:
     table = price_lanes(_table(usual_cache), Rate(1.0), Workload(1e6, 0.5, 2.0))
     for figure in ("usd_month", "fleet_usd"):
-        spec = charts.cost_chart(table, figure, "US dollars a month").to_dict()
+        spec = cost_chart(table, figure, "US dollars a month").to_dict()
         encodings = [layer["encoding"] for layer in spec["layer"]]
         assert "US dollars a month" in {encoding["x"].get("title") for encoding in encodings}
         assert any("strokeDash" in layer["mark"] for layer in spec["layer"])
@@ -274,24 +278,24 @@ def test_the_chart_keeps_order_colours_and_baseline_and_names_its_unit(usual_cac
 
 def test_labels_and_prices_cannot_be_markup(usual_cache: Path, synthetic: ModuleType) -> None:
     table = price_lanes(_table(usual_cache).assign(label=synthetic.HOSTILE), Rate(1.0), Workload(1e6, 0.5))
-    assert "<script" not in markup.cost_table(table)
+    assert "<script" not in cost_table(table)
     preset = synthetic.replace(load_presets(loaders.GPU_PRICES)[0], gpu=synthetic.HOSTILE, source=synthetic.HOSTILE)
-    assert "<script" not in markup.price_table([preset])
+    assert "<script" not in price_table([preset])
 
 
 def test_money_and_shares_are_readable() -> None:
     values = (0, 0.001234, 0.2, 12.3, 123.4, 1234.5, 1_234_567, -50)
     shown = ["$0", "$0.00123", "$0.20", "$12.30", "$123", "$1,234", "$1.23 M", "−$50.00"]
-    assert [charts.money(value) for value in values] == shown
-    assert charts.money_range(1, 2) == "$1.00 – $2.00"
-    assert charts.money_range(2, 2) == "$2.00"
-    assert charts.money_range(math.nan, 2) == charts.money(math.nan) == charts.percent(math.nan) == "–"
-    assert charts.percent(-0.123) == "−12.3 %"
-    assert charts.percent_range(0.1, 0.2) == "10.0 – 20.0 %"
+    assert [formats.money(value) for value in values] == shown
+    assert formats.money_range(1, 2) == "$1.00 – $2.00"
+    assert formats.money_range(2, 2) == "$2.00"
+    assert formats.money_range(math.nan, 2) == formats.money(math.nan) == formats.percent(math.nan) == "–"
+    assert formats.percent(-0.123) == "−12.3 %"
+    assert formats.percent_range(0.1, 0.2) == "10.0 – 20.0 %"
 
 
 def test_every_number_of_the_page_reads_back_what_it_writes() -> None:
-    for field in (state.PRICE, state.SECONDS, state.IMAGES, state.BUSY, state.PEAK, state.WAIT):
+    for field in (choices.PRICE, choices.SECONDS, choices.IMAGES, choices.BUSY, choices.PEAK, choices.WAIT):
         for value in (field.low, field.high, field.default):
             if value is not None:
                 assert field.read(f"{value:.10g}") == value

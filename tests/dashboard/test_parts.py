@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dashboard import formats, images, state
+from dashboard import images, state
 from dashboard.options import OptionsError, parse
+from engine.display import formats
 from engine.paths import DEFAULT_CACHE
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from dashboard import theme
+from engine.display import theme
 from engine.study.schedulers import SCHEDULERS
 
 Floats = npt.NDArray[np.float64]

@@ -10,13 +10,14 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import loaders, markup, theme
+from dashboard import loaders, markup
 from dashboard.components import image_places
-from dashboard.formats import count, cut, duration, when, whole
 from dashboard.loaders import Picture
 from dashboard.options import Options
 from dashboard.page import require
 from dashboard.studies import CellView, LaneView, StudyView
+from engine.display import theme
+from engine.display.formats import count, cut, duration, when, whole
 
 KIND_NAMES = {"x0": "clean estimate", "xt": "noisy image"}
 ALT_PROMPT_CHARACTERS = 120

@@ -67,3 +67,33 @@ def cut(text: str, length: int) -> str:
     """The text in one line, cut to `length` characters with an ellipsis."""
     line = " ".join(text[: 4 * length].split())
     return line if len(line) <= length and len(text) <= 4 * length else line[: length - 1].rstrip() + "…"
+
+
+def money(dollars: float) -> str:
+    """E.g. "$0.0123", "$12.30", "$123", "$1,234", "$1.23 M"."""
+    if not known(dollars):
+        return NONE
+    sign, size = "−" if dollars < 0 else "", abs(dollars)
+    if size >= 999_999.5:
+        return f"{sign}${size / 1e6:,.2f} M"
+    if size >= 99.995 or size == 0:
+        return f"{sign}${size:,.0f}"
+    return f"{sign}${size:.2f}" if size >= 0.1 else f"{sign}${size:.3g}"
+
+
+def money_range(low: float, high: float) -> str:
+    """E.g. "$1,200 – $1,250"; one figure if both ends read the same."""
+    ends = [money(low), money(high)]
+    if NONE in ends:
+        return NONE
+    return ends[0] if ends[0] == ends[1] else " – ".join(ends)
+
+
+def percent(share: float) -> str:
+    """E.g. "38.2 %"."""
+    return f"{100 * share:.1f} %".replace("-", "−") if known(share) else NONE
+
+
+def percent_range(low: float, high: float) -> str:
+    """E.g. "36.1 – 40.0 %"."""
+    return f"{percent(low)[:-2]} – {percent(high)}" if known(low) and known(high) else NONE

@@ -1,0 +1,1 @@
+"""Compare: how the image forms under every lane, side by side."""

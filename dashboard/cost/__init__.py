@@ -1,0 +1,1 @@
+"""Cost: measured times in money."""
