@@ -67,7 +67,7 @@ STATES: dict[str, tuple[Callable[[Path, ModuleType], None], str]] = {
     "only x0": (_plain(prompts=("x",), frames={"kinds": ["x0"]}), "quick"),
     "three studies": (_many, "third"),
     "all failed": (_outcome(failed=LANES), "quick"),
-    "nothing has run": (_outcome(missing=LANES), "not run yet"),
+    "nothing has run": (_outcome(missing=LANES), "quick"),
     "some of each": (_outcome(failed=LANES[:1], missing=LANES[1:2]), "quick"),
     "never timed": (_outcome(timed=False), "quick"),
     "no pictures": (_outcome(pictures=False), "quick"),
