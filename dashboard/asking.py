@@ -1,7 +1,8 @@
 """Asking the cache: it is opened for moments, answers are remembered, and no error gets through to a page.
 
-An answer is remembered as long as the file is unchanged. While a writer holds the file, the last known answer is
-given and marked as such, so that a page stays readable during a run.
+With `--read-only` the file may be a stranger's: its contents are looked at before the first answer. An answer is
+remembered as long as the file is unchanged. While a writer holds the file, the last known answer is given and marked as
+such, so that a page stays readable during a run.
 """
 
 import threading
@@ -14,10 +15,12 @@ from typing import Any, Generic, Literal, TypeVar
 import pandas as pd
 import streamlit as st
 
-from engine.cache.connection import QueryError, reading
+from dashboard.state import options
+from engine.cache.connection import QueryError, reading, stamp
 from engine.errors import CacheBusy, CacheMissing, CacheOutdated, LabError
 
 PATIENCE_SECONDS = 1.5
+QUERY_SECONDS = 10.0
 REMEMBERED = 64
 REMEMBERED_BYTES = 96 * 2**20
 LAST_KNOWN = 16
@@ -53,10 +56,25 @@ def ask(path: Path, question: Callable[..., T], *arguments: Any) -> Answer[T] | 
             pickled.
         arguments: Hashable.
     """
-    name = f"{question.__module__}.{question.__qualname__}"
+    return work_out(path, question, None, *arguments)
+
+
+def work_out(
+    path: Path, question: Callable[..., Any], follow_up: Callable[[Any], T] | None, *arguments: Any
+) -> Answer[T] | Problem:
+    """Puts a question to the cache, closes it, and makes something of the answer; that alone is remembered.
+
+    Args:
+        path: The cache.
+        question: As in `ask`.
+        follow_up: A function of a module from the answer to what is wanted, which can be pickled. However long it
+            takes, it keeps nobody from writing.
+        arguments: Of the question; hashable.
+    """
+    name = " ".join(f"{function.__module__}.{function.__qualname__}" for function in (question, follow_up) if function)
     key = (str(path), name, arguments)
     try:
-        value = _answer(str(path), _stamp(path), name, arguments, question)
+        value = _answer(str(path), stamp(path), name, arguments, options().read_only, question, follow_up)
     except CacheBusy as error:
         last = _last_known().get(key)
         return Problem("busy", "The cache is being written", str(error)) if last is None else Answer(last, stale=True)
@@ -72,16 +90,23 @@ def ask(path: Path, question: Callable[..., T], *arguments: Any) -> Answer[T] | 
 
 def written_lately(path: Path) -> bool:
     """Whether the file changed within the last two minutes: a run may be going on."""
-    changed = max((stamp[0] for stamp in _stamp(path)), default=0)
+    changed = max((moment for moment, _ in stamp(path)), default=0)
     return pd.Timestamp.now("UTC").value - changed < WRITTEN_LATELY_SECONDS * 1e9
 
 
 @st.cache_data(show_spinner=False, max_entries=REMEMBERED, max_size=REMEMBERED_BYTES)
 def _answer(
-    path: str, stamp: tuple[tuple[int, int], ...], name: str, arguments: tuple[Any, ...], _question: Callable[..., Any]
+    path: str,
+    state_of_file: tuple[tuple[int, int], ...],
+    name: str,
+    arguments: tuple[Any, ...],
+    shared: bool,
+    _question: Callable[..., Any],
+    _follow_up: Callable[[Any], Any] | None,
 ) -> Any:
-    with reading(Path(path), PATIENCE_SECONDS) as db:
-        return _question(db, *arguments)
+    with reading(Path(path), PATIENCE_SECONDS, QUERY_SECONDS, inspect=shared) as db:
+        found = _question(db, *arguments)
+    return found if _follow_up is None else _follow_up(found)
 
 
 class _LastKnown:
@@ -106,15 +131,3 @@ class _LastKnown:
 @st.cache_resource(show_spinner=False)
 def _last_known() -> _LastKnown:
     return _LastKnown()
-
-
-def _stamp(path: Path) -> tuple[tuple[int, int], ...]:
-    """When the file and its log were last changed (in ns), and their sizes."""
-    found = []
-    for file in (path, path.with_name(path.name + ".wal")):
-        try:
-            status = file.stat()
-        except OSError:
-            continue
-        found.append((status.st_mtime_ns, status.st_size))
-    return tuple(found)

@@ -1,17 +1,24 @@
-"""Image bytes from the cache as addresses a browser can show. Only what starts like a known picture passes."""
+"""Image bytes from the cache as addresses a browser can show. Only what is a picture of sensible size passes."""
 
 import base64
+import io
+
+from PIL import Image
+
+FORMATS = ("PNG", "WEBP", "JPEG")
+MAX_PIXELS = 8192 * 8192
 
 
 def data_uri(image: bytes) -> str | None:
-    """A data address of a PNG, WebP or JPEG, told by its first bytes; None for anything else."""
-    kind = _kind(image)
-    return None if kind is None else f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
+    """A data address of a PNG, WebP or JPEG; None for anything else, and for what unpacks to more than `MAX_PIXELS`.
 
-
-def _kind(image: bytes) -> str | None:
-    if image.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
-    if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
-        return "webp"
-    return "jpeg" if image.startswith(b"\xff\xd8\xff") else None
+    The head of the picture is read, its pixels are not.
+    """
+    try:
+        with Image.open(io.BytesIO(image), formats=FORMATS) as found:
+            kind, (width, height) = found.format, found.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    if kind is None or width * height > MAX_PIXELS:
+        return None
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(image).decode('ascii')}"

@@ -32,6 +32,10 @@ class CacheOutdated(CacheError):
     """The cache was written by an older version and has to be migrated first."""
 
 
+class CacheRefused(CacheError):
+    """The file holds what no cache of this lab holds, or more than is read from a stranger's file."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns " Did you mean 'x'?" for the nearest known word, or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import duckdb
 
+from engine.cache import trust
 from engine.cache.migration import Migration
 from engine.cache.schema import CREATE_MIGRATIONS, MIGRATIONS, SCHEMA_VERSION
 from engine.errors import CacheBusy, CacheError, CacheMissing, CacheOutdated
@@ -24,8 +25,7 @@ READ_PATIENCE_SECONDS = 8.0
 WRITE_PATIENCE_SECONDS = 60.0
 # The smallest DuckDB takes. With its default of 122,880 every commit rewrites up to that many pictures, in memory.
 ROW_GROUP_ROWS = 2048
-# Files of other kinds (SQLite) would have DuckDB fetch an extension from the network.
-_OFFLINE: dict[str, str | bool | int | float | list[str]] = {"autoinstall_known_extensions": "false"}
+REMEMBERED_CHECKS = 64
 # TransactionException: a commit that could not be written.
 _FILE_TROUBLE = (
     duckdb.IOException,
@@ -33,28 +33,88 @@ _FILE_TROUBLE = (
     duckdb.SerializationException,
     duckdb.FatalException,
     duckdb.InternalException,
+    duckdb.OutOfMemoryException,
 )
 
 
 @contextlib.contextmanager
-def reading(path: Path, patience: float = READ_PATIENCE_SECONDS) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A read-only connection, closed on leaving.
+def reading(
+    path: Path, patience: float = READ_PATIENCE_SECONDS, seconds: float | None = None, *, inspect: bool = False
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A read-only connection that can reach nothing but this file, closed on leaving.
+
+    Args:
+        path: The cache.
+        patience: Seconds to wait for a writer.
+        seconds: After so many the query that runs is stopped; None: never.
+        inspect: Look at the contents too, once for each state of the file: it comes from a stranger.
 
     Raises:
         CacheMissing: There is no such file.
         CacheBusy: A writer held it for longer than `patience` seconds.
         CacheOutdated: An older version wrote it.
+        CacheRefused: It holds what no cache holds, or reading took too long.
         CacheError: It is damaged, no DuckDB file, or written by a newer version.
     """
     if not path.exists():
         raise CacheMissing(f"There is no cache at {path}. `python -m engine run quickstart --cache {path}` makes one.")
+    if not path.is_file():
+        raise CacheError(f"The cache {path} cannot be read: it is no file but a folder, a pipe or a device.")
     connection = _open(path, read_only=True, patience=patience)
     try:
-        with _explained(path):
-            _check_version(connection, path)
+        with _explained(path), trust.within(connection, seconds, path):
+            _check(connection, path, inspect)
             yield connection
     finally:
         connection.close()
+
+
+@contextlib.contextmanager
+def holding(path: Path, patience: float = READ_PATIENCE_SECONDS) -> Iterator[None]:
+    """Keeps writers off a cache of any version, so that its file can be copied once.
+
+    Once, because a process that closes a file loses its locks on it, by whatever route it had opened the file.
+
+    Raises:
+        CacheMissing, CacheBusy, CacheError: As in `reading`.
+    """
+    if not path.exists():
+        raise CacheMissing(f"There is no cache at {path}.")
+    connection = _open(path, read_only=True, patience=patience)
+    try:
+        yield
+    finally:
+        connection.close()
+
+
+def stamp(path: Path) -> tuple[tuple[int, int], ...]:
+    """When the file and its log were last changed (in ns), and their sizes; equal stamps mean equal contents."""
+    found = []
+    for file in (path, path.with_name(path.name + ".wal")):
+        with contextlib.suppress(OSError):
+            status = file.stat()
+            found.append((status.st_mtime_ns, status.st_size))
+    return tuple(found)
+
+
+def _check(connection: duckdb.DuckDBPyConnection, path: Path, inspect: bool) -> None:
+    """Version, structure and, if asked for, contents; the same state of a file is looked at once."""
+    seen = (str(path), stamp(path), inspect)
+    if seen in _checked:
+        return
+    _refuse_newer(_version(connection, path), path, SCHEMA_VERSION)  # a newer lab may know more kinds of things
+    trust.refuse_foreign_objects(connection, path)
+    _check_version(connection, path)
+    trust.refuse_foreign_tables(connection, path)
+    if inspect:
+        with trust.within(connection, trust.INSPECTION_SECONDS, path):
+            trust.inspect(connection, path)
+    while len(_checked) >= REMEMBERED_CHECKS:
+        _checked.pop(next(iter(_checked), seen), None)
+    _checked[seen] = None
+
+
+_checked: dict[tuple[str, tuple[tuple[int, int], ...], bool], None] = {}
 
 
 @contextlib.contextmanager
@@ -112,7 +172,7 @@ def _open(path: Path, *, read_only: bool, patience: float) -> duckdb.DuckDBPyCon
     deadline, pause = time.monotonic() + patience, 0.01
     while True:
         try:
-            return duckdb.connect(str(path), True, _OFFLINE) if read_only else _attach(path)
+            return duckdb.connect(str(path), True, trust.CLOSED_OFF) if read_only else _attach(path)
         except duckdb.Error as error:
             if not _is_lock(error):
                 raise _explain(error, path) from error
@@ -175,6 +235,10 @@ def _explain(error: duckdb.Error, path: Path) -> CacheError:
         return CacheError(f"{path} was written by a newer DuckDB: {text}. Upgrade with `pip install -U duckdb`.")
     if "permission denied" in low or "read-only" in low:
         return CacheError(f"No permission for the cache {path}: {text}.")
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return CacheError(
+            f"Reading {path} needs more memory than the {trust.CLOSED_OFF['memory_limit']} it is given: {text}."
+        )
     if "corrupt" in low or "checksum" in low or "could not read enough bytes" in low:
         return CacheError(f"{path} is damaged: {text}. Restore a copy, or move the file away and run the study again.")
     return CacheError(f"The cache {path} cannot be used: {text}")

@@ -1,0 +1,153 @@
+"""Files from strangers: a cache is opened so that nothing in it can run, reach out, or pass for something else.
+
+Every reading connection is closed off from files, network and extensions, and every file is looked at before its
+first answer: base tables of the known schema only. A view named `frames` could read a local file, a macro named
+`median` could falsify a figure, a generated column could compute for ever; a cache has none of these. `inspect` looks
+at the contents too.
+"""
+
+import contextlib
+import functools
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+
+from engine.cache.schema import CREATE_MIGRATIONS, MIGRATIONS
+from engine.errors import CacheRefused
+
+# What a reading connection may do: read this one file, with bounded memory. Locked, so that no statement changes it.
+CLOSED_OFF: dict[str, str | bool | int | float | list[str]] = {
+    "enable_external_access": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "allow_community_extensions": "false",
+    "allow_unsigned_extensions": "false",
+    "memory_limit": "2GB",
+    "max_temp_directory_size": "0B",
+    "lock_configuration": "true",
+}
+MAX_ROWS = 20_000_000
+MAX_TEXT = 1_000_000
+MAX_TEXTS = 512 * 2**20
+MAX_BLOB = 64 * 2**20
+INSPECTION_SECONDS = 10.0
+
+# What a cache never has, and the query that finds it.
+_FOREIGN = {
+    "view": "SELECT view_name FROM duckdb_views() WHERE NOT internal",
+    "macro": "SELECT function_name FROM duckdb_functions() WHERE NOT internal",
+    "type": "SELECT type_name FROM duckdb_types() WHERE NOT internal",
+    "schema": "SELECT schema_name FROM duckdb_schemas() WHERE NOT internal AND schema_name <> 'main'",
+    "trigger": "SELECT trigger_name FROM duckdb_triggers()",
+    "column with an expression": "SELECT table_name || '.' || column_name FROM duckdb_columns() "
+    "WHERE NOT internal AND column_default IS NOT NULL AND column_default <> 'NULL'",
+}
+_COLUMNS = (
+    "SELECT table_name, column_name, data_type FROM duckdb_columns() "
+    "WHERE NOT internal AND database_name = current_database() ORDER BY table_name, column_index"
+)
+
+
+def refuse_foreign_objects(db: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Looks for objects that no cache has.
+
+    Raises:
+        CacheRefused: There are some.
+    """
+    for kind, query in _FOREIGN.items():
+        names = [str(row[0]) for row in db.execute(query).fetchall()]
+        if names:
+            raise CacheRefused(
+                f"{path} is no cache written by this lab: it holds the {kind} '{names[0][:80]}', which could run when "
+                "it is read. Ask for a file made by `python -m engine export`."
+            )
+
+
+def refuse_foreign_tables(db: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Compares tables and columns with the schema of this program; the file must be of its version.
+
+    Raises:
+        CacheRefused: They differ.
+    """
+    known, found = _known_columns(), _columns(db)
+    for table in sorted(known.keys() | found.keys()):
+        if known.get(table) != found.get(table):
+            what = "an unknown table" if table not in known else "no table" if table not in found else "another table"
+            raise CacheRefused(f"{path} is no cache written by this lab: it holds {what} '{table[:80]}'.")
+
+
+def inspect(db: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Measures the contents of a stranger's file: rows, texts and blobs small enough to be shown.
+
+    Raises:
+        CacheRefused: Something is larger than any study makes it.
+    """
+    for table, columns in _columns(db).items():
+        sizes = ["count(*)"]
+        for name, kind in columns:
+            if kind in ("VARCHAR", "JSON"):
+                sizes += [f"coalesce(max(length({name}::VARCHAR)), 0)", f"coalesce(sum(length({name}::VARCHAR)), 0)"]
+            elif kind == "BLOB":
+                sizes += [f"coalesce(max(octet_length({name})), 0)"]
+        rows, *rest = db.execute(f"SELECT {', '.join(sizes)} FROM {table}").fetchall()[0]
+        _refuse_large(path, f"table '{table}' has {rows:,} rows", rows, MAX_ROWS)
+        for name, kind in columns:
+            if kind in ("VARCHAR", "JSON"):
+                longest, total = rest.pop(0), rest.pop(0)
+                _refuse_large(path, f"'{table}.{name}' has a text of {longest:,} characters", longest, MAX_TEXT)
+                _refuse_large(path, f"'{table}.{name}' has {total:,} characters", total, MAX_TEXTS)
+            elif kind == "BLOB":
+                largest = rest.pop(0)
+                _refuse_large(path, f"'{table}.{name}' has a value of {largest:,} bytes", largest, MAX_BLOB)
+
+
+def _refuse_large(path: Path, what: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise CacheRefused(f"{path} is refused: {what}, more than the {limit:,} that are read from a shared cache.")
+
+
+@contextlib.contextmanager
+def within(db: duckdb.DuckDBPyConnection, seconds: float | None, path: Path) -> Iterator[None]:
+    """Interrupts whatever runs on the connection after so many seconds; None: never.
+
+    Raises:
+        CacheRefused: It took longer.
+    """
+    if seconds is None:
+        yield
+        return
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        db.interrupt()
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (duckdb.Error, RuntimeError) as error:
+        if late.is_set():
+            raise CacheRefused(f"Reading {path} took longer than {seconds:.0f} s and was stopped.") from error
+        raise
+    finally:
+        timer.cancel()
+
+
+def _columns(db: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[str, str]]]:
+    tables: dict[str, list[tuple[str, str]]] = {}
+    for table, column, kind in db.execute(_COLUMNS).fetchall():
+        tables.setdefault(table, []).append((column, kind))
+    return tables
+
+
+@functools.cache
+def _known_columns() -> dict[str, list[tuple[str, str]]]:
+    with duckdb.connect() as db:
+        db.execute(CREATE_MIGRATIONS)
+        for step in MIGRATIONS:
+            db.execute(step.sql)
+        return _columns(db)
