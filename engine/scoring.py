@@ -19,6 +19,7 @@ from engine.measuring.material import Material
 from engine.measuring.metrics import METRICS, Metric
 from engine.outline import Outline
 from engine.progress import Progress
+from engine.set_scoring import SetScoring, score_sets
 from engine.study.plan import Cell
 
 GROUP_CELLS = 16
@@ -40,11 +41,12 @@ class Scoring:
         cells: Finished cells of the study.
         scored: Values taken.
         unscored: Cells, metric by metric, of which nothing can be said; each a row with its reason.
-        failed: Values whose metric raised an error; each a row with it, tried again the next time.
+        failed: Values whose metric raised an error, of sets too; each a row with it, tried again the next time.
         waiting: Cells whose reference is not made yet.
         unavailable: Why a metric cannot be measured at all, by its key.
         no_truth: Prompts and seeds whose reference and check do not agree.
         pairs: Prompts and seeds with both.
+        sets: What came of the metrics of whole sets.
     """
 
     cells: int = 0
@@ -55,6 +57,7 @@ class Scoring:
     unavailable: dict[str, str] = field(default_factory=dict)
     no_truth: int = 0
     pairs: int = 0
+    sets: SetScoring = field(default_factory=SetScoring)
 
 
 def score(plan: Outline, cache: Path, progress: Progress | None = None) -> Scoring:
@@ -96,6 +99,8 @@ def score(plan: Outline, cache: Path, progress: Progress | None = None) -> Scori
     result.no_truth = sum(row.distance is not None and row.distance > row.tolerance for row in pairs)
     if jobs:
         _work(plan, subject, jobs, pairs, cache, progress, result)
+    result.sets = score_sets(plan, subject, done.keys(), pairs, cache, progress)
+    result.failed += result.sets.failed
     return result
 
 
@@ -214,12 +219,15 @@ def _metric_row(metric: Metric, version: str) -> MetricRow:
 
 def scoring_lines(study: str, result: Scoring) -> list[str]:
     """What a scoring pass did, for people."""
-    if not (result.scored or result.unscored or result.failed):
+    sets = result.sets
+    if not (result.scored or result.unscored or result.failed or sets.taken or sets.refused):
         lines = [f"{study}: nothing to do, all {result.cells} finished cells are scored."]
     else:
         lines = [f"{study}: {result.scored} values of {result.cells} finished cells."]
         if result.unscored:
             lines.append(f"{result.unscored} values cannot be told; each is a row with its reason.")
+    if sets.taken or sets.refused:
+        lines.append(f"{sets.taken} values of whole sets; {sets.refused} refused, each a row with its reason.")
     if result.failed:
         lines.append(f"{result.failed} values FAILED; each is a row with its error, and is tried again the next time.")
     if result.pairs:
@@ -228,4 +236,4 @@ def scoring_lines(study: str, result: Scoring) -> list[str]:
     if result.waiting:
         lines.append(f"{result.waiting} cells wait for their reference; `run` makes it.")
     lines += [f"{key}: {reason}." for key, reason in result.unavailable.items()]
-    return lines
+    return lines + [f"{key} (of sets): {reason}." for key, reason in sets.unavailable.items()]

@@ -16,13 +16,14 @@ Definitions, on differences lane minus baseline of the same prompt and seed:
   for metrics where neither is better) if the adjusted difference p is. Otherwise "undecided", which is not "equal".
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special  # not scipy.stats, which takes longer to import than a page to draw
 
 Floats = npt.NDArray[np.float64]
 Method = Literal["percentile", "bca"]
@@ -48,6 +49,10 @@ class Estimate:
     high: float
     n: int
     pairs: int
+
+    def __str__(self) -> str:
+        """Value and interval, or "-" if there is none: no figure is shown without."""
+        return "-" if math.isnan(self.low) else f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
 def prompt_means(values: Sequence[float] | Floats, prompts: Sequence[object]) -> Floats:
@@ -99,6 +104,23 @@ def ratio(lane: Floats, baseline: Floats) -> tuple[float, float, float]:
     return value, float(low), float(high)
 
 
+def resampled_interval(statistic: Callable[[npt.NDArray[np.int64]], Floats], n: int) -> tuple[float, float]:
+    """The expanded percentile interval of any statistic over n prompts; NaN, NaN below `MIN_PROMPTS` prompts.
+
+    Args:
+        statistic: From (resamples, n) indices of drawn prompts to one value for each resample; NaN says nothing.
+        n: Prompts.
+    """
+    if n < MIN_PROMPTS:
+        return float("nan"), float("nan")
+    values = statistic(_draws(n))
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return float("nan"), float("nan")
+    low, high = np.quantile(values, _expanded_tails(n, CONFIDENCE))
+    return float(low), float(high)
+
+
 def equivalence_p(means: Floats, margin: float) -> float:
     """p of the hypothesis that the true mean is at least `margin` away from 0; NaN below `MIN_PROMPTS` prompts."""
     n = len(means)
@@ -107,7 +129,7 @@ def equivalence_p(means: Floats, margin: float) -> float:
     centre, error = float(means.mean()), float(means.std(ddof=1)) / np.sqrt(n)
     if error == 0:
         return 0.0 if abs(centre) < margin else 1.0
-    return float(stats.t.sf((margin - abs(centre)) / error, n - 1))
+    return float(special.stdtr(n - 1, (abs(centre) - margin) / error))
 
 
 def difference_p(means: Floats) -> float:
@@ -118,7 +140,7 @@ def difference_p(means: Floats) -> float:
     centre, error = float(means.mean()), float(means.std(ddof=1)) / np.sqrt(n)
     if error == 0:
         return 1.0 if centre == 0 else 0.0
-    return float(2 * stats.t.sf(abs(centre) / error, n - 1))
+    return float(2 * special.stdtr(n - 1, -abs(centre) / error))
 
 
 def holm(p_values: Sequence[float] | Floats) -> Floats:
@@ -161,7 +183,7 @@ def minimum_detectable(deviation: float, n: int, power: float = 0.8, alpha: floa
     """The true mean difference that n prompts find with that power, for prompt means of that standard deviation."""
     if n < 2:
         return float("inf")
-    return float((stats.t.ppf(1 - alpha / 2, n - 1) + stats.t.ppf(power, n - 1)) * deviation / np.sqrt(n))
+    return float((special.stdtrit(n - 1, 1 - alpha / 2) + special.stdtrit(n - 1, power)) * deviation / np.sqrt(n))
 
 
 def equivalence_power(deviation: float, n: int, margin: float, true: float = 0.0, alpha: float = ALPHA) -> float:
@@ -171,9 +193,9 @@ def equivalence_power(deviation: float, n: int, margin: float, true: float = 0.0
     error = deviation / np.sqrt(n)
     # Average over the sample's standard deviation, which follows a chi distribution.
     shares = (np.arange(4000) + 0.5) / 4000
-    sampled = error * np.sqrt(stats.chi2.ppf(shares, n - 1) / (n - 1))
-    room = np.maximum(margin - stats.t.ppf(1 - alpha, n - 1) * sampled, 0.0)
-    return float(np.mean(stats.norm.cdf((room - true) / error) - stats.norm.cdf((-room - true) / error)))
+    sampled = error * np.sqrt(2 * special.gammaincinv((n - 1) / 2, shares) / (n - 1))
+    room = np.maximum(margin - special.stdtrit(n - 1, 1 - alpha) * sampled, 0.0)
+    return float(np.mean(special.ndtr((room - true) / error) - special.ndtr((-room - true) / error)))
 
 
 def prompts_needed(deviation: float, margin: float, power: float = 0.8, most: int = 100_000) -> int | None:
@@ -194,8 +216,8 @@ def _draws(n: int) -> npt.NDArray[np.int64]:
 
 
 def _expanded_tails(n: int, confidence: float) -> tuple[float, float]:
-    wide = np.sqrt(n / (n - 1)) * stats.t.ppf((1 + confidence) / 2, n - 1)
-    tail = float(stats.norm.cdf(-wide))
+    wide = np.sqrt(n / (n - 1)) * special.stdtrit(n - 1, (1 + confidence) / 2)
+    tail = float(special.ndtr(-wide))
     return tail, 1 - tail
 
 
@@ -203,10 +225,10 @@ def _bca_tails(means: Floats, resampled: Floats, confidence: float) -> tuple[flo
     if np.ptp(means) == 0:
         return (1 - confidence) / 2, (1 + confidence) / 2
     below = np.mean(resampled < means.mean()) + np.mean(resampled == means.mean()) / 2
-    bias = stats.norm.ppf(np.clip(below, 1 / RESAMPLES, 1 - 1 / RESAMPLES))
+    bias = special.ndtri(np.clip(below, 1 / RESAMPLES, 1 - 1 / RESAMPLES))
     left_out = (means.sum() - means) / (len(means) - 1)
     spread = left_out.mean() - left_out
     acceleration = np.sum(spread**3) / (6 * np.sum(spread**2) ** 1.5)
-    normal = stats.norm.ppf([(1 - confidence) / 2, (1 + confidence) / 2])
-    low, high = stats.norm.cdf(bias + (bias + normal) / (1 - acceleration * (bias + normal)))
+    normal = special.ndtri([(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = special.ndtr(bias + (bias + normal) / (1 - acceleration * (bias + normal)))
     return float(low), float(high)

@@ -195,8 +195,8 @@ def unscored(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
     ).df()
 
 
-def frame_quality(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
-    """Scores of step frames.
+def frame_quality(db: duckdb.DuckDBPyConnection, study_id: str, lanes: Sequence[str] | None = None) -> pd.DataFrame:
+    """Scores of step frames of a study: of all its lanes, or of those given.
 
     Columns: lane, prompt, seed, trajectory_id, kind, step_index, progress, log_snr, metric, value.
     """
@@ -209,20 +209,21 @@ def frame_quality(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
         JOIN frames f ON (f.trajectory_id, f.kind, f.step_index, f.video_frame)
                        = (q.trajectory_id, q.kind, q.step_index, 0)
         JOIN study_metrics s ON (s.study_id, s.metric, s.metric_version) = (l.study_id, q.metric, q.metric_version)
-        WHERE l.study_id = ? ORDER BY l.position, q.metric, q.step_index
+        WHERE l.study_id = $study AND ($lanes::VARCHAR[] IS NULL OR list_contains($lanes::VARCHAR[], l.lane))
+        ORDER BY l.position, q.metric, q.step_index
         """,
-        [study_id],
+        {"study": study_id, "lanes": None if lanes is None else list(lanes)},
     ).df()
 
 
 def references(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
     """A study's converged solutions, lanes by name.
 
-    Columns: prompt, seed, reference, check, tolerance, distance, agrees.
+    Columns: prompt, seed, reference_id, reference, check, tolerance, distance, agrees.
     """
     return db.execute(
         """
-        SELECT t.prompt, t.seed, t.lane AS reference, c.lane AS "check", r.tolerance, r.distance,
+        SELECT t.prompt, t.seed, r.reference_id, t.lane AS reference, c.lane AS "check", r.tolerance, r.distance,
                coalesce(r.distance <= r.tolerance, false) AS agrees
         FROM study_references r
         LEFT JOIN trajectories t ON t.trajectory_id = r.reference_id

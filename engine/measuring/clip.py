@@ -6,6 +6,8 @@ CLIPs cannot be compared. The labels of "recognised": `vocabulary.txt` in the mo
 """
 
 import functools
+import re
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +32,7 @@ def edition(subject: Subject) -> str:
     """
     folder = find_clip(subject.model)
     name = folder.parents[1].name.removeprefix("models--").replace("--", "/") if _is_hub(folder) else "own clip"
-    return f"{name} {_digest(folder / 'model.safetensors')}"
+    return f"{name} {digest(folder / 'model.safetensors')}"
 
 
 def vocabulary_edition(subject: Subject) -> str:
@@ -40,14 +42,23 @@ def vocabulary_edition(subject: Subject) -> str:
         Unmeasurable: There is no CLIP, or there are no labels.
     """
     path = vocabulary_path(subject.model)
-    return f"{edition(subject)}, labels {_digest(path)}"
+    return f"{edition(subject)}, labels {digest(path)}"
 
 
 def clip_score(evidence: Evidence) -> float:
     """100 max(0, cos(picture, prompt)), mean over frames (Hessel et al. 2021, arXiv:2104.08718; scaled to 100)."""
-    judge = _judge(find_clip(evidence.subject.model))
-    cosines = _embedded(judge, evidence.pictures) @ judge.text(evidence.prompt)
+    judge = judge_of(evidence.subject.model)
+    cosines = embedded(judge, evidence.pictures) @ judge.text(evidence.prompt)
     return float(100 * np.maximum(cosines, 0).mean())
+
+
+def vectors(subject: Subject, pictures: Pictures) -> np.ndarray:
+    """Unit vectors (N, D) of pictures (N, H, W, 3), for metrics of whole sets.
+
+    Raises:
+        Unmeasurable: There is no CLIP.
+    """
+    return judge_of(subject.model).pictures(pictures)
 
 
 def recognised(evidence: Evidence) -> float:
@@ -58,9 +69,20 @@ def recognised(evidence: Evidence) -> float:
     """
     labels = vocabulary(vocabulary_path(evidence.subject.model))
     wanted = labels.index(concept(evidence.prompt, labels))
-    judge = _judge(find_clip(evidence.subject.model))
-    similarity = _embedded(judge, evidence.pictures) @ np.stack([judge.text(label) for label in labels]).T
+    judge = judge_of(evidence.subject.model)
+    similarity = embedded(judge, evidence.pictures) @ np.stack([judge.text(label) for label in labels]).T
     return float(np.mean(similarity.argmax(axis=1) == wanted))
+
+
+def preference(model: ModelSource, pictures: Pictures, texts: tuple[str, str]) -> np.ndarray:
+    """(N,) probability that pictures (N, H, W, 3) show the first text rather than the second, as CLIP was trained.
+
+    Raises:
+        Unmeasurable: There is no CLIP.
+    """
+    judge = judge_of(model)
+    first, second = (embedded(judge, pictures) @ np.stack([judge.text(text) for text in texts]).T).T
+    return np.asarray(1 / (1 + np.exp(-judge.scale * (first - second))))
 
 
 def concept(prompt: str, labels: tuple[str, ...]) -> str:
@@ -73,6 +95,15 @@ def concept(prompt: str, labels: tuple[str, ...]) -> str:
         if (name := text.strip().lower()) in labels:
             return name
     raise Unmeasurable("the prompt names no concept of vocabulary.txt")
+
+
+def judge_of(model: ModelSource) -> "Judge":
+    """The CLIP that judges a model's pictures, loaded once.
+
+    Raises:
+        Unmeasurable: There is none.
+    """
+    return load_judge(find_clip(model))
 
 
 def find_clip(model: ModelSource) -> Path:
@@ -90,7 +121,7 @@ def find_clip(model: ModelSource) -> Path:
             raise Unmeasurable(f"not available: {folder} lacks {', '.join(missing)}; fetch the model again")
         return folder
     for repo in HUB_CLIPS:
-        if found := _in_hub_cache(repo):
+        if found := in_hub_cache(repo):
             return found
     raise Unmeasurable(f"not available: no CLIP in the local hub cache; `hf download {HUB_CLIPS[-1]}` fetches one")
 
@@ -115,42 +146,47 @@ def vocabulary(path: Path) -> tuple[str, ...]:
     return tuple(line for line in lines if line)
 
 
-def _in_hub_cache(repo: str) -> Path | None:
+def in_hub_cache(repo: str, names: Sequence[str] = NEEDED) -> Path | None:
+    """The folder of a repository's files in the local hub cache; None unless all of them are there."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = [try_to_load_from_cache(repo, name) for name in NEEDED]
+    found = [try_to_load_from_cache(repo, name) for name in names]
     return Path(str(found[0])).parent if all(isinstance(path, str) for path in found) else None
+
+
+def digest(path: Path) -> str:
+    """First 8 characters of the SHA-256 of a file; in the hub's cache large files are links to blobs named by it."""
+    blob = path.resolve()
+    if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        return blob.name[:8]
+    stat = path.stat()
+    return _digest_of(blob, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=3)
+def load_judge(folder: Path, tokenizer: Path | None = None) -> "Judge":
+    """A CLIP model, loaded once; its tokenizer may lie in another folder."""
+    from engine.measuring.judge import Judge
+
+    return Judge(folder, tokenizer)
+
+
+def embedded(judge: "Judge", pictures: Pictures) -> np.ndarray:
+    """Unit vectors of pictures; remembered for the next metric that asks about the same pictures."""
+    return _embedded_bytes(judge, pictures.shape, pictures.tobytes())
 
 
 def _is_hub(folder: Path) -> bool:
     return folder.parent.name == "snapshots"
 
 
-def _digest(path: Path) -> str:
-    """First 8 characters of the SHA-256 of a file."""
-    stat = path.stat()
-    return _digest_of(path.resolve(), stat.st_size, stat.st_mtime_ns)
-
-
 @functools.cache
 def _digest_of(path: Path, size: int, changed: int) -> str:
     with path.open("rb") as stream:
-        digest = sha256()
+        found = sha256()
         while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()[:8]
-
-
-@functools.lru_cache(maxsize=1)
-def _judge(folder: Path) -> "Judge":
-    from engine.measuring.judge import Judge
-
-    return Judge(folder)
-
-
-def _embedded(judge: "Judge", pictures: Pictures) -> np.ndarray:
-    """Unit vectors of pictures; remembered for the next metric that asks about the same pictures."""
-    return _embedded_bytes(judge, pictures.shape, pictures.tobytes())
+            found.update(chunk)
+    return found.hexdigest()[:8]
 
 
 @functools.lru_cache(maxsize=4)

@@ -23,17 +23,23 @@ class Judge:
     it was trained; one that lies in a pipeline's folder gets values from -1 to 1, as the pipeline's autoencoder does.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tokenizer: Path | None = None) -> None:
+        """Loads a model, with the tokenizer of another folder if one is given."""
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = CLIPModel.from_pretrained(folder, local_files_only=True).float().eval().to(self._device)
-        self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        self._tokenizer = CLIPTokenizer.from_pretrained(tokenizer or folder, local_files_only=True)
         self._size = int(self._model.config.vision_config.image_size)
         own = folder.name == "clip"
         self._mean = torch.tensor((0.5, 0.5, 0.5) if own else OPENAI_MEAN).view(3, 1, 1)
         self._std = torch.tensor((0.5, 0.5, 0.5) if own else OPENAI_STD).view(3, 1, 1)
         self._texts: dict[str, np.ndarray] = {}
+
+    @property
+    def scale(self) -> float:
+        """What cosines are multiplied with before the softmax, as learned in training."""
+        return float(self._model.logit_scale.detach().exp())
 
     def text(self, text: str) -> np.ndarray:
         """The unit vector of a text, (D,) float32."""

@@ -27,6 +27,10 @@ class Material:
             self.latents.get(reference) if reference else None,
         )  # fmt: skip
 
+    def final(self, trajectory_id: str) -> Pictures:
+        """The final picture of a cell, or its frames."""
+        return _decoded(self._frames[trajectory_id, "final"])
+
     def steps(self, cell: Cell) -> Iterator[tuple[int, Pictures]]:
         """Step index and x0 picture of the kept steps."""
         rows = self._frames.get((cell.trajectory_id, "x0"))

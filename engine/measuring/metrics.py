@@ -20,6 +20,7 @@ from engine.measuring.evidence import Evidence, Subject, Unmeasurable
 Direction = Literal["higher", "lower", "neither"]
 Measure = Callable[[Evidence], float]
 Edition = Callable[[Subject], str]
+KEY = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,16 @@ class Metric:
             reference = subject.reference
             parts.append(f"{reference.lane.key}|{reference.check.key}|{reference.tolerance:g}")
         if self.edition is not None:
-            parts.append(str(_resolve(self.edition)(subject)))
+            parts.append(str(resolve(self.edition)(subject)))
         return "@".join([self.version, *parts])
 
     def value(self, evidence: Evidence) -> float:
         """The value of a cell."""
-        return float(_resolve(self.measure)(evidence))
+        return float(resolve(self.measure)(evidence))
 
 
 _CLIP = "engine.measuring.clip"
+_LEARNED = "engine.measuring.learned"
 
 _BUILT_IN = (
     Metric("latent_error", "Latent error", "relative L2", "lower", "1", formulas.latent_error,
@@ -103,6 +105,15 @@ _BUILT_IN = (
     Metric("recognised", "Recognised", "share", "higher", "1", f"{_CLIP}:recognised",
            "1 if CLIP ranks the prompt's concept first among all labels of the vocabulary, else 0", smallest_n=30,
            has_true_zero=True, span=1.0, margin=0.05, edition=f"{_CLIP}:vocabulary_edition", on_frames=True),
+    Metric("lpips", "LPIPS to reference", "", "lower", "1", f"{_LEARNED}:lpips",
+           "distance to the converged picture in the layers of AlexNet, as people see it; 0 if equal",
+           has_true_zero=True, needs_reference=True, edition=f"{_LEARNED}:lpips_edition"),
+    Metric("pick_score", "PickScore", "", "higher", "1", f"{_LEARNED}:pick_score",
+           "scaled cosine of picture and prompt in a CLIP trained on which pictures people pick", smallest_n=30,
+           edition=f"{_LEARNED}:pick_score_edition"),
+    Metric("aesthetic", "Aesthetic score", "1 to 10", "higher", "1", f"{_LEARNED}:aesthetic",
+           "how much people like a picture, predicted from its CLIP vector (LAION predictor V2)", smallest_n=30,
+           edition=f"{_LEARNED}:aesthetic_edition"),
 )  # fmt: skip
 
 METRICS: dict[str, Metric] = {entry.key: entry for entry in _BUILT_IN}
@@ -114,7 +125,7 @@ def register(entry: Metric) -> Metric:
     Raises:
         StudyError: The key is malformed, or names another metric already.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", entry.key):
+    if not KEY.fullmatch(entry.key):
         raise StudyError(f"Metric key {entry.key!r} may hold lower-case letters, digits and '_' only, at most 40.")
     known = METRICS.get(entry.key)
     if known is not None and known != entry:
@@ -128,7 +139,8 @@ def _named(entry: Metric) -> str:
     return target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
 
 
-def _resolve(target: Callable[..., Any] | str) -> Callable[..., Any]:
+def resolve(target: Callable[..., Any] | str) -> Callable[..., Any]:
+    """The function itself, or the one that "module:function" names, imported now."""
     if not isinstance(target, str):
         return target
     module, _, name = target.partition(":")

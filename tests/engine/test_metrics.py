@@ -151,7 +151,7 @@ def test_every_entry_is_whole():
         assert entry.label
         assert entry.description
         assert entry.direction in {"higher", "lower", "neither"}
-        assert callable(metrics._resolve(entry.measure))
+        assert callable(metrics.resolve(entry.measure))
         assert entry.smallest_n >= 10
     assert not METRICS["psnr"].has_true_zero
     assert METRICS["recognised"].has_true_zero
@@ -184,7 +184,7 @@ def test_a_version_names_the_reference_and_a_study_without_one_says_so():
 
 
 def test_what_is_missing_is_said_with_the_remedy(tmp_path, monkeypatch):
-    monkeypatch.setattr(clip, "_in_hub_cache", lambda repo: None)
+    monkeypatch.setattr(clip, "in_hub_cache", lambda repo: None)
     with pytest.raises(Unmeasurable, match="patterns"):
         METRICS["clip_score"].full_version(Subject(find_model("gaussian")))
     model = dataclasses.replace(find_model("gaussian"), kind="folder", folder=tmp_path)

@@ -123,6 +123,8 @@ def test_a_stochastic_lane_is_not_measured_against_the_reference_and_says_why(so
 def test_what_cannot_be_measured_at_all_is_recorded_with_the_reason(solvers):
     table = findings(solvers[1], "solvers").metrics.set_index("metric")
     assert "no CLIP knows" in table.loc["clip_score", "unavailable"]
+    for key in ("lpips", "pick_score", "aesthetic"):
+        assert table.loc[key, "unavailable"].startswith("not available: ")
     assert not isinstance(table.loc["ssim", "unavailable"], str)
 
 
@@ -198,7 +200,8 @@ def test_a_reference_that_is_a_lane_of_the_study_as_well_is_made_once_with_its_f
 def test_a_cell_made_again_is_scored_again(cache):
     run_study(parsed(frames={"count": 0}), cache, device="cpu")
     summary = run_study(parsed(frames={"count": 3}), cache, device="cpu")
-    assert (summary.done, summary.scored) == (2, 4)
+    assert ask(cache, "SELECT count(*) FROM quality") == [(4,)]
+    assert (summary.done, summary.scored) == (2, 4 + ask(cache, "SELECT count(*) FROM frame_quality")[0][0])
 
 
 def test_a_failed_cell_is_not_scored(cache):

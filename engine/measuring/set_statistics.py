@@ -1,0 +1,114 @@
+"""Two sets of pictures as vectors, in pairs, and the uncertainty of what a metric says of them. Pure numpy and scipy.
+
+Lane and other side show the same prompts and seeds, so that row i of one belongs to row i of the other. The prompt is
+the unit: its seeds stay together. The standard error is a delete-a-group jackknife over prompts (Kott 2001, Journal of
+Official Statistics 17(4); with as many groups as prompts it is the jackknife of Tukey 1958), not a bootstrap: a prompt
+drawn twice would be a picture that agrees with itself, which biases every distance between sets.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+Floats = npt.NDArray[np.float64]
+Kernel = Callable[[Floats, Floats], Floats]
+
+MIN_PROMPTS = 5
+# More groups than that change the standard error little, and each costs one evaluation of the metric.
+MOST_GROUPS = 30
+CONFIDENCE = 0.95
+# Rows of a kernel matrix computed at a time: 5,000 pictures need 20 MB instead of 200.
+BLOCK = 512
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Vectors of pictures.
+
+    Attributes:
+        lane: (n, D) float64.
+        against: (n, D), row by row of the same prompt and seed.
+        prompts: (n,) number of each row's prompt, 0 to P - 1.
+    """
+
+    lane: Floats
+    against: Floats
+    prompts: npt.NDArray[np.int64]
+    _whole: "Sets | None" = None
+    _kept: npt.NDArray[np.int64] | None = None
+    _sums: dict[Kernel, Floats] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def prompt_count(self) -> int:
+        """P."""
+        return int(self.prompts.max()) + 1 if len(self.prompts) else 0
+
+    def without(self, left_out: npt.NDArray[np.int64]) -> "Sets":
+        """The sets without some prompts."""
+        whole = self._whole or self
+        names = self._kept if self._kept is not None else np.arange(self.prompt_count)
+        kept = np.setdiff1d(np.arange(self.prompt_count), left_out)
+        rows = np.isin(self.prompts, kept)
+        numbers = np.searchsorted(kept, self.prompts[rows])
+        return replace(self, lane=self.lane[rows], against=self.against[rows], prompts=numbers, _whole=whole,
+                       _kept=names[kept], _sums={})  # fmt: skip
+
+    def disagreement(self, kernel: Kernel) -> Floats:
+        """(P, P) means over pictures i of prompt p and j of prompt q of k(xi,xj) + k(yi,yj) - k(xi,yj) - k(yi,xj).
+
+        Computed once for the whole sets; sets without some prompts take their part of it.
+        """
+        if self._whole is not None:
+            return self._whole.disagreement(kernel)[np.ix_(self._kept, self._kept)]  # type: ignore[arg-type]
+        if kernel not in self._sums:
+            self._sums[kernel] = _disagreement(self, kernel)
+        return self._sums[kernel]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its standard error and 95 % interval; NaN where there are too few prompts to tell."""
+
+    value: float
+    standard_error: float
+    low: float
+    high: float
+
+
+def estimate(measure: Callable[[Sets], float], sets: Sets, lowest: float, highest: float) -> Estimate:
+    """What a metric says of two sets: value, and Student interval of G - 1 degrees of freedom from G groups of prompts.
+
+    Args:
+        measure: The metric.
+        sets: What it measures.
+        lowest: Smallest possible value; the interval is cut there.
+        highest: Largest.
+    """
+    value = measure(sets)
+    if sets.prompt_count < MIN_PROMPTS:
+        return Estimate(value, float("nan"), float("nan"), float("nan"))
+    groups = min(sets.prompt_count, MOST_GROUPS)
+    # Every G-th prompt, so that prompts that stand together in a study, and may be alike, fall into several groups.
+    left_out = [np.arange(group, sets.prompt_count, groups) for group in range(groups)]
+    replicates = np.array([measure(sets.without(prompts)) for prompts in left_out])
+    error = float(np.sqrt((groups - 1) / groups * np.sum((replicates - replicates.mean()) ** 2)))
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, groups - 1)) * error
+    return Estimate(value, error, max(lowest, value - reach), min(highest, value + reach))
+
+
+def _disagreement(sets: Sets, kernel: Kernel) -> Floats:
+    n, prompts = len(sets.prompts), sets.prompt_count
+    belongs = np.zeros((n, prompts))
+    belongs[np.arange(n), sets.prompts] = 1
+    summed = np.zeros((prompts, prompts))
+    for start in range(0, n, BLOCK):
+        rows = slice(start, start + BLOCK)
+        x, y = sets.lane[rows], sets.against[rows]
+        gram = kernel(x, sets.lane) + kernel(y, sets.against) - kernel(x, sets.against) - kernel(y, sets.lane)
+        summed += belongs[rows].T @ (gram @ belongs)
+    counts = belongs.sum(axis=0)
+    means: Floats = summed / np.outer(counts, counts)
+    return means
