@@ -2,8 +2,9 @@
 
 A lane is compared on the prompts and seeds for which both it and the baseline have a value; statistics.py defines
 interval, tests and verdict words. The margin is the metric's own, or the baseline's seed-to-seed noise, which is known
-before any lane is looked at; but never below what the measurement itself can tell apart (`floors`). Below the metric's
-smallest n, or with fewer than five prompts, the verdict is "too few".
+before any lane is looked at; but never below what the measurement itself can tell apart (`floors`), and a difference
+below that is never "better" or "worse". Below the metric's smallest n, or with fewer than five prompts, the verdict is
+"too few".
 """
 
 import math
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from engine.analysis import statistics as st
+from engine.cache.findings import Floor
 
 Verdict = Literal["equivalent", "better", "worse", "higher", "lower", "undecided", "too few"]
 
@@ -33,6 +35,7 @@ class Comparison:
         p_difference: Likewise.
         smallest_n: Pairs needed for a verdict.
         detectable: The difference that as many prompts would find with 80 % power.
+        floor: Differences below it are not ranked.
     """
 
     lane: str
@@ -51,10 +54,11 @@ class Comparison:
     smallest_n: int
     detectable: float
     verdict: Verdict
+    floor: float = 0.0
 
 
 def compare(
-    quality: pd.DataFrame, metrics: pd.DataFrame, baseline: str, floors: Mapping[str, float] | None = None
+    quality: pd.DataFrame, metrics: pd.DataFrame, baseline: str, floors: Mapping[str, Floor] | None = None
 ) -> list[Comparison]:
     """All lanes against the baseline by all metrics, in the order of the metrics.
 
@@ -71,12 +75,12 @@ def compare(
         if base.empty:
             continue
         margin, source = margin_of(metric, base)
-        floor = (floors or {}).get(str(metric["metric"]), 0.0)
+        floor = (floors or {}).get(str(metric["metric"]), Floor(0.0, ""))
         if margin < floor:
-            margin, source = floor, "distance of the reference to its check"
+            margin, source = float(floor), floor.source
         lanes = [lane for lane in values["lane"].unique() if lane != baseline]
         rows = [_compared(values, base, lane, baseline, metric, margin, source) for lane in lanes]
-        found += _judged(rows)
+        found += _judged([replace(row, floor=float(floor)) for row in rows])
     return found
 
 
@@ -117,11 +121,20 @@ def _compared(
         p_equivalence = float((1 - room) ** len(means))
     return Comparison(
         lane, baseline, str(metric["metric"]), str(metric["label"]), str(metric["unit"]), str(metric["direction"]),
-        difference, st.estimate(pairs["value"].to_numpy(), prompts),
-        st.estimate(pairs["value_base"].to_numpy(), prompts),
+        difference, _mean(pairs["value"].to_numpy(), prompts, metric),
+        _mean(pairs["value_base"].to_numpy(), prompts, metric),
         margin, source, p_equivalence, p_difference, int(str(metric["smallest_n"])),
         st.minimum_detectable(float(means.std(ddof=1)), len(means)) if len(means) > 1 else float("inf"), "undecided",
     )  # fmt: skip
+
+
+def _mean(values: np.ndarray, prompts: Sequence[object], metric: dict[str, object]) -> st.Estimate:
+    """The mean with its interval, which has a width even where all prompts give the same end of a scale from zero."""
+    found, span = st.estimate(values, prompts), _number(metric.get("span"))
+    if span is None or not metric.get("has_true_zero") or found.n < st.MIN_PROMPTS or found.low < found.high:
+        return found
+    bound = st.unanimous_bound(found.n, span)
+    return replace(found, low=max(0.0, found.value - bound), high=min(span, found.value + bound))
 
 
 def _judged(rows: Sequence[Comparison]) -> list[Comparison]:
@@ -139,7 +152,7 @@ def _verdict(row: Comparison) -> Verdict:
         return "too few"
     if row.p_equivalence < st.ALPHA:
         return "equivalent"
-    if not row.p_difference < st.ALPHA:
+    if not row.p_difference < st.ALPHA or abs(row.difference.value) < row.floor:
         return "undecided"
     above = row.difference.value > 0
     if row.direction == "neither":
@@ -152,7 +165,7 @@ def _number(value: object) -> float | None:
 
 
 def comparison_rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
-    """The comparisons as rows of text, a heading first; NaN reads "-"."""
+    """The comparisons as rows of text, a heading first; "-" where there are too few prompts for an interval."""
     heading = ("metric", "lane", "mean", "minus baseline", "95 % interval", "margin", "n", "verdict")
     rows: list[tuple[str, ...]] = [heading]
     for row in comparisons:
@@ -161,16 +174,12 @@ def comparison_rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
             (
                 f"{row.label} ({row.unit})" if row.unit else row.label,
                 row.lane,
-                _shown(row.mean.value),
-                _shown(gap.value, sign=True),
-                f"{_shown(gap.low, sign=True)} to {_shown(gap.high, sign=True)}",
-                _shown(row.margin),
+                str(row.mean),
+                "-" if math.isnan(gap.low) else f"{gap.value:+.3g}",
+                "-" if math.isnan(gap.low) else f"{gap.low:+.3g} to {gap.high:+.3g}",
+                "-" if math.isnan(row.margin) else f"{row.margin:.3g}",
                 f"{gap.n} prompts, {gap.pairs} pairs",
                 row.verdict,
             )
         )
     return rows
-
-
-def _shown(value: float, *, sign: bool = False) -> str:
-    return "-" if math.isnan(value) else f"{value:+.3g}" if sign else f"{value:.3g}"

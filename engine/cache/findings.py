@@ -1,13 +1,26 @@
 """All that a cache holds about one study, as tables: what comparisons, claims and recommendations are drawn from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import duckdb
 import pandas as pd
 
-from engine.cache import quality, queries
+from engine.cache import quality, queries, schedules, sets
 from engine.errors import StudyError, did_you_mean
+
+
+class Floor(float):
+    """A difference below which nothing is told apart, and where it comes from."""
+
+    def __new__(cls, value: float, source: str) -> "Floor":
+        """A floor of that value."""
+        floor = super().__new__(cls, value)
+        floor.source = source
+        return floor
+
+    source: str
 
 
 @dataclass(frozen=True)
@@ -18,6 +31,8 @@ class Findings:
         study_id: Name of the study.
         baseline: Its baseline lane.
         missing: Cells that have not run yet.
+        set_metrics: Metrics of whole sets (`engine.cache.sets.set_metrics`).
+        sets: What they say, against the reference and the baseline (`engine.cache.sets.set_quality`).
     """
 
     study_id: str
@@ -32,16 +47,30 @@ class Findings:
     references: pd.DataFrame
     environments: pd.DataFrame
     models: pd.DataFrame
+    noise: pd.DataFrame
     missing: int
+    set_metrics: pd.DataFrame
+    sets: pd.DataFrame
 
-    def floors(self) -> dict[str, float]:
-        """Differences of a metric below these say nothing about lanes, by metric.
+    def floors(self) -> dict[str, Floor]:
+        """Differences of a metric below these say nothing about lanes, by metric: the largest of what is known.
 
-        The latent error to the reference and that to its check differ by at most the distance between the two.
+        The latent error to the reference and that to its check differ by at most the distance between the two. And
+        what the same cell differs by under other batch sizes, or in the study's number format from float32, is
+        arithmetic (`noise_floors`, of the study's environment and model).
         """
-        if not len(self.references) or not self.references["agrees"].any():
-            return {}
-        return {"latent_error": float(self.references[self.references["agrees"]]["distance"].median())}
+        known = []
+        if len(self.references) and self.references["agrees"].any():
+            distance = float(self.references[self.references["agrees"]]["distance"].median())
+            known.append(Floor(distance, "distance of the reference to its check"))
+        rows = self.noise[(self.noise["metric"] == "latent_error") & self.noise["median"].notna()]
+        # A study is never compiled, and all of its cells are of one number format.
+        rows = rows[rows["variation"].str.startswith(("again", "batch")) | (rows["variation"] == "float32")]
+        if len(rows):
+            worst = rows.sort_values("median").iloc[-1]
+            known.append(Floor(float(worst["median"]), f"noise of the arithmetic ({worst['variation']}, "
+                               f"{worst['lane']}, n = {int(worst['n'])}, on {worst['device_name']})"))  # fmt: skip
+        return {"latent_error": max(known)} if known else {}
 
     def reference_line(self) -> str:
         """How many prompts and seeds have a ground truth, and how well it is known; empty without a reference."""
@@ -66,29 +95,46 @@ class Findings:
         return lines + [f"{name}: timing only" for key, name in timed.items() if key not in known]
 
 
-def load_findings(db: duckdb.DuckDBPyConnection, study_id: str) -> Findings:
+def load_findings(db: duckdb.DuckDBPyConnection, study_id: str, lanes: Sequence[str] | None = None) -> Findings:
     """Reads a study.
+
+    Args:
+        db: An open connection.
+        study_id: Name of the study.
+        lanes: Only of these are step metrics and frame scores read, by far the most rows; of all unless given.
 
     Raises:
         StudyError: The cache holds no such study.
     """
     spec: dict[str, Any] | None = queries.spec(db, study_id)
-    if spec is None:
+    if not isinstance(spec, dict):
         names = queries.studies(db)["name"].tolist()
         listed = ", ".join(names) or "none yet"
         raise StudyError(f"The cache holds no study '{study_id}'.{did_you_mean(study_id, names)} Studies: {listed}.")
+    cells = queries.cells(db, study_id)
+    baseline = str(spec.get("baseline") or next(iter(cells["study_lane"]), ""))
     return Findings(
         study_id=study_id,
-        baseline=str(spec["baseline"]),
-        cells=queries.cells(db, study_id),
+        baseline=baseline,
+        cells=cells,
         metrics=quality.metrics(db, study_id),
         quality=quality.quality(db, study_id),
         unscored=quality.unscored(db, study_id),
-        frame_quality=quality.frame_quality(db, study_id),
-        step_metrics=queries.step_metrics(db, study_id),
+        frame_quality=quality.frame_quality(db, study_id, lanes),
+        step_metrics=queries.step_metrics(db, study_id, lanes),
         timings=queries.timings(db, study_id),
         references=quality.references(db, study_id),
         environments=queries.environments(db, study_id),
         models=queries.models(db, study_id),
+        noise=schedules.noise(db, study_id),
         missing=queries.missing_cells(db, study_id),
+        set_metrics=sets.set_metrics(db, study_id),
+        sets=sets.set_quality(db, study_id, _compared_with(spec, baseline)),
     )
+
+
+def _compared_with(spec: dict[str, Any], baseline: str) -> list[str]:
+    """Lanes that sets are compared with: the reference's, if there is one, and the baseline."""
+    reference = spec.get("reference")
+    converged = [str(reference.get("lane"))] if isinstance(reference, dict) else []
+    return list(dict.fromkeys([*converged, baseline]))

@@ -9,6 +9,10 @@ from engine.errors import StudyError
 from engine.study.schedulers import Scheduler, lookup
 
 MAX_STEPS = 1000
+# Classes that take the timestep before to be t - 1000 // steps, wherever their own list puts it.
+FIXED_STRIDE = {"DDIMScheduler": "DDIM", "PNDMScheduler": "PNDM"}
+# Classes whose times are not those of models trained on discrete timesteps.
+OTHER_TIME_AXES = ("EDM", "IPNDM")
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,15 @@ class Lane:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something noteworthy about a lane's configuration; an "error" is refused."""
+    """Something noteworthy about a lane's configuration; an "error" is refused.
 
-    severity: Literal["error", "warning"]
+    Attributes:
+        code: Stable name of what was found.
+        message: What is found, and the remedy if there is one.
+    """
+
+    severity: Literal["error", "warning", "info"]
+    code: str
     message: str
 
 
@@ -87,29 +97,41 @@ def _findings(lane: Lane, config: Mapping[str, Any], model_config: Mapping[str, 
     trained = int(config.get("num_train_timesteps", 1000))
     spacing = config.get("timestep_spacing")
     if "FlowMatch" in str(model_config.get("_class_name", "")) and "FlowMatch" not in name:
-        yield Finding("error", "the model predicts flow (it came with a FlowMatch scheduler); this solver takes "
-                      "noise or velocity predictions. Use a [[lane]] with a FlowMatch scheduler_class.")  # fmt: skip
+        yield Finding("error", "flow_model", "the model predicts flow (it came with a FlowMatch scheduler); this "
+                      "solver takes noise or velocity predictions. Use a FlowMatch scheduler_class.")  # fmt: skip
     if lane.steps > trained:
-        yield Finding("error", f"{lane.steps} steps, but the model has {trained} timesteps.")
-    if name == "DDIMScheduler" and spacing == "linspace":
-        yield Finding("error", "DDIM steps by a fixed stride, which is wrong for timestep_spacing 'linspace' "
+        yield Finding("error", "too_many_steps", f"{lane.steps} steps, but the model has {trained} timesteps.")
+    if name in FIXED_STRIDE and spacing == "linspace":
+        yield Finding("error", "fixed_stride_linspace",
+                      f"{FIXED_STRIDE[name]} steps by a fixed stride, which is wrong for timestep_spacing 'linspace' "
                       "(diffusers #12633). Use 'leading' or 'trailing'.")  # fmt: skip
-    if name in {"DDIMScheduler", "DDPMScheduler"}:
-        if spacing == "trailing" and trained % lane.steps:
-            yield Finding("error", f"'trailing' spacing needs a step count that divides {trained}; "
-                          f"{lane.steps} does not (diffusers #14357).")  # fmt: skip
-        first = (lane.steps - 1) * (trained // lane.steps) + int(config.get("steps_offset", 0))
-        if spacing in {None, "leading"} and first >= trained:
-            yield Finding("error", f"it would start at timestep {first}, outside the model's {trained} "
-                          "(diffusers #10003). Use fewer steps or steps_offset = 0.")  # fmt: skip
+    if name in FIXED_STRIDE and spacing == "trailing" and trained % lane.steps:
+        yield Finding("error", "fixed_stride_trailing",
+                      f"'trailing' spacing needs a step count that divides {trained}; "
+                      f"{lane.steps} does not (diffusers #14357).")  # fmt: skip
+    first = (lane.steps - 1) * (trained // lane.steps) + int(config.get("steps_offset", 0))
+    if name in {"DDIMScheduler", "DDPMScheduler"} and spacing in {None, "leading"} and first >= trained:
+        yield Finding("error", "outside_training",
+                      f"it would start at timestep {first}, outside the model's {trained} "
+                      "(diffusers #10003). Use fewer steps or steps_offset = 0.")  # fmt: skip
+    if name == "PNDMScheduler" and config.get("prediction_type") == "v_prediction":
+        yield Finding("warning", "pndm_velocity",
+                      "the model predicts velocity; PNDM averages predictions of several noise levels before it "
+                      "converts them, which is right for noise predictions only.")  # fmt: skip
+    if name.startswith(OTHER_TIME_AXES) and not str(model_config.get("_class_name", "")).startswith(OTHER_TIME_AXES):
+        yield Finding("error", "other_time_axis", f"{name} is for models trained on continuous noise levels (EDM, "
+                      "flow); this model counts discrete timesteps.")  # fmt: skip
     if config.get("clip_sample") and lane.config.get("clip_sample"):
-        yield Finding("error", "clip_sample clips latents to [-1, 1], which destroys images of latent models.")
+        yield Finding("error", "clip_sample",
+                      "clip_sample clips latents to [-1, 1], which destroys images of latent models.")  # fmt: skip
     if config.get("rescale_betas_zero_snr") and config.get("prediction_type", "epsilon") == "epsilon":
-        yield Finding("error", "rescale_betas_zero_snr divides by zero with noise prediction (diffusers #3851).")
+        yield Finding("error", "zero_snr",
+                      "rescale_betas_zero_snr divides by zero with noise prediction (diffusers #3851).")  # fmt: skip
     if config.get("algorithm_type") in {"dpmsolver", "sde-dpmsolver"} and config.get("final_sigmas_type") == "zero":
-        yield Finding("error", f"algorithm_type '{config['algorithm_type']}' needs final_sigmas_type 'sigma_min'.")
+        yield Finding("error", "solver_to_zero",
+                      f"algorithm_type '{config['algorithm_type']}' needs final_sigmas_type 'sigma_min'.")  # fmt: skip
     if lane.scheduler.distilled:
         limit = int(config.get("original_inference_steps", 50))
         if lane.steps > limit:
-            yield Finding("error", f"at most {limit} steps (original_inference_steps).")
-        yield Finding("warning", "meant for distilled weights; on others the comparison says little.")
+            yield Finding("error", "too_many_steps", f"at most {limit} steps (original_inference_steps).")
+        yield Finding("warning", "distilled", "meant for distilled weights; on others the comparison says little.")

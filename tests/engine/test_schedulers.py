@@ -124,7 +124,9 @@ def test_a_class_that_is_no_scheduler_is_refused_with_the_reason(target: str, me
         (lane_with("ddim:10", timestep_spacing="linspace"), {}, "wrong for timestep_spacing 'linspace'"),
         (parse_lane("ddim:10"), {"timestep_spacing": "linspace"}, "wrong for timestep_spacing 'linspace'"),
         (lane_with("ddim:30", timestep_spacing="trailing"), {}, "divides 1000; 30 does not"),
-        (lane_with("ddpm:30", timestep_spacing="trailing"), {}, "divides 1000; 30 does not"),
+        (lane_with("pndm:30", timestep_spacing="trailing"), {}, "divides 1000; 30 does not"),
+        (lane_with("pndm:9", timestep_spacing="linspace"), {}, "PNDM steps by a fixed stride"),
+        (Lane("edm:5", Scheduler("edm", "EDM", "diffusers:EDMEulerScheduler"), 5), {}, "continuous noise levels"),
         (parse_lane("ddim:1000"), {}, "start at timestep 1000, outside"),
         (lane_with("ddim:1000", timestep_spacing="leading"), {}, "start at timestep 1000, outside"),
         (parse_lane("euler:600"), {"num_train_timesteps": 500}, "600 steps, but the model has 500"),
@@ -151,6 +153,7 @@ def test_configurations_known_to_be_wrong_are_refused_before_anything_runs(
     ("lane", "config"),
     [
         (lane_with("ddim:50", timestep_spacing="trailing"), {}),
+        (lane_with("ddpm:30", timestep_spacing="trailing"), {}),
         (lane_with("ddim:1000", steps_offset=0), {}),
         (parse_lane("ddim:999"), {}),
         (lane_with("euler:10", timestep_spacing="linspace"), {}),

@@ -1,0 +1,208 @@
+"""Commands about what schedulers really do: lint, convergence, noise."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.analysis.convergence import Convergence, convergence, convergence_rows, order_rows
+from engine.analysis.matched import LEVELS, matched_errors, metric_at
+from engine.cache import schedules
+from engine.cache.connection import migrate, reading
+from engine.cache.findings import load_findings
+from engine.commands.words import print_table
+from engine.errors import LabError, StudyError
+from engine.study.lanes import Finding, Lane, parse_lane
+from engine.study.source import find_model
+from engine.study.study import load_study
+
+if TYPE_CHECKING:
+    from engine.sampling.lint import Lint
+
+
+def lint(arguments: argparse.Namespace) -> int:
+    """`lint [STUDY|LANE] [--model MODEL] [--json F] [--store] [--bugs] [--levels]`."""
+    from engine.sampling.lint import lint_lane
+    from engine.sampling.models import quiet
+
+    check_json(arguments.json)
+    quiet()
+    if arguments.bugs:
+        return _bugs(arguments.json)
+    if not arguments.what:
+        raise StudyError("Name a study or a lane, e.g. `python -m engine lint dpmpp_2m:20`, or give --bugs.")
+    lanes, model = _lanes(arguments)
+    source = find_model(model)
+    if not source.scheduler_config:
+        raise StudyError(f"Model '{source.name}' is not here, so its scheduler configuration is not known; fetch it "
+                         "first (`run` does), or give another --model.")  # fmt: skip
+    found = [lint_lane(lane, source.scheduler_config) for lane in lanes]
+    _print(found, levels=arguments.levels or len(found) == 1)
+    if arguments.json:
+        arguments.json.write_text(json.dumps([_plain(row) for row in found], indent=2) + "\n", encoding="utf-8")
+    if arguments.store:
+        _store(arguments)
+    return 1 if any(finding.severity == "error" for row in found for finding in row.findings) else 0
+
+
+def show_convergence(arguments: argparse.Namespace) -> int:
+    """`convergence STUDY`."""
+    check_json(arguments.json)
+    if arguments.cache.exists():
+        migrate(arguments.cache)
+    with reading(arguments.cache) as db:
+        findings = load_findings(db, arguments.study)
+        paths = schedules.paths(db, arguments.study)
+    end = convergence(findings.quality, findings.cells, floor=findings.floors().get("latent_error", 0.0))
+    if end.errors.empty:
+        raise StudyError(f"No cell of '{arguments.study}' has an error against a converged solution; give the study a "
+                         "[reference] and run it.")  # fmt: skip
+    matched, floors = matched_errors(paths)
+    parts = {"error at the end": end} | {
+        f"at sigma {sigma:g}": convergence(matched, findings.cells, metric_at(sigma), floors.get(metric_at(sigma), 0.0))
+        for sigma in LEVELS
+    }
+    print_table(convergence_rows(parts))
+    print()
+    print_table(order_rows(parts))
+    floor = ", ".join(f"{title}: {part.floor:.2g}" for title, part in parts.items())
+    print(f"\nMedians of relative L2 errors; intervals are 95 %, prompts resampled. Floors: {floor} (~: too near it).")
+    print(findings.reference_line())
+    print("\n".join(f"Computed on {line}." for line in findings.environment_lines()))
+    if arguments.json:
+        plain = {"study": arguments.study, "environments": findings.environment_lines(),
+                 **{part.metric: _tables(part) for part in parts.values()}}  # fmt: skip
+        arguments.json.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _tables(part: Convergence) -> dict[str, Any]:
+    return {"floor": part.floor, "errors": json.loads(part.errors.to_json(orient="records")),
+            "orders": json.loads(part.orders.to_json(orient="records"))}  # fmt: skip
+
+
+def noise(arguments: argparse.Namespace) -> int:
+    """`noise STUDY`."""
+    from engine.noise import run_noise
+
+    study = load_study(arguments.study, arguments.settings)
+    rows = run_noise(
+        study, arguments.cache, device=arguments.device, memory=arguments.memory, lanes=arguments.lanes,
+        each=arguments.cells, compiled=arguments.compile,
+    )  # fmt: skip
+    print()
+    print_table([("lane", "variation", "metric", "n", "median", "largest"), *(
+        (row.lane, row.variation, row.metric, str(row.n), "-" if row.median is None else f"{row.median:.3g}",
+         "-" if row.largest is None else f"{row.largest:.3g}") for row in rows
+    )])  # fmt: skip
+    print(f"\nlatent_error: relative L2 of the final latents; picture_rms: 0 to 255. Cache: {arguments.cache}")
+    return 0
+
+
+def check_json(path: Path | None) -> None:
+    """Refuses a file that could not be written, before any work.
+
+    Raises:
+        LabError: Its folder is not there.
+    """
+    if path and not path.resolve().parent.is_dir():
+        raise LabError(f"--json {path}: there is no folder {path.resolve().parent}.")
+
+
+def _lanes(arguments: argparse.Namespace) -> tuple[list[Lane], str]:
+    """The lanes to look at and their model."""
+    if ":" in arguments.what and not arguments.what.endswith(".toml"):
+        if arguments.store:
+            raise StudyError("--store keeps what is found of a study's lanes; name a study instead of a lane.")
+        return [parse_lane(arguments.what)], arguments.model or "bundled"
+    study = load_study(arguments.what, arguments.settings)
+    references = [study.reference.lane, study.reference.check] if study.reference else []
+    lanes = {lane.key: lane for lane in [*study.lanes, *references]}
+    return list(lanes.values()), arguments.model or study.model
+
+
+def _store(arguments: argparse.Namespace) -> None:
+    from engine.linting import store_lints
+    from engine.study.plan import cells, reference_cells
+
+    settings = [*arguments.settings, *([f"model={arguments.model}"] if arguments.model else [])]
+    study = load_study(arguments.what, settings)
+    source = find_model(study.model)
+    with reading(arguments.cache):
+        pass  # refuses what is no cache, or is not there
+    every = [*cells(study, source, "cpu"), *(cell for pair in reference_cells(study, source, "cpu") for cell in pair)]
+    count = store_lints(arguments.cache, every, source, source.scheduler_config)
+    print(f"{count} lanes stored in {arguments.cache}." if count else f"{arguments.cache} holds all of it.")
+
+
+def _print(found: Sequence["Lint"], *, levels: bool) -> None:
+    rows: list[Sequence[str]] = [("lane", "calls", "timesteps", "first sigma", "last sigma", "final sigma", "findings")]
+    for row in found:
+        probe = row.probe
+        counts = {word: sum(finding.severity == word for finding in row.findings) for word in ("error", "warning")}
+        words = ", ".join(f"{count} {word}{'s' * (count > 1)}" for word, count in counts.items() if count) or "-"
+        if probe is None:
+            rows.append((row.lane.key, "-", "-", "-", "-", "-", words))
+            continue
+        ends = f"{probe.timesteps[0]:g} to {probe.timesteps[-1]:g}"
+        sigmas = (f"{probe.sigmas[0]:.4g}", f"{probe.sigmas[-1]:.4g}", f"{probe.final_sigma:.3g}")
+        rows.append((row.lane.key, str(len(probe.timesteps)), ends, *sigmas, words))
+    print_table(rows)
+    for row in found:
+        print(f"\n{row.lane.key}")
+        for finding in row.findings:
+            print(f"  {finding.severity:<8} {finding.message}{_cited(finding)}")
+        if levels and row.probe is not None:
+            _print_levels(row)
+            print()
+            print_table([("setting", "value", "from", "model's own"), *(
+                (setting.name, json.dumps(setting.value), setting.origin,
+                 "" if setting.replaced is None else json.dumps(setting.replaced)) for setting in row.settings
+            )])  # fmt: skip
+
+
+def _print_levels(row: "Lint") -> None:
+    assert row.probe is not None
+    print()
+    rows: list[Sequence[str]] = [("call", "timestep", "sigma", "told sigma", "log SNR")]
+    columns = (row.probe.timesteps, row.probe.sigmas, row.probe.told, row.probe.log_snr)
+    rows += [(str(index), f"{timestep:g}", f"{sigma:.5g}", f"{told:.5g}", f"{snr:.3f}")
+             for index, (timestep, sigma, told, snr) in enumerate(zip(*columns, strict=True))]  # fmt: skip
+    print_table(rows)
+
+
+def _cited(finding: Finding) -> str:
+    """Where to read more; the issue behind a remark is not that of every lane it is made of."""
+    from engine.sampling.known_bugs import bug_of
+
+    bug = bug_of(finding.code)
+    told = "diffusers #" in finding.message or (finding.severity == "info" and finding.code != "inherited")
+    return f" ({bug.reference})" if bug and bug.issues and not told else ""
+
+
+def _plain(row: "Lint") -> dict[str, Any]:
+    return {
+        "lane": row.lane.key,
+        "levels": None if row.probe is None else vars(row.probe),
+        "settings": [vars(setting) for setting in row.settings],
+        "findings": [vars(finding) for finding in row.findings],
+    }
+
+
+def _bugs(file: Path | None) -> int:
+    """All known bugs, and whether they hold here."""
+    import diffusers
+
+    from engine.sampling.known_bugs import KNOWN_BUGS
+
+    held = {bug.code: bug.holds() for bug in KNOWN_BUGS}
+    print_table([("code", "issues", f"holds in {diffusers.__version__}", "what goes wrong", "remedy"), *(
+        (bug.code, ", ".join(f"#{issue}" for issue in bug.issues) or "-", "yes" if held[bug.code] else "NO LONGER",
+         bug.title, bug.remedy) for bug in KNOWN_BUGS
+    )])  # fmt: skip
+    if file:
+        plain = [{"code": bug.code, "issues": bug.issues, "seen": bug.seen, "title": bug.title, "remedy": bug.remedy,
+                  "diffusers": diffusers.__version__, "holds": held[bug.code]} for bug in KNOWN_BUGS]  # fmt: skip
+        file.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    return 0 if all(held.values()) else 1

@@ -1,0 +1,189 @@
+"""Looks at a lane's scheduler before anybody trusts its pictures: what it really runs, and what is remarkable about it.
+
+`probe` measures the levels; the rules here say what of them a reader should know. Findings of configurations alone
+(engine/study/lanes.py) stand among them. Codes of findings are those of `known_bugs.py`.
+"""
+
+import inspect
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+from engine.errors import StudyError
+from engine.sampling.building import build_scheduler, resolved_config, scheduler_type
+from engine.sampling.probe import NO_SIGNAL, Probe, probe
+from engine.study.lanes import Finding, Lane, check_lane
+
+# Raised whenever the same lane would get other rows.
+LINT_VERSION = 1
+
+# Relative differences of sigma below it are arithmetic.
+SAME_LEVEL = 1e-3
+# Timesteps that are further from the level they should name are not merely rounded.
+ROUNDING = 0.51
+# A last step to zero from more than so many times the model's lowest level costs solvers of higher order their order.
+LONG_JUMP = 2.0
+# What defines the model rather than the way it is sampled.
+OF_THE_MODEL = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
+                "rescale_betas_zero_snr"}  # fmt: skip
+
+Origin = Literal["lane", "table", "lab", "model", "default", "ignored"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value of a scheduler's configuration and where it comes from.
+
+    Attributes:
+        origin: "lane" (the study's own), "table" (the scheduler's entry), "lab" (latents are never clipped, Brownian
+            trees are seeded), "model" (the model's scheduler configuration), "default" (the class's), "ignored" (the
+            model has it, but the class does not take it).
+        replaced: The model's own value, if another stands in its place.
+    """
+
+    name: str
+    value: Any
+    origin: Origin
+    replaced: Any = None
+
+
+@dataclass(frozen=True)
+class Lint:
+    """What is known of a lane on a model.
+
+    Attributes:
+        probe: The levels, measured; None if the scheduler raised, which is then a finding.
+        settings: All settings, by name.
+        findings: Worst first.
+    """
+
+    lane: Lane
+    probe: Probe | None
+    settings: tuple[Setting, ...]
+    findings: tuple[Finding, ...]
+
+
+def lint_lane(lane: Lane, model_config: Mapping[str, Any]) -> Lint:
+    """Looks at a lane on a model, from the model's scheduler configuration alone: no weights are needed.
+
+    Args:
+        lane: The lane.
+        model_config: The model's own scheduler configuration (`scheduler/scheduler_config.json`).
+    """
+    findings = check_lane(lane, model_config)
+    measured, settings = None, tuple[Setting, ...]()
+    try:
+        settings = tuple(lane_settings(lane, model_config))
+        measured = probe(build_scheduler(lane, model_config), lane.steps)
+    except StudyError as error:
+        findings.append(Finding("error", "not_built", str(error)))
+    except Exception as error:  # whatever a scheduler raises on its own configuration
+        findings.append(Finding("error", "raises", f"it raises {type(error).__name__}: {error}"))
+    if measured is not None:
+        findings += _of_levels(lane, measured)
+    findings += _of_settings(lane, settings)
+    order = {"error": 0, "warning": 1, "info": 2}
+    return Lint(lane, measured, settings, tuple(sorted(findings, key=lambda finding: order[finding.severity])))
+
+
+def lane_settings(lane: Lane, model_config: Mapping[str, Any]) -> Iterator[Setting]:
+    """Every setting of a lane's scheduler, and what of the model's configuration its class ignores.
+
+    Raises:
+        StudyError: As `build_scheduler`.
+    """
+    taken = {name: parameter.default for name, parameter in
+             inspect.signature(scheduler_type(lane).__init__).parameters.items() if name != "self"}  # fmt: skip
+    left_out = set(model_config.get("_use_default_values") or ())
+    models = {key: value for key, value in model_config.items() if not key.startswith("_") and key not in left_out}
+    resolved = resolved_config(build_scheduler(lane, model_config))
+    for name in sorted(taken.keys() & resolved.keys()):
+        value, own = resolved[name], models.get(name)
+        origin: Origin = "default"
+        if name in lane.overrides:
+            origin = "lane"
+        elif name in lane.scheduler.overrides:
+            origin = "table"
+        elif name == "noise_sampler_seed" or (name == "clip_sample" and own is not False):
+            origin = "lab"
+        elif name in models:
+            origin = "model"
+        yield Setting(name, value, origin, own if origin != "model" and own != value else None)
+    for name in sorted(models.keys() - taken.keys()):
+        yield Setting(name, models[name], "ignored")
+
+
+def _of_levels(lane: Lane, found: Probe) -> Iterator[Finding]:
+    """What the measured levels say."""
+    calls = len(found.timesteps)
+    if calls != lane.scheduler.expected_calls(lane.steps):
+        yield Finding("warning", "unexpected_calls", f"{calls} denoiser calls for {lane.steps} steps; the table of "
+                      f"schedulers expects {lane.scheduler.expected_calls(lane.steps)}.")  # fmt: skip
+    elif calls != lane.steps:
+        yield Finding("info", "more_calls", f"{calls} denoiser calls for {lane.steps} steps: compare at equal calls.")
+    yield from _of_timesteps(found, planned_twice=calls != lane.steps)
+    if found.starts_as_noise:
+        signal = 1 / math.sqrt(1 + found.told[0] ** 2)
+        yield Finding("info", "start", f"the first call is told sigma {found.told[0]:.3g} (timestep "
+                      f"{found.timesteps[0]:g}), so {signal:.1%} of signal, but gets pure noise.")  # fmt: skip
+    yield from _of_the_end(lane, found)
+
+
+def _of_timesteps(found: Probe, *, planned_twice: bool) -> Iterator[Finding]:
+    off = [0.0 if min(sigma, told) > NO_SIGNAL else abs(sigma / told - 1)
+           for sigma, told in zip(found.sigmas, found.told, strict=True)]  # fmt: skip
+    worst = max(range(len(off)), key=off.__getitem__)
+    if off[worst] > SAME_LEVEL:
+        aside = [abs(a - b) for a, b in zip(found.timesteps, found.true_timesteps, strict=True)]
+        wrong = max(aside) > ROUNDING
+        yield Finding("warning" if wrong else "info", "wrong_level" if wrong else "rounded_timesteps",
+                      f"the denoiser is told another noise level than the latents have, by {off[worst]:.1%} of sigma "
+                      f"at call {worst} (told {found.told[worst]:.4g}, has {found.sigmas[worst]:.4g})"
+                      + ("." if wrong else ": timesteps are rounded, levels are not."))  # fmt: skip
+    calls = list(zip(found.timesteps, found.sigmas, strict=True))
+    twice = [a[0] for a, b in pairwise(calls) if a[0] == b[0] and abs(a[1] / b[1] - 1) > SAME_LEVEL]
+    if twice and not planned_twice:  # Heun, PNDM and others call twice at a timestep on purpose
+        listed = ", ".join(f"{timestep:g}" for timestep in twice)
+        yield Finding("warning", "repeated_timestep", f"two levels share the timestep {listed}.")
+    if any(b > a for a, b in pairwise(found.timesteps)):
+        yield Finding("warning", "rising_timesteps", "timesteps rise on the way.")
+    if len(set(found.timesteps)) > 1 and found.timesteps[-1] < 0:
+        yield Finding("error", "outside_training", f"the last timestep is {found.timesteps[-1]:g}.")
+
+
+def _of_the_end(lane: Lane, found: Probe) -> Iterator[Finding]:
+    last = found.sigmas[-1]
+    if found.final_sigma > 0:
+        yield Finding("info", "stops_noisy", f"it stops at sigma {found.final_sigma:.3g}, coming from {last:.3g}: that "
+                      "much noise stays in the latents.")  # fmt: skip
+    elif found.jumps_to_zero:
+        long = lane.scheduler.order > 1 and not lane.scheduler.stochastic and last > LONG_JUMP * found.lowest
+        yield Finding("warning" if long else "info", "last_jump",
+                      f"the last step is a first-order jump from sigma {last:.3g} to 0"
+                      + (f": a solver of order {lane.scheduler.order} then shows order 1. Karras levels, or "
+                         "final_sigmas_type = 'sigma_min', shorten it." if long else "."))  # fmt: skip
+
+
+def _of_settings(lane: Lane, settings: Sequence[Setting]) -> Iterator[Finding]:
+    if not settings:
+        return
+    defaults = inspect.signature(scheduler_type(lane).__init__).parameters
+    inherited = [f"{setting.name} = {setting.value!r}" for setting in settings
+                 if setting.origin == "model" and setting.name not in OF_THE_MODEL
+                 and setting.value != defaults[setting.name].default]  # fmt: skip
+    if inherited:
+        yield Finding("info", "inherited", f"from the model's configuration, not {_class(lane)}'s default: "
+                      + ", ".join(inherited) + ".")  # fmt: skip
+    replaced = [f"{setting.name} = {setting.value!r} (model: {setting.replaced!r})" for setting in settings
+                if setting.replaced is not None]  # fmt: skip
+    if replaced:
+        yield Finding("info", "replaced", "in place of the model's own: " + ", ".join(replaced) + ".")
+    ignored = [setting.name for setting in settings if setting.origin == "ignored"]
+    if ignored:
+        yield Finding("info", "ignored", f"{_class(lane)} does not take the model's {', '.join(ignored)}.")
+
+
+def _class(lane: Lane) -> str:
+    return lane.scheduler.target.rpartition(":")[2]

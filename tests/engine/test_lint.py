@@ -1,0 +1,235 @@
+"""What schedulers really run, measured by the probe, beside plain diffusers and beside the formulas."""
+
+import math
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+
+from engine.cli import main
+from engine.sampling import known_bugs
+from engine.sampling.building import build_scheduler
+from engine.sampling.known_bugs import KNOWN_BUGS, KnownBug
+from engine.sampling.lint import Lint, lane_settings, lint_lane
+from engine.sampling.models import Model
+from engine.sampling.probe import Probe, probe
+from engine.study.lanes import Lane, parse_lane
+from engine.study.schedulers import SCHEDULERS, Scheduler
+from tests.engine.miniatures import SD_SCHEDULER
+
+STEPS = 10
+BARS = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+SIGMAS = np.sqrt((1 - BARS) / BARS)
+V = {"prediction_type": "v_prediction"}
+KARRAS = ("dpmpp_2m_karras", "unipc_karras")
+TWO_CALLS = ("heun", "kdpm2", "kdpm2_a", "dpm_sde")
+# Of the classes whose last step goes to zero, and of those whose last step does not.
+STOPS_NOISY = ("ddim", "pndm", "deis", "sa_solver", "tcd")
+
+
+def lane_with(text: str, **overrides: Any) -> Lane:
+    parsed_lane = parse_lane(text)
+    return Lane(parsed_lane.key, parsed_lane.scheduler, parsed_lane.steps, overrides)
+
+
+def probed(lane: Lane, **config: Any) -> Probe:
+    return probe(build_scheduler(lane, SD_SCHEDULER | config), lane.steps)
+
+
+def codes(lint: Lint) -> set[str]:
+    return {finding.code for finding in lint.findings}
+
+
+def karras_levels(steps: int) -> np.ndarray:
+    """Karras et al. 2022, equation 5, rho = 7."""
+    high, low = SIGMAS[-1] ** (1 / 7), SIGMAS[0] ** (1 / 7)
+    return (high + np.linspace(0, 1, steps) * (low - high)) ** 7
+
+
+@pytest.mark.parametrize("key", SCHEDULERS)
+def test_the_timesteps_are_those_that_the_denoiser_of_a_plain_pipeline_is_given(
+    key: str, gaussian_model: Model
+) -> None:
+    lane, pipe = parse_lane(f"{key}:{STEPS}"), gaussian_model.pipe
+    config, before, seen = pipe.scheduler.config, pipe.scheduler, list[float]()
+    hook = pipe.unet.register_forward_pre_hook(lambda _, args: seen.append(float(args[1])))
+    try:
+        pipe.scheduler = build_scheduler(lane, config)
+        pipe("disc", num_inference_steps=STEPS, guidance_scale=1.0, output_type="latent")
+    finally:
+        hook.remove()
+        pipe.scheduler = before
+    found = lint_lane(lane, config).probe
+    assert found is not None
+    assert list(found.timesteps) == seen
+
+
+@pytest.mark.parametrize("config", [{}, V], ids=["epsilon", "velocity"])
+@pytest.mark.parametrize("key", [key for key in SCHEDULERS if key not in TWO_CALLS])
+def test_the_levels_follow_the_formula_of_the_noise_schedule(key: str, config: dict[str, Any]) -> None:
+    if key == "pndm" and config:
+        pytest.skip("PNDM does not keep its levels with velocity predictions; that is a known bug with its own test")
+    found = probed(parse_lane(f"{key}:{STEPS}"), **config)
+    expected = karras_levels(STEPS) if key in KARRAS else np.interp(found.timesteps, np.arange(1000), SIGMAS)
+    np.testing.assert_allclose(found.sigmas, expected, rtol=2e-4)
+    np.testing.assert_allclose(found.told, np.interp(found.timesteps, np.arange(1000), SIGMAS), rtol=0.1)
+    assert found.final_sigma == (pytest.approx(SIGMAS[0], rel=2e-3) if key in STOPS_NOISY else 0)
+
+
+@pytest.mark.parametrize("key", TWO_CALLS)
+def test_second_calls_are_at_the_next_level_or_between_the_two(key: str) -> None:
+    found = probed(parse_lane(f"{key}:{STEPS}"))
+    assert len(found.sigmas) == 2 * STEPS - 1
+    firsts = np.array(found.sigmas[::2])
+    np.testing.assert_allclose(firsts, SIGMAS[np.linspace(999, 0, STEPS).round().astype(int)], rtol=0.01)
+    nexts = firsts[1:].copy()
+    if key == "kdpm2_a":
+        # What is left when the noise of the step is taken out (Karras et al. 2022, ancestral step with eta = 1).
+        nexts = nexts**2 / firsts[:-1]
+    middle = nexts if key == "heun" else np.sqrt(firsts[:-1] * nexts)
+    np.testing.assert_allclose(found.sigmas[1::2], middle, rtol=1e-3)
+
+
+def test_flow_matching_has_its_own_levels_and_pure_noise_is_where_it_should_start() -> None:
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
+    entry = Scheduler("flow", "Flow", "diffusers:FlowMatchEulerDiscreteScheduler")
+    lint = lint_lane(Lane("flow:8", entry, 8), config)
+    assert lint.probe is not None
+    part = np.array(lint.probe.timesteps[1:]) / 1000
+    np.testing.assert_allclose(lint.probe.sigmas[1:], part / (1 - part), rtol=1e-3)
+    assert codes(lint) == {"last_jump", "inherited"}
+
+
+@pytest.mark.parametrize("key", SCHEDULERS)
+def test_only_real_first_order_jumps_to_zero_are_called_so(key: str) -> None:
+    found = probed(parse_lane(f"{key}:{STEPS}"))
+    assert found.jumps_to_zero == (key not in (*STOPS_NOISY, "lms")), "LMS ends at zero with all its history"
+
+
+def test_a_leading_schedule_starts_below_the_highest_level_with_pure_noise() -> None:
+    lint = lint_lane(parse_lane("ddim:20"), SD_SCHEDULER)
+    [finding] = [finding for finding in lint.findings if finding.code == "start"]
+    assert lint.probe is not None
+    assert lint.probe.starts_as_noise
+    assert lint.probe.sigmas[0] == pytest.approx(SIGMAS[951], rel=1e-4)
+    assert "timestep 951" in finding.message
+    assert f"{math.sqrt(BARS[951]):.1%} of signal" in finding.message
+
+
+def test_the_long_last_step_of_default_second_order_solvers_is_a_warning_and_karras_repairs_it() -> None:
+    def severity(text: str, **overrides: Any) -> str:
+        findings = lint_lane(lane_with(text, **overrides), SD_SCHEDULER).findings
+        return next(finding.severity for finding in findings if finding.code in {"last_jump", "stops_noisy"})
+
+    assert severity("dpmpp_2m:20") == "warning"
+    assert severity("unipc:20") == "warning"
+    assert severity("dpmpp_2m_karras:20") == "info"
+    assert severity("dpmpp_2m:20", final_sigmas_type="sigma_min") == "info"
+    assert severity("euler:20", timestep_spacing="trailing") == "info", "a first-order solver loses no order"
+    assert probed(parse_lane("dpmpp_2m:20")).sigmas[-1] == pytest.approx(0.2256, abs=5e-4)
+
+
+def test_settings_say_where_they_come_from() -> None:
+    config = SD_SCHEDULER | {"timestep_spacing": "leading", "use_karras_sigmas": True, "set_alpha_to_one": False}
+    lane = lane_with("dpmpp_2m:10", solver_order=3)
+    found = {setting.name: setting for setting in lane_settings(lane, config)}
+    origins = {"solver_order": "lane", "use_karras_sigmas": "table", "timestep_spacing": "model",
+               "lower_order_final": "default", "set_alpha_to_one": "ignored"}  # fmt: skip
+    assert {name: found[name].origin for name in origins} == origins
+    assert (found["use_karras_sigmas"].value, found["use_karras_sigmas"].replaced) == (False, True)
+    bare = {key: value for key, value in SD_SCHEDULER.items() if key != "clip_sample"}
+    clip = {setting.name: setting for setting in lane_settings(parse_lane("ddim:10"), bare)}["clip_sample"]
+    assert (clip.value, clip.origin) == (False, "lab")
+    resolved = build_scheduler(lane, config).config
+    assert all(resolved[name] == setting.value for name, setting in found.items() if setting.origin != "ignored")
+
+
+def test_defaults_that_a_loaded_scheduler_fills_in_do_not_count_as_the_models() -> None:
+    stored = diffusers.PNDMScheduler.from_config(SD_SCHEDULER).config
+    found = {setting.name: setting.origin for setting in lane_settings(parse_lane("euler:10"), stored)}
+    assert found["timestep_spacing"] == "default"
+    assert found == {s.name: s.origin for s in lane_settings(parse_lane("euler:10"), SD_SCHEDULER)} | {
+        name: origin for name, origin in found.items() if origin == "ignored"
+    }
+
+
+class ShiftedEuler(diffusers.EulerDiscreteScheduler):
+    """A scheduler with an off-by-one: it tells the denoiser the timestep after the one it is at."""
+
+    def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+        super().set_timesteps(*args, **kwargs)
+        self.timesteps = (self.timesteps + 1).clamp(max=999)
+
+
+class Stumbling(diffusers.EulerDiscreteScheduler):
+    """A scheduler that raises in its second step."""
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        if self.step_index:
+            raise RuntimeError("stumbled")
+        return super().step(*args, **kwargs)
+
+
+def test_an_off_by_one_of_a_plug_in_is_found() -> None:
+    entry = Scheduler("shifted", "Shifted", f"{__name__}:ShiftedEuler")
+    lint = lint_lane(Lane("shifted:10", entry, 10), SD_SCHEDULER)
+    [finding] = [finding for finding in lint.findings if finding.code == "wrong_level"]
+    assert finding.severity == "warning"
+    assert "at call 9" in finding.message, "where one timestep weighs most"
+    assert not codes(lint_lane(parse_lane("euler:10"), SD_SCHEDULER)) & {"wrong_level", "rounded_timesteps"}
+    karras = codes(lint_lane(parse_lane("dpmpp_2m_karras:50"), SD_SCHEDULER))
+    assert "rounded_timesteps" in karras
+    assert "wrong_level" not in karras
+
+
+def test_a_scheduler_that_raises_is_a_finding_not_a_crash() -> None:
+    lint = lint_lane(Lane("x:4", Scheduler("x", "X", f"{__name__}:Stumbling"), 4), SD_SCHEDULER)
+    assert lint.probe is None
+    assert lint.findings[0].severity == "error"
+    assert "RuntimeError: stumbled" in lint.findings[0].message
+
+
+BREAKING: dict[str, tuple[Lane, dict[str, Any]]] = {
+    "fixed_stride_linspace": (lane_with("ddim:9", timestep_spacing="linspace"), {}),
+    "fixed_stride_trailing": (lane_with("pndm:30", timestep_spacing="trailing"), {}),
+    "outside_training": (parse_lane("ddim:1000"), {}),
+    "clip_sample": (lane_with("ddim:10", clip_sample=True), {}),
+    "inherited": (parse_lane("dpmpp_2m:10"), {"timestep_spacing": "leading"}),
+    "solver_to_zero": (lane_with("dpmpp_2m:10", algorithm_type="dpmsolver"), {}),
+    "zero_snr": (lane_with("ddim:10", rescale_betas_zero_snr=True), {}),
+    "repeated_timestep": (parse_lane("dpmpp_2m_karras:50"), {}),
+    "rounded_timesteps": (parse_lane("dpmpp_2m_karras:20"), {}),
+    "last_jump": (parse_lane("dpmpp_2m:20"), {}),
+    "stops_noisy": (parse_lane("deis:20"), {}),
+    "start": (parse_lane("ddim:20"), {}),
+    "more_calls": (parse_lane("pndm:20"), {}),
+    "pndm_velocity": (parse_lane("pndm:20"), V),
+}
+
+
+@pytest.mark.parametrize("bug", KNOWN_BUGS, ids=lambda bug: bug.code)
+def test_each_known_bug_still_holds_in_the_installed_diffusers(bug: KnownBug) -> None:
+    assert bug.holds(), f"diffusers {diffusers.__version__} no longer does it: remove the entry and what warns of it"
+
+
+@pytest.mark.parametrize("code", [bug.code for bug in KNOWN_BUGS if bug.code != "one_timestep"])
+@pytest.mark.filterwarnings("ignore:.*algorithm_type.*:FutureWarning")
+def test_each_known_bug_is_found_in_a_lane_that_has_it_and_not_in_one_that_has_not(code: str) -> None:
+    lane, config = BREAKING[code]
+    assert code in codes(lint_lane(lane, SD_SCHEDULER | config))
+    assert code not in codes(lint_lane(parse_lane("lms:10"), {**SD_SCHEDULER, "steps_offset": 0}))
+
+
+def test_ddpm_follows_its_own_list_of_timesteps_so_that_any_step_count_may_trail() -> None:
+    found = probed(lane_with("ddpm:30", timestep_spacing="trailing"))
+    assert known_bugs.worst_level(found) < 1e-4
+
+
+def test_an_entry_that_no_longer_holds_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mended = KnownBug("mended", (1,), "0.1", "something", "nothing", lambda: False)
+    monkeypatch.setattr(known_bugs, "KNOWN_BUGS", (mended,))
+    assert main(["lint", "--bugs"]) == 1
+    assert "NO LONGER" in capsys.readouterr().out
