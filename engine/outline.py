@@ -4,8 +4,9 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from engine.cache import queries
+from engine.cache import phases, queries
 from engine.cache.connection import reading
 from engine.environment import Environment, describe, resolve_device
 from engine.errors import CacheError, CacheMissing
@@ -13,6 +14,7 @@ from engine.study.lanes import Finding, Lane
 from engine.study.plan import Cell, cells, check_lanes, reference_cells
 from engine.study.source import ModelSource
 from engine.study.study import FrameSettings, Study
+from engine.study.swaps import Swap, swaps
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Outline:
         seconds_per_call: Median seconds of a denoiser call at batch 1, if this machine has timed the model.
         references: The converged solution and its check, for every prompt and seed.
         missing_references: Those of them that the cache lacks.
+        swaps: Runs whose prompt changes on the way.
+        missing_swaps: Those of them that the cache lacks.
     """
 
     study: Study
@@ -49,11 +53,13 @@ class Outline:
     seconds_per_call: float | None
     references: tuple[tuple[Cell, Cell], ...] = ()
     missing_references: tuple[Cell, ...] = ()
+    swaps: tuple[Swap, ...] = ()
+    missing_swaps: tuple[Swap, ...] = ()
 
     @property
     def nothing_to_do(self) -> bool:
         """Whether the cache holds all of it."""
-        return not self.missing and not self.timings and not self.missing_references
+        return not (self.missing or self.timings or self.missing_references or self.missing_swaps)
 
     @property
     def image_calls(self) -> int:
@@ -64,6 +70,11 @@ class Outline:
     def reference_calls(self) -> int:
         """Expected denoiser calls of the converged solutions."""
         return _calls(self.missing_references)
+
+    @property
+    def swap_calls(self) -> int:
+        """Expected denoiser calls of the changes of prompt."""
+        return _calls([swap.first for swap in self.missing_swaps])
 
     @property
     def timing_calls(self) -> int:
@@ -79,7 +90,18 @@ class Outline:
         """Expected seconds at most: as if nothing were batched."""
         if self.seconds_per_call is None:
             return None
-        return self.seconds_per_call * (self.image_calls + self.timing_calls + self.reference_calls)
+        return self.seconds_per_call * (self.image_calls + self.timing_calls + self.reference_calls + self.swap_calls)
+
+    def facts(self) -> dict[str, Any]:
+        """What a program should know at the start of a run: where it runs, and how much there is to do."""
+        environment = self.environment
+        return {
+            "study": self.study.name, "model": self.source.name, "device": environment.device,
+            "device_name": environment.device_name, "dtype": self.cells[0].dtype, "torch": environment.torch,
+            "diffusers": environment.diffusers, "cells": len(self.cells), "missing": len(self.missing),
+            "samples": sum(timing.missing for timing in self.timings), "references": len(self.missing_references),
+            "seconds_at_most": self.seconds,
+        }  # fmt: skip
 
     @property
     def bytes(self) -> int:
@@ -106,6 +128,7 @@ def outline(study: Study, source: ModelSource, cache: Path, device: str, memory:
     environment = describe(device, memory)
     every = cells(study, source, device)
     pairs = reference_cells(study, source, device)
+    changes = swaps(study, source, device)
     own = {cell.trajectory_id for cell in every}
     converged = [cell for pair in pairs for cell in pair if cell.trajectory_id not in own]
     guided = study.guidance_scale > 1
@@ -114,13 +137,15 @@ def outline(study: Study, source: ModelSource, cache: Path, device: str, memory:
             done = queries.finished(db, [cell.trajectory_id for cell in [*every, *converged]])
             timed = queries.timed_repeats(db, environment.environment_id, source.model_id, guided)
             pace = queries.durations(db, environment.environment_id, source.model_id)
+            changed = phases.swapped(db, [swap.swap_id for swap in changes]) if changes else set()
     except CacheMissing:
-        done, timed, pace = {}, {}, None
+        done, timed, pace, changed = {}, {}, None, set()
     missing = [cell for cell in every if not _is_complete(done.get(cell.trajectory_id), study.frames)]
     return Outline(
         study, source, environment, tuple(every), tuple(_in_running_order(missing, study)),
         tuple(_missing_timings(every, timed, study)), findings, pace, tuple(pairs),
         tuple(cell for cell in converged if cell.trajectory_id not in done),
+        tuple(changes), tuple(swap for swap in changes if swap.swap_id not in changed),
     )  # fmt: skip
 
 

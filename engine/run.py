@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.cache.connection import migrate
-from engine.cache.records import FrameRow, LatentsRow, StepMetricRow, TimingRow, TrajectoryRow
+from engine.cache.phases import PhasesWriter
+from engine.cache.records import FrameRow, LatentsRow, SketchRow, StepMetricRow, TimingRow, TrajectoryRow
 from engine.cache.writer import CacheWriter
+from engine.frame_scoring import score_frames
 from engine.outline import Outline, check_disk, outline
 from engine.progress import Progress
 from engine.scoring import score
@@ -35,6 +37,7 @@ class Summary:
         timed: Timing samples taken.
         untimed: Lanes that could not be timed.
         references: Converged solutions made, checks included.
+        swaps: Runs made whose prompt changes on the way.
         scored: Values of metrics taken.
         seconds: Wall seconds of the run.
     """
@@ -45,6 +48,7 @@ class Summary:
     timed: int = 0
     untimed: int = 0
     references: int = 0
+    swaps: int = 0
     scored: int = 0
     seconds: float = 0.0
 
@@ -84,13 +88,15 @@ def run_study(
     for lane, finding in plan.findings:
         progress.note(f"Lane '{lane.key}': {finding.message}")
     check_disk(plan, cache)
+    progress.begin(plan.facts())
     summary = Summary(cached=len(plan.cells) - len(plan.missing))
     if plan.nothing_to_do:
-        CacheWriter(cache).begin(study, plan.cells, source, plan.environment)
+        _begin(plan, CacheWriter(cache))
     else:
         _work(plan, cache, memory, max_batch, progress, summary)
     scoring = score(plan, cache, progress)
-    summary.scored, summary.failed = scoring.scored, summary.failed + scoring.failed
+    summary.scored, summary.failed = scoring.scored + scoring.sets.taken, summary.failed + scoring.failed
+    summary.scored += score_frames(plan, cache, progress)
     summary.seconds = time.monotonic() - start
     progress.finish({**asdict(summary), "study": study.name, "cache": str(cache)})
     return summary
@@ -99,6 +105,7 @@ def run_study(
 def _work(
     plan: Outline, cache: Path, memory: "Memory", max_batch: int | None, progress: Progress, summary: Summary
 ) -> None:
+    from engine.linting import store_lints
     from engine.sampling.building import build_scheduler
     from engine.sampling.image_pass import default_max_batch
     from engine.sampling.models import load
@@ -108,8 +115,10 @@ def _work(
     for lane in plan.study.lanes:
         build_scheduler(lane, model.pipe.scheduler.config)
     writer = CacheWriter(cache)
-    writer.begin(plan.study, plan.cells, plan.source, plan.environment)
+    _begin(plan, writer)
     writer.set_parameters(plan.source, model.parameters)
+    references = [cell for pair in plan.references for cell in pair]
+    store_lints(cache, [*plan.cells, *references], plan.source, model.pipe.scheduler.config)
     width, height = plan.cells[0].width, plan.cells[0].height
     together = max_batch or (1 if memory == "low" else default_max_batch(model.device, width, height))
     if plan.missing:
@@ -121,6 +130,18 @@ def _work(
         converged, done = replace(plan, study=frameless, missing=plan.missing_references), summary.done
         _make_images(converged, model, writer, together, progress, summary, "references")
         summary.done, summary.references = done, summary.done - done
+    if plan.missing_swaps:
+        from engine.committing import commit
+
+        summary.swaps, failed = commit(plan, model, cache, together, progress)
+        summary.failed += failed
+
+
+def _begin(plan: Outline, writer: CacheWriter) -> None:
+    """Records what the study shows, before any of it is made."""
+    writer.begin(plan.study, plan.cells, plan.source, plan.environment)
+    if plan.swaps:
+        PhasesWriter(writer.path).study_swaps(plan.study.name, [swap.swap_id for swap in plan.swaps])
 
 
 def _make_images(
@@ -145,7 +166,11 @@ def _make_images(
                 progress.advance(1, sample.cell.lane.key)
                 if len(group) >= GROUP_CELLS or time.monotonic() - committed > GROUP_SECONDS:
                     rows, group = group, []
-                    writer.trajectories(rows, plan.source, plan.environment)
+                    try:
+                        writer.trajectories(rows, plan.source, plan.environment)
+                    except KeyboardInterrupt:
+                        group = rows  # rolled back, or written twice, which is harmless
+                        raise
                     committed = time.monotonic()
         finally:
             # Also when the run is interrupted: what is finished is kept.
@@ -172,7 +197,10 @@ def _trajectory_row(sample: "Sample", plan: Outline) -> TrajectoryRow:
     cell = sample.cell
     calls = max(len(sample.steps), 1)
     metrics = [("x0_distance", index, value) for index, value in sample.distances]
-    metrics += [("x0_change", step.step_index, step.x0_change) for step in sample.steps if step.x0_change is not None]
+    for name in ("x0_change", "guidance_energy"):
+        measured = [(step.step_index, getattr(step, name)) for step in sample.steps]
+        metrics += [(name, index, value) for index, value in measured if value is not None]
+    metrics += sample.spectra
     return TrajectoryRow(
         trajectory_id=cell.trajectory_id, scheduler=cell.lane.scheduler.key, steps=cell.lane.steps,
         scheduler_label=cell.lane.scheduler.label, lane=cell.lane.key, config_id=cell.config_id,
@@ -191,6 +219,10 @@ def _trajectory_row(sample: "Sample", plan: Outline) -> TrajectoryRow:
         step_metrics=tuple(
             StepMetricRow(index, (index + 1) / calls, sample.steps[index].log_snr, metric, value)
             for metric, index, value in metrics
+        ),
+        sketches=tuple(
+            SketchRow(index, (index + 1) / calls, sample.steps[index].log_snr, data.astype("<f2").tobytes())
+            for index, data in sample.sketches
         ),
     )  # fmt: skip
 

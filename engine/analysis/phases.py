@@ -1,91 +1,180 @@
-"""Where in a run things happen, from its recorded steps. Progress is (step + 1) / calls. Pure, no torch.
+"""Where in a run things happen, from its recorded steps: in progress or in log-SNR. Pure, no torch.
+
+Progress is (step + 1) / calls, and no physical variable: the same noise level falls at other percentages under other
+spacings of the steps. Log-SNR, the log of the signal-to-noise power ratio, is the same for all.
 
 The path of a run is the line that x0, the estimate of the clean latents, draws from call to call; its length is the sum
-of the root mean square changes. The change at call i is laid evenly between the progress of call i - 1 and of call i.
-Progress is no physical variable: the same noise level falls at other percentages under other spacings of the steps.
+of the root mean square changes. The change at call i is laid evenly between the places of call i - 1 and of call i.
+Calls at one noise level (the two of Heun) are one place in log-SNR, and their changes one change.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 Floats = npt.NDArray[np.float64]
+Axis = Literal["progress", "log_snr"]
 
 
-class Path:
-    """The x0 path of one run: how much of its length is behind at each progress.
+@dataclass(frozen=True)
+class Run:
+    """One metric of one run, step by step.
 
-    Args:
-        progress: Of the calls at which a change was recorded, ascending.
-        changes: The changes.
+    Attributes:
+        progress: Ascending.
+        log_snr: NaN where it is not known.
     """
 
-    def __init__(self, progress: Floats, changes: Floats) -> None:
-        if len(progress) == 0 or not changes.sum() > 0:
-            raise ValueError("A path needs at least one change above zero.")
-        step = progress[1] - progress[0] if len(progress) > 1 else progress[0] / 2
-        self._at = np.concatenate([[progress[0] - step], progress])
-        self._behind = np.concatenate([[0.0], np.cumsum(changes)]) / changes.sum()
+    prompt: str
+    seed: int
+    step_index: npt.NDArray[np.int64]
+    progress: Floats
+    log_snr: Floats
+    value: Floats
 
-    def share(self, start: float, end: float) -> float:
-        """Share of the length between two values of progress."""
-        low, high = np.interp([start, end], self._at, self._behind)
-        return float(high - low)
-
-    def critical_phase(self, share: float = 0.5) -> tuple[float, float]:
-        """The shortest interval of progress that holds a share of the length.
-
-        The rate is constant between calls, so that a shortest interval begins or ends at a call.
-        """
-        candidates = []
-        for at, behind in zip(self._at, self._behind, strict=True):
-            if behind + share <= 1 + 1e-12:
-                candidates.append((at, self._where(behind + share)))
-            if behind - share >= -1e-12:
-                candidates.append((self._where(behind - share, last=True), at))
-        start, end = min(candidates, key=lambda pair: (pair[1] - pair[0], pair[0]))
-        return float(start), float(end)
-
-    def _where(self, behind: float, *, last: bool = False) -> float:
-        """The first (or last) progress at which so much is behind."""
-        if last:
-            index = min(int(np.searchsorted(self._behind, behind + 1e-12, side="right")), len(self._at) - 1) - 1
-        else:
-            index = max(int(np.searchsorted(self._behind, behind - 1e-12, side="left")) - 1, 0)
-        gap = self._behind[index + 1] - self._behind[index]
-        part = (behind - self._behind[index]) / gap if gap > 0 else 0.0
-        return float(self._at[index] + np.clip(part, 0, 1) * (self._at[index + 1] - self._at[index]))
+    def at(self, axis: Axis) -> Floats:
+        """The places of its steps."""
+        return self.progress if axis == "progress" else self.log_snr
 
 
-def paths(step_metrics: pd.DataFrame, lane: str) -> dict[tuple[str, int], Path]:
-    """The x0 path of each (prompt, seed) of a lane that has recorded changes."""
-    rows = step_metrics[(step_metrics["lane"] == lane) & (step_metrics["metric"] == "x0_change")]
-    found = {}
-    for key, run in rows.groupby(["prompt", "seed"], sort=True):
-        ordered = run.sort_values("step_index")
-        changes = ordered["value"].to_numpy(dtype=np.float64)
-        if changes.sum() > 0:
-            found[key] = Path(ordered["progress"].to_numpy(dtype=np.float64), changes)
+def split(rows: pd.DataFrame) -> dict[Hashable, list[Run]]:
+    """The runs of a lane by metric, steps in their order.
+
+    Args:
+        rows: Columns prompt, seed, step_index, progress, log_snr, metric, value.
+    """
+    if rows.empty:
+        return {}
+    codes = rows.groupby(["metric", "prompt", "seed"], sort=False).ngroup().to_numpy()
+    order = np.lexsort((rows["step_index"].to_numpy(), codes))
+    ends = np.flatnonzero(np.diff(codes[order])) + 1
+    numbers = {name: rows[name].to_numpy(dtype=np.float64)[order] for name in ("progress", "log_snr", "value")}
+    steps, first = rows["step_index"].to_numpy(dtype=np.int64)[order], order[np.concatenate([[0], ends])]
+    keys, prompts, seeds = (rows[name].to_numpy()[first] for name in ("metric", "prompt", "seed"))
+    found: dict[Hashable, list[Run]] = {}
+    for place, part in enumerate(np.split(np.arange(len(rows)), ends)):
+        cut = {name: values[part[0] : part[-1] + 1] for name, values in numbers.items()}
+        run = Run(prompts[place], int(seeds[place]), steps[part[0] : part[-1] + 1], **cut)
+        found.setdefault(keys[place], []).append(run)
     return found
 
 
-def settled_at(rows: pd.DataFrame, holds: Callable[[pd.Series], pd.Series]) -> dict[tuple[str, int], float | None]:
-    """For each (prompt, seed), the progress from which a condition holds to the end; None if it does not hold there.
+class Path:
+    """The x0 path of one run: how much of its length is behind at each place.
+
+    Args:
+        places: Of the calls at which a change was recorded, ascending: progress, or log-SNR.
+        changes: The changes.
+        start: The place of the call before the first of them; None: as far before it as the next one is behind it.
+    """
+
+    def __init__(self, places: Floats, changes: Floats, start: float | None = None) -> None:
+        if len(places) == 0 or not changes.sum() > 0:
+            raise ValueError("A path needs at least one change above zero.")
+        if start is None:
+            start = places[0] - (places[1] - places[0] if len(places) > 1 else places[0] / 2)
+        self._at = np.concatenate([[start], places])
+        self._behind = np.concatenate([[0.0], np.cumsum(changes)]) / changes.sum()
+
+    def share(self, start: float, end: float) -> float:
+        """Share of the length between two places."""
+        low, high = self.behind(np.array([start, end]))
+        return float(high - low)
+
+    def behind(self, places: Floats) -> Floats:
+        """Share of the length that is behind at each of these places."""
+        return np.asarray(np.interp(places, self._at, self._behind), dtype=np.float64)
+
+    def halfway(self) -> float:
+        """Where half of the length is behind."""
+        return float(self._where(np.array([0.5]))[0])
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """The places where it begins and ends."""
+        return float(self._at[0]), float(self._at[-1])
+
+    def critical_phase(self, share: float = 0.5) -> tuple[float, float]:
+        """The shortest interval that holds a share of the length.
+
+        The rate is constant between calls, so that a shortest interval begins or ends at a call.
+        """
+        # A tolerance, or rounding would drop the candidates at the very ends.
+        begins, ends = self._behind + share <= 1 + 1e-12, self._behind - share >= -1e-12
+        starts = np.concatenate([self._at[begins], self._where(self._behind[ends] - share, last=True)])
+        stops = np.concatenate([self._where(self._behind[begins] + share), self._at[ends]])
+        best = np.lexsort((starts, np.round(stops - starts, 12)))[0]
+        return float(starts[best]), float(stops[best])
+
+    def _where(self, behind: Floats, *, last: bool = False) -> Floats:
+        """The first (or last) places at which so much is behind."""
+        if last:
+            index = np.minimum(np.searchsorted(self._behind, behind + 1e-12, side="right"), len(self._at) - 1) - 1
+        else:
+            index = np.maximum(np.searchsorted(self._behind, behind - 1e-12, side="left") - 1, 0)
+        gap = self._behind[index + 1] - self._behind[index]
+        part = np.divide(behind - self._behind[index], gap, out=np.zeros_like(behind), where=gap > 0)
+        found: Floats = self._at[index] + np.clip(part, 0, 1) * (self._at[index + 1] - self._at[index])
+        return found
+
+
+def paths(step_metrics: pd.DataFrame, lane: str, axis: Axis = "progress") -> dict[tuple[str, int], Path]:
+    """The x0 path of each (prompt, seed) of a lane that has recorded changes.
+
+    In log-SNR a run needs the distance or another metric of its first call as well, which says where that was.
+    """
+    of_lane = step_metrics[step_metrics["lane"] == lane]
+    first = of_lane[of_lane["step_index"] == 0]
+    starts = dict(zip(zip(first["prompt"], first["seed"], strict=True), first["log_snr"], strict=True))
+    found = {}
+    for run in sorted(split(of_lane[of_lane["metric"] == "x0_change"]).get("x0_change", []), key=_key):
+        key = (run.prompt, run.seed)
+        if not run.value.sum() > 0:
+            continue
+        path = Path(run.progress, run.value) if axis == "progress" else _in_log_snr(run, starts.get(key))
+        if path is not None:
+            found[key] = path
+    return found
+
+
+def _key(run: Run) -> tuple[str, int]:
+    return run.prompt, run.seed
+
+
+def _in_log_snr(run: Run, start: float | None) -> Path | None:
+    """The path of one run; what changed at the level of its first call counts with the change to the next level."""
+    if start is None or not np.isfinite([start, *run.log_snr]).all():
+        return None
+    places, index = np.unique(run.log_snr, return_inverse=True)
+    changes = np.asarray(np.bincount(index, weights=run.value), dtype=np.float64)
+    if not (places > start).any():
+        return None
+    first = int(np.argmax(places > start))
+    changes[first] += changes[:first].sum()
+    return Path(places[first:], changes[first:], start)
+
+
+def settled_at(
+    rows: pd.DataFrame, holds: Callable[[pd.Series], pd.Series], axis: Axis = "progress"
+) -> dict[tuple[str, int], float | None]:
+    """For each (prompt, seed), the place from which a condition holds to the end; None if it does not hold there.
 
     It came true between two measured steps, of which the middle is taken; or at the first measured step.
 
     Args:
-        rows: Columns prompt, seed, step_index, progress, value.
+        rows: Of one metric: columns prompt, seed, step_index, progress, value, and log_snr for that axis.
         holds: From values to truth values.
     """
     found: dict[tuple[str, int], float | None] = {}
-    for key, run in rows.groupby(["prompt", "seed"], sort=True):
-        ordered = run.sort_values("step_index")
-        true = holds(ordered["value"]).to_numpy(dtype=bool)
+    known = rows.assign(metric="", **({} if "log_snr" in rows else {"log_snr": np.nan}))
+    for run in sorted(split(known).get("", []), key=_key):
+        true = holds(pd.Series(run.value)).to_numpy(dtype=bool)
         failed = np.flatnonzero(~true)
         first = int(failed[-1]) + 1 if len(failed) else 0
-        around = ordered["progress"].iloc[max(first - 1, 0) : first + 1]
-        found[key] = float(around.mean()) if first < len(true) else None
+        around = run.at(axis)[max(first - 1, 0) : first + 1]
+        found[run.prompt, run.seed] = float(around.mean()) if first < len(true) else None
     return found

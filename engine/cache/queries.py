@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from engine.errors import CacheRefused
+
 
 def finished(db: duckdb.DuckDBPyConnection, ids: Sequence[str]) -> dict[str, tuple[int, frozenset[str]]]:
     """Which of the cells are done: trajectory id -> (frames asked for, their kinds)."""
@@ -51,9 +53,21 @@ def studies(db: duckdb.DuckDBPyConnection) -> pd.DataFrame:
 
 
 def spec(db: duckdb.DuckDBPyConnection, study_id: str) -> dict[str, Any] | None:
-    """The study as it was last run, or None."""
+    """The study as it was last run, or None.
+
+    Raises:
+        CacheRefused: What is stored there is no plan.
+    """
     row = db.execute("SELECT spec FROM studies WHERE study_id = ?", [study_id]).fetchall()
-    return json.loads(row[0][0]) if row else None
+    if not row:
+        return None
+    try:
+        plan = json.loads(row[0][0])
+    except (ValueError, RecursionError) as error:
+        raise CacheRefused(f"The plan of the study '{study_id[:80]}' cannot be read: it is no JSON.") from error
+    if not isinstance(plan, dict):
+        raise CacheRefused(f"The plan of the study '{study_id[:80]}' cannot be read: it is no table.")
+    return plan
 
 
 def cells(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
@@ -82,6 +96,31 @@ def missing_cells(db: duckdb.DuckDBPyConnection, study_id: str) -> int:
     )
 
 
+def progress(db: duckdb.DuckDBPyConnection, study_id: str) -> tuple[int, int, int, int]:
+    """How far a study is: cells done, failed and missing, and timing samples; what a page asks every few seconds.
+
+    The samples are those that `timings` returns, the totals of all stages.
+    """
+    row = db.execute(
+        """
+        WITH mine AS (
+            SELECT t.* FROM study_trajectories l LEFT JOIN trajectories t USING (trajectory_id)
+            WHERE l.study_id = $study
+        ), shown AS (
+            SELECT DISTINCT l.lane, t.model_id, t.config_id, t.width, t.height, t.dtype, t.guidance_scale > 1 AS guided,
+                   t.scheduler, t.steps
+            FROM study_trajectories l JOIN trajectories t USING (trajectory_id) WHERE l.study_id = $study
+        )
+        SELECT (SELECT count(*) FROM mine WHERE status = 'done'), (SELECT count(*) FROM mine WHERE status = 'failed'),
+               (SELECT count(*) FROM mine WHERE status IS NULL),
+               (SELECT count(*) FROM shown JOIN timings USING (model_id, config_id, width, height, dtype, guided)
+                WHERE stage = 'total')
+        """,
+        {"study": study_id},
+    ).fetchall()[0]
+    return int(row[0]), int(row[1]), int(row[2]), int(row[3])
+
+
 def frames(db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str], kinds: Sequence[str]) -> pd.DataFrame:
     """Pictures of trajectories, step by step.
 
@@ -94,18 +133,21 @@ def frames(db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str], kinds: 
     ).df()
 
 
-def step_metrics(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
-    """Step metrics of all cells of a study.
+def step_metrics(db: duckdb.DuckDBPyConnection, study_id: str, lanes: Sequence[str] | None = None) -> pd.DataFrame:
+    """The path of x0 and the distance to its end, of the cells of a study: of all its lanes, or of those given.
 
+    Other step metrics: `phases.step_curves`.
     Columns: lane, prompt, seed, trajectory_id, step_index, progress, log_snr, metric, value.
     """
     return db.execute(
         """
         SELECT l.lane, t.prompt, t.seed, m.*
         FROM study_trajectories l JOIN trajectories t USING (trajectory_id) JOIN step_metrics m USING (trajectory_id)
-        WHERE l.study_id = ? ORDER BY l.position, m.metric, m.step_index
+        WHERE l.study_id = $study AND ($lanes::VARCHAR[] IS NULL OR list_contains($lanes::VARCHAR[], l.lane))
+          AND m.metric IN ('x0_change', 'x0_distance')
+        ORDER BY l.position, m.metric, m.step_index
         """,
-        [study_id],
+        {"study": study_id, "lanes": None if lanes is None else list(lanes)},
     ).df()
 
 

@@ -34,6 +34,16 @@ class StepMetricRow:
 
 
 @dataclass(frozen=True)
+class SketchRow:
+    """x0 of a step in few numbers: 128 x float16."""
+
+    step_index: int
+    progress: float
+    log_snr: float | None
+    sketch: bytes
+
+
+@dataclass(frozen=True)
 class LatentsRow:
     """Final latents: float32 bytes in C order, and their shape such as "4x64x64"."""
 
@@ -67,6 +77,7 @@ class TrajectoryRow:
     latents: LatentsRow | None = field(default=None, repr=False)
     frames: tuple[FrameRow, ...] = field(default=(), repr=False)
     step_metrics: tuple[StepMetricRow, ...] = field(default=(), repr=False)
+    sketches: tuple[SketchRow, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)

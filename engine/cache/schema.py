@@ -5,9 +5,16 @@ content has an equal id on every machine, so that caches can be merged.
 """
 
 from engine.cache.migration import Migration
-from engine.cache.tables import first, quality, schedules, sets
+from engine.cache.tables import first, phases, quality, schedules, sets, votes
 
-MIGRATIONS: tuple[Migration, ...] = (first.MIGRATION, quality.MIGRATION, sets.MIGRATION, schedules.MIGRATION)
+MIGRATIONS: tuple[Migration, ...] = (
+    first.MIGRATION,
+    quality.MIGRATION,
+    sets.MIGRATION,
+    schedules.MIGRATION,
+    phases.MIGRATION,
+    votes.MIGRATION,
+)
 
 SCHEMA_VERSION = MIGRATIONS[-1].version
 

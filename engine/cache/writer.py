@@ -17,6 +17,9 @@ from engine.study.plan import Cell
 from engine.study.source import ModelSource
 from engine.study.study import Study, canonical
 
+# Fields of a trajectory's row that are tables of their own.
+CHILDREN = frozenset({"latents", "frames", "step_metrics", "sketches"})
+
 
 class CacheWriter:
     """Writes a run's results for one model and environment.
@@ -49,17 +52,12 @@ class CacheWriter:
                 for place, cell in enumerate(cells)
             ]
             insert_rows(db, "study_trajectories", links)
-            db.execute(
-                "INSERT OR IGNORE INTO models VALUES (?, ?, ?, ?, ?, NULL, ?)",
-                [model.model_id, model.name, model.revision, model.fingerprint, model.pipeline,
-                 canonical(model.scheduler_config)],
-            )  # fmt: skip
-            row = asdict(environment)
-            db.execute(
-                "INSERT OR IGNORE INTO environments VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [environment.environment_id, row["device"], row["device_name"], row["memory"], row["torch"],
-                 row["diffusers"], canonical(row["details"])],
-            )  # fmt: skip
+            _insert_places(db, model, environment)
+
+    def places(self, model: ModelSource, environment: Environment) -> None:
+        """Records a model and an environment, for rows that belong to no study."""
+        with writing(self.path) as db:
+            _insert_places(db, model, environment)
 
     def set_parameters(self, model: ModelSource, parameters: int) -> None:
         """Records how many parameters a model has, known once it is loaded."""
@@ -73,12 +71,14 @@ class CacheWriter:
         ids = [row.trajectory_id for row in rows]
         now = _now()
         with writing(self.path) as db:
-            for table in ("frames", "latents", "step_metrics", "quality", "unscored", "frame_quality", "trajectories"):
+            for table in ("frames", "latents", "step_metrics", "step_sketches", "quality", "unscored", "frame_quality",
+                          "trajectories"):  # fmt: skip
                 db.execute(f"DELETE FROM {table} WHERE list_contains(?, trajectory_id)", [ids])
             insert_rows(db, "trajectories", [_trajectory(row, model, environment, now) for row in rows])
             insert_rows(db, "latents", [_child(row, row.latents) for row in rows if row.latents])
             insert_rows(db, "frames", [_child(row, frame) for row in rows for frame in row.frames])
             insert_rows(db, "step_metrics", [_child(row, metric) for row in rows for metric in row.step_metrics])
+            insert_rows(db, "step_sketches", [_child(row, sketch) for row in rows for sketch in row.sketches])
 
     def timings(self, rows: Iterable[TimingRow], model: ModelSource, environment: Environment) -> None:
         """Writes raw timing samples."""
@@ -88,10 +88,24 @@ class CacheWriter:
             insert_rows(db, "timings", [{**asdict(row), **place} for row in rows])
 
 
+def _insert_places(db: duckdb.DuckDBPyConnection, model: ModelSource, environment: Environment) -> None:
+    db.execute(
+        "INSERT OR IGNORE INTO models VALUES (?, ?, ?, ?, ?, NULL, ?)",
+        [model.model_id, model.name, model.revision, model.fingerprint, model.pipeline,
+         canonical(model.scheduler_config)],
+    )  # fmt: skip
+    row = asdict(environment)
+    db.execute(
+        "INSERT OR IGNORE INTO environments VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [environment.environment_id, row["device"], row["device_name"], row["memory"], row["torch"],
+         row["diffusers"], canonical(row["details"])],
+    )  # fmt: skip
+
+
 def _trajectory(
     row: TrajectoryRow, model: ModelSource, environment: Environment, now: datetime.datetime
 ) -> dict[str, Any]:
-    plain = {key: value for key, value in vars(row).items() if key not in {"latents", "frames", "step_metrics"}}
+    plain = {key: value for key, value in vars(row).items() if key not in CHILDREN}
     config = None if row.scheduler_config is None else json.dumps(row.scheduler_config, sort_keys=True)
     return plain | {
         "scheduler_config": config,

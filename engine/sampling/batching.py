@@ -72,7 +72,11 @@ class Parking(StandIn):
 
     def __init__(self, real: nn.Module) -> None:
         super().__init__(real)
-        self.__dict__["calls"] = 0
+        self.__dict__.update(calls=0, watch=None)
+
+    def show_answers(self, watch: Callable[[torch.Tensor], None]) -> None:
+        """Shows every answer to a function before the pipeline gets it."""
+        self.__dict__["watch"] = watch
 
     def forward(self, *args: Any, **kwargs: Any) -> Denoised:
         """Parks the call until the hub has its answer."""
@@ -80,7 +84,10 @@ class Parking(StandIn):
         hub = getcurrent().parent
         if hub is None:
             raise RuntimeError("A parking denoiser was called outside a hub.")
-        return Denoised((hub.switch(bind(self.real, args, kwargs)),))
+        answer = hub.switch(bind(self.real, args, kwargs))
+        if self.watch is not None:
+            self.watch(answer)
+        return Denoised((answer,))
 
 
 def bind(denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:

@@ -15,6 +15,7 @@ from engine.sampling.batching import Hub, Parking
 from engine.sampling.building import build_scheduler, resolved_config
 from engine.sampling.models import Model
 from engine.sampling.recording import MEASURED_STEPS, Recorder, StepRecord
+from engine.sampling.spectra import octaves, sketch
 from engine.sampling.standins import denoiser_name, remembering_text, with_parts
 from engine.study.plan import Cell, frame_steps
 from engine.study.study import FrameSettings
@@ -49,6 +50,8 @@ class Sample:
         config: The scheduler's resolved configuration; None if it could not be built.
         steps: A record of every step.
         distances: (step_index, relative L2 distance of x0 to the final latents) of the measured steps.
+        spectra: (metric, step_index, value) of the measured steps: octave by octave, how far x0 is the final one.
+        sketches: (step_index, sketch of x0) of the measured steps.
         latents: Final latents, (1, C, H, W) or (1, C, F, H, W); None if the cell failed or was decoded.
         final: The same without the batch axis, as float32 numpy; None until decoded.
         pictures: Encoded frames, the final picture among them; empty until decoded.
@@ -60,6 +63,8 @@ class Sample:
     config: dict[str, Any] | None = None
     steps: list[StepRecord] = field(default_factory=list)
     distances: list[tuple[int, float]] = field(default_factory=list)
+    spectra: list[tuple[str, int, float]] = field(default_factory=list)
+    sketches: list[tuple[int, np.ndarray]] = field(default_factory=list)
     latents: torch.Tensor | None = None
     final: np.ndarray | None = None
     pictures: list[Picture] = field(default_factory=list)
@@ -125,32 +130,57 @@ def pipeline_arguments(pipe: DiffusionPipeline, cell: Cell) -> dict[str, Any]:
     return {key: value for key, value in arguments.items() if key in known}
 
 
+def call_pipeline(
+    shared: DiffusionPipeline, cell: Cell, scheduler: Any, denoiser: Parking, **options: Any
+) -> torch.Tensor:
+    """One unmodified pipeline call for a cell, inside a greenlet of the hub; returns the final latents.
+
+    Raises:
+        FloatingPointError: They are not finite.
+    """
+    pipe: Any = with_parts(shared, **{"scheduler": scheduler, denoiser_name(shared): denoiser})
+    output = pipe(
+        **pipeline_arguments(pipe, cell),
+        generator=torch.Generator("cpu").manual_seed(cell.seed),
+        output_type="latent",
+        return_dict=False,
+        **options,
+    )
+    latents: torch.Tensor = output[0].clone()
+    if not bool(torch.isfinite(latents).all()):
+        raise FloatingPointError("the final latents hold values that are not finite (the sampler diverged)")
+    return latents
+
+
 def _run_cell(shared: DiffusionPipeline, cell: Cell, settings: FrameSettings) -> Sample:
-    """One unmodified pipeline call; runs inside a greenlet of the hub."""
-    denoiser = Parking(getattr(shared, denoiser_name(shared)))
+    """Makes a cell and takes note of its steps."""
     sample = Sample(cell, nfe=0)
+    denoiser = Parking(getattr(shared, denoiser_name(shared)))
     try:
         scheduler = build_scheduler(cell.lane, shared.scheduler.config, cell.seed)
         sample.config = resolved_config(scheduler)
         recorder = Recorder(scheduler, partial(_kept, settings))
+        denoiser.show_answers(recorder.answered)
         sample.steps = recorder.steps
-        pipe = with_parts(shared, **{"scheduler": scheduler, denoiser_name(shared): denoiser})
-        output = pipe(
-            **pipeline_arguments(pipe, cell),
-            generator=torch.Generator("cpu").manual_seed(cell.seed),
-            output_type="latent",
-            return_dict=False,
-        )
-        sample.latents = output[0].clone()
-        if not bool(torch.isfinite(sample.latents).all()):
-            raise FloatingPointError("the final latents hold values that are not finite (the sampler diverged)")
+        sample.latents = call_pipeline(shared, cell, scheduler, denoiser)
         recorder.detach()
-        sample.distances = list(recorder.distances(sample.latents))
+        _measure(sample, recorder)
     except Exception as error:
         sample.error = f"{type(error).__name__}: {error}"[:2000]
         sample.steps, sample.latents = [], None
     sample.nfe = denoiser.calls
     return sample
+
+
+def _measure(sample: Sample, recorder: Recorder) -> None:
+    """Sets what is known of the steps once the final latents are."""
+    assert sample.latents is not None  # called for finished samples only
+    sample.distances = list(recorder.distances(sample.latents))
+    indices, clean = recorder.measured()
+    x0 = clean.cpu().numpy()
+    found = octaves(x0, sample.latents.float().cpu().numpy()[0])
+    sample.spectra = [(metric, indices[place], value) for metric, place, value in found]
+    sample.sketches = list(zip(indices, sketch(x0), strict=True))
 
 
 def _kept(settings: FrameSettings, calls: int) -> set[int]:

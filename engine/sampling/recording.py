@@ -24,6 +24,7 @@ class StepRecord:
         x_t: Noisy latents in variance-preserving scale; None for steps that are not kept.
         x0: Estimate of the clean latents, with guidance; None likewise.
         x0_change: Root mean square change of x0 since the step before; None at the first.
+        guidance_energy: ||eps_c - eps_u|| / ||eps_u||, how far the prompt pulls the prediction; None without guidance.
     """
 
     step_index: int
@@ -32,6 +33,7 @@ class StepRecord:
     x_t: torch.Tensor | None
     x0: torch.Tensor | None
     x0_change: float | None
+    guidance_energy: float | None = None
 
 
 class NoiseLevels:
@@ -85,6 +87,7 @@ class Recorder:
         self._keep = keep
         self._kept: Collection[int] = ()
         self._last: torch.Tensor | None = None
+        self._answer: torch.Tensor | None = None
         self._levels = NoiseLevels(scheduler)
         step = scheduler.step
 
@@ -95,9 +98,14 @@ class Recorder:
 
         scheduler.step = watched
 
+    def answered(self, answer: torch.Tensor) -> None:
+        """Takes note of what the denoiser said last, before guidance makes one prediction of it."""
+        self._answer = answer
+
     def detach(self) -> None:
         """Gives the scheduler its own `step` back, so that nothing keeps the latents of a finished call."""
         vars(self._scheduler).pop("step", None)
+        self._answer = None
 
     def _record(self, prediction: torch.Tensor, timestep: float, sample: torch.Tensor, raw_timestep: Any) -> None:
         index = len(self.steps)
@@ -105,9 +113,16 @@ class Recorder:
             self._kept = frozenset(self._keep(len(self._scheduler.timesteps)))
         if hasattr(self._scheduler, "scale_model_input"):
             sample = self._scheduler.scale_model_input(sample, raw_timestep)
-        x0 = self._levels.clean(sample, prediction[:, : sample.shape[1]], timestep)
-        change = None if self._last is None else float((x0 - self._last).square().mean().sqrt())
-        self._last = x0
+        channels = sample.shape[1]
+        x0 = self._levels.clean(sample, prediction[:, :channels], timestep)
+        numbers: dict[str, torch.Tensor] = {}
+        if self._last is not None:
+            numbers["x0_change"] = (x0 - self._last).square().mean().sqrt()
+        if self._answer is not None and self._answer.shape[0] == 2 * prediction.shape[0]:
+            numbers["guidance_energy"] = guidance_energy(self._answer[:, :channels])
+        self._last, self._answer = x0, None
+        # Read together: on a GPU each reading waits for all that was queued.
+        values = dict(zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True)) if numbers else {}
         kept = index in self._kept
         self.steps.append(
             StepRecord(
@@ -116,9 +131,15 @@ class Recorder:
                 log_snr=-2 * self._levels.log_sigma(timestep),
                 x_t=sample.float().clone() if kept else None,
                 x0=x0 if kept else None,
-                x0_change=change,
+                x0_change=values.get("x0_change"),
+                guidance_energy=values.get("guidance_energy"),
             )
         )
+
+    def measured(self) -> tuple[list[int], torch.Tensor]:
+        """Step indices and x0 of the kept steps, (steps, C, H, W) or (steps, C, F, H, W)."""
+        kept = [(step.step_index, step.x0) for step in self.steps if step.x0 is not None]
+        return [index for index, _ in kept], torch.cat([x0 for _, x0 in kept])
 
     def distances(self, final: torch.Tensor) -> Iterator[tuple[int, float]]:
         """Relative L2 distance of each kept x0 to the final latents: (step_index, ||x0 - final|| / ||final||)."""
@@ -127,3 +148,9 @@ class Recorder:
         for step in self.steps:
             if step.x0 is not None:
                 yield step.step_index, float((step.x0 - final).norm()) / norm
+
+
+def guidance_energy(answer: torch.Tensor) -> torch.Tensor:
+    """||eps_c - eps_u|| / ||eps_u|| of a guided prediction: rows without the prompt first, then as many with it."""
+    without, given = answer.float().chunk(2)
+    return (given - without).norm() / without.norm().clamp_min(1e-12)

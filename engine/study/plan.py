@@ -44,14 +44,14 @@ class Cell:
     def config_id(self) -> str:
         """Digest of the lane: scheduler, its class, its code, its configuration and the steps."""
         lane = self.lane
-        return _digest([lane.scheduler.key, lane.scheduler.target, self.code, lane.config, lane.steps])[:16]
+        return digest([lane.scheduler.key, lane.scheduler.target, self.code, lane.config, lane.steps])[:16]
 
     @cached_property
     def trajectory_id(self) -> str:
         """Digest of everything that changes the pixels."""
         identity = {key: value for key, value in vars(self).items() if key in _PIXELS}
         identity |= {"version": SAMPLING_VERSION, "lane": self.config_id}
-        return _digest(identity)[:32]
+        return digest(identity)[:32]
 
 
 def resolve_dtype(asked: str, device: str) -> str:
@@ -128,5 +128,6 @@ def frame_steps(settings: FrameSettings, calls: int) -> list[int]:
     return sorted({round(i * (calls - 1) / (count - 1)) for i in range(count)})
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+    """SHA-256 of plain data, as hexadecimal digits."""
     return sha256(canonical(value).encode()).hexdigest()

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from engine.errors import StudyError
 from engine.paths import DATA
+from engine.study.commitment import CommitmentSettings, read_commitment
 from engine.study.lanes import Lane, parse_lane
 from engine.study.reading import Table, read_lane, read_plugins
 from engine.study.reference import ReferenceSettings, read_reference
@@ -56,13 +57,15 @@ class Study:
     timing: TimingSettings = field(default_factory=TimingSettings)
     plugins: tuple[str, ...] = ()
     reference: ReferenceSettings | None = None
+    commitment: CommitmentSettings | None = None
 
     def spec(self) -> dict[str, Any]:
         """The study as plain data, as stored in the cache."""
         plain = asdict(self)
         plain["lanes"] = [
             {"key": lane.key, "scheduler": lane.scheduler.key, "label": lane.label, "steps": lane.steps,
-             "overrides": dict(lane.overrides), "description": lane.description}
+             "overrides": dict(lane.overrides), "description": lane.description, "target": lane.scheduler.target,
+             "config": lane.config}
             for lane in self.lanes
         ]  # fmt: skip
         plain["reference"] = self.reference.spec() if self.reference else None
@@ -129,6 +132,7 @@ def parse_study(data: Mapping[str, Any], where: str = "study", folder: Path | No
         timing=_timing(table.table("timing")),
         plugins=plugins,
         reference=read_reference(table.table("reference"), given="reference" in data),
+        commitment=_commitment(table.table("commitment"), where, given="commitment" in data),
     )
     table.finish()
     if (study.width is None) != (study.height is None):
@@ -226,6 +230,13 @@ def _timing(table: Table) -> TimingSettings:
         batch_sizes=table.integers("batch_sizes", (1,), low=1, high=1024),
     )
     table.finish()
+    return settings
+
+
+def _commitment(table: Table, where: str, *, given: bool) -> CommitmentSettings | None:
+    settings = read_commitment(table, given=given)
+    for prompt in settings.prompts if settings else ():
+        _checked_prompt(prompt, where)
     return settings
 
 

@@ -1,0 +1,96 @@
+"""From which point of a run the picture is decided: runs whose prompt changed, pair by pair. Pure, no torch.
+
+A run follows its first prompt if CLIP finds that one likelier than the second in the final picture; without a CLIP, if
+its final latents are nearer to those of the first prompt alone than to those of the second. The unit of resampling is
+the pair of prompts; seeds are nested.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+
+from engine.analysis import statistics as st
+
+
+@dataclass(frozen=True)
+class Commitment:
+    """What changes of prompt say about the lanes of a study.
+
+    Attributes:
+        curve: Columns lane, share, progress, log_snr (NaN at the end), value (share of runs that follow the first
+            prompt), low, high, pairs, runs.
+        points: Columns lane, progress, progress_low, progress_high, log_snr, log_snr_low, log_snr_high, pairs, runs,
+            never: where a run comes to follow its first prompt to the end.
+        by: "CLIP" or "distance in latent space".
+        failed: Runs that failed.
+        places: Where it was computed.
+        made: When the last of it was.
+    """
+
+    curve: pd.DataFrame
+    points: pd.DataFrame
+    by: str
+    failed: int
+    places: tuple[str, ...] = ()
+    made: datetime | None = None
+
+
+def commitment(rows: pd.DataFrame) -> Commitment | None:
+    """Draws the curve of each lane, and its point of commitment; None without a finished run.
+
+    The point of a run lies in the middle between the last change of prompt that it did not follow its first prompt
+    after, and the next later one. Runs that follow the first prompt from the first change on, or not even without a
+    change, have no such point within the run and are counted as `never`.
+    """
+    done = rows[rows["error"].isna() & np.isfinite(rows["progress"].astype(float))]
+    if done.empty:
+        return None
+    judged = done["first_probability"].notna().all()
+    follows = done["first_probability"] > 0.5 if judged else done["first_distance"] < done["second_distance"]
+    done = done.assign(follows=follows.astype(float), pair=done["first_prompt"] + "\0" + done["second_prompt"])
+    curve = [
+        {"lane": lane, "share": share, "progress": group["progress"].mean(), "log_snr": group["log_snr"].mean(),
+         **_estimate(group["follows"], group["pair"])}
+        for (lane, share), group in done.groupby(["lane", "share"], sort=False)
+    ]  # fmt: skip
+    points = [_point(str(lane), group) for lane, group in done.groupby("lane", sort=False)]
+    by = "CLIP" if judged else "distance in latent space"
+    places = tuple(dict.fromkeys(done["device_name"].dropna())) if "device_name" in done else ()
+    made = done["created_at"].max() if "created_at" in done else None
+    return Commitment(pd.DataFrame(curve), pd.DataFrame(points), by, int(rows["error"].notna().sum()), places, made)
+
+
+def _estimate(values: pd.Series, pairs: pd.Series) -> dict[str, float]:
+    found = st.estimate(values.to_numpy(dtype=np.float64), pairs.tolist())
+    low, high = found.low, found.high
+    if found.n >= st.MIN_PROMPTS and values.nunique() == 1:
+        # All runs alike: a bootstrap has no width, the share of pairs that would differ is bounded all the same.
+        bound = st.unanimous_bound(found.n, 1.0)
+        low, high = max(0.0, found.value - bound), min(1.0, found.value + bound)
+    return {"value": found.value, "low": low, "high": high, "pairs": found.n, "runs": found.pairs}
+
+
+def _point(lane: str, rows: pd.DataFrame) -> dict[str, object]:
+    reached: list[tuple[str, float, float]] = []
+    never = 0
+    for (pair, _), run in rows.groupby(["pair", "seed"], sort=False):
+        ordered = run.sort_values("share")
+        against = np.flatnonzero(ordered["follows"].to_numpy() == 0)
+        last = int(against[-1]) if len(against) else -1
+        if last < 0 or last + 1 >= len(ordered):
+            never += 1
+            continue
+        around = ordered.iloc[last : last + 2]
+        # A run that is only followed if nothing changes has a log-SNR on one side alone.
+        reached.append((str(pair), float(around["progress"].mean()), float(around["log_snr"].mean())))
+    row: dict[str, object] = {"lane": lane, "runs": len(reached), "never": never}
+    pairs = [pair for pair, _, _ in reached]
+    for name, values in (("progress", [at for _, at, _ in reached]), ("log_snr", [at for _, _, at in reached])):
+        known = np.isfinite(values)
+        found = st.estimate(
+            np.array(values)[known], [pair for pair, is_known in zip(pairs, known, strict=True) if is_known]
+        )
+        row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high, "pairs": found.n}
+    return row

@@ -1,0 +1,86 @@
+"""The pass over step frames: compares each x0 picture of the cache with the final one; makes no picture.
+
+Torch is imported only if a metric that needs it has something to do.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from engine.cache import phases, queries
+from engine.cache.connection import reading
+from engine.cache.phases import FrameMetricRow, PhasesWriter
+from engine.cache.quality import FrameScoreRow
+from engine.measuring.evidence import Subject, Unmeasurable
+from engine.measuring.frame_metrics import FRAME_METRICS, FrameMetric
+from engine.measuring.material import Material
+from engine.outline import Outline
+from engine.progress import Progress
+from engine.study.plan import Cell
+
+GROUP_CELLS = 16
+
+
+def score_frames(plan: Outline, cache: Path, progress: Progress | None = None) -> int:
+    """Measures what the step frames of a study's finished cells lack; returns how many values were taken.
+
+    A value that is there is never taken again; values of another version or other weights are kept apart.
+
+    Raises:
+        CacheError: The cache cannot be used.
+    """
+    progress = progress or Progress()
+    subject = Subject(plan.source, plan.study.reference)
+    rows = [_described(metric, subject) for metric in FRAME_METRICS]
+    usable = {row.metric: row.metric_version for row in rows if row.unavailable is None}
+    ids = [cell.trajectory_id for cell in plan.cells]
+    with reading(cache) as db:
+        done = queries.finished(db, ids)
+        have = phases.frame_scored(db, ids)
+        known = phases.frame_metrics(db, plan.study.name)
+    jobs = [
+        (cell, lacking)
+        for cell in plan.cells
+        if (found := done.get(cell.trajectory_id)) and found[0] > 0 and "x0" in found[1]
+        if (lacking := [m for m in FRAME_METRICS if m.key in usable
+                        and (cell.trajectory_id, m.key, usable[m.key]) not in have])
+    ]  # fmt: skip
+    writer = PhasesWriter(cache)
+    before = {(row.metric, row.metric_version) for row in known.itertuples()}
+    if done and before != {(row.metric, row.metric_version) for row in rows}:
+        writer.frame_metrics(plan.study.name, rows)
+    if not jobs:
+        return 0
+    taken = 0
+    progress.start("frames", len(jobs), "cells")
+    for start in range(0, len(jobs), GROUP_CELLS):
+        group = jobs[start : start + GROUP_CELLS]
+        with reading(cache) as db:
+            wanted = sorted(cell.trajectory_id for cell, _ in group)
+            material = Material(queries.latents(db, wanted), queries.frames(db, wanted, ["final", "x0"]))
+        scores = [score for job in group for score in _scored(*job, material, subject, usable)]
+        writer.frame_scores(scores)
+        taken += len(scores)
+        for cell, _ in group:
+            progress.advance(1, cell.lane.key)
+    return taken
+
+
+def _described(metric: FrameMetric, subject: Subject) -> FrameMetricRow:
+    try:
+        version, unavailable = metric.full_version(subject), None
+    except Unmeasurable as reason:
+        version, unavailable = metric.version, str(reason)
+    return FrameMetricRow(metric.key, version, metric.label, metric.unit, metric.description, unavailable)
+
+
+def _scored(
+    cell: Cell, metrics: Sequence[FrameMetric], material: Material, subject: Subject, versions: dict[str, str]
+) -> Iterator[FrameScoreRow]:
+    final = material.evidence(cell, subject, None).pictures
+    for step_index, pictures in material.steps(cell):
+        for metric in metrics:
+            try:
+                value = metric.measure(pictures, final, subject)
+            except Unmeasurable:
+                continue
+            yield FrameScoreRow(cell.trajectory_id, "x0", step_index, metric.key, versions[metric.key], value)

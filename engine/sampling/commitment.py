@@ -1,0 +1,144 @@
+"""Runs whose prompt changes on the way: unmodified pipelines get another prompt's text through their own callback.
+
+Every diffusers pipeline hands the tensors of its prompt to `callback_on_step_end` and takes back what it returns. A run
+with the second prompt alone says what those tensors are; a run that begins with the first prompt returns them from the
+call before the change on. Nothing else differs: noise, solver, guidance and number of calls stay.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+
+from engine.sampling import frames
+from engine.sampling.batching import Hub, Parking
+from engine.sampling.building import build_scheduler
+from engine.sampling.image_pass import call_pipeline
+from engine.sampling.models import Model
+from engine.sampling.recording import Recorder
+from engine.sampling.standins import denoiser_name, remembering_text
+from engine.study.plan import Cell
+from engine.study.swaps import Swap
+
+Texts = dict[str, torch.Tensor]
+
+
+@dataclass
+class SwapSample:
+    """What became of a run whose prompt changes.
+
+    Attributes:
+        calls: Denoiser calls.
+        swap_call: The first with the second prompt; `calls` if there is none.
+        log_snr: Of that call.
+        first_distance: Relative L2 distance of the final latents to those of the first prompt alone.
+        second_distance: To those of the second.
+        picture: The final picture (frame 0 of a video), (height, width, 3) bytes.
+        error: Why it failed, or None.
+    """
+
+    swap: Swap
+    calls: int = 0
+    swap_call: int = 0
+    log_snr: float | None = None
+    first_distance: float = 0.0
+    second_distance: float = 0.0
+    picture: np.ndarray | None = None
+    error: str | None = None
+
+
+@dataclass
+class _Run:
+    """One pipeline call: its latents, the log-SNR of each call, and the tensors of its prompt."""
+
+    latents: torch.Tensor | None = None
+    levels: tuple[float, ...] = ()
+    texts: Texts | None = None
+    error: str | None = None
+
+
+@torch.no_grad()
+def run_swaps(model: Model, swaps: Sequence[Swap], max_batch: int) -> Iterator[list[SwapSample]]:
+    """Runs the changes of prompt, those of a pair of prompts and a seed at once, and yields them in such groups."""
+    pipe = remembering_text(model.pipe)
+    hub = Hub(model.denoiser, max_batch)
+    for _, group in groupby(swaps, key=lambda swap: (swap.first.prompt, swap.second.prompt, swap.first.seed)):
+        yield _run_group(pipe, hub, list(group))
+
+
+def _run_group(pipe: DiffusionPipeline, hub: Hub, group: list[Swap]) -> list[SwapSample]:
+    """The runs with one prompt alone first, then those that change to what the second ones had."""
+    cells = {cell.trajectory_id: cell for swap in group for cell in (swap.first, swap.second)}
+    alone = dict(hub.run(partial(_alone, pipe, cell) for cell in cells.values()))
+    changing = [swap for swap in group if 0 < swap.share < 1]
+    changed = dict(hub.run(partial(_changed, pipe, swap, alone[swap.second.trajectory_id]) for swap in changing))
+    samples = []
+    for swap in group:
+        first, second = alone[swap.first.trajectory_id], alone[swap.second.trajectory_id]
+        run = changed.get(swap.swap_id) or (first if swap.share else second)
+        samples.append(_sample(pipe, swap, run, first, second))
+    return samples
+
+
+def _alone(pipe: DiffusionPipeline, cell: Cell) -> tuple[str, _Run]:
+    """A cell with its own prompt; takes note of the tensors of the prompt."""
+    texts: Texts = {}
+
+    def note(pipe: Any, index: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        texts.update(tensors)
+        return {}
+
+    run = _called(pipe, cell, note)
+    run.texts = texts
+    return cell.trajectory_id, run
+
+
+def _changed(pipe: DiffusionPipeline, swap: Swap, second: _Run) -> tuple[str, _Run]:
+    """A run that goes on with the texts of another from a call on."""
+    if second.error or not second.texts:
+        return swap.swap_id, _Run(error=f"the run with {swap.second.prompt[:80]!r} alone failed: {second.error}")
+    at, texts = swap.call(len(second.levels)), second.texts
+
+    def change(pipe: Any, index: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return dict(texts) if index + 1 == at else {}
+
+    return swap.swap_id, _called(pipe, swap.first, change)
+
+
+def _called(pipe: DiffusionPipeline, cell: Cell, callback: Callable[..., dict[str, torch.Tensor]]) -> _Run:
+    names = [name for name in getattr(pipe, "_callback_tensor_inputs", ()) if "embeds" in name]
+    try:
+        if "prompt_embeds" not in names:
+            raise TypeError(f"{type(pipe).__name__} does not let its prompt be changed on the way")
+        scheduler = build_scheduler(cell.lane, pipe.scheduler.config, cell.seed)
+        recorder = Recorder(scheduler, lambda calls: ())
+        latents = call_pipeline(
+            pipe, cell, scheduler, Parking(getattr(pipe, denoiser_name(pipe))),
+            callback_on_step_end=callback, callback_on_step_end_tensor_inputs=names,
+        )  # fmt: skip
+        recorder.detach()
+    except Exception as error:
+        return _Run(error=f"{type(error).__name__}: {error}"[:2000])
+    return _Run(latents.float(), tuple(step.log_snr for step in recorder.steps))
+
+
+def _sample(pipe: DiffusionPipeline, swap: Swap, run: _Run, first: _Run, second: _Run) -> SwapSample:
+    failed = next((error for error in (run.error, first.error, second.error) if error), None)
+    if failed or run.latents is None or first.latents is None or second.latents is None:
+        return SwapSample(swap, error=failed)
+    calls = len(run.levels)
+    at = swap.call(calls)
+    [picture] = frames.decode(pipe, run.latents)
+    return SwapSample(
+        swap, calls, at, run.levels[at] if at < calls else None, _distance(run.latents, first.latents),
+        _distance(run.latents, second.latents), picture[0],
+    )  # fmt: skip
+
+
+def _distance(found: torch.Tensor, reference: torch.Tensor) -> float:
+    return float((found - reference).norm() / reference.norm().clamp_min(1e-12))
