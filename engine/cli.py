@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from engine.commands import lab, studies
+from engine.commands import lab, schedules, sharing, studies
 from engine.environment import DEVICES
 from engine.errors import LabError
 from engine.paths import DEFAULT_CACHE
@@ -56,6 +56,33 @@ def parser() -> argparse.ArgumentParser:
     claims.add_argument("--json", type=Path, metavar="FILE", help="write the verdicts to a file as well")
     _cache(claims)
     claims.set_defaults(command=studies.claims)
+
+    lint = add("lint", help="show what schedulers really run: timesteps, noise levels, settings, known bugs")
+    lint.add_argument("what", nargs="?", metavar="STUDY|LANE", help="a study, or a lane such as dpmpp_2m:20")
+    lint.add_argument("--model", help="whose scheduler configuration to start from (default: the study's, or bundled)")
+    lint.add_argument("--levels", action="store_true", help="print every call and setting, as for a single lane")
+    lint.add_argument("--bugs", action="store_true", help="list known bugs of diffusers, and whether they hold here")
+    lint.add_argument("--store", action="store_true", help="keep what is found of a study's lanes in the cache")
+    lint.add_argument("--json", type=Path, metavar="FILE", help="write all of it to a file as well")
+    lint.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+                      help="replace a value of the study")  # fmt: skip
+    _cache(lint)
+    lint.set_defaults(command=schedules.lint)
+
+    noise = add("noise", help="run a few cells again in ways that should not matter, and keep how far apart they are")
+    _study(noise)
+    noise.add_argument("--lanes", type=_positive, default=4, metavar="N", help="how many lanes, the baseline first")
+    noise.add_argument("--cells", type=_positive, default=4, metavar="N", help="how many cells of each lane")
+    noise.add_argument("--no-compile", action="store_false", dest="compile", help="leave torch.compile out")
+    noise.set_defaults(command=schedules.noise)
+
+    order = add("convergence", help="show errors over denoiser calls and the observed order of each scheduler")
+    order.add_argument("study", help="a cached study that has a [reference]")
+    order.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
+    _cache(order)
+    order.set_defaults(command=schedules.show_convergence)
+
+    sharing.add_commands(add, _cache)
 
     schedulers = add("schedulers", help="list the schedulers, or show one")
     schedulers.add_argument("key", nargs="?", help="show everything known about one")

@@ -29,7 +29,10 @@ FORBIDDEN = [
     ("dashboard", (*HEAVY, FACE)),
 ]
 # What the dashboard may know of the engine.
-DASHBOARD_KNOWS = ("engine.cache", "engine.analysis", "engine.display", "engine.study", "engine.errors", "engine.paths")
+DASHBOARD_KNOWS = (
+    "engine.cache", "engine.analysis", "engine.display", "engine.sharing", "engine.study", "engine.errors",
+    "engine.paths",
+)  # fmt: skip
 # Importing these must not load torch.
 TORCH_FREE = ("dashboard", *DASHBOARD_KNOWS)
 

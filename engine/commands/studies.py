@@ -8,10 +8,12 @@ from pathlib import Path
 from engine.analysis import statistics
 from engine.analysis.claims import claim_lines, evaluate, read_claims
 from engine.analysis.comparison import compare, comparison_rows
+from engine.analysis.sets import feature_lines, refusal_lines, set_rows
 from engine.cache.connection import migrate, reading
 from engine.cache.findings import load_findings
 from engine.commands.words import duration, print_table
 from engine.errors import LabError, StudyError
+from engine.frame_scoring import score_frames
 from engine.outline import outline
 from engine.paths import DATA
 from engine.progress import make_progress
@@ -63,6 +65,9 @@ def plan(arguments: argparse.Namespace) -> int:
     if study.reference is not None:
         print(f"Reference    {study.reference.lane.key} checked by {study.reference.check.key}: "
               f"{len(found.missing_references)} cells to make ({found.reference_calls:,} denoiser calls)")  # fmt: skip
+    if study.commitment is not None:
+        print(f"Commitment   {len(found.missing_swaps)} of {len(found.swaps)} changes of prompt to make "
+              f"({found.swap_calls:,} denoiser calls)")  # fmt: skip
     print(f"Statistics   {_power(len(study.prompts))}")
     if found.nothing_to_do:
         print("Nothing to do.")
@@ -90,6 +95,7 @@ def score_study(arguments: argparse.Namespace) -> int:
             f"{source.name}, guidance {study.guidance_scale:g}, {found.cells[0].dtype}). Run it first, or give "
             "the same --set as the run did."
         )
+    result.scored += score_frames(found, arguments.cache, progress)
     progress.finish({**asdict(result), "study": study.name, "cache": str(arguments.cache)})
     if arguments.progress != "json":
         print("\n".join(scoring_lines(study.name, result)))
@@ -97,6 +103,10 @@ def score_study(arguments: argparse.Namespace) -> int:
             findings = load_findings(db, study.name)
         print(f"\nAgainst {findings.baseline}, same prompts and seeds:")
         print_table(comparison_rows(compare(findings.quality, findings.metrics, findings.baseline, findings.floors())))
+        if len(findings.sets):
+            print("\nWhole sets of pictures, same prompts and seeds on both sides, prompts being the unit:")
+            print_table(set_rows(findings.sets))
+            print("\n".join([*refusal_lines(findings.sets), *feature_lines(findings.sets)]))
     return 1 if result.failed else 0
 
 
@@ -130,11 +140,14 @@ def _power(prompts: int) -> str:
 
 
 def _sentence(name: str, summary: Summary) -> str:
-    if not (summary.done or summary.failed or summary.timed or summary.untimed or summary.references or summary.scored):
+    made = summary.done + summary.timed + summary.references + summary.swaps + summary.scored
+    if not (made or summary.failed or summary.untimed):
         return f"{name}: nothing to do, all {summary.cached} cells are in the cache."
     parts = [f"{summary.done} cells made", f"{summary.cached} were cached", f"{summary.timed} timing samples"]
     if summary.references:
         parts.append(f"{summary.references} cells of the reference")
+    if summary.swaps:
+        parts.append(f"{summary.swaps} changes of prompt")
     if summary.scored:
         parts.append(f"{summary.scored} scores")
     if summary.failed:

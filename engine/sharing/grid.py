@@ -53,7 +53,7 @@ def draw_grid(title: str, subtitle: str, columns: Sequence[str], rows: Sequence[
     left = MARGIN + LABEL_WIDTH
     for place, heading in enumerate(columns):
         x = left + place * (cell + GAP) + cell / 2
-        draw.text((x, top + HEADING_HEIGHT - 10), heading, PALE, small, anchor="ms")
+        draw.text((x, top + HEADING_HEIGHT - 10), _fitted(draw, heading, small, cell), PALE, small, anchor="ms")
     for number, row in enumerate(rows):
         y = top + HEADING_HEIGHT + number * (cell + GAP)
         draw.line((MARGIN, y - GAP / 2, width - MARGIN, y - GAP / 2), LINE)

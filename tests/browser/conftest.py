@@ -1,6 +1,7 @@
 """A real Chromium and a running dashboard for the browser tests."""
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import socket
@@ -10,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).resolve().parents[2]
+SYNTHETIC = ROOT / "tests" / "dashboard" / "synthetic.py"
+AXE = ROOT / "tests" / "assets" / "axe-core" / "axe.min.js"  # 4.14.1 from npm, unchanged; its licence stands beside it
 START_SECONDS = 60
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -72,6 +76,50 @@ def chromium_page(chromium: "Browser") -> Iterator["Page"]:
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
     yield context.new_page()
     context.close()
+
+
+@pytest.fixture(scope="session")
+def axe() -> Callable[["Page"], list[str]]:
+    """Call it with a page: returns what axe-core finds wrong with it, serious and critical violations only.
+
+    The page's own rules on scripts do not matter: axe is evaluated from outside.
+    """
+    script = AXE.read_text(encoding="utf-8")
+
+    def check(page: "Page") -> list[str]:
+        page.evaluate(script)
+        found = page.evaluate("async () => (await axe.run(document)).violations")
+        return [
+            f"{item['impact']}: {item['id']}: {node['html'][:200]}"
+            for item in found
+            if item["impact"] in {"serious", "critical"}
+            for node in item["nodes"]
+        ]
+
+    return check
+
+
+@pytest.fixture
+def sent(chromium_page: "Page") -> list[object]:
+    """What the page has sent to the server over its websocket."""
+    frames: list[object] = []
+
+    def keep(frame: object) -> None:  # playwright cannot take frames.append itself
+        frames.append(frame)
+
+    chromium_page.on("websocket", lambda socket: socket.on("framesent", keep))
+    return frames
+
+
+@pytest.fixture(scope="session")
+def synthetic() -> ModuleType:
+    """The module that writes synthetic caches."""
+    spec = importlib.util.spec_from_file_location("synthetic", SYNTHETIC)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,154 @@
+"""Taking over studies: which become one, which grow, and which get a name of their own. The rules stand in `merge`."""
+
+import json
+import re
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.cache.connection import Connection
+from engine.cache.inventory import of_kind
+
+if TYPE_CHECKING:
+    from engine.cache.merge import Merged
+
+MAX_NAME = 80
+
+
+@dataclass(frozen=True)
+class _Study:
+    """A study on one side: its settings as plain text, and its cells."""
+
+    spec: str
+    cells: frozenset[str]
+
+
+def take(source: Connection, db: Connection, incoming: dict[str, pa.Table], merged: "Merged") -> None:
+    """Takes over the studies of another cache whose cells have been taken.
+
+    Args:
+        source: The other cache.
+        db: The cache to write to, inside a transaction.
+        incoming: Its tables of kind "study", by name.
+        merged: Told what became of them.
+    """
+    theirs = _studies(incoming["studies"], incoming["study_trajectories"])
+    for name, study in theirs.items():
+        title, outcome = _place(db, name, study, _device(source, name))
+        if outcome == "larger":
+            db.execute("DELETE FROM studies WHERE study_id = ?", [title])
+            db.execute("DELETE FROM study_trajectories WHERE study_id = ?", [title])
+        for table in of_kind("study"):
+            if table.name in ("studies", "study_trajectories") and outcome in ("same", "smaller"):
+                continue
+            rows = incoming[table.name]
+            rows = _on_the_same_pictures(
+                rows.filter(pc.equal(rows["study_id"], name)), table.name, study, merged.others
+            )
+            rows = rows if title == name else _renamed(rows, title)
+            merged.added(table.name, _insert(db, table.name, table.unit, rows))
+        merged.studies.append(_words(db, name, title, outcome, study))
+
+
+def _on_the_same_pictures(rows: pa.Table, table: str, study: _Study, others: set[str]) -> pa.Table:
+    """Leaves out what was measured on, or said of, pictures that look otherwise here."""
+    if table == "set_quality" and study.cells & others:
+        return rows.slice(0, 0)
+    if table == "votes" and others:
+        seen = [pc.is_in(rows[side], pa.array(sorted(others), pa.string())) for side in ("left_id", "right_id")]
+        return rows.filter(pc.invert(pc.or_(*seen)))
+    return rows
+
+
+def _place(db: Connection, name: str, study: _Study, device: str) -> tuple[str, str]:
+    """The name a study gets here, and how it relates to the study of that name."""
+    digest = sha256("\n".join(sorted(study.cells)).encode()).hexdigest()[:6]
+    own = _shortened(name, f"-{device}")
+    for title in (name, own, _shortened(own, f"-{digest}")):
+        here = _here(db, title)
+        if here is None:
+            return title, "new"
+        if here.cells == study.cells:
+            return title, "same"
+        if here.cells > study.cells:
+            return title, "smaller"
+        if here.cells < study.cells:
+            return title, "larger"
+    raise AssertionError(f"the name {title} holds other cells than its digest says")
+
+
+def _here(db: Connection, title: str) -> _Study | None:
+    spec = db.execute("SELECT spec FROM studies WHERE study_id = ?", [title]).fetchall()
+    if not spec:
+        return None
+    cells = db.execute("SELECT trajectory_id FROM study_trajectories WHERE study_id = ?", [title]).fetchall()
+    return _Study(str(spec[0][0]), frozenset(str(row[0]) for row in cells))
+
+
+def _studies(studies: pa.Table, links: pa.Table) -> dict[str, _Study]:
+    cells: dict[str, set[str]] = {}
+    for study_id, trajectory_id in zip(*(links[name].to_pylist() for name in ("study_id", "trajectory_id")),
+                                       strict=True):  # fmt: skip
+        cells.setdefault(study_id, set()).add(trajectory_id)
+    return {
+        row["study_id"]: _Study(str(row["spec"]), frozenset(cells.get(row["study_id"], ())))
+        for row in studies.to_pylist()
+    }
+
+
+def _device(source: Connection, study: str) -> str:
+    """The device most cells of a study were computed on, as part of a name."""
+    rows = source.execute(
+        "SELECT e.device_name FROM study_trajectories l JOIN trajectories t USING (trajectory_id) "
+        "JOIN environments e USING (environment_id) WHERE l.study_id = ? "
+        "GROUP BY ALL ORDER BY count(*) DESC, 1 LIMIT 1",
+        [study],
+    ).fetchall()
+    words = re.sub(r"[^A-Za-z0-9]+", "-", str(rows[0][0]) if rows else "").strip("-").lower()
+    return words[:40].strip("-") or "imported"
+
+
+def _shortened(name: str, ending: str) -> str:
+    return name[: MAX_NAME - len(ending)] + ending
+
+
+def _renamed(rows: pa.Table, title: str) -> pa.Table:
+    """The rows under another study; the name that people see changes with the id."""
+    for column in ("study_id", "name"):
+        if column in rows.column_names:
+            place = rows.column_names.index(column)
+            rows = rows.set_column(place, column, pa.array([title] * rows.num_rows, pa.string()))
+    return rows
+
+
+def _insert(db: Connection, table: str, unit: tuple[str, ...], rows: pa.Table) -> int:
+    if not rows.num_rows:
+        return 0
+    keys = ", ".join(unit)
+    db.register("incoming", rows)
+    added = db.execute(
+        f"INSERT INTO {table} BY NAME SELECT * FROM incoming WHERE ({keys}) NOT IN (SELECT ({keys}) FROM {table})"
+    ).fetchall()
+    db.unregister("incoming")
+    return int(added[0][0])
+
+
+def _words(db: Connection, name: str, title: str, outcome: str, study: _Study) -> str:
+    here = _here(db, title)
+    settings = here is not None and json.loads(here.spec) != json.loads(study.spec)
+    count = f"{len(study.cells):,} cells"
+    said = {
+        "new": f"{name}: new, {count}",
+        "larger": f"{name}: theirs has more cells and takes the place of the one here, {count}",
+        "smaller": f"{name}: the one here holds all of its cells and stays",
+        "same": f"{name}: the same study as here, {count}",
+    }[outcome]
+    if title != name:
+        said = f"{name}: has other cells than the study of that name here, so it is kept as '{title}' ({count})"
+        said += "" if outcome in ("new", "larger") else ", where it was already"
+    if outcome in ("same", "smaller") and settings:
+        said += "; its settings differ, those here stay"
+    return said

@@ -1,0 +1,129 @@
+"""How the pictures of all lanes form, side by side, as an animation: GIF by Pillow, MP4 by ffmpeg."""
+
+import math
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from engine.errors import LabError
+from engine.sharing.pictures import CellPictures, fitted
+
+MARGIN, GAP, CAPTION, HEAD, FOOT = 16, 10, 24, 30, 14
+INK, PALE, MISSING, BAR = (24, 28, 36), (104, 112, 126), (244, 245, 247), (42, 132, 156)
+FRAME_MS, HOLD_MS = 140, 1800
+MAX_COLUMNS = 4
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One lane of an animation."""
+
+    label: str
+    pictures: CellPictures
+
+
+def draw_frames(title: str, strips: Sequence[Strip], count: int = 24) -> list[Image.Image]:
+    """The frames of an animation over progress, the final pictures last.
+
+    At each progress a lane shows the last step it has made by then, so that lanes with few steps are seen to jump.
+
+    Raises:
+        LabError: There is no step picture at all.
+    """
+    if not any(strip.pictures.steps for strip in strips):
+        raise LabError("There are no step pictures to animate; the study needs [frames] count above 0.")
+    moments = [(place + 1) / count for place in range(count)]
+    return [_frame(title, strips, moment) for moment in moments] + [_frame(title, strips, None)]
+
+
+def write_gif(frames: Sequence[Image.Image], path: Path) -> None:
+    """Writes an endless GIF; the last frame is held."""
+    # One palette for all frames, or colours would flicker; without dithering, or noise would crawl.
+    sample = Image.new("RGB", (frames[0].width, frames[0].height * 3))
+    for place, frame in enumerate((frames[len(frames) // 3], frames[2 * len(frames) // 3], frames[-1])):
+        sample.paste(frame, (0, place * frame.height))
+    palette = sample.quantize(256, Image.Quantize.MEDIANCUT)
+    plain = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    times = [FRAME_MS] * (len(plain) - 1) + [HOLD_MS]
+    plain[0].save(path, "GIF", save_all=True, append_images=plain[1:], duration=times, loop=0, optimize=False)
+
+
+def write_mp4(frames: Sequence[Image.Image], path: Path) -> None:
+    """Writes H.264 video that every browser and slide program plays; the last frame is held.
+
+    Raises:
+        LabError: There is no ffmpeg, or it fails.
+    """
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise LabError("MP4 needs the program ffmpeg, and there is none on PATH. Install it (apt install ffmpeg, "
+                       "brew install ffmpeg), or use --format gif.")  # fmt: skip
+    held = [*frames, *[frames[-1]] * math.ceil(HOLD_MS / FRAME_MS)]
+    size = (frames[0].width // 2 * 2, frames[0].height // 2 * 2)  # H.264 halves the colours: even sides only
+    command = [
+        program, "-hide_banner", "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24",
+        "-s", f"{size[0]}x{size[1]}", "-r", f"{1000 / FRAME_MS:.4f}", "-i", "-", "-an", "-c:v", "libx264",
+        "-pix_fmt", "yuv420p", "-crf", "16", "-movflags", "+faststart", "-f", "mp4", str(path),
+    ]  # fmt: skip
+    data = b"".join(frame.crop((0, 0, *size)).tobytes() for frame in held)
+    done = subprocess.run(command, input=data, capture_output=True, check=False, timeout=600)
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip().splitlines()
+        raise LabError(f"ffmpeg could not write {path}: {words[-1] if words else f'exit code {done.returncode}'}.")
+
+
+def strips_of(labels: Mapping[str, str], cells: Mapping[str, str], pictures: Mapping[str, CellPictures]) -> list[Strip]:
+    """The lanes that have pictures: labels by lane, cells by lane, pictures by cell."""
+    found = [(label, pictures.get(cells.get(lane, ""))) for lane, label in labels.items()]
+    return [Strip(label, mine) for label, mine in found if mine is not None and (mine.steps or mine.final)]
+
+
+def _frame(title: str, strips: Sequence[Strip], moment: float | None) -> Image.Image:
+    side = _side(strips)
+    columns = min(MAX_COLUMNS, len(strips))
+    rows = -(-len(strips) // columns)
+    width = 2 * MARGIN + columns * (side + GAP) - GAP
+    height = MARGIN + HEAD + rows * (side + CAPTION + GAP) + FOOT + MARGIN
+    sheet = Image.new("RGB", (width, height), "white")
+    draw, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(16), ImageFont.load_default(13)
+    draw.text((MARGIN, MARGIN - 4), _cut(draw, title, font, width - 2 * MARGIN), INK, font)
+    for place, strip in enumerate(strips):
+        left = MARGIN + place % columns * (side + GAP)
+        top = MARGIN + HEAD + place // columns * (side + CAPTION + GAP)
+        image = _shown(strip.pictures, moment)
+        if image is None:
+            draw.rectangle((left, top, left + side - 1, top + side - 1), MISSING)
+        else:
+            small_image = fitted(image, side, side)
+            sheet.paste(small_image, (left + (side - small_image.width) // 2, top + (side - small_image.height) // 2))
+        draw.text((left, top + side + 4), _cut(draw, strip.label, small, side), PALE, small)
+    share, bottom = 1.0 if moment is None else moment, height - MARGIN
+    draw.line((MARGIN, bottom, width - MARGIN, bottom), MISSING, 4)
+    draw.line((MARGIN, bottom, MARGIN + share * (width - 2 * MARGIN), bottom), BAR, 4)
+    return sheet
+
+
+def _shown(pictures: CellPictures, moment: float | None) -> Image.Image | None:
+    made = [image for progress, image in pictures.steps if moment is not None and progress <= moment + 1e-9]
+    if moment is None:
+        return pictures.final or (pictures.steps[-1][1] if pictures.steps else None)
+    return made[-1] if made else None
+
+
+def _side(strips: Sequence[Strip]) -> int:
+    """Small pictures are shown at twice their size, large ones at most at 256 pixels."""
+    first = next(image for strip in strips for _, image in strip.pictures.steps)
+    return min(256, max(128, 2 * max(first.size)))
+
+
+def _cut(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int) -> str:
+    line = " ".join(text[:500].split())
+    if draw.textlength(line, font) <= room:
+        return line
+    while line and draw.textlength(line + "...", font) > room:
+        line = line[:-1]
+    return line.rstrip() + "..."

@@ -1,0 +1,177 @@
+"""A cached study in other forms: CSV, Parquet, contact sheets, animations, another cache."""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.cache import queries
+from engine.cache.connection import Connection, migrate, reading
+from engine.cache.exchange import export_cache
+from engine.cache.findings import load_findings
+from engine.cache.snapshot import snapshot
+from engine.errors import LabError, StudyError, did_you_mean
+from engine.sharing.animation import draw_frames, strips_of, write_gif, write_mp4
+from engine.sharing.comparison import comparison_grid
+from engine.sharing.parquet import export_parquet
+from engine.sharing.pictures import load_pictures
+from engine.sharing.sheets import contact_sheets, sheet_count
+from engine.sharing.summary import Summary, summary_csv
+
+SUFFIXES = {".duckdb": "duckdb", ".csv": "csv", ".png": "png", ".gif": "gif", ".mp4": "mp4"}
+FORMATS = ("duckdb", "parquet", "csv", "png", "gif", "mp4")
+
+
+@dataclass(frozen=True)
+class View:
+    """Which pictures of a study to show; None: the first prompt, the first seed."""
+
+    prompt: str | None = None
+    seed: int | None = None
+    kind: str = "x0"
+
+
+def export(cache: Path, study: str | None, form: str, path: Path, view: View) -> list[str]:
+    """Writes a study in one of `FORMATS`; returns what was done, in lines for people.
+
+    Raises:
+        LabError: There is no such study, prompt or seed; the file cannot be written; a program is missing.
+    """
+    if study is None and form != "duckdb":
+        raise StudyError(f"Which study? Only --format duckdb takes the whole cache; '{form}' takes one study.")
+    check_folder(path)
+    if cache.exists() and form != "duckdb":
+        migrate(cache)
+    if study is None or form == "duckdb":
+        merged = export_cache(cache, path, study)
+        return [f"{path}: {merged.cells:,} cells, {sum(merged.rows.values()):,} rows, {_megabytes(path)}"]
+    if form == "parquet":
+        with snapshot(cache, path) as db:
+            load_findings(db, study, ())
+            files = export_parquet(db, study, path)
+        return [f"{path}: {len(files)} files, {sum(file.stat().st_size for file in files) / 1e6:,.1f} MB"]
+    writers: dict[str, Callable[[Path, str, Path, View], list[str]]] = {
+        "csv": _csv, "png": _png, "gif": _animation, "mp4": _animation,
+    }  # fmt: skip
+    return writers[form](cache, study, path, view)
+
+
+def load_summary(db: Connection, study: str, lanes: tuple[str, ...] | None = ()) -> Summary:
+    """Reads a study without its pictures.
+
+    Args:
+        db: An open connection.
+        study: Its name.
+        lanes: Of these step metrics are read too (None: of all); claims need them.
+
+    Raises:
+        StudyError: There is no such study.
+    """
+    findings = load_findings(db, study, lanes)
+    return Summary(findings, queries.spec(db, study) or {})
+
+
+def choose(summary: Summary, view: View) -> tuple[str, int]:
+    """The prompt and seed of a view.
+
+    Raises:
+        StudyError: The study has no such prompt or seed.
+    """
+    prompts, seeds = summary.prompts, summary.seeds
+    if not prompts or not seeds:
+        raise StudyError(f"The study '{summary.findings.study_id}' has no prompt or no seed.")
+    prompt = prompts[0] if view.prompt is None else view.prompt
+    if prompt not in prompts:
+        near = did_you_mean(prompt, prompts)
+        raise StudyError(f"The study has no prompt {prompt[:80]!r}.{near} It has {len(prompts)}, e.g. {prompts[0]!r}.")
+    seed = seeds[0] if view.seed is None else view.seed
+    if seed not in seeds:
+        raise StudyError(f"The study has no seed {seed}; it has {', '.join(map(str, seeds[:20]))}.")
+    return prompt, seed
+
+
+def check_folder(path: Path) -> None:
+    """Refuses a file in a folder that is not there, before any work is done for it.
+
+    Raises:
+        LabError: Names the folder.
+    """
+    if not path.resolve().parent.is_dir():
+        raise LabError(f"-o {path}: there is no folder {path.resolve().parent}.")
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Writes a file under another name first, so that a failure leaves the old one.
+
+    Raises:
+        LabError: It cannot be written.
+    """
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        write(unfinished)
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise LabError(f"{path} could not be written: {error}.") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _csv(cache: Path, study: str, path: Path, view: View) -> list[str]:
+    with reading(cache) as db:
+        summary = load_summary(db, study)
+    text = summary_csv(summary)
+    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
+    return [f"{path}: {text.count(chr(10)) - 1} rows"]
+
+
+def _png(cache: Path, study: str, path: Path, view: View) -> list[str]:
+    with reading(cache) as db:
+        summary = load_summary(db, study)
+        if view.prompt is None and view.seed is None:
+            return _sheets(db, summary, path)
+    prompt, seed = choose(summary, view)
+    image = comparison_grid(cache, study, prompt, seed, view.kind)
+    write_whole(path, lambda file: image.save(file, "PNG"))
+    return [f"{path}: {image.width} x {image.height} px"]
+
+
+def _sheets(db: Connection, summary: Summary, path: Path) -> list[str]:
+    sheets = sheet_count(summary)
+    if path.suffix.lower() == ".png" and sheets > 1:
+        raise LabError(f"-o {path}: the study makes {sheets} contact sheets. Give a folder, or one comparison with "
+                       "--prompt or --seed.")  # fmt: skip
+    if path.suffix.lower() != ".png":
+        try:
+            path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise LabError(f"-o {path}: no folder can be made there: {error}.") from error
+    lines = []
+    for name, image in contact_sheets(db, summary):
+        plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{summary.findings.study_id}-{name}")
+        target = path if path.suffix.lower() == ".png" else path / f"{plain}.png"
+        write_whole(target, lambda file, image=image: image.save(file, "PNG"))  # type: ignore[misc]
+        lines.append(f"{target}: {image.width} x {image.height} px")
+    return lines
+
+
+def _animation(cache: Path, study: str, path: Path, view: View) -> list[str]:
+    with reading(cache) as db:
+        summary = load_summary(db, study)
+        prompt, seed = choose(summary, view)
+        cells = summary.findings.cells
+        cells = cells[(cells["prompt"] == prompt) & (cells["seed"] == seed)]
+        by_lane = dict(zip(cells["study_lane"], cells["trajectory_id"], strict=True))
+        pictures = load_pictures(db, list(by_lane.values()), view.kind)
+    labels = dict(zip(summary.lanes["lane"], summary.lanes["label"], strict=True))
+    what = "clean-image estimate" if view.kind == "x0" else "noisy image"
+    title = f"{' '.join(prompt.split()) or '(empty prompt)'}: {what}, seed {seed}"
+    frames = draw_frames(title, strips_of(labels, by_lane, pictures))
+    write = write_mp4 if path.suffix.lower() == ".mp4" else write_gif
+    write_whole(path, lambda file: write(frames, file))
+    return [f"{path}: {len(frames)} frames of {frames[0].width} x {frames[0].height} px, {_megabytes(path)}"]
+
+
+def _megabytes(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:,.1f} MB"

@@ -1,0 +1,115 @@
+"""The charts of a report: the dashboard's, once as a picture for everybody, once as data for those with scripts."""
+
+import base64
+import functools
+import json
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import altair as alt
+import vl_convert as vlc
+
+from engine.display.cost_charts import cost_chart
+from engine.display.formats import batch_of
+from engine.display.speed_charts import trade_off_chart
+from engine.display.timing_charts import stage_chart, time_chart
+from engine.sharing.report.material import Report
+
+WIDTH = 620
+CONFIG: dict[str, Any] = {
+    "background": "white",
+    "font": "Helvetica, Arial, sans-serif",
+    "axis": {"labelColor": "#22303a", "titleColor": "#22303a", "labelFontSize": 12, "titleFontSize": 12,
+             "titleFontWeight": "normal", "gridColor": "#e3e8eb", "domainColor": "#9aa7af", "tickColor": "#9aa7af",
+             "aria": False},
+    "view": {"stroke": None},
+    "mark": {"aria": False},  # the figure as a whole carries the text
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A chart of the report.
+
+    Attributes:
+        key: Its place in the page.
+        chart: As Altair made it.
+        alt: What it shows, for those who do not see it.
+    """
+
+    key: str
+    chart: alt.LayerChart | alt.FacetChart | alt.Chart
+    alt: str
+
+
+def charts(report: Report) -> list[Picture]:
+    """The charts that the study has figures for."""
+    summary, found = report.summary, []
+    times = summary.times
+    if len(times):
+        found.append(Picture("time", time_chart(times), "Median time of each lane with its 95 % interval; "
+                             "the table below has the same figures"))  # fmt: skip
+        found.append(Picture("stages", stage_chart(times), "Median time of each stage, stacked for each lane"))
+    rows = summary.standings
+    rows = rows[rows["metric"] == summary.deciding].dropna(subset=["difference", "median_ms"])
+    if len(rows):
+        batch = batch_of(float(rows["batch_size"].max()))
+        found.append(Picture("trade", trade_off_chart(rows, "ms", batch), "Difference in quality from the baseline "
+                             "over time for each lane; the tables below have the same figures"))  # fmt: skip
+    priced = report.priced
+    if len(priced):
+        chart = cost_chart(priced, "usd_month", "Paid by use (US dollars a month)")
+        found.append(Picture("cost", chart, "Cost of each lane a month, as in the table below"))
+    return found
+
+
+def spec(picture: Picture, width: int | str = WIDTH) -> dict[str, Any]:
+    """The chart as plain data, in the report's own look."""
+    found: dict[str, Any] = picture.chart.properties(width=width).to_dict()
+    found["config"] = found.get("config", {}) | CONFIG
+    return found
+
+
+def svg(picture: Picture) -> str:
+    """The chart as a picture of lines."""
+    return str(vlc.vegalite_to_svg(spec(picture)))
+
+
+def png(picture: Picture, width: int, scale: float = 1.0) -> bytes:
+    """The chart as a picture of pixels."""
+    return bytes(vlc.vegalite_to_png(spec(picture, width), scale=scale))
+
+
+def figure(picture: Picture) -> str:
+    """The chart in the page: a static picture, which scripts put a live one in place of."""
+    source = base64.b64encode(svg(picture).encode()).decode("ascii")
+    return (
+        f'<div class="chart" id="chart-{picture.key}"><img src="data:image/svg+xml;base64,{source}" '
+        f'alt="{escape(picture.alt)}"></div>'
+    )
+
+
+def specs_json(pictures: list[Picture]) -> str:
+    """The live charts as JSON that is safe inside a script element."""
+    plain = {picture.key: spec(picture, "container") for picture in pictures}
+    return safe_json(plain)
+
+
+def safe_json(value: Any) -> str:
+    """JSON that cannot end a script element or begin a comment."""
+    text = json.dumps(value, separators=(",", ":"), default=str)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+@functools.cache
+def bundle() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, from the package; the same for all charts.
+
+    Raises:
+        ValueError: It could end the script element it stands in.
+    """
+    script = str(vlc.javascript_bundle())  # type: ignore[call-arg]  # its types forget that all arguments are optional
+    if "</script" in script.lower() or "<!--" in script:
+        raise ValueError("The bundle of Vega cannot be put into a page.")
+    return script

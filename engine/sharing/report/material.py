@@ -1,0 +1,161 @@
+"""What a report is made of: the summary of a study, its verdicts on claims, some of its pictures, and a price."""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from engine.analysis.claims import Claim, ClaimVerdict, evaluate, lanes_of, read_claims
+from engine.analysis.cost import Preset, PriceError, Pricing, Rate, Workload, load_presets, price_lanes
+from engine.cache.connection import Connection
+from engine.errors import did_you_mean
+from engine.paths import DATA
+from engine.sharing.export import load_summary
+from engine.sharing.pictures import CellPictures, load_pictures
+from engine.sharing.summary import Summary
+
+CLAIMS, GPU_PRICES = DATA / "claims.toml", DATA / "gpu_prices.toml"
+MAX_PROMPTS = 6
+MAX_LANES = 40
+FRAMES = 12
+IMAGES_PER_MONTH = 1_000_000
+UTILISATION = 0.3
+OWN_RATE = 1.0
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the reader of a report should see besides the study's own results.
+
+    Attributes:
+        claims: File of the claims to put to the test.
+        price: Key of a preset of `data/gpu_prices.toml`; None: that of the measured GPU, or `usd_per_hour`.
+        usd_per_hour: Price of an hour of the machine the times were measured on, in place of a preset.
+        seconds: Seconds per image of the baseline on the priced GPU, if it is another than the measured one.
+        images_per_month: More than 0.
+        utilisation: Busy seconds per paid second.
+    """
+
+    claims: Path = CLAIMS
+    price: str | None = None
+    usd_per_hour: float | None = None
+    seconds: float | None = None
+    images_per_month: float = IMAGES_PER_MONTH
+    utilisation: float = UTILISATION
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a report shows.
+
+    Attributes:
+        known_claims: The claims to put to the test.
+        prompts: Those whose pictures are shown.
+        seed: Of those pictures.
+        kind: Of the step pictures, "x0" or "xt".
+        cells: (lane, prompt) -> trajectory.
+        pictures: By trajectory.
+        pricing: At what lanes are priced.
+        price_note: What the reader should know about that price.
+        price_is_known: Whether somebody read it or stated it; otherwise it is a round figure.
+        made_at: UTC.
+    """
+
+    summary: Summary
+    known_claims: tuple[Claim, ...]
+    prompts: tuple[str, ...]
+    seed: int
+    kind: str
+    cells: Mapping[tuple[str, str], str]
+    pictures: Mapping[str, CellPictures] = field(repr=False)
+    pricing: Pricing
+    price_note: str
+    price_is_known: bool
+    made_at: datetime.datetime
+
+    @cached_property
+    def claims(self) -> tuple[ClaimVerdict, ...]:
+        """Verdicts on the claims; empty if none of them can be tested with this study."""
+        if not set(lanes_of(self.known_claims)) & set(self.summary.lanes["lane"]):
+            return ()
+        verdicts = tuple(evaluate(self.known_claims, self.summary.findings))
+        return verdicts if any(verdict.word != "not testable" for verdict in verdicts) else ()
+
+    @cached_property
+    def priced(self) -> pd.DataFrame:
+        """The timing summaries with what they cost (`price_lanes`); empty if the times do not fit the price."""
+        times = self.summary.times
+        if times.empty or not self.pricing.fits(str(times["device_name"].iloc[0])):
+            return times.head(0)
+        return price_lanes(times, self.pricing.rate, self.pricing.work, self.pricing.seconds)
+
+    @property
+    def shown_lanes(self) -> pd.DataFrame:
+        """The lanes whose pictures are shown."""
+        return self.summary.lanes.head(MAX_LANES)
+
+
+def read_report(db: Connection, study: str, wish: Wish | None = None) -> Report:
+    """Reads a study, and pictures that stand for the rest; what follows from them is worked out when it is asked for.
+
+    Raises:
+        StudyError: There is no such study, or the claims cannot be read.
+        PriceError: There is no such price.
+    """
+    wish = wish or Wish()
+    known = read_claims(wish.claims)
+    summary = load_summary(db, study, lanes_of(known))
+    prompts, seed = tuple(_spread(summary.prompts, MAX_PROMPTS)), next(iter(summary.seeds), 0)
+    shown = set(summary.lanes["lane"].head(MAX_LANES))
+    rows = summary.findings.cells
+    rows = rows[(rows["seed"] == seed) & rows["prompt"].isin(prompts) & rows["study_lane"].isin(shown)]
+    cells = {(row.study_lane, row.prompt): row.trajectory_id for row in rows.itertuples()}
+    kinds = (summary.spec.get("frames") or {}).get("kinds") or ["x0"]
+    kind = "x0" if "x0" in kinds else str(kinds[0])
+    pricing, note = _pricing(wish, _device(summary.findings.timings))
+    return Report(
+        summary, tuple(known), prompts, seed, kind, cells,
+        load_pictures(db, list(cells.values()), kind, FRAMES), pricing, note,
+        pricing.preset is not None or wish.usd_per_hour is not None, datetime.datetime.now(datetime.UTC),
+    )  # fmt: skip
+
+
+def _device(timings: pd.DataFrame) -> str:
+    """The machine that was timed last; empty if none was."""
+    rows = timings[timings["batch_size"] == 1]
+    return str(rows.sort_values("created_at")["device_name"].iloc[-1]) if len(rows) else ""
+
+
+def _pricing(wish: Wish, device: str) -> tuple[Pricing, str]:
+    work = Workload(wish.images_per_month, wish.utilisation)
+    presets = {preset.key: preset for preset in load_presets(GPU_PRICES)}
+    if wish.price is not None and wish.price not in presets:
+        raise PriceError(f"There is no price '{wish.price}'.{did_you_mean(wish.price, presets)} "
+                         f"Those of {GPU_PRICES.name}: {', '.join(presets)}.")  # fmt: skip
+    preset = presets[wish.price] if wish.price else None
+    if preset is None and wish.usd_per_hour is None:
+        preset = next((entry for entry in presets.values() if device and entry.device == device), None)
+    if preset is not None:
+        return Pricing(preset, Rate(preset.usd_per_hour, preset.sold_in), work, wish.seconds, ""), _said(preset)
+    rate = OWN_RATE if wish.usd_per_hour is None else wish.usd_per_hour
+    note = f"Price: ${rate:g} for an hour of the measured machine, {device or 'not timed'}"
+    if wish.usd_per_hour is None:
+        note += ", a round figure: no price of this machine is on file. Costs scale with it"
+    return Pricing(None, Rate(rate), work, wish.seconds, ""), note + "."
+
+
+def _said(preset: Preset) -> str:
+    note = (f"Price: ${preset.usd_per_hour:g} per GPU hour, {preset.gpu} at {preset.provider} "
+            f"({preset.product}, {preset.billing}), as of {preset.as_of}, from {preset.source}; "
+            f"confidence {preset.confidence}.")  # fmt: skip
+    return note + (f" Rented {preset.sold_in} at a time." if preset.sold_in > 1 else "")
+
+
+def _spread(items: Sequence[str], most: int) -> list[str]:
+    """Evenly spread ones of a list that is too long."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(place * (len(items) - 1) / (most - 1))] for place in range(most)]

@@ -1,0 +1,63 @@
+"""Contact sheets: the final pictures of a study, lanes by prompts, as PNG."""
+
+import io
+from collections.abc import Iterator
+
+from PIL import Image
+
+from engine.cache.connection import Connection
+from engine.display.formats import count
+from engine.sharing.grid import GridRow, draw_grid
+from engine.sharing.pictures import load_pictures
+from engine.sharing.summary import Summary
+
+PROMPTS_A_SHEET = 8
+
+
+def contact_sheets(db: Connection, summary: Summary) -> Iterator[tuple[str, Image.Image]]:
+    """(name, sheet) of every seed, at most `PROMPTS_A_SHEET` prompts each."""
+    prompts = summary.prompts
+    starts = range(0, len(prompts), PROMPTS_A_SHEET)
+    for seed in summary.seeds:
+        for number, start in enumerate(starts, 1):
+            name = f"seed-{seed}" + (f"-{number}" if len(starts) > 1 else "")
+            yield name, _sheet(db, summary, seed, prompts[start : start + PROMPTS_A_SHEET])
+
+
+def sheet_count(summary: Summary) -> int:
+    """How many sheets there are."""
+    return len(summary.seeds) * -(-len(summary.prompts) // PROMPTS_A_SHEET)
+
+
+def _sheet(db: Connection, summary: Summary, seed: int, prompts: list[str]) -> Image.Image:
+    cells = summary.findings.cells
+    cells = cells[(cells["seed"] == seed) & cells["prompt"].isin(prompts)]
+    pictures = load_pictures(db, list(cells["trajectory_id"]), "")
+    places = {(row.study_lane, row.prompt): row for row in cells.itertuples()}
+    rows = []
+    for lane in summary.lanes.itertuples():
+        mine = [places.get((lane.lane, prompt)) for prompt in prompts]
+        finals = [pictures[cell.trajectory_id].final if cell is not None else None for cell in mine]
+        errors = [str(cell.error) for cell in mine if cell is not None and cell.status == "failed"]
+        note = "" if any(finals) else f"failed: {errors[0]}" if errors else "not run"
+        details = [count(int(lane.nfe), "model call")] if lane.nfe == lane.nfe else []
+        rows.append(GridRow(str(lane.label), tuple(details), tuple(_png(image) for image in finals), note))
+    settings = ""
+    if len(cells):
+        first = cells.iloc[0]
+        settings = f", guidance {first['guidance_scale']:g}, {first['width']} x {first['height']} px"
+    return draw_grid(
+        title=summary.findings.study_id,
+        subtitle=f"Final pictures, seed {seed}{settings}; every column from the same noise",
+        columns=[" ".join(prompt.split()) or "(empty prompt)" for prompt in prompts],
+        rows=rows,
+        footer=f"Model {summary.spec.get('model', 'unknown')}. " + "; ".join(summary.findings.environment_lines()),
+    )
+
+
+def _png(image: Image.Image | None) -> bytes | None:
+    if image is None:
+        return None
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()

@@ -1,0 +1,79 @@
+"""A stored study as a study file, so that anyone can run it again."""
+
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine.study.schedulers import SCHEDULERS
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+# Where the stored study names a value of a table otherwise than the file does.
+_RENAMED = {("commitment", "pairs"): "prompts"}
+
+
+def study_toml(spec: Mapping[str, Any]) -> str:
+    """The TOML text of a study as it is stored in the cache: reading it gives the same study.
+
+    What a study leaves to its defaults is written out, so that later defaults change nothing. `spec` may come from a
+    stranger's file: every text is quoted.
+    """
+    values = {key: value for key, value in spec.items() if key != "lanes" and value is not None and value != []}
+    plain = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
+    lanes = [lane for lane in spec.get("lanes") or [] if isinstance(lane, Mapping)]
+    simple = list(itertools.takewhile(_is_simple, lanes))
+    if simple:
+        plain["lanes"] = [lane.get("key") for lane in simple]
+    lines = [f"{_key(key)} = {_value(value)}" for key, value in plain.items()]
+    for name, table in values.items():
+        if isinstance(table, Mapping):
+            lines += ["", f"[{_key(name)}]"]
+            lines += [f"{_key(_RENAMED.get((name, key), key))} = {_value(value)}" for key, value in table.items()]
+    for lane in lanes[len(simple) :]:
+        lines += ["", "[[lane]]", *_lane(lane)]
+    return "\n".join(lines) + "\n"
+
+
+def _is_simple(lane: Mapping[str, Any]) -> bool:
+    """Whether `scheduler:steps` says it all."""
+    entry, steps = SCHEDULERS.get(str(lane.get("scheduler"))), lane.get("steps")
+    return (
+        entry is not None
+        and not lane.get("overrides")
+        and not lane.get("description")
+        and lane.get("key") == f"{entry.key}:{steps}"
+        and lane.get("label", f"{entry.label} {steps}") == f"{entry.label} {steps}"
+        and lane.get("target", entry.target) == entry.target
+    )
+
+
+def _lane(lane: Mapping[str, Any]) -> list[str]:
+    """A lane as a table; its label for people ends with the steps, which reading adds again."""
+    label = str(lane.get("label") or "").removesuffix(f" {lane.get('steps')}")
+    values = {"key": lane.get("key"), "steps": lane.get("steps"), "scheduler_class": lane.get("target"),
+              "label": label or None, "description": lane.get("description") or "",
+              **(lane.get("config") or lane.get("overrides") or {})}  # fmt: skip
+    return [f"{_key(key)} = {_value(value)}" for key, value in values.items() if value is not None]
+
+
+def _key(key: Any) -> str:
+    return str(key) if _BARE.fullmatch(str(key)) else _text(str(key))
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, Sequence):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    return _text(str(value))
+
+
+def _text(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,152 @@
+"""Caches for tests of exports and imports: any cache at all, and small studies as two machines would compute them."""
+
+import datetime
+import json
+import random
+from dataclasses import replace
+
+import duckdb
+
+from engine.cache.connection import migrate, reading, writing
+from engine.cache.inventory import TABLES
+from engine.cache.quality import QualityWriter, ScoreRow
+from engine.cache.records import LatentsRow
+from engine.cache.schema import MIGRATIONS
+from engine.cache.writer import CacheWriter, insert_rows
+from engine.environment import Environment
+from engine.study.plan import cells
+from engine.study.source import find_model
+from tests.engine.helpers import ask, row
+
+HERE = Environment("cpu", "Example CPU", "standard", "2.13.0", "0.42.1", {})
+NEW_YEAR = datetime.datetime.fromisoformat("2026-01-01")
+THERE = Environment("cuda", "Example GPU 9000", "standard", "2.13.0", "0.42.1", {})
+
+
+def schema():
+    """Table -> column -> (type, whether it may be NULL), as a new cache has them."""
+    with duckdb.connect() as db:
+        for step in MIGRATIONS:
+            db.execute(step.sql)
+        found = {}
+        rows = db.execute("SELECT table_name, column_name, data_type, is_nullable FROM duckdb_columns() "
+                          "WHERE NOT internal ORDER BY table_name, column_index").fetchall()  # fmt: skip
+        for table, column, kind, nullable in rows:
+            found.setdefault(table, {})[column] = (kind, nullable)
+        keys = dict(db.execute("SELECT table_name, constraint_column_names FROM duckdb_constraints() "
+                               "WHERE constraint_type = 'PRIMARY KEY'").fetchall())  # fmt: skip
+    return found, keys
+
+
+COLUMNS, KEYS = schema()
+
+
+CELLS = [f"cell{number}" for number in range(5)]
+STUDIES = ["alpha", "beta"]
+LANES = [("model0", "config0"), ("model0", "config1"), ("model1", "config0")]
+
+
+def value(table, column, seed):
+    """A value that fits a column; equal arguments give an equal one."""
+    kind, nullable = COLUMNS[table][column]
+    chance = random.Random(f"{table}/{column}/{seed}")
+    if nullable and chance.random() < 0.3:
+        return None
+    if column == "status":
+        return "done"
+    if column == "frame_kinds":
+        return "x0,xt"
+    if column == "choice":
+        return chance.choice(["left", "right", "same"])
+    return {
+        "VARCHAR": lambda: chance.choice(["", "x", 'Zoë\'s "owl"; --', "长" * 3]) + str(chance.randrange(10**6)),
+        "JSON": lambda: json.dumps({"n": chance.randrange(100), "text": "é<b>"}),
+        "BLOB": lambda: chance.randbytes(chance.choice([0, 1, 300])),
+        "INTEGER": lambda: chance.randrange(-(2**31), 2**31),
+        "BIGINT": lambda: chance.randrange(-(2**63), 2**63),
+        "DOUBLE": lambda: chance.choice([0.0, -0.0, 1e-308, 0.1, float("inf"), chance.random()]),
+        "BOOLEAN": lambda: chance.random() < 0.5,
+        "TIMESTAMP": lambda: NEW_YEAR + datetime.timedelta(microseconds=chance.randrange(10**13)),
+    }[kind]()
+
+
+def rows_of_unit(table, unit, count):
+    """Rows of a unit, the same wherever it occurs; the rest of the key counts them."""
+    rest = [name for name in KEYS.get(table.name, ()) if name not in table.unit]
+    several = count if rest or table.name not in KEYS else 1
+    found = []
+    for number in range(several):
+        made = {name: value(table.name, name, (sorted(unit.items()), number)) for name in COLUMNS[table.name]}
+        counted = {name: number if COLUMNS[table.name][name][0] == "INTEGER" else f"{name}{number}" for name in rest}
+        found.append({**made, **counted, **unit})
+    return found
+
+
+def units(table, held):
+    """The units of a table that a cache with these cells, studies and lanes may hold."""
+    if table.kind in ("cell", "score"):
+        chosen = [{"trajectory_id": cell} for cell in held["cells"]]
+    elif table.kind == "study":
+        chosen = [{"study_id": study} for study in held["studies"]]
+    else:
+        chosen = [dict(zip(("model_id", "config_id"), lane, strict=True)) for lane in held["lanes"]]
+    plain = [{name: unit[name] for name in (*table.unit, "study_id") if name in unit} for unit in chosen]
+    rest = [name for name in table.unit if plain and name not in plain[0]]
+    spread = [
+        {**unit, **{name: value(table.name, name, ("unit", sorted(unit.items()), number)) for name in rest}}
+        for unit in plain for number in range(2 if rest else 1)
+    ]  # fmt: skip
+    return list({tuple(sorted(unit.items())): unit for unit in spread}.values())
+
+
+def write(path, held):
+    """A cache with all units of the chosen cells, studies and lanes, but for scores left out by chance."""
+    migrate(path)
+    with writing(path) as db:
+        for table in TABLES:
+            rows = []
+            whole = table.kind in ("cell", "shared") or table.name in ("studies", "study_trajectories")
+            for unit in units(table, held):
+                if not whole and random.Random(f"{held['seed']}{table.name}{unit}").random() < 0.4:
+                    continue
+                rows += rows_of_unit(table, unit, 2)
+            insert_rows(db, table.name, rows)
+        # A cell has a value of a metric, or a reason why it has none.
+        db.execute("DELETE FROM unscored")
+    return path
+
+
+def contents(path):
+    """Every row of every table but the record of migrations."""
+    with reading(path) as db:
+        return {table.name: sorted(map(repr, db.execute(f"SELECT * FROM {table.name}").fetchall())) for table in TABLES}
+
+
+def run(path, study, environment=HERE, dtype="float32", latents=b"same", failed=()):
+    """A study whose cells have run; `latents` stands for what this machine computed."""
+    source = find_model("gaussian")
+    planned = cells(replace(study, dtype=dtype), source, "cpu")
+    writer = CacheWriter(path)
+    writer.begin(study, planned, source, environment)
+    writer.trajectories([outcome(cell, latents, failed=cell.lane.key in failed) for cell in planned], source,
+                        environment)  # fmt: skip
+    return planned
+
+
+def outcome(cell, latents, *, failed=False, **changes):
+    lane = cell.lane
+    made = {"scheduler": lane.scheduler.key, "steps": lane.steps, "lane": lane.key, "seed": cell.seed,
+            "config_id": cell.config_id, "prompt": cell.prompt, "dtype": cell.dtype}  # fmt: skip
+    made["latents"] = LatentsRow("1", latents + cell.trajectory_id.encode())
+    if failed:
+        made |= {"status": "failed", "error": "no memory", "frames": (), "latents": None, "step_metrics": ()}
+    return row(cell.trajectory_id, **made | changes)
+
+
+def score(path, planned, number):
+    ids = {cell.trajectory_id for cell in planned}
+    QualityWriter(path).scores([ScoreRow(key, "clip_score", "1", number) for key in ids], [])
+
+
+def count(path, table):
+    return ask(path, f"SELECT count(*) FROM {table}")[0][0]
