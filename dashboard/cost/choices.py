@@ -1,13 +1,13 @@
 """What the reader of the Cost page has chosen, kept in the address of the page."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
 
 from dashboard import state
-from engine.analysis.cost import Pricing
+from engine.analysis.cost import Preset, Pricing, Rate, Workload
 
 OWN = "own"
 
@@ -63,6 +63,25 @@ WAIT = Number(
 )  # fmt: skip
 
 
+def preset_of(device: str, presets: Iterable[Preset]) -> Preset | None:
+    """The first price of the very GPU that was measured, if there is one."""
+    return next((preset for preset in presets if preset.device == device), None)
+
+
+def default_pricing(device: str, presets: Iterable[Preset]) -> Pricing:
+    """What the Cost page starts with, for times measured on a device."""
+    preset = preset_of(device, presets)
+    rate = Rate(preset.usd_per_hour, preset.sold_in) if preset else Rate(_default(PRICE))
+    work = Workload(_default(IMAGES), _default(BUSY) / 100, _default(PEAK), _default(WAIT))
+    return Pricing(preset, rate, work, None, "")
+
+
+def _default(field: Number) -> float:
+    if field.default is None:
+        raise ValueError(f"'{field.name}' has no default.")
+    return field.default
+
+
 def choose_number(field: Number, placeholder: str = "") -> Any:
     """A number field; None if it is empty, which only a field without default can be."""
     key = f"{field.name}_choice"
@@ -90,12 +109,26 @@ def forget_seconds_of_another_gpu(gpu: str) -> None:
     st.session_state["gpu_priced"] = gpu
 
 
-def choose_lane(labels: Mapping[str, str]) -> str:
-    """The picker of the lane to compare with the baseline: key -> label."""
+def choose_lane(labels: Mapping[str, str], default: str) -> str:
+    """The picker of the lane to compare with the baseline: key -> label; "" if there is none."""
+    if not labels:
+        return ""
     state.from_address("lane", {key: key for key in labels})
+    if default in labels:
+        st.session_state.setdefault("lane_choice", default)
     return st.selectbox(
         "Lane", list(labels), format_func=lambda key: labels[key], key="lane_choice", persist_state="session"
     )
+
+
+def choose_equal() -> bool:
+    """The switch that leaves out lanes which are not known to be as good as the baseline."""
+    state.from_address("equal", {"1": True, "0": False})
+    st.session_state.setdefault("equal_choice", True)
+    return st.toggle(
+        "Only lanes as good as the baseline", key="equal_choice", persist_state="session",
+        help="Found equivalent or better by the metric that decides.",
+    )  # fmt: skip
 
 
 def price_choices(choice: Pricing) -> dict[str, str]:

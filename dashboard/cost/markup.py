@@ -1,24 +1,31 @@
 """Tables and cards of the Cost page, as HTML or text; every text from the cache is escaped."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
 
 import pandas as pd
 
 from dashboard import markup
+from dashboard.cost.equality import Equality
 from engine.analysis.cost import Preset, Pricing
+from engine.analysis.recommendation import AS_GOOD
 from engine.display.formats import NONE, known, money, money_range, percent, percent_range, whole
 
 _BILLING = {"serverless": " Billed by the second: the figures by use apply.", "spot": " Can be taken away at any time."}
 
 
-def cost_table(table: pd.DataFrame) -> str:
-    """Costs and savings (`price_lanes`), one row a lane; ranges stand behind their figures."""
+def cost_table(table: pd.DataFrame, words: Mapping[str, str]) -> str:
+    """Costs and savings (`price_lanes`), one row a lane; ranges stand behind their figures.
+
+    `words` are the verdicts on the lanes' quality; a lane without one was not scored.
+    """
     rows = []
     for _, row in table.iterrows():
         base = row["is_baseline"]
         name = markup.lane_name(row["label"], row["scheduler"], is_baseline=base)
+        word = "" if base else words.get(row["lane"], "not scored")
         cells = (
+            escape(word if word in AS_GOOD or base else f"({word})"),
             f"{row['seconds']:.3g}" if known(row["seconds"]) else NONE, money(row["usd_1k"]),
             _ranged(row, "usd_month", money, money_range),
             NONE if base else _ranged(row, "saving_usd", money, money_range),
@@ -28,7 +35,7 @@ def cost_table(table: pd.DataFrame) -> str:
         )  # fmt: skip
         rows.append(f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
     by_use = ("Seconds per image", "By use: 1,000 images", "By use: a month", "Saved", "Saved (%)")
-    return markup.table(["Lane", *by_use, "Whole GPUs", "Busy", "Whole GPUs: a month", "Saved"], rows)
+    return markup.table(["Lane", "Quality", *by_use, "Whole GPUs", "Busy", "Whole GPUs: a month", "Saved"], rows)
 
 
 def _ranged(row: pd.Series, name: str, one: Callable[[float], str], both: Callable[[float, float], str]) -> str:
@@ -65,8 +72,8 @@ def basis(choice: Pricing, device: str, baseline: str) -> str:
     return f"{times} {price}"
 
 
-def cost_cards(table: pd.DataFrame, choice: Pricing) -> list[tuple[str, str, str]]:
-    """The baseline's cost, the chosen lane's, and what that saves; what there is of it."""
+def cost_cards(table: pd.DataFrame, choice: Pricing, equal: Equality) -> list[tuple[str, str, str]]:
+    """The baseline's cost, the chosen lane's, and what that saves and at what quality; what there is of it."""
     chosen = table[table["is_baseline"] | (table["lane"] == choice.lane)].sort_values("is_baseline", ascending=False)
     cards = [_cost_card(row, choice) for _, row in chosen.iterrows()]
     row = chosen.iloc[-1]
@@ -74,11 +81,18 @@ def cost_cards(table: pd.DataFrame, choice: Pricing) -> list[tuple[str, str, str
         return cards
     note = percent(row["saving_share"]) + _spread(row, "saving_share", percent_range)
     note += _spread(row, "saving_usd", money_range)
-    cards.append((f"Saved a month, by use ({choice.work.utilisation:.0%} busy)", money(row["saving_usd"]), note))
+    saved = f"Saved a month{_quality(equal, choice.lane)}"
+    cards.append((f"{saved}, by use ({choice.work.utilisation:.0%} busy)", money(row["saving_usd"]), note))
     before, after = int(chosen.iloc[0]["gpus"]), int(row["gpus"])
     note = f"{before} → {after} GPUs" + (", once given back" if after < before else "")
     note += _spread(row, "fleet_saving_usd", money_range)
-    return [*cards, (f"Saved a month, whole GPUs ({row['fleet_busy']:.0%} busy)", money(row["fleet_saving_usd"]), note)]
+    return [*cards, (f"{saved}, whole GPUs ({row['fleet_busy']:.0%} busy)", money(row["fleet_saving_usd"]), note)]
+
+
+def _quality(equal: Equality, lane: str) -> str:
+    if equal.as_good(lane):
+        return " at equal quality"
+    return " at worse quality" if equal.words.get(lane) == "worse" else ", quality not known"
 
 
 def _spread(row: pd.Series, name: str, both: Callable[[float, float], str], form: str = "; range {}") -> str:

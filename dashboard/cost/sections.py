@@ -5,6 +5,7 @@ import streamlit as st
 
 from dashboard import components, markup
 from dashboard.cost import choices
+from dashboard.cost.equality import Equality
 from dashboard.cost.markup import basis, cost_cards, cost_table
 from engine.analysis.cost import MONTH_SECONDS, Preset, Pricing, Rate, Workload, price_lanes
 from engine.display.cost_charts import cost_chart
@@ -15,25 +16,22 @@ _OTHER_GPU = (
     "price {device}."
 )
 _NO_RATIO = "Without its time there is no ratio to scale by. Empty the field of its seconds, or time the baseline too."
-_MONEY_ONLY = (
-    "Money only: whether a lane's images are as good as the baseline's is not part of these figures. GPUs that run all "
-    "the time cost the same until some are given back: then the figure in whole GPUs holds."
-)
 
 
-def choose_pricing(table: pd.DataFrame, presets: list[Preset]) -> Pricing:
-    """All that the Cost page asks of the reader, in one place."""
+def choose_pricing(table: pd.DataFrame, presets: list[Preset], equal: Equality, only_equal: bool) -> Pricing:
+    """All that the Cost page asks of the reader, in one place but for the choice of equal quality."""
     keys = {preset.key: preset for preset in presets}
     names = {key: f"{p.gpu}, {p.provider} {p.product}: ${p.usd_per_hour:.2f} ({p.as_of})" for key, p in keys.items()}
     names = {choices.OWN: "My own price", **names}
     device = table["device_name"].iloc[0]
-    here = next((preset.key for preset in presets if preset.device == device), choices.OWN)
+    measured = choices.preset_of(device, presets)
     others = table[~table["is_baseline"]]
+    others = others[others["lane"].map(equal.as_good)] if only_equal else others
     left, middle, right, end = st.columns([1.5, 2.6, 1.5, 1.5], vertical_alignment="bottom")
     with left:
-        lane = choices.choose_lane(dict(zip(others["lane"], others["label"], strict=True))) if len(others) else ""
+        lane = choices.choose_lane(dict(zip(others["lane"], others["label"], strict=True)), equal.cheapest)
     with middle:
-        preset = keys.get(choices.choose_preset(names, here))
+        preset = keys.get(choices.choose_preset(names, measured.key if measured else choices.OWN))
     choices.forget_seconds_of_another_gpu(preset.gpu if preset else "")
     with right:
         placeholder = "as measured" if preset is None or preset.device == device else "needed"
@@ -53,8 +51,8 @@ def choose_pricing(table: pd.DataFrame, presets: list[Preset]) -> Pricing:
     return Pricing(preset, rate, Workload(images, busy / 100, peak, wait), seconds, lane)
 
 
-def costs(table: pd.DataFrame, choice: Pricing) -> None:
-    """What the lanes cost: cards, charts and table; or why the times cannot be priced."""
+def costs(table: pd.DataFrame, choice: Pricing, equal: Equality, worth: str) -> None:
+    """What the lanes cost: cards, what the saving is worth, charts and table; or why the times cannot be priced."""
     baseline = table[table["is_baseline"]]
     name, device = "the baseline" if baseline.empty else baseline["label"].iloc[0], str(table["device_name"].iloc[0])
     if not choice.fits(device):
@@ -70,8 +68,8 @@ def costs(table: pd.DataFrame, choice: Pricing) -> None:
         return
     priced = price_lanes(table, choice.rate, choice.work, choice.seconds)
     st.html(markup.soft(basis(choice, device, name)))
-    st.html(markup.figures(cost_cards(priced, choice)))
-    st.html(markup.soft(_MONEY_ONLY))
+    st.html(markup.figures(cost_cards(priced, choice, equal)))
+    st.html(markup.soft(worth))
     titles = ("Paid by use (US dollars a month)", "Whole GPUs, running all month (US dollars a month)")
     parts = zip(st.columns(2, gap="large"), ("usd_month", "fleet_usd"), titles, strict=True)
     for column, figure, title in parts:
@@ -79,8 +77,8 @@ def costs(table: pd.DataFrame, choice: Pricing) -> None:
             st.html(
                 markup.legend("Mark: at the median time. Thick bar: at the ends of its interval. Dashed: baseline.")
             )
-            st.altair_chart(cost_chart(priced, figure, title), alt=f"{title} of each lane, as in the table below")
-    st.html(cost_table(priced))
+            components.chart(cost_chart, priced, figure, title, alt=f"{title} of each lane, as in the table below")
+    st.html(cost_table(priced, equal.words))
     st.html(components.timing_footer(priced, "ranges from the 95 % bootstrap intervals of the times"))
     if (table["settled"] != "settled").any():
         st.html(markup.soft(components.UNSETTLED_NOTE))

@@ -6,6 +6,7 @@ from html import escape
 import pandas as pd
 
 from dashboard import markup
+from dashboard.overview.headline import Card
 from dashboard.studies import LaneView
 from engine.display import theme
 from engine.display.formats import cut, duration, duration_range, ratio, ratio_range, whole
@@ -58,12 +59,29 @@ def failure_table(failures: Iterable[tuple[str, str, int, str]]) -> str:
     return markup.table(["Lane", "Prompt", "Seed", "Error"], rows, text={"Prompt", "Error"})
 
 
-def picture_grid(lanes: Sequence[LaneView], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """Final pictures: a column a lane, a row a prompt; cells are HTML from `picture` and `gap`."""
-    head = "".join(f'<th scope="col">{markup.lane_name(lane.label, lane.scheduler)}</th>' for lane in lanes)
+def cards(items: Iterable[Card]) -> str:
+    """The headline."""
+    return f'<div class="lab lab-cards">{"".join(_card(item) for item in items)}</div>'
+
+
+def _card(card: Card) -> str:
+    look = theme.look(card.scheduler) if card.scheduler else None
+    mark = f'<span style="color:{look.colour}" aria-hidden="true">{look.glyph}</span> ' if look else ""
+    link = f' <a href="{escape(card.link[1])}">{escape(card.link[0])}</a>' if card.link else ""
+    small = f'<p class="small">{markup.with_code(card.small)}</p>' if card.small else ""
+    return (
+        f'<div><div class="name">{escape(card.name)}</div><div class="value">{mark}{escape(card.value)}</div>'
+        f"<p>{markup.with_code(card.note)}{link}</p>{small}</div>"
+    )
+
+
+def picture_grid(prompts: Sequence[str], rows: Iterable[tuple[LaneView, Sequence[str]]], baseline: str) -> str:
+    """Final pictures: a row a lane, a column a prompt; cells are HTML from `picture` and `gap`."""
+    head = "".join(f'<th scope="col">{escape(cut(prompt, 60))}</th>' for prompt in prompts)
     body = "".join(
-        f'<tr><th scope="row">{escape(cut(prompt, 120))}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
-        for prompt, cells in rows
+        f'<tr><th scope="row">{markup.lane_name(lane.label, lane.scheduler, is_baseline=lane.key == baseline)}</th>'
+        f"{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        for lane, cells in rows
     )
     return (
         '<div class="lab lab-scroll lab-pictures"><table><thead><tr><th scope="col"></th>'

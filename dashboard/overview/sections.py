@@ -1,47 +1,69 @@
 """The sections of the Overview."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import streamlit as st
 
-from dashboard import components, loaders, markup, state
+from dashboard import components, loaders, markup, state, verdicts
+from dashboard.asking import Answer
+from dashboard.cost.choices import default_pricing
 from dashboard.loaders import Picture
 from dashboard.options import Options
-from dashboard.overview.markup import failure_table, lane_table, picture_grid, stage_legend, timing_table
+from dashboard.overview.claims import claim_list, summary, table_of_tests
+from dashboard.overview.headline import Headline, headline
+from dashboard.overview.markup import cards, failure_table, lane_table, picture_grid, stage_legend, timing_table
 from dashboard.page import require
 from dashboard.studies import LaneView, StudyView
-from engine.display.formats import count, cut, duration, duration_range, known, ratio, ratio_range
+from dashboard.verdicts import Verdicts
+from engine.analysis.claims import ClaimVerdict
+from engine.display.formats import count, cut
 from engine.display.timing_charts import stage_chart, time_chart
 
 PICTURE_PROMPTS = 4
 SHOWN_FAILURES = 20
-_TIME_NOTE = "Each lane by itself, fastest first. How good the images are: python -m engine claims."
+FIRST_LANES = 4
+PICTURE_LANES = 12
+_CLAIMS = "Common claims, put to the test"
+_TIME_NOTE = "Each lane by itself, fastest first."
 
 
-def key_figures(study: StudyView, table: pd.DataFrame) -> None:
-    """The figures to see first: what was run, the baseline's time, the fastest other lane's and its speed-up."""
-    items = [("Cells done", f"{study.progress.done} of {study.total}", _extent(study))]
-    items += [_time_figure("Baseline", row) for _, row in table[table["is_baseline"]].iterrows()]
-    for _, row in table[~table["is_baseline"]].head(1).iterrows():
-        items.append(_time_figure("Fastest other" if table.iloc[0]["is_baseline"] else "Fastest", row))
-        if known(row["speedup"]):
-            low, high = row["speedup_low"], row["speedup_high"]
-            note = markup.interval_note(row["n"], ratio_range(low, high), row["settled"])
-            items.append(("Its speed-up against the baseline", ratio(row["speedup"]), note))
-    st.html(markup.figures(items))
+def top(study: StudyView, table: pd.DataFrame, found_verdicts: Verdicts) -> Headline:
+    """The figures to see first: the lane to take, the time it saves, what it does to the images, the money."""
+    prices = loaders.gpu_prices()
+    pricing = None
+    if isinstance(prices, Answer) and not table.empty:
+        pricing = default_pricing(str(table["device_name"].iloc[0]), prices.value)
+    found = headline(study, table, found_verdicts, pricing)
+    st.html(cards(found.cards))
+    if found.passed_over:
+        st.html(markup.soft(found.passed_over))
+    st.html(markup.footer(found.footer))
+    return found
 
 
-def _extent(study: StudyView) -> str:
-    parts = (count(len(study.lanes), "lane"), count(len(study.prompts), "prompt"), count(len(study.seeds), "seed"))
-    failed, missing = study.progress.failed, study.progress.missing
-    notes = [" × ".join(parts), f"{failed} failed" if failed else "", f"{missing} not run" if missing else ""]
-    return ", ".join(note for note in notes if note)
+def tested_claims(chosen: Options, study: StudyView) -> None:
+    """The verdict on each claim, where the study has the lanes."""
+    if study.progress.missing:
+        st.html(markup.heading(_CLAIMS, "Claims are put to the test once all cells have run."))
+        return
+    found = require(lambda: verdicts.claims(chosen.cache, study.id)).value
+    tested = [claim for claim in found if claim.word != "not testable"]
+    if not tested:
+        st.html(markup.heading(_CLAIMS, _reason_untested(found)))
+        return
+    st.html(markup.heading(_CLAIMS, f"{summary(found)}."))
+    st.html(claim_list(tested))
+    st.html(markup.footer(["95 % intervals, prompts resampled", *components.image_places(study)]))
+    with st.expander("How each claim was tested"):
+        st.html(table_of_tests(found))
 
 
-def _time_figure(rank: str, row: pd.Series) -> tuple[str, str, str]:
-    note = markup.interval_note(row["n"], duration_range(row["low_ms"], row["high_ms"]), row["settled"])
-    return f"{rank}, {row['label']}", duration(row["median_ms"]), note
+def _reason_untested(found: Sequence[ClaimVerdict]) -> str:
+    if not found:
+        return "The known claims speak of other lanes; `python -m engine run readme_claims` puts them to the test."
+    reasons = [result.reason for claim in found for result in claim.tests if result.reason]
+    return f"None can be tested with this study: {reasons[0]}." if reasons else "None can be tested with this study."
 
 
 def times(study: StudyView, table: pd.DataFrame) -> None:
@@ -53,11 +75,11 @@ def times(study: StudyView, table: pd.DataFrame) -> None:
     left, right = st.columns(2, gap="large")
     with left:
         st.html(markup.legend("Mark: median. Thick bar: 95 % interval. Dashed: baseline."))
-        st.altair_chart(time_chart(table), alt="Median time of each lane, as in the table below")
+        components.chart(time_chart, table, alt="Median time of each lane, as in the table below")
         st.html(components.timing_footer(table, "95 % bootstrap interval of the median"))
     with right:
         st.html(stage_legend())
-        st.altair_chart(stage_chart(table), alt="Median time of each stage, stacked for each lane")
+        components.chart(stage_chart, table, alt="Median time of each stage, stacked for each lane")
         st.html(components.timing_footer(table, "medians of each stage by itself"))
     st.html(timing_table(table))
     st.html(components.timing_footer(table, "95 % bootstrap intervals of the median and of the ratio of medians"))
@@ -65,22 +87,25 @@ def times(study: StudyView, table: pd.DataFrame) -> None:
         st.html(markup.soft(components.UNSETTLED_NOTE))
 
 
-def final_pictures(chosen: Options, study: StudyView) -> None:
-    """A few final pictures of every lane at the first seed; each leads to the Compare page."""
+def final_pictures(chosen: Options, study: StudyView, lane: str) -> None:
+    """Final pictures at the first seed: of the baseline and of one lane, the others on request."""
     if not study.prompts or not study.seeds:
         return
     prompts, seed = study.prompts[:PICTURE_PROMPTS], study.seeds[0]
-    cells = [study.cell(lane.key, prompt, seed) for prompt in prompts for lane in study.lanes]
+    ranked = sorted(study.lanes, key=lambda view: (view.key != study.baseline, view.key != lane))[:PICTURE_LANES]
+    cells = [study.cell(view.key, prompt, seed) for prompt in prompts for view in ranked]
     ids = [cell.trajectory_id for cell in cells if cell.state == "done"]
     answer = require(lambda: loaders.pictures(chosen.cache, ids, ["final"]))
     found = {picture.trajectory_id: picture for picture in answer.value}
-    rows = [(prompt, [_final(study, lane, prompt, seed, found) for lane in study.lanes]) for prompt in prompts]
-    st.html(
-        markup.heading("Final images", "Each row has one prompt, seed and starting noise. A picture opens Compare.")
-    )
-    st.html(picture_grid(study.lanes, rows))
-    extent = f"{len(prompts)} of {count(len(study.prompts), 'prompt')}"
-    st.html(markup.footer([extent, f"seed {seed}", *components.image_places(study)]))
+    rows = [(view, [_final(study, view, prompt, seed, found) for prompt in prompts]) for view in ranked]
+    st.html(markup.heading("What it does to the images", "Same prompt, seed and starting noise in each column."))
+    st.html(picture_grid(prompts, rows[:FIRST_LANES], study.baseline))
+    if len(rows) > FIRST_LANES:
+        with st.expander(count(len(rows) - FIRST_LANES, "more lane")):
+            st.html(picture_grid(prompts, rows[FIRST_LANES:], study.baseline))
+    extent = [f"{len(prompts)} of {count(len(study.prompts), 'prompt')}"]
+    extent += [f"{len(rows)} of {count(len(study.lanes), 'lane')}"] if len(rows) < len(study.lanes) else []
+    st.html(markup.footer([*extent, f"seed {seed}", *components.image_places(study), "a picture opens Compare"]))
 
 
 def _final(study: StudyView, lane: LaneView, prompt: str, seed: int, found: Mapping[str, Picture]) -> str:

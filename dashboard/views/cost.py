@@ -2,8 +2,9 @@
 
 import streamlit as st
 
-from dashboard import components, loaders, markup, page, state
+from dashboard import components, loaders, markup, page, state, verdicts
 from dashboard.cost import choices, sections
+from dashboard.cost.equality import equality, explained
 from dashboard.cost.markup import price_table
 
 METHOD = (
@@ -13,6 +14,8 @@ METHOD = (
     "come at random, one queue for all GPUs). It takes the time of an image as random too, which overstates waiting. "
     "Paid for all 730 hours, in the packs the GPU is sold in. Without a peak: the month's busy hours ÷ utilisation ÷ "
     "730, rounded up. Spares for failures are not counted, nor is the time in which a batch fills up.",
+    "Equal quality: found equivalent to the baseline, or better, by the metric that decides and with the margin fixed "
+    "before; the page Speed and quality shows how.",
     "Saved: baseline less lane. Its range is taken over the ends of the 95 % intervals of the baseline's time and of "
     "the ratio of the times.",
     "If the baseline's seconds are entered, each lane takes those seconds ÷ its measured speed-up. That ratio is an "
@@ -30,10 +33,14 @@ if timings.empty:
     st.html(markup.note("Nothing can be priced yet", components.NOT_TIMED))
 else:
     presets = page.require(loaders.gpu_prices).value
-    choice = sections.choose_pricing(timings, presets)
-    sections.costs(timings, choice)
+    scores = page.require(lambda: verdicts.verdicts(chosen.cache, study.id)).value
+    equal = equality(study, timings, scores)
+    asked = bool(equal.cheapest)
+    only_equal = asked and choices.choose_equal()
+    choice = sections.choose_pricing(timings, presets, equal, only_equal)
+    sections.costs(timings, choice, equal, explained(equal, study, scores, choice.lane))
     with st.expander("How these figures come about, and where the prices are from"):
         st.html(markup.method(METHOD))
         st.html(price_table(presets))
-    address = choices.price_choices(choice)
+    address = choices.price_choices(choice) | {"equal": str(int(only_equal)) if asked else ""}
 state.keep_in_address(study=study.id, **address)

@@ -1,13 +1,22 @@
-"""Overview: what was run, how long each lane takes, and what the images look like."""
+"""Overview: which lane to take, what it saves, what it does to the images, and how sure that is."""
 
-from dashboard import components, page, state
+import streamlit as st
+
+from dashboard import components, page, state, verdicts
 from dashboard.overview import sections
+from dashboard.share import sections as share
 
 chosen, study = page.open_study()
 timings = components.pick_timings(study)
-sections.key_figures(study, timings)
+scores = page.require(lambda: verdicts.verdicts(chosen.cache, study.id)).value
+headline = sections.top(study, timings, scores)
+pictures, claims = st.columns([1.25, 1], gap="large")
+with pictures:
+    sections.final_pictures(chosen, study, headline.lane)
+with claims:
+    sections.tested_claims(chosen, study)
 sections.times(study, timings)
-sections.final_pictures(chosen, study)
 sections.outcome(study)
 sections.failures(study)
+share.report(chosen, study)
 state.keep_in_address(study=study.id)

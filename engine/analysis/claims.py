@@ -14,7 +14,7 @@ tests is, confirmed if all are, not testable if none can be tested, and undecide
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +57,7 @@ class TestResult:
     figure: str
     n: str
     reason: str = ""
+    quantity: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ class ClaimVerdict:
     word: Word
     tests: tuple[TestResult, ...]
     reason: str = ""
+
+    @property
+    def deciding(self) -> TestResult | None:
+        """The first test with the verdict's word, or else the first; None if there are no tests."""
+        return next((test for test in self.tests if test.word == self.word), next(iter(self.tests), None))
 
 
 def read_claims(path: Path) -> list[Claim]:
@@ -92,6 +98,12 @@ def read_claims(path: Path) -> list[Claim]:
     if not claims:
         raise StudyError(f"{path} holds no [[claim]].")
     return claims
+
+
+def lanes_of(claims: Sequence[Claim]) -> tuple[str, ...]:
+    """The lanes that claims speak of, each once."""
+    return tuple(dict.fromkeys(test[key] for claim in claims for test in claim.tests
+                               for key in ("lane", "baseline") if key in test))  # fmt: skip
 
 
 def evaluate(claims: Sequence[Claim], findings: Findings) -> list[ClaimVerdict]:
@@ -135,13 +147,13 @@ def claim_lines(verdicts: Sequence[ClaimVerdict], findings: Findings) -> list[st
 
 
 def _tested(test: Mapping[str, Any], findings: Findings) -> TestResult:
-    hypothesis = _hypothesis(test)
+    hypothesis, quantity = _hypothesis(test), _quantity(test)
     try:
         if test["quantity"] == "equivalence":
-            return _equivalence(hypothesis, equivalence(findings, test))
+            return replace(_equivalence(hypothesis, equivalence(findings, test)), quantity=quantity)
         found = QUANTITIES[test["quantity"]](findings, test)
     except Untestable as reason:
-        return TestResult("not testable", hypothesis, "", "", str(reason))
+        return TestResult("not testable", hypothesis, "", "", str(reason), quantity)
     low, high = float(test.get("at_least", "-inf")), float(test.get("at_most", "inf"))
     word: Word = "undecided"
     if low <= found.low and found.high <= high:
@@ -149,7 +161,7 @@ def _tested(test: Mapping[str, Any], findings: Findings) -> TestResult:
     elif found.high < low or found.low > high:
         word = "refuted"
     figure = f"{found.value:.3g} [{found.low:.3g}, {found.high:.3g}]"
-    return TestResult(word, hypothesis, figure, found.n, found.note)
+    return TestResult(word, hypothesis, figure, found.n, found.note, quantity)
 
 
 def _equivalence(hypothesis: str, row: Comparison) -> TestResult:
@@ -160,19 +172,24 @@ def _equivalence(hypothesis: str, row: Comparison) -> TestResult:
         beyond = beyond or found.low > row.margin
     word: Word = "confirmed" if row.verdict in {"equivalent", "better"} else "refuted" if beyond else "undecided"
     figure = f"difference {found.value:+.3g} [{found.low:.3g}, {found.high:.3g}] {row.unit}".strip()
-    reason = f"{row.verdict}; margin {row.margin:.3g}, {row.margin_from}; baseline {row.baseline_mean.value:.3g}"
+    reason = f"{row.verdict}; margin {row.margin:.3g}, {row.margin_from}; baseline {row.baseline_mean}"
     return TestResult(word, hypothesis, figure, f"{found.n} prompts, {found.pairs} pairs", reason)
 
 
 def _hypothesis(test: Mapping[str, Any]) -> str:
+    parts = [_quantity(test), f"of {test['lane']}"] + ([f"against {test['baseline']}"] if "baseline" in test else [])
+    bounds = [f"at least {test['at_least']:g}"] if "at_least" in test else []
+    bounds += [f"at most {test['at_most']:g}"] if "at_most" in test else []
+    return " ".join(parts) + (f" is {' and '.join(bounds)}" if bounds else "")
+
+
+def _quantity(test: Mapping[str, Any]) -> str:
+    """E.g. "speedup", "path share 0.4 to 0.8"."""
     parts = [str(test["quantity"]).replace("_", " ")]
     parts += [f"by {test['metric']}"] if "metric" in test else []
     parts += [f"{test['start']:g} to {test['end']:g}"] if "start" in test else []
     parts += [f"within {test['distance']:g}"] if "distance" in test else []
-    parts += [f"of {test['lane']}"] + ([f"against {test['baseline']}"] if "baseline" in test else [])
-    bounds = [f"at least {test['at_least']:g}"] if "at_least" in test else []
-    bounds += [f"at most {test['at_most']:g}"] if "at_most" in test else []
-    return " ".join(parts) + (f" is {' and '.join(bounds)}" if bounds else "")
+    return " ".join(parts)
 
 
 def _check(test: Mapping[str, Any], where: str) -> None:

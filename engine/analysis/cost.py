@@ -221,19 +221,25 @@ def _priced(row: Any, base: Any, rate: Rate, work: Workload, stated: float | Non
     }
     formulas["fleet_usd"] = lambda seconds: usd_per_month_fleet(int(formulas["gpus"](seconds)), rate.usd_per_hour)
     found = {
-        f"{name}{end}": formula(seconds) if math.isfinite(seconds) else np.nan
+        f"{name}{end}": formula(seconds) if _told(seconds) else np.nan
         for name, formula in formulas.items()
         for end, seconds in zip(("", "_low", "_high"), times, strict=True)
     }
     found["fleet_busy"] = work.images_per_month * times[0] / (found["gpus"] * MONTH_SECONDS)
-    if base is None or not math.isfinite(speedups[0]):
+    if base is None:
         return found
     measured = [base[name] / 1000 / batch for name in ("median_ms", "low_ms", "high_ms")]
     bases = measured if stated is None else [stated] * 3
+    if not (_told(bases[0]) and _told(speedups[0])):
+        return found
     for name, cost in (("saving_usd", formulas["usd_month"]), ("fleet_saving_usd", formulas["fleet_usd"])):
         found |= _ranged(name, lambda time, ratio: cost(time) - cost(time / ratio), bases, speedups)  # noqa: B023
     found |= _ranged("saving_share", lambda _, ratio: 1 - 1 / ratio, bases, speedups)
     return found
+
+
+def _told(value: float) -> bool:
+    return math.isfinite(value) and value > 0
 
 
 def _ranged(
@@ -241,7 +247,7 @@ def _ranged(
 ) -> dict[str, float]:
     """The figure at the medians; lowest and highest at the ends of both intervals, NaN without them."""
     found = {name: figure(bases[0], ratios[0])}
-    if all(map(math.isfinite, (*bases[1:], *ratios[1:]))):
+    if all(map(_told, (*bases[1:], *ratios[1:]))):
         ends = [figure(time, ratio) for time, ratio in itertools.product(bases[1:], ratios[1:])]
         found |= {f"{name}_low": min(ends), f"{name}_high": max(ends)}
     return found

@@ -76,7 +76,8 @@ def quality_ratio(findings: Findings, test: Mapping[str, Any]) -> Measured:
     value, low, high = st.ratio(*means)
     if math.isnan(low):
         raise Untestable(f"the baseline's mean is {means[1].mean():.3g}, or there are too few prompts for an interval")
-    note = f"{means[0].mean():.3f} of {means[1].mean():.3f} by '{metric['metric']}'"
+    sides = [st.estimate(mean, range(len(mean))) for mean in means]
+    note = f"{sides[0]} of {sides[1]} by '{metric['metric']}'"
     if metric["span"] > 0 and np.ptp(means[0] - means[1]) == 0:  # NaN if unbounded
         bound = st.unanimous_bound(len(means[0]), float(metric["span"])) / float(means[1].mean())
         low, high, note = value - bound, value + bound, note + "; no prompt differs (Clopper-Pearson interval)"

@@ -11,6 +11,8 @@ import functools
 import math
 from collections.abc import Iterator
 
+COUNTED_LOAD = 100_000.0
+
 
 def blocking(load: float) -> Iterator[tuple[int, float]]:
     """Yields (c, Erlang B for c servers) for c = 1, 2, ... without end: B_c = a B_{c-1} / (c + a B_{c-1}), B_0 = 1."""
@@ -45,13 +47,22 @@ def waiting_longer(servers: int, load: float, service_seconds: float, wait_secon
 def servers_needed(arrivals_per_second: float, service_seconds: float, wait_seconds: float, share: float) -> int:
     """The fewest servers with which at least `share` of the arrivals wait at most `wait_seconds`; 1 or more.
 
+    Above `COUNTED_LOAD` it is the load rounded up plus one: in a queue that large nearly nobody waits.
+
     Args:
         arrivals_per_second: At the peak; 0 or more.
         service_seconds: Mean time that one arrival keeps one server; more than 0.
         wait_seconds: Time in the queue, service not included; 0 or more.
         share: From 0 to less than 1.
+
+    Raises:
+        ValueError: A figure is not finite, or negative.
     """
     load = arrivals_per_second * service_seconds
+    if not (math.isfinite(load) and load >= 0 and service_seconds > 0):
+        raise ValueError(f"No queue has {arrivals_per_second} arrivals per second of {service_seconds} s each.")
+    if load > COUNTED_LOAD:
+        return math.ceil(load) + 1
     for servers, lost in blocking(load):
         if servers > load:
             late = _waiting(servers, load, lost) * math.exp(-(servers - load) * wait_seconds / service_seconds)

@@ -46,6 +46,22 @@ def ratio_range(low: float | None, high: float | None) -> str:
     return f"{low:.2f} – {high:.2f}"
 
 
+def number(value: float | None) -> str:
+    """E.g. "87.7", "0.0435", "−1.04"."""
+    return f"{value:.3g}".replace("-", "−") if value is not None and math.isfinite(value) else NONE
+
+
+def signed(value: float | None) -> str:
+    """E.g. "+0.0435", "−1.04", "0"."""
+    text = number(value)
+    return f"+{text}" if value is not None and value > 0 and text != NONE else text
+
+
+def number_range(low: float | None, high: float | None) -> str:
+    """E.g. "−0.142 to 0.0449"."""
+    return f"{number(low)} to {number(high)}" if NONE not in (number(low), number(high)) else NONE
+
+
 def whole(value: float | None) -> str:
     """E.g. "1,024"."""
     return f"{value:,.0f}" if value is not None and math.isfinite(value) else NONE
@@ -61,6 +77,11 @@ def when(moment: datetime | None) -> str:
 def count(number: int, one: str, many: str = "") -> str:
     """E.g. "1 lane", "4 lanes"."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def batch_of(size: float) -> str:
+    """E.g. "one image at a time", "batch of 4"."""
+    return f"batch of {size:.0f}" if size > 1 else "one image at a time"
 
 
 def cut(text: str, length: int) -> str:

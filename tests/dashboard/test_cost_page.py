@@ -114,7 +114,7 @@ def test_the_cards_agree_with_the_measured_times_and_the_price(open_cost: OpenCo
     # $3.60 an hour is $0.001 a second; half of it is used: a million images of 1 ms cost $2.
     assert cards(page)["Baseline, DDIM 50, a month"] == formats.money(2 * base)
     assert cards(page)["Euler 30, a month"] == formats.money(2 * lane)
-    assert cards(page)["Saved a month, by use (50% busy)"] == formats.money(2 * (base - lane))
+    assert cards(page)["Saved a month, quality not known, by use (50% busy)"] == formats.money(2 * (base - lane))
 
 
 def test_the_page_says_what_was_measured_where_and_what_the_figures_leave_out(
@@ -124,10 +124,52 @@ def test_the_page_says_what_was_measured_where_and_what_the_figures_leave_out(
     assert "Times measured on Example CPU, 2 cores" in text
     assert "n = 10 per lane" in text
     assert "UTC" in text
-    assert "as good as the baseline&#x27;s is not part of these figures" in text
+    assert "the images have not been scored" in text
     assert "given back" in text
     assert "Energy has not been measured" in text
     assert "datareceipts" in text
+
+
+@pytest.fixture(scope="module")
+def scored_cache(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """DPM++ 2M 20 is the fastest and worse; Euler 30 and PNDM 35 are as good as DDIM 50."""
+    path = tmp_path_factory.mktemp("scored") / "cache.duckdb"
+    synthetic.write_scored(path, {"dpmpp_2m:20": -5.0})
+    return path
+
+
+def test_the_headline_is_the_cheapest_lane_of_equal_quality(open_cost: OpenCost, scored_cache: Path) -> None:
+    page = open_cost(scored_cache, price="3.6", busy="50")
+    table = _table(scored_cache).set_index("lane")
+    assert page.toggle("equal_choice").value
+    assert page.selectbox("lane_choice").value == "euler:30"
+    assert page.selectbox("lane_choice").options == ["Euler 30", "PNDM 35"]
+    saved = 2 * (table.at["ddim:50", "median_ms"] - table.at["euler:30", "median_ms"])
+    assert cards(page)["Saved a month at equal quality, by use (50% busy)"] == formats.money(saved)
+    assert "The saving is at equal quality: Euler 30 is equivalent to the baseline" in words(page)
+    assert "(worse)" in words(page)
+    assert (address(page)["lane"], address(page)["equal"]) == ("euler:30", "1")
+
+
+def test_a_lane_that_is_not_as_good_can_be_looked_at_and_is_called_so(open_cost: OpenCost, scored_cache: Path) -> None:
+    page = open_cost(scored_cache)
+    page.toggle("equal_choice").set_value(False).run()
+    page.selectbox("lane_choice").select("dpmpp_2m:20").run()
+    assert any(name.startswith("Saved a month at worse quality") for name in cards(page))
+    assert "Not at equal quality as far as is known: DPM++ 2M 20 is worse" in words(page)
+    assert cards(open_cost(scored_cache, **address(page))) == cards(page)
+    refused = open_cost(scored_cache, lane="dpmpp_2m:20")
+    assert refused.selectbox("lane_choice").value == "euler:30"
+
+
+def test_where_no_lane_is_as_good_all_can_be_chosen_and_none_is_called_equal(
+    open_cost: OpenCost, tmp_path: Path, synthetic: ModuleType
+) -> None:
+    synthetic.write_scored(tmp_path / "c.duckdb", dict.fromkeys(LANES[1:], -5.0))
+    page = open_cost(tmp_path / "c.duckdb")
+    assert not page.toggle
+    assert page.selectbox("lane_choice").options == ["DPM++ 2M 20", "Euler 30", "PNDM 35"]
+    assert not any("equal quality" in name for name in cards(page))
 
 
 def test_times_of_a_cpu_are_not_priced_as_those_of_a_gpu_until_its_seconds_are_entered(
@@ -278,7 +320,7 @@ def test_the_chart_keeps_order_colours_and_baseline_and_names_its_unit(usual_cac
 
 def test_labels_and_prices_cannot_be_markup(usual_cache: Path, synthetic: ModuleType) -> None:
     table = price_lanes(_table(usual_cache).assign(label=synthetic.HOSTILE), Rate(1.0), Workload(1e6, 0.5))
-    assert "<script" not in cost_table(table)
+    assert "<script" not in cost_table(table, {"ddim:50": synthetic.HOSTILE})
     preset = synthetic.replace(load_presets(loaders.GPU_PRICES)[0], gpu=synthetic.HOSTILE, source=synthetic.HOSTILE)
     assert "<script" not in price_table([preset])
 

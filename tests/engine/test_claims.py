@@ -13,7 +13,7 @@ from engine.analysis.claims import claim_lines, evaluate, read_claims, together
 from engine.analysis.comparison import compare
 from engine.analysis.recommendation import recommend
 from engine.cache.connection import reading
-from engine.cache.findings import load_findings
+from engine.cache.findings import Floor, load_findings
 from engine.cache.quality import FrameScoreRow, MetricRow, QualityWriter, ScoreRow, StudyMetricRow
 from engine.cache.records import FrameRow, StepMetricRow, TimingRow
 from engine.cache.writer import CacheWriter
@@ -306,8 +306,8 @@ def test_differences_below_what_the_reference_can_tell_apart_are_not_ranked():
     base = noisy(0.01, 1.0)
     values = table({"base": base, "near": plus(base, noisy(0.001, 0.02, 1))}, metric="latent_error")
     assert compare(values, described("latent_error"), "base")[0].verdict == "worse"
-    (row,) = compare(values, described("latent_error"), "base", {"latent_error": 0.04})
-    assert (row.verdict, row.margin, row.margin_from) == ("equivalent", 0.04, "distance of the reference to its check")
+    (row,) = compare(values, described("latent_error"), "base", {"latent_error": Floor(0.04, "reference and check")})
+    assert (row.verdict, row.margin, row.margin_from) == ("equivalent", 0.04, "reference and check")
 
 
 def times(milliseconds):
@@ -329,7 +329,7 @@ def test_the_cheapest_lane_that_is_as_good_is_recommended_with_the_runner_up_and
     assert (found.best.lane, found.runner_up.lane) == ("fast", "slow")
     assert found.passed_over == (("faster", "worse"),)
     assert found.best.speedup == pytest.approx(2.5)
-    assert "fast, 40 ms, 2.50 times as fast [2.50, 2.50] on device" in found.lines[0]
+    assert "fast, 40 ms [40, 40] (n = 10), 2.50 times as fast [2.50, 2.50] on device" in found.lines[0]
     assert "It is equivalent: difference" in found.lines[1]
     slower = times({"base": 100, "fast": 120, "faster": 20, "slow": 180})
     found = recommend(quality, described("clip_score"), slower, "base")

@@ -288,3 +288,16 @@ def test_a_file_of_another_kind_is_refused(text: str, tmp_path: Path) -> None:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PriceError, match=r"p\.toml"):
         load_presets(tmp_path / "p.toml")
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -1.0, 0.0])
+def test_figures_that_are_none_are_refused(seconds: float) -> None:
+    with pytest.raises(ValueError, match="No queue"):
+        queueing.servers_needed(1.0, seconds, 1.0, 0.95)
+
+
+def test_huge_loads_are_answered_at_once_and_agree_with_the_count_where_it_ends() -> None:
+    load = queueing.COUNTED_LOAD
+    counted = queueing.servers_needed(load, 1.0, 1.0, 0.95)
+    assert queueing.servers_needed(1e12, 1.0, 1.0, 0.95) == 10**12 + 1
+    assert queueing.servers_needed(load * 1.0001, 1.0, 1.0, 0.95) == pytest.approx(counted, rel=1e-3)

@@ -1,0 +1,65 @@
+"""The table of every figure: as it is shown, a row a lane, and as a file, a row for each lane and metric."""
+
+from typing import Any
+
+import pandas as pd
+from streamlit import column_config as columns
+
+LANE = {"label": "Lane", "steps": "Steps", "nfe": "NFE", "verdict": "Verdict"}
+QUALITY = {
+    "mean": "Mean",
+    "difference": "Difference",
+    "low": "from",
+    "high": "to",
+    "prompts": "Prompts",
+    "pairs": "Pairs",
+}
+TIMES = {"median_ms": "Median ms", "low_ms": "ms from", "high_ms": "ms to", "speedup": "Speed-up",
+         "speedup_low": "Speed-up from", "speedup_high": "Speed-up to", "n": "Timing samples"}  # fmt: skip
+HELP = {
+    "Mean": "Mean of the lane by the metric chosen above.",
+    "Difference": "Mean of lane minus baseline by the metric chosen above, on the same prompts, seeds and noise.",
+    "from": "Lower end of the difference's 95 % interval.", "to": "Upper end of the difference's 95 % interval.",
+    "Verdict": "Equivalent: within the margin, by two one-sided tests at 5 %, adjusted for the number of lanes.",
+    "NFE": "Denoiser calls, as counted.", "ms from": "Lower end of the 95 % interval of the median.",
+    "ms to": "Upper end of the 95 % interval of the median.",
+    "Speed-up": "Median time of the baseline divided by that of the lane.",
+}  # fmt: skip
+
+
+def wide_table(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """A row a lane: verdict and difference by one metric, times, and the mean by every metric.
+
+    Args:
+        table: Rows of `engine.analysis.standings.standings`.
+        metric: Its key; "" if nothing has been scored.
+    """
+    own = table[table["metric"] == metric] if metric else table.drop_duplicates("lane")
+    named = LANE | (QUALITY if metric else {}) | TIMES
+    shown = own.set_index("lane")[list(named)].rename(columns=named)
+    for _, rows in table.dropna(subset=["metric"]).groupby("metric", sort=False):
+        first = rows.iloc[0]
+        if first["metric"] == metric:
+            continue
+        unit = f" ({first['unit']})" if first["unit"] else ""
+        shown[f"{first['metric_label']}{unit}"] = rows.set_index("lane")["mean"]
+    return shown.dropna(axis="columns", how="all").reset_index(drop=True)
+
+
+def column_formats(shown: pd.DataFrame) -> dict[str, Any]:
+    """How each column is written; the lane stays in view."""
+    formats: dict[str, Any] = {"Lane": columns.TextColumn(pinned=True)}
+    for name in shown.columns.drop("Lane"):
+        if name == "Verdict":
+            formats[name] = columns.TextColumn(help=HELP[name])
+        elif name in {"Steps", "NFE", "Prompts", "Pairs", "Timing samples"}:
+            formats[name] = columns.NumberColumn(format="%d", help=HELP.get(name))
+        else:
+            style = "%.0f" if name in {"Median ms", "ms from", "ms to"} and shown[name].min() >= 100 else "%.4g"
+            formats[name] = columns.NumberColumn(format=style, help=HELP.get(name))
+    return formats
+
+
+def csv_of(table: pd.DataFrame, study_id: str) -> bytes:
+    """All figures, a row for each lane and metric."""
+    return table.assign(study=study_id).to_csv(index=False).encode("utf-8")

@@ -1,0 +1,188 @@
+"""The Overview: which lane it recommends, what the figures rest on, and that it says so when there is no telling."""
+
+import html
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dashboard import loaders, verdicts
+from dashboard.cost.choices import default_pricing
+from dashboard.overview.claims import claim_list, table_of_tests
+from dashboard.overview.headline import Card
+from dashboard.overview.markup import cards
+from dashboard.studies import StudyData, StudyView
+from engine.analysis.claims import ClaimVerdict, TestResult
+from engine.analysis.cost import load_presets, price_lanes
+from engine.cache import queries
+from engine.cache.connection import reading
+from engine.display import formats
+
+OpenPage = Callable[..., AppTest]
+BEHIND = -5.0
+
+
+def words(page: AppTest) -> str:
+    """All HTML that the page shows, without the style sheet."""
+    assert not page.exception
+    return "\n".join(element.proto.body for element in page.get("html") if "<style>" not in element.proto.body)
+
+
+def headline(page: AppTest) -> dict[str, tuple[str, str]]:
+    """The cards: name -> (value, note)."""
+    pattern = r'<div class="name">(.*?)</div><div class="value">(.*?)</div><p>(.*?)</p>'
+    found = re.findall(pattern, words(page))
+    return {name: (_plain(value), _plain(note)) for name, value, note in found}
+
+
+def _plain(text: str) -> str:
+    return html.unescape(re.sub(r"<[^>]*>", "", text)).strip()
+
+
+@pytest.fixture(scope="module")
+def scored_cache(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """DPM++ 2M 20 and Euler 30 are as good as DDIM 50, PNDM 35 is worse."""
+    path = tmp_path_factory.mktemp("scored") / "cache.duckdb"
+    synthetic.write_scored(path, {"pndm:35": BEHIND})
+    return path
+
+
+def test_the_cheapest_lane_that_is_as_good_is_recommended_with_its_figures(
+    open_page: OpenPage, scored_cache: Path
+) -> None:
+    page = open_page("overview", scored_cache)
+    shown = headline(page)
+    table = _times(scored_cache).set_index("lane")
+    base, best = table.loc["ddim:50"], table.loc["dpmpp_2m:20"]
+    assert shown["Recommended"] == ("◆ DPM++ 2M 20", "The cheapest lane that is as good as DDIM 50 by CLIP score.")
+    assert shown["Time saved"][0] == formats.percent(1 - best["median_ms"] / base["median_ms"])
+    assert formats.duration(base["median_ms"]) in shown["Time saved"][1]
+    assert shown["Quality"][0] == "Equivalent"
+    assert "counts as the same" in shown["Quality"][1]
+    assert "Runner-up: Euler 30" in words(page)
+    assert "quality: n = 6 prompts, 12 pairs" in words(page)
+    assert "times: n = 10, one image at a time · Example CPU, 2 cores" in words(page)
+
+
+def test_the_saving_is_that_of_the_cost_page_at_its_first_assumptions_and_leads_there(
+    open_page: OpenPage, scored_cache: Path
+) -> None:
+    page = open_page("overview", scored_cache)
+    table = _times(scored_cache)
+    pricing = default_pricing(table["device_name"].iloc[0], load_presets(loaders.GPU_PRICES))
+    priced = price_lanes(table, pricing.rate, pricing.work).set_index("lane").loc["dpmpp_2m:20"]
+    value, note = headline(page)["Saved a month"]
+    assert value == formats.money(priced["saving_usd"])
+    assert note.startswith("Assumed: 1,000,000 images, $1.00 per GPU hour, 30 % busy")
+    assert 'href="cost?study=quick&amp;lane=dpmpp_2m%3A20"' in words(page)
+    cost = open_page("cost", scored_cache, query={"study": "quick", "lane": "dpmpp_2m:20"})
+    assert f'<div class="value">{value}</div>' in words(cost)
+
+
+def test_a_faster_lane_that_is_worse_is_passed_over_and_named(
+    open_page: OpenPage, tmp_path: Path, synthetic: ModuleType
+) -> None:
+    synthetic.write_scored(tmp_path / "c.duckdb", {"dpmpp_2m:20": BEHIND})
+    page = open_page("overview", tmp_path / "c.duckdb")
+    assert headline(page)["Recommended"][0] == "■ Euler 30"
+    assert "Cheaper, but not known to be as good: DPM++ 2M 20 (worse)." in words(page)
+
+
+def test_if_all_others_are_worse_the_baseline_is_kept_and_nothing_is_saved(
+    open_page: OpenPage, tmp_path: Path, synthetic: ModuleType
+) -> None:
+    synthetic.write_scored(tmp_path / "c.duckdb", dict.fromkeys(("dpmpp_2m:20", "euler:30", "pndm:35"), BEHIND))
+    shown = headline(open_page("overview", tmp_path / "c.duckdb"))
+    assert shown["Recommended"] == ("● DDIM 50", "The baseline: no cheaper lane is known to be as good by CLIP score.")
+    assert shown["Quality of DPM++ 2M 20"][0] == "Worse"
+    assert shown["Saved a month"][0] == "None known"
+
+
+@pytest.mark.parametrize(
+    ("changes", "scored", "why"),
+    [
+        ({}, False, "have not been scored yet"),
+        (
+            {"prompts": ("x", "y", "z")},
+            True,
+            "3 prompts, 6 pairs; a verdict takes 5 prompts and 8 pairs.",
+        ),
+        ({"seeds": (0,), "prompts": tuple("abcdefgh")}, True, "may differ is unknown: the baseline has one seed"),
+        ({"lanes": ("ddim:50",)}, False, "The study has one lane"),
+    ],
+)
+def test_with_too_little_to_go_by_it_says_what_is_missing(
+    changes: dict[str, object], scored: bool, why: str, open_page: OpenPage, tmp_path: Path, synthetic: ModuleType
+) -> None:
+    path = tmp_path / "c.duckdb"
+    plan = synthetic.write(path, synthetic.study(**changes))
+    if scored:
+        synthetic.write_scores(path, plan, {})
+    shown = headline(open_page("overview", path))
+    assert shown["Recommended"][0] == "Not known yet"
+    assert why in shown["Recommended"][1]
+    assert shown["Saved a month"][0] == "None known"
+
+
+def test_claims_about_the_studys_lanes_are_shown_with_verdict_figure_interval_and_n(
+    open_page: OpenPage, scored_cache: Path
+) -> None:
+    text = words(open_page("overview", scored_cache))
+    assert "Common claims, put to the test" in text
+    assert re.search(r"speedup: 2\.\d+ \[2\.\d+, 2\.\d+\], 10 repeats", text)
+    assert re.search(r'class="word confirmed".{0,200}DPM-Solver\+\+ takes 60 % fewer steps', text, re.DOTALL)
+    assert "no recorded steps of lane" in text  # the tests in full, with what could not be tested
+
+
+def test_claims_about_other_lanes_and_unfinished_studies_are_left_alone(
+    open_page: OpenPage, tmp_path: Path, synthetic: ModuleType
+) -> None:
+    synthetic.write_scored(tmp_path / "a.duckdb", lanes=("euler:30", "euler:10"))
+    assert "The known claims speak of other lanes" in words(open_page("overview", tmp_path / "a.duckdb"))
+    synthetic.write(tmp_path / "b.duckdb", missing=("pndm:35",))
+    assert "put to the test once all cells have run" in words(open_page("overview", tmp_path / "b.duckdb"))
+
+
+def test_the_baseline_and_the_recommended_lane_come_first_among_the_pictures(
+    open_page: OpenPage, tmp_path: Path, synthetic: ModuleType
+) -> None:
+    lanes = ("euler:30", "pndm:35", "heun:20", "ddim:50", "dpmpp_2m:20")
+    synthetic.write_scored(tmp_path / "c.duckdb", lanes=lanes, baseline="ddim:50")
+    text = words(open_page("overview", tmp_path / "c.duckdb"))
+    grid = text[text.index("What it does to the images") :]
+    places = [grid.index(f"</span> {name}") for name in ("DDIM 50", "DPM++ 2M 20", "Euler 30", "PNDM 35", "Heun 20")]
+    assert places == sorted(places)
+    assert "1 more lane" in [part.label for part in open_page("overview", tmp_path / "c.duckdb").expander]
+
+
+def test_no_text_of_a_card_or_claim_can_be_markup(synthetic: ModuleType) -> None:
+    hostile = synthetic.HOSTILE
+    assert "<script" not in cards([Card(hostile, hostile, hostile, hostile, hostile, (hostile, hostile))])
+    verdict = ClaimVerdict(hostile, hostile, "refuted", (TestResult("refuted", *[hostile] * 5),), hostile)
+    assert "<script" not in claim_list([verdict]) + table_of_tests([verdict])
+
+
+def test_what_is_worked_out_is_remembered_and_not_worked_out_again(
+    open_page: OpenPage, scored_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = open_page("overview", scored_cache)
+    before = words(page)
+    for name in ("compare", "evaluate"):
+        monkeypatch.setattr(verdicts, name, _never)
+    assert words(page.run()) == before
+
+
+def _never(*_: object) -> None:
+    raise AssertionError("worked out again")
+
+
+def _times(cache: Path):  # type: ignore[no-untyped-def]
+    with reading(cache) as db:
+        data = StudyData(
+            queries.spec(db, "quick") or {}, queries.cells(db, "quick"), queries.missing_cells(db, "quick"),
+            queries.timings(db, "quick"), queries.environments(db, "quick"), queries.models(db, "quick"),
+        )  # fmt: skip
+    return StudyView("quick", data).timings
