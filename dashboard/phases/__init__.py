@@ -1,0 +1,1 @@
+"""Phases: how the image forms."""

@@ -1,0 +1,125 @@
+"""What the Phases page asks of the cache, and what it makes of the answers; a lane at a time, each remembered."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dashboard.asking import Answer, Problem, ask, work_out
+from dashboard.images import data_uri
+from engine.analysis import commitment as committing
+from engine.analysis.borders import Measured, borders
+from engine.analysis.commitment import Commitment
+from engine.analysis.curves import curves, octave_distances, shares, speeds
+from engine.analysis.trajectories import Trajectories, project
+from engine.cache import phases
+from engine.cache.connection import Connection
+
+# Metrics of frames that are 0 or 1: their share is shown, not their median.
+SHARES = ("recognised",)
+SPEED = "speed"
+# Where the marks of a lane stand on its curve, in log-SNR, and of which progress its ruler has ticks.
+MARK_STEP = 1.0
+RULER = np.array([0.2, 0.4, 0.6, 0.8])
+
+
+@dataclass(frozen=True)
+class LanePhases:
+    """How pictures form under one lane.
+
+    Attributes:
+        curves: Median and band over log-SNR of every metric (`engine.analysis.curves`).
+        ruler: Columns lane, log_snr, progress: where the lane has done 20, 40, 60 and 80 % of its calls.
+        borders: Where its phases lie.
+        cells: Finished cells with any recorded step.
+        complete: Those of them that have everything that is recorded today.
+    """
+
+    curves: pd.DataFrame
+    ruler: pd.DataFrame
+    borders: tuple[Measured, ...]
+    cells: int
+    complete: int
+
+
+# (lane, first prompt, second prompt, seed, share) -> address of the picture.
+Pictures = dict[tuple[str, str, str, int, float], str]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Changes of prompt: what they say, and their pictures."""
+
+    found: Commitment | None
+    pictures: Pictures
+
+
+def lane_phases(path: Path, study_id: str, lane: str) -> Answer[LanePhases] | Problem:
+    """How pictures form under a lane."""
+    return work_out(path, _lane, _lane_phases, study_id, lane)
+
+
+def trajectories(
+    path: Path, study_id: str, prompt: str, seed: int, lanes: tuple[str, ...]
+) -> Answer[Trajectories | None] | Problem:
+    """The paths of lanes on common axes; None if none was recorded."""
+    return work_out(path, phases.sketches, project, study_id, prompt, seed, lanes)
+
+
+def frame_metrics(path: Path, study_id: str) -> Answer[pd.DataFrame] | Problem:
+    """What the metrics of step frames are called, and why one has no values."""
+    return ask(path, phases.frame_metrics, study_id)
+
+
+def changes(path: Path, study_id: str) -> Answer[Changes] | Problem:
+    """What became of changes of prompt."""
+    return work_out(path, _swaps, _changes, study_id)
+
+
+def _lane(db: Connection, study_id: str, lane: str) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    return phases.step_curves(db, study_id, lane), phases.frame_curves(db, study_id, lane), lane
+
+
+def _lane_phases(asked: tuple[pd.DataFrame, pd.DataFrame, str]) -> LanePhases:
+    steps, frames, lane = asked
+    is_octave = steps["metric"].str.startswith(("coherence_", "power_"))
+    plain = steps[
+        steps["metric"].isin(["x0_distance", "guidance_energy"]) | steps["metric"].str.startswith("coherence_")
+    ]
+    zero_or_one = frames["metric"].isin(SHARES)
+    table = [curves(plain), curves(octave_distances(steps[is_octave])), speeds(steps, SPEED),
+             curves(frames[~zero_or_one]), shares(frames[zero_or_one])]  # fmt: skip
+    known = [part for part in table if len(part)]
+    recorded = steps.groupby("metric")["trajectory_id"].nunique() if len(steps) else pd.Series(dtype=int)
+    return LanePhases(
+        curves=pd.concat(known, ignore_index=True) if known else table[0],
+        ruler=_ruler(steps, lane),
+        borders=tuple(borders(steps, frames, [lane])),
+        cells=int(recorded.max()) if len(recorded) else 0,
+        complete=int(recorded.get("coherence_0", 0)),
+    )
+
+
+def _ruler(steps: pd.DataFrame, lane: str) -> pd.DataFrame:
+    """Where a lane is in log-SNR at round values of progress: the same for all of its runs."""
+    first = steps[(steps["trajectory_id"] == steps["trajectory_id"].iloc[0])] if len(steps) else steps
+    levels = first[first["log_snr"].notna()].drop_duplicates("step_index").sort_values("progress")
+    if len(levels) < 2:
+        return pd.DataFrame(columns=["lane", "log_snr", "progress"])
+    places = np.interp(RULER, levels["progress"], levels["log_snr"], left=np.nan)
+    found = pd.DataFrame({"lane": lane, "log_snr": places, "progress": RULER})
+    return found[found["log_snr"].notna()]
+
+
+def _swaps(db: Connection, study_id: str) -> pd.DataFrame:
+    return phases.commitment(db, study_id, images=True)
+
+
+def _changes(rows: pd.DataFrame) -> Changes:
+    pictures: Pictures = {}
+    for row in rows.itertuples():
+        source = data_uri(bytes(row.image)) if isinstance(row.image, bytes | bytearray | memoryview) else None
+        if source is not None:
+            pictures[row.lane, row.first_prompt, row.second_prompt, int(row.seed), float(row.share)] = source
+    return Changes(committing.commitment(rows) if len(rows) else None, pictures)

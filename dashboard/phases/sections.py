@@ -1,0 +1,203 @@
+"""The sections of the Phases page."""
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import components, markup
+from dashboard.options import Options
+from dashboard.overview.claims import MARKS, claim_list
+from dashboard.page import require
+from dashboard.phases import loading
+from dashboard.phases.choices import MEASURES, Choice
+from dashboard.phases.markup import CLAIMED, border_table, interval, lane_legend, place
+from dashboard.phases.shown import Shown, older
+from dashboard.studies import StudyView
+from engine.analysis.claims import ClaimVerdict
+from engine.analysis.phases import Axis
+from engine.display.formats import count, cut
+from engine.display.phase_charts import LOG_SNR, curve_chart, octave_chart, path_chart, span_chart
+
+CLAIMS = ("critical-phase", "middle-does-the-work", "last-fifth", "recognisable", "close")
+BAND = "line: median; band: 10 – 90 % of runs"
+RULER = "Below each chart: where a lane has done 20, 40, 60 and 80 % of its calls."
+
+
+def top(shown: Shown, claims: tuple[ClaimVerdict, ...]) -> None:
+    """The figures to see first: where the path is made, when the picture is recognisable, and the claim."""
+    lane = next((lane for lane in shown.lanes if lane.key == shown.study.baseline), shown.lanes[0])
+    cards = []
+    ends = [shown.measured.get((lane.key, f"critical_50_{side}")) for side in ("start", "end")]
+    if all(end is not None and "progress" in end.figures for end in ends):
+        figures = [end.figures["progress"] for end in ends if end is not None]
+        value = f"{100 * figures[0].value:.0f} – {100 * figures[1].value:.0f} %"
+        levels = " to ".join(
+            place(end.figures["log_snr"], "log_snr") for end in ends if end and "log_snr" in end.figures
+        )
+        cards.append(
+            (f"Half of all change, {lane.label}", value, f"of the calls; log-SNR {levels}; n = {figures[0].n} prompts")
+        )
+    for key, name in (("recognisable", "Recognisable from"), ("close", "Near its final picture from")):
+        border = shown.measured.get((lane.key, key))
+        if border is not None and "progress" in border.figures:
+            figure = border.figures["progress"]
+            note = f"of the calls; 95 % interval {interval(figure, 'progress')}, n = {figure.n} prompts"
+            cards.append((f"{name}, {lane.label}", f"{100 * figure.value:.0f} %", note))
+    claim = next((claim for claim in claims if claim.key == "critical-phase"), None)
+    if claim is not None:
+        result = claim.deciding
+        note = (
+            f"{result.quantity} {result.figure}, {result.n}" if result is not None and result.figure else claim.reason
+        )
+        cards.append(("“The critical phase is 40 – 80 %”", f"{MARKS[claim.word]} {claim.word}", note))
+    st.html(markup.figures(cards))
+
+
+def where(shown: Shown) -> None:
+    """Where the phases lie per lane, in progress and in log-SNR."""
+    st.html(markup.heading("Where the phases lie", "The path is the way x0, the estimate of the clean image, goes "
+                           "from call to call. A noise level falls at other percentages under other spacings of the "
+                           "steps, so both are shown."))  # fmt: skip
+    titles: tuple[tuple[Axis, str], ...] = (("progress", "Progress (share of calls)"), ("log_snr", LOG_SNR))
+    st.html(markup.legend("Bar: half of the path. Line: 80 % of it. Mark: half is done. Dark ends: 95 % intervals. "
+                          "Grey: 40 – 80 %, said to be critical."))  # fmt: skip
+    for column, (axis, title) in zip(st.columns(2, gap="large"), titles, strict=True):
+        spans = _spans(shown, axis)
+        if spans.empty:
+            continue
+        with column:
+            claimed = CLAIMED if axis == "progress" else None
+            components.chart(span_chart, spans, title, axis, claimed,
+                             alt=f"Critical phases of each lane, {title}, as in the table below")  # fmt: skip
+            extent = (
+                f"n = {count(int(spans['prompts'].max()), 'prompt')}, {count(int(spans['runs'].max()), 'run')} per lane"
+            )
+            st.html(
+                markup.footer([extent, "95 % bootstrap intervals over prompts", *components.image_places(shown.study)])
+            )
+    st.html(border_table(shown.lanes, shown.measured, shown.study.baseline))
+    lowest = min((row.figures["progress"].n for row in shown.measured.values() if "progress" in row.figures), default=0)
+    st.html(markup.footer([f"n = {count(lowest, 'prompt')} or more", "means over prompts, [95 % bootstrap intervals]",
+                           *components.image_places(shown.study)]))  # fmt: skip
+
+
+def _spans(shown: Shown, axis: Axis) -> pd.DataFrame:
+    rows = []
+    for lane in shown.lanes:
+        keys = {"start_50": "critical_50_start", "end_50": "critical_50_end", "start_80": "critical_80_start",
+                "end_80": "critical_80_end", "half": "half_path"}  # fmt: skip
+        found = {name: shown.measured.get((lane.key, key)) for name, key in keys.items()}
+        figures = {name: row.figures[axis] for name, row in found.items() if row is not None and axis in row.figures}
+        if len(figures) < len(keys):
+            continue
+        row = {name: figure.value for name, figure in figures.items()}
+        for name in ("start_50", "end_50"):
+            row |= {f"{name}_low": figures[name].low, f"{name}_high": figures[name].high}
+        rows.append({"label": lane.label, "scheduler": lane.scheduler, **row, "prompts": figures["half"].n,
+                     "runs": figures["half"].pairs})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def tested(claims: tuple[ClaimVerdict, ...], study: StudyView) -> None:
+    """What is said about phases, and whether it is borne out."""
+    known = [claim for claim in claims if claim.key in CLAIMS and claim.word != "not testable"]
+    if not known:
+        return
+    st.html(markup.heading("What is said about phases", "Hypotheses and bounds were written down before."))
+    st.html(claim_list(known))
+    st.html(markup.footer(["95 % intervals, prompts resampled", *components.image_places(study)]))
+
+
+def forming(chosen: Options, shown: Shown, choice: Choice) -> None:
+    """Likeness, speed, recognisability and guidance energy over log-SNR."""
+    st.html(markup.heading("How the picture forms", f"From noise on the left to the picture on the right. {RULER}"))
+    st.html(lane_legend(shown.lanes))
+    left, right = st.columns(2, gap="large")
+    with left:
+        _likeness(chosen, shown, choice)
+    with right:
+        _curve(shown, loading.SPEED, "Share of the path per unit of log-SNR (speed of x0)", ".0%",
+               "No change from call to call was recorded.")  # fmt: skip
+    left, right = st.columns(2, gap="large")
+    with left:
+        _curve(shown, "recognised", "Share of runs in which CLIP names the concept in x0", ".0%",
+               _unscored(shown), band="95 % interval over prompts",
+               footer="line: share of runs; band: 95 % interval over prompts")  # fmt: skip
+    with right:
+        _curve(shown, "guidance_energy", "Guidance energy: pull of the prompt (0: none)", ".2~f",
+               _no_guidance(shown))  # fmt: skip
+
+
+def _likeness(chosen: Options, shown: Shown, choice: Choice) -> None:
+    name, title = MEASURES[choice.measure]
+    described = require(lambda: loading.frame_metrics(chosen.cache, shown.study.id)).value
+    reasons = dict(zip(described["metric"], described["unavailable"], strict=True))
+    reason = reasons.get(choice.measure)
+    missing = f"{name} has not been measured for these lanes. `python -m engine run` of the study measures its frames."
+    _curve(shown, choice.measure, title, ".3~g", f"{name}: {reason}." if isinstance(reason, str) else missing)
+
+
+def _curve(
+    shown: Shown, metric: str, title: str, value_format: str, missing: str, *, band: str = "10 – 90 % of runs",
+    footer: str = BAND,
+) -> None:  # fmt: skip
+    curve = shown.curve(metric)
+    if curve.empty:
+        st.html(markup.soft(f"{title}."))
+        st.html(markup.soft(missing))
+        return
+    ruler = shown.ruler[shown.ruler["lane"].isin(set(curve["lane"]))]
+    components.chart(curve_chart, curve, ruler, title, value_format, band, alt=f"{title}, over log-SNR, a line a lane")
+    st.html(shown.footer(curve, footer))
+
+
+def spectrum(shown: Shown, choice: Choice) -> None:
+    """How far each octave of x0 is the final one."""
+    lane = next((lane for lane in shown.lanes if lane.key == choice.lane), shown.lanes[0])
+    st.html(markup.heading(f"Band by band: {lane.label}", "Coarse octaves are few cycles per side of the latents, fine "
+                           "ones many."))  # fmt: skip
+    curve = shown.curves[(shown.curves["lane"] == lane.key) & shown.curves["metric"].str.startswith("octave_")]
+    if curve.empty:
+        st.html(markup.soft(older("The spectrum of x0")))
+        return
+    ruler = shown.ruler[shown.ruler["lane"] == lane.key]
+    title = "Distance of each octave to the final one (0: there)"
+    components.chart(octave_chart, curve, ruler, title, alt=f"{title}, over log-SNR, {lane.label}")
+    st.html(shown.footer(curve, "line: median; band of the coarsest and finest: 10 – 90 % of runs"))
+
+
+def paths(chosen: Options, shown: Shown, choice: Choice) -> None:
+    """The way of x0 in three dimensions common to the lanes."""
+    asked = cut(choice.prompt, 50)
+    st.html(markup.heading("The way of x0", f"“{asked}”, seed {choice.seed}: principal components of all its steps "
+                           "under all these lanes. Ring: begin. Mark: end."))  # fmt: skip
+    lanes = tuple(lane.key for lane in shown.lanes)
+    answer = require(lambda: loading.trajectories(chosen.cache, shown.study.id, choice.prompt, choice.seed, lanes))
+    found = answer.value
+    if found is None:
+        st.html(markup.soft(older("The way of x0")))
+        return
+    names = {lane.key: lane for lane in shown.lanes}
+    points = found.points.assign(
+        label=[names[key].label for key in found.points["lane"]],
+        scheduler=[names[key].scheduler for key in found.points["lane"]],
+    )
+    st.html(lane_legend([names[key] for key in dict.fromkeys(points["lane"])]))
+    for column, axes in zip(st.columns(2), ((1, 2), (1, 3)), strict=True):
+        with column:
+            components.chart(path_chart, points, axes, found.explained,
+                             alt=f"Paths of x0 on components {axes[0]} and {axes[1]}, a line a lane")  # fmt: skip
+    st.html(markup.footer([f"n = {count(len(lanes), 'run')}, {len(points)} steps",
+                           f"{sum(found.explained):.0%} of the variance shown; from sketches of the latents, whose "
+                           "distances are right to about 6 %", *components.image_places(shown.study)]))  # fmt: skip
+
+
+def _no_guidance(shown: Shown) -> str:
+    scale = shown.study.data.cells["guidance_scale"].max()
+    if scale <= 1:
+        return f"Guidance is off in this study (guidance {scale:g}), so there is no pull of the prompt to measure."
+    return older("Guidance energy")
+
+
+def _unscored(shown: Shown) -> str:
+    return (f"No x0 frame of these lanes has been scored. `python -m engine score {shown.study.id}` does, where a CLIP "
+            "knows the model's pictures and the study keeps x0 frames.")  # fmt: skip

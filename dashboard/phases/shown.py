@@ -1,0 +1,97 @@
+"""What the Phases page knows of the lanes it shows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import components, markup, verdicts
+from dashboard.options import Options
+from dashboard.page import require
+from dashboard.phases import loading
+from dashboard.phases.choices import Choice
+from dashboard.phases.loading import LanePhases
+from dashboard.studies import LaneView, StudyView
+from engine.analysis.borders import Measured
+from engine.analysis.claims import ClaimVerdict
+from engine.display.formats import count
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page knows of the chosen lanes.
+
+    Attributes:
+        lanes: Those with recorded steps.
+        curves: Of all of them, with label and scheduler.
+        ruler: Likewise.
+        measured: Borders by lane and key.
+        found: By lane.
+    """
+
+    study: StudyView
+    lanes: tuple[LaneView, ...]
+    curves: pd.DataFrame
+    ruler: pd.DataFrame
+    measured: Mapping[tuple[str, str], Measured]
+    found: Mapping[str, LanePhases]
+
+    def curve(self, metric: str) -> pd.DataFrame:
+        """The curves of a metric."""
+        return self.curves[self.curves["metric"] == metric]
+
+    def footer(self, curve: pd.DataFrame, interval: str) -> str:
+        """The line under a figure."""
+        prompts, runs = int(curve["prompts"].max()), int(curve["runs"].max())
+        extent = f"n = {count(prompts, 'prompt')}, {count(runs, 'run')} per lane"
+        return markup.footer([extent, interval, *components.image_places(self.study)])
+
+
+def load(chosen: Options, study: StudyView, choice: Choice) -> Shown | None:
+    """Reads the chosen lanes; None if none of them has recorded steps."""
+    found = {key: _lane(chosen, study, key) for key in choice.lanes}
+    lanes = tuple(lane for lane in study.lanes if lane.key in found and found[lane.key].cells)
+    if not lanes:
+        return None
+    names = {lane.key: lane for lane in lanes}
+
+    def joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
+        known = [part for part in parts if len(part)]
+        table = pd.concat(known, ignore_index=True) if known else parts[0]
+        return table.assign(
+            label=[names[key].label for key in table["lane"]], scheduler=[names[key].scheduler for key in table["lane"]]
+        )
+
+    measured = {(row.lane, row.border.key): row for lane in lanes for row in found[lane.key].borders}
+    curves, ruler = ([getattr(found[lane.key], name) for lane in lanes] for name in ("curves", "ruler"))
+    return Shown(study, lanes, joined(curves), joined(ruler), measured, found)
+
+
+def _lane(chosen: Options, study: StudyView, key: str) -> LanePhases:
+    return require(lambda: loading.lane_phases(chosen.cache, study.id, key)).value
+
+
+def older_cells(shown: Shown) -> None:
+    """Which cells were made before all that this page shows was recorded."""
+    parts = []
+    for lane in shown.lanes:
+        found = shown.found[lane.key]
+        if found.complete < found.cells:
+            parts.append(f"{lane.label}: {found.cells - found.complete} of {count(found.cells, 'cell')}")
+    if parts:
+        st.html(markup.soft(f"Made by an earlier version, without spectrum, guidance energy and way of x0: "
+                            f"{'; '.join(parts)}. Finished cells are never made again; a run into another file "
+                            "(`--cache NEW.duckdb`) records them."))  # fmt: skip
+
+
+def older(what: str) -> str:
+    return (f"{what} was not recorded for these cells: an earlier version made them. A run into another file "
+            "(`--cache NEW.duckdb`) records it.")  # fmt: skip
+
+
+def claims_of(chosen: Options, study: StudyView) -> tuple[ClaimVerdict, ...]:
+    """The claims put to the test; none while cells are missing."""
+    if study.progress.missing:
+        return ()
+    return require(lambda: verdicts.claims(chosen.cache, study.id)).value

@@ -1,0 +1,46 @@
+"""Phases: how the image forms under each lane, and where its phases lie."""
+
+import streamlit as st
+
+from dashboard import markup, page, state
+from dashboard.phases import choices, sections
+from dashboard.phases.commitment import commitment
+from dashboard.phases.markup import definitions
+from dashboard.phases.shown import claims_of, load, older_cells
+
+METHOD = (
+    "Log-SNR is the log of the ratio of signal to noise power at a call: the same for all lanes, whatever the spacing "
+    "of their steps. Progress is the share of the calls made; the same noise level falls at other percentages under "
+    "another spacing.",
+    "Curves: each run (prompt and seed) is read on a common grid of log-SNR by linear interpolation; the line is the "
+    "median over runs, the band their 10 and 90 % quantiles: the spread of runs, not the uncertainty of the median.",
+    "Guidance energy: ‖ε(prompt) − ε(no prompt)‖ / ‖ε(no prompt)‖ of each guided call.",
+    "Octaves: a cosine transform of the latents; the distance of a band is ‖x0 − final‖ / ‖final‖ of its coefficients.",
+    "Likeness to the final picture and recognisability are measured at the frames that are kept, the rest at every "
+    "call.",
+    "Borders are means over prompts with bootstrap intervals; runs that never reach one are left out and counted.",
+)
+
+chosen, study = page.open_study()
+choice = choices.choose(study)
+shown = None if choice is None else load(chosen, study, choice)
+if choice is None or shown is None:
+    st.html(markup.note("No steps have been recorded yet", "Of these lanes no finished cell is in the cache with its "
+                        "steps. `python -m engine run` records them as it makes the images."))  # fmt: skip
+else:
+    claims = claims_of(chosen, study)
+    sections.top(shown, claims)
+    older_cells(shown)
+    sections.where(shown)
+    sections.tested(claims, study)
+    sections.forming(chosen, shown, choice)
+    left, right = st.columns([1, 1.25], gap="large")
+    with left:
+        sections.spectrum(shown, choice)
+    with right:
+        sections.paths(chosen, shown, choice)
+if choice is not None:
+    commitment(chosen, study, choice)
+with st.expander("How this is measured"):
+    st.html(markup.method([*METHOD, *definitions()]))
+state.keep_in_address(**choices.address(study, choice))
