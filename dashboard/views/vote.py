@@ -1,0 +1,22 @@
+"""Vote: which of two final pictures is better, without knowing which scheduler made it."""
+
+import streamlit as st
+
+from dashboard import markup, page, state
+from dashboard.vote import ballot, sections
+
+chosen, study = page.open_study(watch_finished=False)
+question = sections.choose_lanes(study)
+address = {}
+if question is not None:
+    if chosen.read_only:
+        st.html(
+            markup.note(
+                "No votes here", "This dashboard was started with `--read-only`: it shows results and takes no votes."
+            )
+        )
+    else:
+        ballot.show(chosen, study, *question)
+    sections.results(chosen, study, *question)
+    address = {"one": question[0], "two": question[1]}
+state.keep_in_address(study=study.id, **address)

@@ -1,0 +1,114 @@
+"""The sections of the Vote page: what is compared, and what the votes say."""
+
+import streamlit as st
+
+from dashboard import markup, state
+from dashboard.options import Options
+from dashboard.page import require
+from dashboard.studies import StudyView
+from dashboard.vote.loading import Tally, tally
+from dashboard.vote.pairs import CHECK_EVERY, obvious_lane
+from engine.analysis.statistics import MIN_PROMPTS
+from engine.analysis.votes import MARGIN, MOST_WRONG, Preference
+from engine.display.formats import count, percent, percent_range, when
+
+HOW = (
+    f"Between the pairs stand attention checks, one after every {CHECK_EVERY} pairs: the same picture twice, or, where "
+    "the study has a lane of very few steps, that lane's picture. They do not count.",
+    f"Voters who get more than {MOST_WRONG:.0%} of two or more plain pairs wrong are left out whole.",
+    "'No difference' counts as half a vote for each. Intervals: bootstrap over prompts, since votes on one prompt hang "
+    f"together. Equivalent: from {50 - 100 * MARGIN:.0f} to {50 + 100 * MARGIN:.0f} % by two one-sided tests at 5 %.",
+    "Each browser has a name made up at random, and one vote on each pair.",
+)
+
+
+def choose_lanes(study: StudyView) -> tuple[str, str] | None:
+    """The two lanes that are compared, chosen by whoever sends the link; None if there are no two."""
+    names = {lane.key: lane.label for lane in study.lanes}
+    if len(names) < 2:
+        st.html(markup.note("There is nothing to compare", "A vote needs two lanes; this study has one."))
+        return None
+    with st.expander("What is compared (voters need not open this)"):
+        left, right = st.columns(2)
+        first = study.baseline if study.baseline in names else next(iter(names))
+        with left:
+            one = state.choose_from("one", "First lane", names, first)
+        others = {key: label for key, label in names.items() if key != one}
+        with right:
+            two = state.choose_from("two", "Second lane", others, next(iter(others)))
+        st.html(markup.soft("The address of this page holds the choice: send it to whoever shall vote."))
+        st.html(markup.method(HOW))
+    return one, two
+
+
+def results(chosen: Options, study: StudyView, one: str, two: str) -> None:
+    """What the votes say so far; only when asked for, so that nobody votes with the crowd."""
+    if not st.toggle("Show the results so far", key="results", bind="query-params"):
+        return
+    lanes = tuple(lane.key for lane in study.lanes)
+    names = {lane.key: lane.label for lane in study.lanes}
+    found = require(lambda: tally(chosen.cache, study.id, lanes, one, two, obvious_lane(study, (one, two)))).value
+    asked = found.preference
+    st.html(markup.figures(_cards(found, names)))
+    st.html(markup.soft(_sentence(asked, names)))
+    if found.ranking:
+        st.html(
+            markup.heading(
+                "Ranking", "Bradley-Terry strengths in Elo points around 0; 100 points are odds of 1.8 to 1."
+            )
+        )
+        st.html(markup.table(["Lane", "Elo points", "95 % interval", "Votes"], _rows(found, study)))
+    st.html(markup.footer(_basis(found)))
+
+
+def _cards(found: Tally, names: dict[str, str]) -> list[tuple[str, str, str]]:
+    asked = found.preference
+    interval = percent_range(asked.low, asked.high)
+    note = (
+        f"95 % interval {interval}, n = {asked.votes}"
+        if asked.votes and asked.low == asked.low
+        else f"n = {asked.votes}"
+    )
+    return [
+        (f"Preferred {names[asked.lane]} to {names[asked.other]}", percent(asked.value), note),
+        ("Verdict", asked.verdict, f"margin ±{100 * MARGIN:.0f} points"),
+        (
+            "Votes still needed",
+            str(max(asked.needed - asked.votes, 0)),
+            f"of {asked.needed}, to show equality with 80 % power",
+        ),
+    ]
+
+
+def _sentence(asked: Preference, names: dict[str, str]) -> str:
+    one, two = names[asked.lane], names[asked.other]
+    return {
+        "equivalent": f"Voters do not tell {one} from {two}, within the margin.",
+        "preferred": f"Voters prefer {one}.",
+        "not preferred": f"Voters prefer {two}.",
+        "undecided": "The votes do not settle it yet. That is not the same as equal.",
+        "too few": f"Too few to say anything: votes on at least {MIN_PROMPTS} prompts are needed.",
+    }[asked.verdict]
+
+
+def _rows(found: Tally, study: StudyView) -> list[str]:
+    lanes = {lane.key: lane for lane in study.lanes}
+    rows = []
+    for row in found.ranking:
+        lane = lanes[row.lane]
+        name = markup.lane_name(lane.label, lane.scheduler, is_baseline=lane.key == study.baseline)
+        interval = f"{row.low:+.0f} to {row.high:+.0f}" if row.low == row.low else "–"
+        rows.append(
+            f'<tr><th scope="row">{name}</th><td><b>{row.elo:+.0f}</b></td><td>{interval}</td><td>{row.votes}</td></tr>'
+        )
+    return rows
+
+
+def _basis(found: Tally) -> list[str]:
+    asked = found.preference
+    return [
+        f"n = {count(asked.votes, 'vote')} on {count(asked.prompts, 'prompt')} by {count(asked.voters, 'voter')}",
+        f"{found.cast} votes in all, {found.checks} of them checks",
+        f"{count(found.left_out, 'voter')} left out" if found.left_out else "",
+        f"{when(found.first)} to {when(found.last)}" if found.last is not None else "",
+    ]

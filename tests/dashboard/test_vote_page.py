@@ -1,0 +1,222 @@
+"""Blind votes: who sees what, what is written, and what is counted."""
+
+import json
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dashboard.asking import Answer
+from dashboard.loaders import study as load_study
+from dashboard.studies import StudyView
+from dashboard.vote import pairs as shown
+from engine.analysis import votes as tally
+from engine.cache.connection import reading
+from engine.cache.votes import Vote, cast, votes
+
+OpenPage = Callable[..., AppTest]
+PROMPTS = tuple(f"thing {number}" for number in range(12))
+LANES = ("ddim:50", "dpmpp_2m:20", "euler:3")
+
+
+@pytest.fixture(scope="module")
+def cache(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("vote") / "cache.duckdb"
+    synthetic.write(path, synthetic.study(lanes=LANES, prompts=PROMPTS, frames={"count": 0}))
+    return path
+
+
+@pytest.fixture
+def study(cache: Path, monkeypatch: pytest.MonkeyPatch) -> StudyView:
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    answer = load_study(cache, "quick")
+    assert isinstance(answer, Answer)
+    return StudyView("quick", answer.value)
+
+
+def test_each_voter_sees_every_pair_once_in_an_order_and_on_sides_of_their_own(study: StudyView) -> None:
+    mine, yours = (shown.pairs(study, "ddim:50", "dpmpp_2m:20", voter) for voter in ("me", "you"))
+    assert mine == shown.pairs(study, "ddim:50", "dpmpp_2m:20", "me")
+    for pairs in (mine, yours):
+        real = [pair for pair in pairs if pair.check_kind == "none"]
+        assert len({pair.key for pair in real}) == len(real) == len(PROMPTS) * 2
+        lefts = Counter(pair.left_lane for pair in real)
+        assert min(lefts.values()) >= 4
+    assert [pair.prompt for pair in mine] != [pair.prompt for pair in yours]
+    assert [pair.key for pair in shown.pairs(study, "dpmpp_2m:20", "ddim:50", "me")] != []
+
+
+def test_checks_stand_among_the_pairs(study: StudyView) -> None:
+    kinds = Counter(pair.check_kind for pair in shown.pairs(study, "ddim:50", "dpmpp_2m:20", "me"))
+    assert kinds == {"none": 24, "obvious": 2, "identical": 2}
+    assert shown.obvious_lane(study, ("ddim:50", "dpmpp_2m:20")) == "euler:3"
+    assert shown.obvious_lane(study, ("ddim:50", "euler:3")) is None
+    for pair in shown.pairs(study, "ddim:50", "dpmpp_2m:20", "me"):
+        assert (pair.left_id == pair.right_id) == (pair.check_kind == "identical")
+        assert ("euler:3" in (pair.left_lane, pair.right_lane)) == (pair.check_kind == "obvious")
+
+
+def _vote(voter: str, number: int, choice: str = "left") -> Vote:
+    return Vote("quick", voter, "none", f"a{number}", f"b{number}", "ddim:50", "euler:3", f"p{number}", 0, choice, 1.0)  # type: ignore[arg-type]
+
+
+def test_a_second_vote_of_a_voter_on_a_pair_changes_nothing_on_whichever_side(
+    tmp_path: Path, synthetic: ModuleType
+) -> None:
+    path = tmp_path / "c.duckdb"
+    synthetic.write(path, synthetic.study(prompts=("x",), seeds=(0,)))
+    first = _vote("me", 0)
+    turned = synthetic.replace(first, left_id=first.right_id, right_id=first.left_id, choice="right")
+    assert cast(path, first)
+    assert not cast(path, first)
+    assert not cast(path, turned)
+    with reading(path) as db:
+        assert votes(db, "quick")["choice"].tolist() == ["left"]
+
+
+def test_fifty_voters_at_once_lose_no_vote_while_a_study_is_written(tmp_path: Path, synthetic: ModuleType) -> None:
+    path = tmp_path / "c.duckdb"
+    plan = synthetic.study(prompts=PROMPTS[:4], seeds=(0,))
+    synthetic.write(path, plan, timed=False)
+    errors: list[BaseException] = []
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            _guarded(errors, lambda: synthetic.write(path, plan, timed=False))
+
+    def vote(number: int) -> None:
+        for pair in range(2):
+            for _ in range(2):  # a nervous finger
+                _guarded(errors, lambda pair=pair: cast(path, _vote(f"v{number}", pair)))
+
+    writer = threading.Thread(target=write)
+    voters = [threading.Thread(target=vote, args=(number,)) for number in range(50)]
+    for thread in (writer, *voters):
+        thread.start()
+    for thread in voters:
+        thread.join()
+    stop.set()
+    writer.join()
+    assert errors == []
+    with reading(path) as db:
+        table = votes(db, "quick")
+    assert len(table) == 100
+    assert table.groupby("voter").size().tolist() == [2] * 50
+
+
+def _guarded(errors: list[BaseException], act: Callable[[], object]) -> None:
+    try:
+        act()
+    except BaseException as error:
+        errors.append(error)
+
+
+def made_up(strengths: dict[str, float], number: int, seed: int = 0) -> pd.DataFrame:
+    generator = np.random.default_rng(seed)
+    lanes, rows = list(strengths), []
+    for _ in range(number):
+        left, right = generator.choice(lanes, 2, replace=False)
+        chance = 1 / (1 + 10 ** ((strengths[right] - strengths[left]) / 400))
+        prompt, voter = f"p{generator.integers(30)}", f"v{generator.integers(9)}"
+        rows.append((left, right, prompt, voter, "left" if generator.random() < chance else "right", "none"))
+    return pd.DataFrame(rows, columns=["left_lane", "right_lane", "prompt", "voter", "choice", "check_kind"])
+
+
+def test_the_ranking_finds_the_strengths_that_made_the_votes() -> None:
+    found = tally.ranking(made_up({"a": 100, "b": 0, "c": -100}, 3000), ["a", "b", "c", "never seen"])
+    assert [row.lane for row in found] == ["a", "b", "c"]
+    for row, true in zip(found, (100, 0, -100), strict=True):
+        assert row.low < true < row.high
+        assert row.elo == pytest.approx(true, abs=15)
+
+
+def test_the_ranking_is_the_maximum_of_the_likelihood() -> None:
+    table = made_up({"a": 80, "b": -10, "c": -70}, 600)
+    elo = {row.lane: row.elo for row in tally.ranking(table, ["a", "b", "c"])}
+
+    def likelihood(shift: dict[str, float]) -> float:
+        points = {lane: value + shift.get(lane, 0.0) for lane, value in elo.items()}
+        gaps = table["left_lane"].map(points) - table["right_lane"].map(points)
+        won = 1 / (1 + 10 ** (-gaps / 400))
+        return float(np.log(np.where(table["choice"] == "left", won, 1 - won)).sum())
+
+    # The tenth of a tie that keeps unbeaten lanes finite moves the maximum by less than this.
+    best = likelihood({})
+    assert all(best > likelihood({lane: step}) for lane in elo for step in (-3.0, 3.0))
+
+
+def test_an_unbeaten_lane_stays_finite_and_lanes_without_a_link_are_left_out() -> None:
+    table = made_up({"a": 0, "b": 0}, 40).assign(left_lane="a", right_lane="b", choice="left")
+    other = table.assign(left_lane="x", right_lane="y").head(3)
+    found = tally.ranking(pd.concat([table, other]), ["a", "b", "x", "y"])
+    assert [row.lane for row in found] == ["a", "b"]
+    assert np.isfinite([row.elo for row in found]).all()
+
+
+def test_preferences_have_verdicts() -> None:
+    def verdict(table: pd.DataFrame) -> str:
+        return tally.preference(table, "a", "b").verdict
+
+    assert verdict(made_up({"a": 150, "b": 0}, 600)) == "preferred"
+    assert verdict(made_up({"a": 0, "b": 150}, 600)) == "not preferred"
+    assert verdict(made_up({"a": 0, "b": 0}, 3000)) == "equivalent"
+    assert verdict(made_up({"a": 30, "b": 0}, 60)) == "undecided"
+    assert verdict(made_up({"a": 30, "b": 0}, 4)) == "too few"
+    alike = made_up({"a": 0, "b": 0}, 200).assign(choice="same")
+    assert tally.preference(alike, "a", "b").value == 0.5
+
+
+def test_the_votes_needed_are_those_of_the_normal_approximation() -> None:
+    assert tally.votes_needed(0.10) == 215
+    assert tally.votes_needed(0.05) == 857
+
+
+def test_equal_lanes_are_found_equivalent_with_about_the_power_that_was_promised() -> None:
+    needed = tally.votes_needed()
+    generator = np.random.default_rng(1)
+    found = []
+    for _ in range(300):
+        choices = np.where(generator.random(needed) < 0.5, "left", "right")
+        table = pd.DataFrame({"left_lane": "a", "right_lane": "b", "choice": choices, "voter": "v",
+                              "prompt": [f"p{n}" for n in range(needed)]})  # fmt: skip
+        found.append(tally.preference(table, "a", "b").verdict == "equivalent")
+    assert 0.72 < np.mean(found) < 0.88
+
+
+def test_voters_who_fail_the_checks_are_left_out_whole() -> None:
+    rows = [("good", "none", "a", "b", "left"), ("bad", "none", "a", "b", "right")]
+    rows += [("good", "obvious", "a", "worst", "left"), ("good", "obvious", "worst", "a", "right")]
+    rows += [("bad", "obvious", "a", "worst", "right"), ("bad", "obvious", "worst", "a", "right")]
+    table = pd.DataFrame(rows, columns=["voter", "check_kind", "left_lane", "right_lane", "choice"])
+    counted, left_out = tally.attentive(table, "worst")
+    assert counted["voter"].tolist() == ["good"]
+    assert left_out == 1
+
+
+def _ballot(page: AppTest) -> dict[str, object]:
+    found = [json.loads(part.proto.json) for part in page.get("bidi_component")]
+    return next((data for data in found if "left" in data), {})
+
+
+def test_the_ballot_names_no_scheduler(open_page: OpenPage, cache: Path) -> None:
+    page = open_page("vote", cache)
+    page.session_state["voter"] = "0" * 32
+    page.run()
+    assert not page.exception
+    data = _ballot(page)
+    assert {"key", "prompt", "left", "right", "small"} == set(data)
+    assert not any(name in json.dumps(data).lower() for name in ("ddim", "dpm", "euler"))
+
+
+def test_a_read_only_dashboard_takes_no_vote(open_page: OpenPage, cache: Path) -> None:
+    page = open_page("vote", cache, "--read-only")
+    assert not page.exception
+    assert _ballot(page) == {}
