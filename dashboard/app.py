@@ -1,4 +1,4 @@
-"""The dashboard: `streamlit run dashboard/app.py -- --cache PATH [--read-only]`."""
+"""The dashboard: `streamlit run dashboard/app.py -- --cache PATH [--allow-runs] [--read-only]`."""
 
 import streamlit as st
 
@@ -12,7 +12,12 @@ def main() -> None:
         [
             st.Page("views/overview.py", title="Overview", default=True),
             st.Page("views/compare.py", title="Compare", url_path="compare"),
+            st.Page("views/phases.py", title="Phases", url_path="phases"),
+            st.Page("views/speed.py", title="Speed and quality", url_path="speed"),
             st.Page("views/cost.py", title="Cost", url_path="cost"),
+            st.Page("views/vote.py", title="Vote", url_path="vote"),
+            st.Page("views/runs.py", title="Runs", url_path="runs"),
+            st.Page("views/learn.py", title="Learn", url_path="learn"),
         ],
         position="top",
     )

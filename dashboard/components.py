@@ -1,18 +1,38 @@
 """What several pages show: the choice of environment and batch size, and the lines under figures."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
 from dashboard import markup, state
 from dashboard.studies import StudyView
 from engine.analysis.timing import MAX_DRIFT, MAX_SPREAD
-from engine.display.formats import when
+from engine.display.formats import batch_of, when
 
 NOT_TIMED = "Nothing has been timed yet; `python -m engine run` times the lanes after the images."
 UNSETTLED_NOTE = (
     f"Settled: the halves of the samples differ by less than {MAX_DRIFT:.0%} and the middle half of them spans less "
     f"than {MAX_SPREAD:.0%} of the median. Otherwise time again on a quiet machine, with more repeats."
 )
+
+
+def chart(draw: Callable[..., Any], *arguments: Any, alt: str) -> None:
+    """A chart, drawn anew only for new data: building and checking one takes longer than the rest of a page.
+
+    Args:
+        draw: A function of a module that makes an Altair chart of the arguments.
+        arguments: Tables and plain values.
+        alt: What the chart shows, for those who cannot see it.
+    """
+    st.vega_lite_chart(spec=_drawn(f"{draw.__module__}.{draw.__qualname__}", arguments, draw), alt=alt)
+
+
+@st.cache_data(show_spinner=False, max_entries=128, max_size=16 * 2**20)
+def _drawn(name: str, arguments: tuple[Any, ...], _draw: Callable[..., Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = _draw(*arguments).to_dict()
+    return spec
 
 
 def pick_timings(study: StudyView) -> pd.DataFrame:
@@ -35,14 +55,20 @@ def pick_timings(study: StudyView) -> pd.DataFrame:
 def timing_footer(table: pd.DataFrame, interval: str) -> str:
     """The line under each timing figure."""
     low, high = int(table["n"].min()), int(table["n"].max())
-    batch = int(table["batch_size"].iloc[0])
     return markup.footer([
         f"n = {low} per lane" if low == high else f"n = {low} to {high} per lane",
         interval,
-        f"batch of {batch}" if batch > 1 else "one image at a time",
+        batch_of(table["batch_size"].iloc[0]),
         str(table["device_name"].iloc[0]),
         when(table["last_at"].max()),
     ])  # fmt: skip
+
+
+def scheduler_names(study: StudyView) -> dict[str, str]:
+    """The schedulers of a study's lanes: key -> name, in the lanes' order."""
+    cells = study.data.cells.drop_duplicates("scheduler")
+    known = dict(zip(cells["scheduler"], cells["scheduler_label"].astype(str), strict=True))
+    return {lane.scheduler: known.get(lane.scheduler, lane.scheduler) for lane in study.lanes}
 
 
 def image_places(study: StudyView) -> list[str]:

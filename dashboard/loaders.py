@@ -10,11 +10,12 @@ from dashboard.asking import Answer, Problem, ask
 from dashboard.images import data_uri
 from dashboard.studies import Progress, StudyData
 from engine.analysis.cost import Preset, PriceError, load_presets
-from engine.cache import queries
+from engine.cache import quality, queries
 from engine.cache.connection import Connection
 from engine.paths import DATA
 
 GPU_PRICES = DATA / "gpu_prices.toml"
+VIDEO_BYTES = 24 * 2**20
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,30 @@ class Picture:
     width: int
     height: int
     source: str
+    video_frame: int = 0
+
+
+@dataclass(frozen=True)
+class Converged:
+    """The converged solution of a prompt and seed (see the table `study_references`), with its final pictures.
+
+    Attributes:
+        lane: Key of the lane that computed it.
+        check: Key of the lane that must agree with it.
+        distance: Relative L2 distance between the latents of both; NaN if one of them is missing.
+        tolerance: Largest distance that counts as agreement.
+    """
+
+    lane: str
+    check: str
+    distance: float
+    tolerance: float
+    pictures: tuple[Picture, ...] = ()
+
+    @property
+    def agrees(self) -> bool:
+        """Whether it can be taken as the true solution."""
+        return self.distance <= self.tolerance
 
 
 def catalogue(path: Path) -> Answer[pd.DataFrame] | Problem:
@@ -52,9 +77,20 @@ def progress(path: Path, study_id: str) -> Answer[Progress] | Problem:
     return ask(path, _progress, study_id)
 
 
-def pictures(path: Path, trajectory_ids: list[str], kinds: list[str]) -> Answer[list[Picture]] | Problem:
-    """Pictures of trajectories, step by step; those that are no pictures are left out."""
-    return ask(path, _pictures, tuple(trajectory_ids), tuple(kinds))
+def pictures(
+    path: Path, trajectory_ids: list[str], kinds: list[str], *, whole_videos: bool = False
+) -> Answer[list[Picture]] | Problem:
+    """Pictures of trajectories, step by step; those that are no pictures are left out.
+
+    Of videos it is the first frame, or with `whole_videos` every frame; every second, third, ... if they would be more
+    than a page can carry.
+    """
+    return ask(path, _pictures, tuple(trajectory_ids), tuple(kinds), whole_videos)
+
+
+def converged(path: Path, study_id: str, prompt: str, seed: int) -> Answer[Converged | None] | Problem:
+    """The converged solution of a prompt and seed; None if the study has none."""
+    return ask(path, _converged, study_id, prompt, seed)
 
 
 def gpu_prices() -> Answer[list[Preset]] | Problem:
@@ -81,26 +117,31 @@ def _study(db: Connection, study_id: str) -> StudyData:
 
 
 def _progress(db: Connection, study_id: str) -> Progress:
-    cells, samples = queries.cells(db, study_id)["status"], queries.timings(db, study_id)["stage"]
-    return Progress(
-        done=int((cells == "done").sum()),
-        failed=int((cells == "failed").sum()),
-        missing=queries.missing_cells(db, study_id),
-        samples=int((samples == "total").sum()),
-    )
+    done, failed, missing, samples = queries.progress(db, study_id)
+    return Progress(done, failed, missing, samples)
 
 
-def _pictures(db: Connection, ids: tuple[str, ...], kinds: tuple[str, ...]) -> list[Picture]:
+def _pictures(db: Connection, ids: tuple[str, ...], kinds: tuple[str, ...], whole_videos: bool) -> list[Picture]:
     frames = queries.frames(db, ids, kinds)
+    every = 1 + int(frames["image"].map(len).sum()) // VIDEO_BYTES
+    kept = frames["video_frame"] % every == 0 if whole_videos else frames["video_frame"] == 0
     found = []
-    for row in frames[frames["video_frame"] == 0].itertuples():
+    for row in frames[kept].itertuples():
         source = data_uri(bytes(row.image))
         if source is not None:
             found.append(
                 Picture(row.trajectory_id, row.kind, int(row.step_index), float(row.progress), _number(row.timestep),
-                        _number(row.log_snr), int(row.width), int(row.height), source)
+                        _number(row.log_snr), int(row.width), int(row.height), source, int(row.video_frame))
             )  # fmt: skip
     return found
+
+
+def _converged(db: Connection, study_id: str, prompt: str, seed: int) -> Converged | None:
+    table = quality.references(db, study_id)
+    for row in table[(table["prompt"] == prompt) & (table["seed"] == seed)].itertuples():
+        pictures = _pictures(db, (row.reference_id,), ("final",), True)
+        return Converged(row.reference, str(row.check), float(row.distance), float(row.tolerance), tuple(pictures))
+    return None
 
 
 def _number(value: Any) -> float | None:

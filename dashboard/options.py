@@ -9,7 +9,7 @@ from typing import NoReturn
 from engine.errors import LabError
 from engine.paths import DEFAULT_CACHE
 
-USAGE = "streamlit run dashboard/app.py -- [--cache PATH] [--read-only]"
+USAGE = "streamlit run dashboard/app.py -- [--cache PATH] [--allow-runs] [--read-only]"
 
 
 class OptionsError(LabError):
@@ -22,11 +22,13 @@ class Options:
 
     Attributes:
         cache: The cache file to show.
-        read_only: Pages offer nothing that would write to the cache.
+        read_only: Pages offer nothing that would write to the cache, whoever asks.
+        allow_runs: Whoever opens the page may start studies.
     """
 
     cache: Path
     read_only: bool
+    allow_runs: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,5 +47,6 @@ def parse(arguments: Sequence[str]) -> Options:
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
     parser.add_argument("--read-only", action="store_true")
+    parser.add_argument("--allow-runs", action="store_true")
     found = parser.parse_args(list(arguments))
-    return Options(found.cache.expanduser(), found.read_only)
+    return Options(found.cache.expanduser(), found.read_only, found.allow_runs)

@@ -4,12 +4,13 @@ import datetime
 from collections.abc import Callable
 from typing import TypeVar
 
+import pandas as pd
 import streamlit as st
 
 from dashboard import asking, loaders, markup, state
 from dashboard.asking import Answer, Problem
 from dashboard.options import Options, OptionsError
-from dashboard.studies import StudyView
+from dashboard.studies import Progress, StudyView
 from engine.display.formats import count, when
 
 POLL_SECONDS = 2.5
@@ -34,12 +35,20 @@ def options() -> Options:
 
 def require(load: Callable[[], Answer[T] | Problem]) -> Answer[T]:
     """The answer; or the problem as the page's only content, looked at again every few seconds."""
+    answer = seek(load)
+    if answer is None:
+        st.stop()
+    return answer
+
+
+def seek(load: Callable[[], Answer[T] | Problem]) -> Answer[T] | None:
+    """The answer; or None, and the problem shown in its place and looked at again every few seconds."""
     answer = load()
     if isinstance(answer, Answer):
         return answer
     st.html(markup.note(answer.title, answer.detail))
     _watch(load, answer)
-    st.stop()
+    return None
 
 
 def open_study(*, watch_finished: bool = True) -> tuple[Options, StudyView]:
@@ -51,6 +60,17 @@ def open_study(*, watch_finished: bool = True) -> tuple[Options, StudyView]:
     """
     chosen = options()
     found = require(lambda: loaders.catalogue(chosen.cache)).value
+    return chosen, _open(chosen, found, watch_finished=watch_finished)
+
+
+def look_for_study() -> tuple[Options, StudyView | None]:
+    """As `open_study`, for a page that has something to say without a study too: None, and why there is none."""
+    chosen = options()
+    found = seek(lambda: loaders.catalogue(chosen.cache))
+    return chosen, None if found is None else _open(chosen, found.value, watch_finished=True)
+
+
+def _open(chosen: Options, found: pd.DataFrame, *, watch_finished: bool) -> StudyView:
     names = dict(zip(found["study_id"], found["name"], strict=True))
     head, picker = st.columns([4, 1.4], vertical_alignment="bottom")
     with picker:
@@ -61,33 +81,41 @@ def open_study(*, watch_finished: bool = True) -> tuple[Options, StudyView]:
     with head:
         st.html(markup.title(names[study_id], [*study.facts, f"last run {when(updated)}"], study.description))
     _status(chosen, study, stale=answer.stale, watch=watch_finished or study.unfinished)
-    return chosen, study
+    return study
 
 
 def _status(chosen: Options, study: StudyView, *, stale: bool, watch: bool) -> None:
     """How far a study is, kept up to date by itself; draws the page anew when there is something new."""
     live = study.unfinished and asking.written_lately(chosen.cache)
+    _keep_watching(chosen, study.id, study.progress, live=live, stale=stale, watch=watch)
+
+
+def _keep_watching(
+    chosen: Options, study_id: str, known: Progress, *, live: bool, stale: bool, watch: bool
+) -> None:  # fmt: skip
+    """A server remembers a fragment, and all it refers to, as long as the session: so it refers to no study."""
     drawn = False
 
     @st.fragment(run_every=POLL_SECONDS if live or stale else SLOW_POLL_SECONDS if watch else None)
     def body() -> None:
         nonlocal drawn
-        answer = loaders.progress(chosen.cache, study.id)
+        answer = loaders.progress(chosen.cache, study_id)
         fresh = answer.value if isinstance(answer, Answer) and not answer.stale else None
         ended = live and not asking.written_lately(chosen.cache)
-        news = fresh is not None and (stale or fresh != study.progress)
+        news = fresh is not None and (stale or fresh != known)
         if drawn and (ended or news):
             st.rerun()
         drawn = True
-        _status_line(study, live, stale=stale or fresh is None)
+        _status_line(known, live, stale=stale or fresh is None)
 
     body()
 
 
-def _status_line(study: StudyView, live: bool, *, stale: bool) -> None:
-    progress = study.progress
+def _status_line(progress: Progress, live: bool, *, stale: bool) -> None:
     if live and progress.missing:
-        st.progress(study.share_run, text=f"Running: {study.total - progress.missing} of {study.total} cells")
+        run = progress.done + progress.failed
+        total = run + progress.missing
+        st.progress(run / total, text=f"Running: {run} of {total} cells")
     elif live:
         st.html(markup.soft(f"Timing is going on: {count(progress.samples, 'sample')} so far."))
     elif progress.missing:

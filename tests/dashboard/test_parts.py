@@ -1,5 +1,7 @@
 """The pieces below the pages: options, formats, images, the player's data, and what gets imported."""
 
+import base64
+import io
 import math
 import subprocess
 import sys
@@ -7,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dashboard import images, state
 from dashboard.options import OptionsError, parse
@@ -70,8 +73,17 @@ def test_prompts_that_look_alike_get_different_labels() -> None:
     assert all(len(label) <= 90 for label in labels.values())
 
 
-def test_only_known_pictures_become_addresses() -> None:
-    assert images.data_uri(b"\x89PNG\r\n\x1a\n...").startswith("data:image/png;base64,")
-    assert images.data_uri(b"RIFF1234WEBP...").startswith("data:image/webp;base64,")
-    assert images.data_uri(b"<svg onload=alert(1)>") is None
-    assert images.data_uri(b"") is None
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_pictures_become_addresses_with_their_bytes_unchanged(kind: str) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 6), "teal").save(stream, kind)
+    address = images.data_uri(stream.getvalue())
+    assert address is not None
+    head, _, data = address.partition(",")
+    assert head == f"data:image/{kind.lower()};base64"
+    assert base64.b64decode(data) == stream.getvalue()
+
+
+@pytest.mark.parametrize("data", [b"", b"<svg onload=alert(1)>", b"\x89PNG\r\n\x1a\n...", b"RIFF1234WEBP..."])
+def test_nothing_else_does(data: bytes) -> None:
+    assert images.data_uri(data) is None

@@ -46,6 +46,23 @@ def test_a_run_that_is_killed_again_and_again_loses_and_repeats_nothing(tmp_path
     assert ask(cache, orphans.format("step_metrics")) == []
 
 
+def test_an_interrupt_while_a_group_is_written_loses_nothing(tmp_path, monkeypatch):
+    class Interrupted(CacheWriter):
+        calls = 0
+
+        def trajectories(self, rows, *rest):
+            type(self).calls += 1
+            if type(self).calls == 1:
+                raise KeyboardInterrupt
+            super().trajectories(rows, *rest)
+
+    monkeypatch.setattr(run_module, "CacheWriter", Interrupted)
+    monkeypatch.setattr(run_module, "GROUP_SECONDS", 1e9)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(parsed(seeds=list(range(60))), tmp_path / "c.duckdb", device="cpu", max_batch=4)
+    assert ask(tmp_path / "c.duckdb", "SELECT count(*) FROM trajectories WHERE status = 'done'") == [(GROUP_CELLS,)]
+
+
 def test_pictures_of_written_cells_are_let_go(tmp_path, monkeypatch):
     alive, sizes = [], []
 

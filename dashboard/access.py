@@ -1,0 +1,103 @@
+"""Who may do more than read. Reading is the default; every function that writes or starts anything asks here itself.
+
+A hidden button protects nothing: whoever can open the page can send its server any message. So the right is looked up
+where the deed is done, from the command line of the server and the signed cookie of the session, never from the page.
+"""
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+from dashboard.options import Options
+from engine.errors import LabError
+
+READ_ONLY = "This dashboard was started with `--read-only`: it shows results and changes nothing."
+NOT_ALLOWED = "This dashboard is for reading. Whoever starts it with `--allow-runs` can start studies from this page."
+SIGN_IN = "This dashboard is for reading. Sign in to start studies."
+NOT_LISTED = "{user} may read. Who may start studies is listed under `[runs]` in `secrets.toml`."
+
+
+class AccessDenied(LabError):
+    """Whoever asked has no right to it."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a session may do.
+
+    Attributes:
+        may_run: Start and cancel studies.
+        who: Whom a run is put down to; empty if nobody is signed in.
+        reason: Why it may not.
+        can_sign_in: Signing in is set up, and nobody is signed in.
+    """
+
+    may_run: bool
+    who: str
+    reason: str = ""
+    can_sign_in: bool = False
+
+
+def of_session(options: Options) -> Access:
+    """What the session that asks may do."""
+    user: dict[str, Any] = dict(st.user)
+    return decide(options, user, _runners(), sign_in=_sign_in_is_set_up())
+
+
+def require_run(options: Options) -> Access:
+    """What the session may do, which includes running.
+
+    Raises:
+        AccessDenied: It may not.
+    """
+    access = of_session(options)
+    if not access.may_run:
+        raise AccessDenied(access.reason)
+    return access
+
+
+def decide(options: Options, user: Mapping[str, Any], runners: list[str] | None, *, sign_in: bool) -> Access:
+    """The rule: `--read-only` forbids all; `--allow-runs`, or being signed in and listed, allows.
+
+    Args:
+        options: The command line of the server.
+        user: `st.user`.
+        runners: Patterns of e-mail addresses that may run; None: everyone the provider signs in.
+        sign_in: Signing in is set up.
+    """
+    signed_in = sign_in and user.get("is_logged_in") is True
+    name = str(user.get("email") or user.get("name") or user.get("sub") or "somebody signed in") if signed_in else ""
+    outside = sign_in and not signed_in
+    if options.read_only:
+        return Access(False, name, READ_ONLY)
+    if options.allow_runs:
+        return Access(True, name)
+    if not signed_in:
+        return Access(False, "", SIGN_IN if outside else NOT_ALLOWED, can_sign_in=outside)
+    if runners is None or _is_listed(user, runners):
+        return Access(True, name)
+    return Access(False, name, NOT_LISTED.format(user=name))
+
+
+def _is_listed(user: Mapping[str, Any], patterns: list[str]) -> bool:
+    """Whether the provider vouches for an address that is listed; an unverified address could be anybody's."""
+    email = user.get("email")
+    if not isinstance(email, str) or user.get("email_verified") is not True:
+        return False
+    return any(fnmatch.fnmatchcase(email.lower(), pattern.lower()) for pattern in patterns)
+
+
+def _sign_in_is_set_up() -> bool:
+    return st.secrets.load_if_toml_exists() and "auth" in st.secrets
+
+
+def _runners() -> list[str] | None:
+    """`[runs] allowed` of the secrets; None if it is not there. Anything but a list of texts allows nobody."""
+    if not st.secrets.load_if_toml_exists() or "runs" not in st.secrets:
+        return None
+    table = st.secrets["runs"]
+    allowed = table.get("allowed") if isinstance(table, Mapping) else None
+    return [str(pattern) for pattern in allowed] if isinstance(allowed, list | tuple) else []

@@ -1,0 +1,185 @@
+"""`python -m dashboard.bench [--cache PATH] [--views N] [--json FILE]`: render times, first picture, memory, start."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from dashboard.bench.browser import chromium, first_picture_seconds
+from dashboard.bench.server import BenchError, Server, running
+from dashboard.bench.viewer import session
+from engine.errors import LabError
+from engine.paths import ROOT
+
+VIEWS = ROOT / "dashboard" / "views"
+MAKER = ROOT / "tests" / "dashboard" / "big_cache.py"
+WITH_PICTURES = ("overview", "compare", "learn")
+# What has to hold on two idle cores.
+MEDIAN_MS, WORST_MS, PICTURE_SECONDS, MEMORY_MB, START_SECONDS = 300, 1000, 2.0, 500, 3.0
+
+
+@dataclass(frozen=True)
+class PageFigures:
+    """What was measured of a page; times in milliseconds.
+
+    Attributes:
+        first_ms: The first view of all, with nothing remembered.
+        cpu_ms: Processor time of the server per view, which other programs on the machine do not lengthen.
+        first_picture_s: Until a picture is drawn in Chromium; None if the page has none, or without Chromium.
+    """
+
+    page: str
+    first_ms: float
+    median_ms: float
+    worst_ms: float
+    cpu_ms: float
+    kilobytes: float
+    views: int
+    first_picture_s: float | None = None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, prints a table, and returns 0 if all holds, 1 if not, 2 if it could not be measured."""
+    parser = argparse.ArgumentParser(prog="python -m dashboard.bench", description=__doc__)
+    parser.add_argument("--cache", type=Path, help="measure with this cache; a large one is made up unless given")
+    parser.add_argument("--views", type=int, default=200, metavar="N", help="page views in all (default 200)")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="loads of a page in Chromium (default 3)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
+    given = parser.parse_args(arguments)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            cache = given.cache or make_cache(Path(folder) / "large.duckdb")
+            result = measure(cache, given.views, given.repeats)
+    except LabError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(describe(result)))
+    if given.json:
+        given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return 0 if result["holds"] else 1
+
+
+def make_cache(path: Path) -> Path:
+    """A made-up cache of 100,000 frames and 1,000,000 step metrics.
+
+    Raises:
+        BenchError: The script that makes it is not here, or fails.
+    """
+    if not MAKER.is_file():
+        raise BenchError(f"{MAKER} is not here (it comes with the source); give a cache with --cache.")
+    print("Making up a cache of 100,000 frames and 1,000,000 step metrics ...", file=sys.stderr)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    done = subprocess.run([sys.executable, str(MAKER), str(path)], cwd=ROOT, env=environment, check=False)
+    if done.returncode:
+        raise BenchError("The cache could not be made, see above.")
+    return path
+
+
+def measure(cache: Path, views: int, repeats: int) -> dict[str, object]:
+    """All figures, as plain data."""
+    if not cache.is_file():
+        raise BenchError(f"There is no cache at {cache}.")
+    names = sorted(file.stem for file in VIEWS.glob("*.py") if file.stem != "__init__")
+    starts, used = [], []
+    for _ in range(max(1, repeats)):
+        with running(cache) as server:
+            before = server.started_seconds
+            with session(server.url) as viewer:
+                starts.append(before + viewer.view().seconds)
+            used.append(server.processor_seconds())
+    with running(cache) as server, chromium() as browser:
+        idle = server.memory_mb()
+        pages = [_page(server, name, max(2, views // len(names))) for name in names]
+        memory = server.memory_mb()
+        shown = {name: first_picture_seconds(browser, f"{server.url}/{_address(name)}", repeats)
+                 for name in names if browser is not None and name in WITH_PICTURES}  # fmt: skip
+    pages = [PageFigures(**{**asdict(page), "first_picture_s": shown.get(page.page)}) for page in pages]
+    result: dict[str, object] = {
+        "environment": environment(), "cache_mb": cache.stat().st_size / 1e6, "pages": [asdict(page) for page in pages],
+        "views": sum(page.views for page in pages), "start_s": statistics.median(starts),
+        "start_cpu_s": statistics.median(used), "memory_idle_mb": idle,
+        "memory_mb": memory,
+    }  # fmt: skip
+    return result | {"holds": _holds(pages, memory, statistics.median(starts))}
+
+
+def _page(server: Server, name: str, views: int) -> PageFigures:
+    """Views of a page, each in a new session, as readers open it."""
+    seconds, sizes = [], []
+    used = 0.0
+    for number in range(views):
+        before = server.processor_seconds()
+        with session(server.url) as viewer:
+            view = viewer.view(_address(name))
+        if view.errors:
+            raise BenchError(f"The page '{name}' shows an error: {view.errors[0]}")
+        if number > 0:
+            used += server.processor_seconds() - before
+        seconds.append(view.seconds)
+        sizes.append(view.bytes)
+    warm = [1000 * value for value in seconds[1:]]
+    return PageFigures(
+        page=name, first_ms=1000 * seconds[0], median_ms=statistics.median(warm), worst_ms=max(warm),
+        cpu_ms=1000 * used / len(warm), kilobytes=statistics.median(sizes) / 1000, views=views,
+    )  # fmt: skip
+
+
+def _address(name: str) -> str:
+    return "" if name == "overview" else name
+
+
+def _holds(pages: Sequence[PageFigures], memory: float, start: float) -> bool:
+    quick = all(page.median_ms <= MEDIAN_MS and page.worst_ms <= WORST_MS for page in pages)
+    shown = all(page.first_picture_s is None or page.first_picture_s <= PICTURE_SECONDS for page in pages)
+    return quick and shown and memory < MEMORY_MB and start < START_SECONDS
+
+
+def environment() -> dict[str, object]:
+    """Where it was measured, and how busy that machine was with other things."""
+    return {
+        "processor": platform.processor() or platform.machine(), "cores": os.cpu_count(),
+        "load_1_minute": os.getloadavg()[0],
+        "system": platform.platform(), "python": platform.python_version(), "streamlit": version("streamlit"),
+        "duckdb": version("duckdb"),
+    }  # fmt: skip
+
+
+def describe(result: dict[str, object]) -> list[str]:
+    """The figures as lines of a table."""
+    where = result["environment"]
+    assert isinstance(where, dict)
+    lines = [
+        f"{where['system']}, {where['cores']} cores, load {where['load_1_minute']:.1f}; Python {where['python']}, "
+        f"Streamlit {where['streamlit']}, DuckDB {where['duckdb']}; cache of {result['cache_mb']:.0f} MB",
+        f"{'page':<12}{'first':>9}{'median':>9}{'worst':>9}{'CPU':>9}{'size':>11}{'views':>7}{'first picture':>15}",
+    ]
+    pages = result["pages"]
+    assert isinstance(pages, list)
+    for page in pages:
+        shown = page["first_picture_s"]
+        picture = "-" if shown is None else f"{shown:.2f} s"
+        lines.append(
+            f"{page['page']:<12}{page['first_ms']:>6.0f} ms{page['median_ms']:>6.0f} ms{page['worst_ms']:>6.0f} ms"
+            f"{page['cpu_ms']:>6.0f} ms{page['kilobytes']:>8.0f} kB{page['views']:>7}{picture:>15}"
+        )
+    verdict = "holds" if result["holds"] else "DOES NOT HOLD"
+    lines.append(
+        f"start to first page {result['start_s']:.2f} s ({result['start_cpu_s']:.2f} s of processor); "
+        f"memory {result['memory_idle_mb']:.0f} MB at the start, "
+        f"{result['memory_mb']:.0f} MB after {result['views']} views"
+    )
+    limits = f"median {MEDIAN_MS} ms, worst {WORST_MS} ms, picture {PICTURE_SECONDS:g} s, memory {MEMORY_MB} MB"
+    limits += f", start {START_SECONDS:g} s"
+    return [*lines, f"Limits on two idle cores ({limits}): {verdict}."]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""A dashboard server in a process of its own, for measuring it."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from engine.errors import LabError
+from engine.paths import ROOT
+
+START_SECONDS = 90.0
+
+
+class BenchError(LabError):
+    """Something could not be measured."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server.
+
+    Attributes:
+        started_seconds: From starting the process until it answered.
+    """
+
+    url: str
+    process: psutil.Process
+    started_seconds: float
+
+    def memory_mb(self) -> float:
+        """Memory that the process holds (resident set size), in MB of 10^6 bytes."""
+        return float(self.process.memory_info().rss / 1e6)
+
+    def processor_seconds(self) -> float:
+        """Processor time the process has used, all threads together."""
+        used: Any = self.process.cpu_times()
+        return float(used.user + used.system)
+
+
+@contextlib.contextmanager
+def running(cache: Path, *arguments: str, options: Sequence[str] = ()) -> Iterator[Server]:
+    """A dashboard over a cache, ended on leaving.
+
+    Args:
+        cache: The cache.
+        arguments: Of the dashboard, such as "--read-only".
+        options: Of Streamlit.
+
+    Raises:
+        BenchError: It does not come up.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    command = [sys.executable, "-m", "streamlit", "run", "dashboard/app.py", "--server.address", "127.0.0.1",
+               "--server.port", str(port), "--server.headless", "true", "--server.fileWatcherType", "none", *options,
+               "--", "--cache", str(cache.resolve()), *arguments]  # fmt: skip
+    started = time.perf_counter()
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)  # fmt: skip
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait(url, process, started)
+        yield Server(url, psutil.Process(process.pid), time.perf_counter() - started)
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+        process.kill()
+        process.wait()
+
+
+def _wait(url: str, process: "subprocess.Popen[bytes]", started: float) -> None:
+    while time.perf_counter() - started < START_SECONDS:
+        if process.poll() is not None:
+            raise BenchError(f"The dashboard ended with code {process.returncode} instead of starting.")
+        try:
+            with urllib.request.urlopen(f"{url}/_stcore/health", timeout=2) as answer:
+                if answer.read() == b"ok":
+                    return
+        except OSError:
+            time.sleep(0.02)
+    raise BenchError(f"The dashboard did not start within {START_SECONDS:.0f} s.")

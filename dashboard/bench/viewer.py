@@ -1,0 +1,122 @@
+"""A viewer without a browser: opens a page over the websocket as a browser does, and waits until it is drawn."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin, Subprotocol
+
+PATIENCE_SECONDS = 60.0
+MOST_BYTES = 64 * 2**20
+XSRF_COOKIE = "_streamlit_xsrf"
+
+
+@dataclass
+class View:
+    """A page as the server drew it.
+
+    Attributes:
+        seconds: From asking to the end of the script.
+        bytes: Size of all messages.
+        texts: HTML and Markdown of the page.
+        errors: Exceptions it shows.
+        buttons: (label, widget id) of its buttons.
+        redirect: Where the server sends the browser to sign in or out.
+    """
+
+    seconds: float = 0.0
+    bytes: int = 0
+    texts: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    buttons: list[tuple[str, str]] = field(default_factory=list)
+    redirect: str = ""
+
+
+class Session:
+    """An open session; each `view` runs the page's script once."""
+
+    def __init__(self, connection: ClientConnection, url: str) -> None:
+        self._connection = connection
+        self._url = url
+
+    def view(self, page: str = "", query: str = "", pressed: str = "") -> View:
+        """Draws a page.
+
+        Args:
+            page: Its name in the address; empty for the first page.
+            query: Of the address, without the question mark.
+            pressed: Id of a button that is said to have been pressed.
+        """
+        message = BackMsg()
+        message.rerun_script.page_name = page
+        message.rerun_script.query_string = query
+        message.rerun_script.context_info.url = f"{self._url}/{page}"
+        if pressed:
+            message.rerun_script.widget_states.widgets.add(id=pressed, trigger_value=True)
+        started = time.perf_counter()
+        self._connection.send(message.SerializeToString())
+        found = View()
+        for answer in self._answers(found):
+            if answer.WhichOneof("type") == "script_finished":
+                found.seconds = time.perf_counter() - started
+                return found
+            _take(answer, found)
+        raise AssertionError("unreachable")
+
+    def _answers(self, found: View) -> Iterator[ForwardMsg]:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            data = self._connection.recv(timeout=max(0.0, deadline - time.monotonic()))
+            if isinstance(data, bytes):
+                found.bytes += len(data)
+                answer = ForwardMsg()
+                answer.ParseFromString(data)
+                yield answer
+
+
+def _take(answer: ForwardMsg, found: View) -> None:
+    if answer.WhichOneof("type") == "auth_redirect":
+        found.redirect = answer.auth_redirect.url
+    if answer.WhichOneof("type") != "delta":
+        return
+    element = answer.delta.new_element
+    kind = element.WhichOneof("type")
+    if kind == "html":
+        found.texts.append(element.html.body)
+    elif kind == "markdown":
+        found.texts.append(element.markdown.body)
+    elif kind == "exception":
+        found.errors.append(element.exception.message)
+    elif kind == "button":
+        found.buttons.append((element.button.label, element.button.id))
+
+
+@contextmanager
+def session(url: str, origin: str | None = None, cookies: Mapping[str, str] | None = None) -> Iterator[Session]:
+    """A new session on a server.
+
+    Args:
+        url: Of the server, "http://host:port".
+        origin: What the browser says the page that connects is from; the server itself unless given.
+        cookies: Cookies to send; the server's token against forged requests is repeated as a browser does.
+
+    Raises:
+        TimeoutError, websockets.exceptions.WebSocketException: The server does not answer, or refuses.
+    """
+    sent = dict(cookies or {})
+    protocols = ["streamlit", *([sent[XSRF_COOKIE]] if XSRF_COOKIE in sent else [])]
+    headers = {"Cookie": "; ".join(f"{name}={value}" for name, value in sent.items())} if sent else {}
+    with connect(
+        url.replace("http", "ws", 1) + "/_stcore/stream",
+        subprotocols=[Subprotocol(name) for name in protocols],
+        origin=Origin(origin or url),
+        additional_headers=headers,
+        max_size=MOST_BYTES,
+        open_timeout=PATIENCE_SECONDS,
+        ping_interval=None,
+    ) as connection:
+        yield Session(connection, url)

@@ -1,0 +1,1 @@
+"""Learn: latent space, guidance, solvers and denoiser calls, for newcomers, with pictures from the cache."""

@@ -1,0 +1,14 @@
+"""Runs: start a study and watch it; what became of earlier ones; what each lane of a study really ran."""
+
+from dashboard import access, page, state
+from dashboard.runs import lint, sections
+from dashboard.share import sections as share
+
+chosen = page.options()
+sections.show(chosen)
+share.take_over(chosen, access.of_session(chosen))
+chosen, study = page.open_study()
+sections.environments(study)
+sections.failures(study)
+lint.lint(chosen, study)
+state.keep_in_address(study=study.id)

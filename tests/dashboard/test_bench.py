@@ -1,0 +1,93 @@
+"""The bench measures what it says, on a small cache; the limits themselves are for two idle cores."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import duckdb
+import pytest
+
+from dashboard.bench import __main__ as bench
+from dashboard.bench.server import running
+from dashboard.bench.viewer import session
+
+MAKER = Path(__file__).with_name("big_cache.py")
+
+
+@pytest.fixture(scope="module")
+def maker() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("big_cache", MAKER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_made_up_cache_has_the_frames_and_metrics_it_says(maker: ModuleType, tmp_path: Path) -> None:
+    maker.write(tmp_path / "cache.duckdb", share=1 / maker.PROMPTS)
+    with duckdb.connect(str(tmp_path / "cache.duckdb"), read_only=True) as db:
+        counts = [db.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0]
+                  for table in ("frames", "step_metrics", "trajectories", "latents", "quality")]  # fmt: skip
+    cells = len(maker.LANES) * maker.SEEDS
+    assert maker.PROMPTS * counts[0] == 100_000
+    assert maker.PROMPTS * counts[1] == 1_000_000
+    assert counts[2:] == [cells, cells, len(maker.METRICS) * cells]
+
+
+def test_a_viewer_sees_what_a_browser_is_sent(usual_cache: Path) -> None:
+    with running(usual_cache) as server:
+        assert server.memory_mb() > 10
+        with session(server.url) as viewer:
+            first, again = viewer.view(), viewer.view("compare")
+        assert any("24 of 24" in text for text in first.texts)
+        assert not any("24 of 24" in text for text in again.texts)
+        assert first.errors == again.errors == []
+        assert 0 < first.seconds < 60
+        assert first.bytes > 10_000
+        assert server.processor_seconds() > 0
+
+
+def test_figures_go_to_the_table_and_the_file(
+    usual_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "WITH_PICTURES", ())
+    file = tmp_path / "bench.json"
+    code = bench.main(["--cache", str(usual_cache), "--views", "2", "--repeats", "1", "--json", str(file)])
+    result = json.loads(file.read_text())
+    pages = {page["page"]: page for page in result["pages"]}
+    assert {"overview", "compare", "cost", "runs", "learn"} <= set(pages)
+    for page in pages.values():
+        assert 0 < page["median_ms"] <= page["worst_ms"]
+        assert page["views"] == 2
+        assert page["kilobytes"] > 1
+    assert result["views"] == 2 * len(pages)
+    assert result["memory_mb"] >= result["memory_idle_mb"] > 10
+    assert code == (0 if result["holds"] else 1)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in (*pages, "Streamlit", "median", "start to first page", "two idle cores"))
+
+
+@pytest.mark.parametrize(
+    ("page", "memory", "start", "holds"),
+    [
+        ({}, 400, 2, True), ({"median_ms": 301.0}, 400, 2, False), ({"worst_ms": 1001.0}, 400, 2, False),
+        ({"first_picture_s": 2.1}, 400, 2, False), ({"first_picture_s": 1.9}, 400, 2, True), ({}, 500, 2, False),
+        ({}, 400, 3.5, False),
+    ],
+)  # fmt: skip
+def test_every_limit_counts(page: dict[str, float], memory: float, start: float, holds: bool) -> None:
+    usual = {"page": "x", "first_ms": 2000.0, "median_ms": 200.0, "worst_ms": 900.0, "cpu_ms": 100.0, "kilobytes": 9.0}
+    figures = bench.PageFigures(**{**usual, "views": 5, **page})  # type: ignore[arg-type]
+    assert bench._holds([figures], memory, start) is holds
+
+
+def test_a_cache_that_is_not_there_is_measured_as_it_is_shown_and_a_missing_maker_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "MAKER", tmp_path / "gone.py")
+    assert bench.main(["--views", "2"]) == 2
+    assert "is not here" in capsys.readouterr().err
+    assert bench.main(["--cache", str(tmp_path / "none.duckdb")]) == 2
+    assert "There is no cache" in capsys.readouterr().err
