@@ -3,12 +3,13 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 
-from engine.commands import lab, schedules, sharing, studies
+from engine.commands import sharing_options
 from engine.environment import DEVICES
 from engine.errors import LabError
-from engine.paths import DEFAULT_CACHE
+from engine.paths import CLAIMS, DEFAULT_CACHE
 
 INTERRUPTED = 130
 
@@ -16,8 +17,10 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     parsed = parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = parsed.command
+    module, _, name = parsed.command.partition(".")
     try:
+        # Imported only now: what one command needs, others should not wait for.
+        command: Callable[[argparse.Namespace], int] = getattr(import_module(f"engine.commands.{module}"), name)
         return command(parsed)
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -39,23 +42,23 @@ def parser() -> argparse.ArgumentParser:
     _study(run)
     run.add_argument("--max-batch", type=_positive, metavar="N", help="most images in flight (default: by device)")
     run.add_argument("--progress", choices=("bar", "json", "none"), default="bar")
-    run.set_defaults(command=studies.run)
+    run.set_defaults(command="studies.run")
 
     plan = add("plan", help="show what is cached, what would run and how long it may take; runs nothing")
     _study(plan)
-    plan.set_defaults(command=studies.plan)
+    plan.set_defaults(command="studies.plan")
 
     score = add("score", help="measure the cached pictures of a study that lack scores; makes no picture")
     _study(score)
     score.add_argument("--progress", choices=("bar", "json", "none"), default="bar")
-    score.set_defaults(command=studies.score_study)
+    score.set_defaults(command="studies.score_study")
 
     claims = add("claims", help="put the claims of data/claims.toml to the test with what the cache holds")
     claims.add_argument("study", nargs="?", default="readme_claims", help="a cached study (default readme_claims)")
-    claims.add_argument("--claims", type=Path, default=studies.CLAIMS, metavar="FILE", help="another file of claims")
+    claims.add_argument("--claims", type=Path, default=CLAIMS, metavar="FILE", help="another file of claims")
     claims.add_argument("--json", type=Path, metavar="FILE", help="write the verdicts to a file as well")
     _cache(claims)
-    claims.set_defaults(command=studies.claims)
+    claims.set_defaults(command="studies.claims")
 
     lint = add("lint", help="show what schedulers really run: timesteps, noise levels, settings, known bugs")
     lint.add_argument("what", nargs="?", metavar="STUDY|LANE", help="a study, or a lane such as dpmpp_2m:20")
@@ -67,33 +70,33 @@ def parser() -> argparse.ArgumentParser:
     lint.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
                       help="replace a value of the study")  # fmt: skip
     _cache(lint)
-    lint.set_defaults(command=schedules.lint)
+    lint.set_defaults(command="schedules.lint")
 
     noise = add("noise", help="run a few cells again in ways that should not matter, and keep how far apart they are")
     _study(noise)
     noise.add_argument("--lanes", type=_positive, default=4, metavar="N", help="how many lanes, the baseline first")
     noise.add_argument("--cells", type=_positive, default=4, metavar="N", help="how many cells of each lane")
     noise.add_argument("--no-compile", action="store_false", dest="compile", help="leave torch.compile out")
-    noise.set_defaults(command=schedules.noise)
+    noise.set_defaults(command="schedules.noise")
 
     order = add("convergence", help="show errors over denoiser calls and the observed order of each scheduler")
     order.add_argument("study", help="a cached study that has a [reference]")
     order.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
     _cache(order)
-    order.set_defaults(command=schedules.show_convergence)
+    order.set_defaults(command="schedules.show_convergence")
 
-    sharing.add_commands(add, _cache)
+    sharing_options.add_commands(add, _cache)
 
     schedulers = add("schedulers", help="list the schedulers, or show one")
     schedulers.add_argument("key", nargs="?", help="show everything known about one")
-    schedulers.set_defaults(command=lab.schedulers)
+    schedulers.set_defaults(command="lab.schedulers")
 
     models = add("models", help="list the models at hand, or check one")
     models.add_argument("model", nargs="?", help="bundled, gaussian, a diffusers folder or a hub id")
-    models.set_defaults(command=lab.models)
+    models.set_defaults(command="lab.models")
 
     doctor = add("doctor", help="show device and versions, what would be used, and what is missing")
-    doctor.set_defaults(command=lab.doctor)
+    doctor.set_defaults(command="lab.doctor")
 
     bench = add("bench", help="compare the engine's speed with plain diffusers, side by side")
     bench.add_argument("--model", default="bundled")
@@ -101,11 +104,11 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--repeats", type=_positive, default=3, metavar="N")
     bench.add_argument("--max-batch", type=_positive, metavar="N")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
-    bench.set_defaults(command=lab.bench)
+    bench.set_defaults(command="lab.bench")
 
     migrate = add("migrate", help="bring an older cache up to date")
     _cache(migrate)
-    migrate.set_defaults(command=lab.migrate_cache)
+    migrate.set_defaults(command="lab.migrate_cache")
     return top
 
 

@@ -105,7 +105,7 @@ def _check(connection: duckdb.DuckDBPyConnection, path: Path, inspect: bool) -> 
     _refuse_newer(_version(connection, path), path, SCHEMA_VERSION)  # a newer lab may know more kinds of things
     trust.refuse_foreign_objects(connection, path)
     _check_version(connection, path)
-    trust.refuse_foreign_tables(connection, path)
+    trust.refuse_foreign_tables(connection, path, MIGRATIONS)
     if inspect:
         with trust.within(connection, trust.INSPECTION_SECONDS, path):
             trust.inspect(connection, path)
@@ -229,7 +229,9 @@ def _explain(error: duckdb.Error, path: Path) -> CacheError:
             f"The disk is full: {path} could not be written ({text}). What was committed before is safe; "
             "free some space, or give another --cache, and run again to go on."
         )
-    if "not a valid duckdb" in low or "sqlite" in low:
+    if (
+        "not a valid duckdb" in low or "sqlite" in low or "loading external extensions" in low
+    ):  # of other kinds of files
         return CacheError(f"{path} is not a DuckDB file. Give another --cache, or move the file away.")
     if "version" in low and ("newer" in low or "storage" in low):
         return CacheError(f"{path} was written by a newer DuckDB: {text}. Upgrade with `pip install -U duckdb`.")

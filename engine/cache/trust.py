@@ -14,7 +14,8 @@ from pathlib import Path
 
 import duckdb
 
-from engine.cache.schema import CREATE_MIGRATIONS, MIGRATIONS
+from engine.cache.migration import Migration
+from engine.cache.schema import CREATE_MIGRATIONS
 from engine.errors import CacheRefused
 
 # What a reading connection may do: read this one file, with bounded memory. Locked, so that no statement changes it.
@@ -41,8 +42,7 @@ _FOREIGN = {
     "type": "SELECT type_name FROM duckdb_types() WHERE NOT internal",
     "schema": "SELECT schema_name FROM duckdb_schemas() WHERE NOT internal AND schema_name <> 'main'",
     "trigger": "SELECT trigger_name FROM duckdb_triggers()",
-    "column with an expression": "SELECT table_name || '.' || column_name FROM duckdb_columns() "
-    "WHERE NOT internal AND column_default IS NOT NULL AND column_default <> 'NULL'",
+    "table whose columns compute": "SELECT table_name FROM duckdb_tables() WHERE sql ILIKE '%GENERATED ALWAYS%'",
 }
 _COLUMNS = (
     "SELECT table_name, column_name, data_type FROM duckdb_columns() "
@@ -65,13 +65,13 @@ def refuse_foreign_objects(db: duckdb.DuckDBPyConnection, path: Path) -> None:
             )
 
 
-def refuse_foreign_tables(db: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Compares tables and columns with the schema of this program; the file must be of its version.
+def refuse_foreign_tables(db: duckdb.DuckDBPyConnection, path: Path, migrations: tuple[Migration, ...]) -> None:
+    """Compares tables and columns with those that the migrations make; the file must be of their version.
 
     Raises:
         CacheRefused: They differ.
     """
-    known, found = _known_columns(), _columns(db)
+    known, found = _known_columns(migrations), _columns(db)
     for table in sorted(known.keys() | found.keys()):
         if known.get(table) != found.get(table):
             what = "an unknown table" if table not in known else "no table" if table not in found else "another table"
@@ -145,9 +145,9 @@ def _columns(db: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[str, str]]]:
 
 
 @functools.cache
-def _known_columns() -> dict[str, list[tuple[str, str]]]:
+def _known_columns(migrations: tuple[Migration, ...]) -> dict[str, list[tuple[str, str]]]:
     with duckdb.connect() as db:
         db.execute(CREATE_MIGRATIONS)
-        for step in MIGRATIONS:
+        for step in migrations:
             db.execute(step.sql)
         return _columns(db)

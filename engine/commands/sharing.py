@@ -1,54 +1,17 @@
 """Commands that hand results on: export, import, report."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 from engine.cache.connection import reading
 from engine.cache.exchange import import_cache
 from engine.cache.queries import studies as list_studies
 from engine.errors import LabError
-from engine.sharing.export import FORMATS, SUFFIXES, View, export
-from engine.sharing.report.material import CLAIMS, IMAGES_PER_MONTH, UTILISATION, Wish
-from engine.sharing.report.writing import REPORT_FORMATS, write_report
+from engine.sharing.export import View, export
+from engine.sharing.formats import FORMATS, REPORT_FORMATS, SUFFIXES
+from engine.sharing.report.material import Wish
+from engine.sharing.report.writing import write_report
 from engine.sharing.words import import_lines
-
-Add = Callable[..., argparse.ArgumentParser]
-
-
-def add_commands(add: Add, cache_option: Callable[[argparse.ArgumentParser], None]) -> None:
-    """Adds the commands to the command line."""
-    out = add("export", help="write a cached study as another cache, Parquet, CSV, contact sheets, GIF or MP4")
-    out.add_argument("study", nargs="?", help="a cached study; left out with --format duckdb: the whole cache")
-    out.add_argument("--format", choices=FORMATS, help="what to write; unless given, told by the ending of PATH")
-    out.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="PATH", help="file, or folder for parquet and png"
-    )
-    out.add_argument("--prompt", help="prompt of an animation or comparison (default: the first)")
-    out.add_argument("--seed", type=int, help="its seed (default: the first)")
-    out.add_argument("--kind", choices=("x0", "xt"), default="x0", help="x0: clean-image estimate; xt: noisy image")
-    cache_option(out)
-    out.set_defaults(command=export_study)
-
-    into = add("import", help="take over what another cache holds, e.g. a colleague's from another machine")
-    into.add_argument("file", type=Path, help="a cache, or what `export` wrote; it is only read")
-    cache_option(into)
-    into.set_defaults(command=import_file)
-
-    page = add("report", help="write a cached study as one page that opens offline: HTML, PDF, Markdown or a picture")
-    page.add_argument("study", help="a cached study")
-    page.add_argument("-o", "--output", type=Path, required=True, metavar="PATH",
-                      help="file ending in .html, .pdf, .md or .png")  # fmt: skip
-    page.add_argument("--format", choices=REPORT_FORMATS, help="unless given, told by the ending of PATH")
-    page.add_argument("--pdf", action="store_true", help="print the page to PATH with the ending .pdf as well")
-    page.add_argument("--claims", type=Path, default=CLAIMS, metavar="FILE", help="another file of claims")
-    page.add_argument("--price", metavar="KEY", help="of data/gpu_prices.toml (default: that of the measured GPU)")
-    page.add_argument("--usd-per-hour", type=_above_zero, metavar="X", help="price of an hour of the measured machine")
-    page.add_argument("--seconds", type=_above_zero, metavar="X", help="baseline's seconds per image on the priced GPU")
-    page.add_argument("--images", type=_above_zero, default=IMAGES_PER_MONTH, metavar="N", help="images a month")
-    page.add_argument("--busy", type=_percent, default=UTILISATION, metavar="PERCENT", help="share of paid time in use")
-    cache_option(page)
-    page.set_defaults(command=report)
 
 
 def report(arguments: argparse.Namespace) -> int:
@@ -88,20 +51,3 @@ def import_file(arguments: argparse.Namespace) -> int:
         names = ", ".join(list_studies(db)["name"])
     print(f"Cache: {arguments.cache} (studies: {names or 'none'})")
     return 0
-
-
-def _above_zero(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < 1e12:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return number
-
-
-def _percent(text: str) -> float:
-    share = _above_zero(text) / 100
-    if share > 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is more than 100 percent")
-    return share

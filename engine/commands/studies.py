@@ -15,14 +15,11 @@ from engine.commands.words import duration, print_table
 from engine.errors import LabError, StudyError
 from engine.frame_scoring import score_frames
 from engine.outline import outline
-from engine.paths import DATA
 from engine.progress import make_progress
 from engine.run import Summary, run_study
 from engine.scoring import score, scoring_lines
 from engine.study.source import find_model
 from engine.study.study import load_study
-
-CLAIMS = DATA / "claims.toml"
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special  # not scipy.stats, which takes longer to import than most commands
 
 Floats = npt.NDArray[np.float64]
 Kernel = Callable[[Floats, Floats], Floats]
@@ -95,7 +95,7 @@ def estimate(measure: Callable[[Sets], float], sets: Sets, lowest: float, highes
     left_out = [np.arange(group, sets.prompt_count, groups) for group in range(groups)]
     replicates = np.array([measure(sets.without(prompts)) for prompts in left_out])
     error = float(np.sqrt((groups - 1) / groups * np.sum((replicates - replicates.mean()) ** 2)))
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, groups - 1)) * error
+    reach = float(special.stdtrit(groups - 1, (1 + CONFIDENCE) / 2)) * error
     return Estimate(value, error, max(lowest, value - reach), min(highest, value + reach))
 
 

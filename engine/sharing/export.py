@@ -20,9 +20,6 @@ from engine.sharing.pictures import load_pictures
 from engine.sharing.sheets import contact_sheets, sheet_count
 from engine.sharing.summary import Summary, summary_csv
 
-SUFFIXES = {".duckdb": "duckdb", ".csv": "csv", ".png": "png", ".gif": "gif", ".mp4": "mp4"}
-FORMATS = ("duckdb", "parquet", "csv", "png", "gif", "mp4")
-
 
 @dataclass(frozen=True)
 class View:

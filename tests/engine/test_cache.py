@@ -64,6 +64,7 @@ def tables(path):
 def as_if_newer(patch):
     """As in a later release, which has one more migration."""
     patch.setattr(connection, "SCHEMA_VERSION", NEXT.version)
+    patch.setattr(connection, "MIGRATIONS", (*MIGRATIONS, NEXT))
     patch.setattr(connection.migrate, "__defaults__", ((*MIGRATIONS, NEXT),))
 
 
@@ -220,7 +221,7 @@ def test_a_cache_that_comes_free_is_read(cache, holder, monkeypatch):
 
 
 def test_a_busy_cache_ends_a_run_with_exit_code_2(cache, holder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(connection.reading.__wrapped__, "__defaults__", (0.1,))
+    monkeypatch.setattr(connection.reading.__wrapped__, "__defaults__", (0.1, None))
     assert main(["plan", str(write_study(tmp_path / "a.toml")), "--cache", str(cache)]) == 2
     assert "in use by another process" in capsys.readouterr().err
 

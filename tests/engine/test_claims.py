@@ -18,10 +18,10 @@ from engine.cache.quality import FrameScoreRow, MetricRow, QualityWriter, ScoreR
 from engine.cache.records import FrameRow, StepMetricRow, TimingRow
 from engine.cache.writer import CacheWriter
 from engine.cli import main
-from engine.commands.studies import CLAIMS
 from engine.environment import describe
 from engine.errors import StudyError
 from engine.measuring.metrics import METRICS
+from engine.paths import CLAIMS
 from engine.study.plan import cells
 from engine.study.source import find_model
 from tests.engine.helpers import parsed, row

@@ -20,13 +20,14 @@ from engine.analysis.cost import Rate, price_lanes
 from engine.cache.connection import reading, writing
 from engine.cli import main
 from engine.display.formats import duration, money, percent, percent_range
+from engine.paths import CLAIMS
 from engine.sharing.export import load_summary
 from engine.sharing.pictures import CellPictures
 from engine.sharing.report import Wish, read_report, render
 from engine.sharing.report import printing as printing_module
 from engine.sharing.report.charts import safe_json
 from engine.sharing.report.headline import figures, sentence
-from engine.sharing.report.material import CLAIMS, MAX_PROMPTS
+from engine.sharing.report.material import MAX_PROMPTS
 from engine.sharing.report.plain import plain, render_markdown
 from engine.sharing.report.poster import HEIGHT, WIDTH, render_png
 from engine.study.study import parse_study

@@ -106,7 +106,6 @@ REFUSED: dict[str, Callable[[Path], None]] = {
         "CREATE TABLE latents (trajectory_id VARCHAR, shape VARCHAR, data BLOB, "
         "more VARCHAR GENERATED ALWAYS AS (repeat(shape, 1000000000)))", "DROP TABLE made",
     ),
-    "default that computes": _statements("ALTER TABLE latents ALTER shape SET DEFAULT repeat('x', 1000000000)"),
     "type of its own": _statements("CREATE TYPE mood AS ENUM ('calm')"),
     "schema of its own": _statements("CREATE SCHEMA elsewhere", "CREATE TABLE elsewhere.frames (image BLOB)"),
     "unknown table": _statements("CREATE TABLE payload (data BLOB)"),
@@ -179,6 +178,7 @@ HARMLESS: dict[str, Callable[[Path], None]] = {
     "picture that unpacks to gigabytes": _pictures(_bomb()),
     "picture cut off": _pictures(_polyglot()[:40]),
     "HTML in every text": _hostile_words,
+    "default that computes": _statements("ALTER TABLE latents ALTER shape SET DEFAULT repeat('x', 1000000000)"),
     "paths for names": _statements(
         "UPDATE studies SET study_id = '../../../../tmp/pwned', name = '../../../../tmp/pwned'",
         "UPDATE study_trajectories SET study_id = '../../../../tmp/pwned'",

@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 from engine.cache import trust
 from engine.cache.connection import reading
+from engine.cache.schema import MIGRATIONS
 from engine.errors import CacheError, CacheRefused
 
 HERE = Path(__file__).resolve().parent
@@ -119,4 +120,4 @@ def test_the_caches_of_this_lab_hold_nothing_foreign(path: Path) -> None:
     FILES.synthetic().write(path)
     with reading(path, inspect=True) as db:
         trust.refuse_foreign_objects(db, path)
-        trust.refuse_foreign_tables(db, path)
+        trust.refuse_foreign_tables(db, path, MIGRATIONS)

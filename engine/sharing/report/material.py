@@ -12,17 +12,16 @@ from engine.analysis.claims import Claim, ClaimVerdict, evaluate, lanes_of, read
 from engine.analysis.cost import Preset, PriceError, Pricing, Rate, Workload, load_presets, price_lanes
 from engine.cache.connection import Connection
 from engine.errors import did_you_mean
-from engine.paths import DATA
+from engine.paths import CLAIMS, DATA
 from engine.sharing.export import load_summary
+from engine.sharing.formats import IMAGES_PER_MONTH, UTILISATION
 from engine.sharing.pictures import CellPictures, load_pictures
 from engine.sharing.summary import Summary
 
-CLAIMS, GPU_PRICES = DATA / "claims.toml", DATA / "gpu_prices.toml"
+GPU_PRICES = DATA / "gpu_prices.toml"
 MAX_PROMPTS = 6
 MAX_LANES = 40
 FRAMES = 12
-IMAGES_PER_MONTH = 1_000_000
-UTILISATION = 0.3
 OWN_RATE = 1.0
 
 

@@ -11,8 +11,6 @@ from engine.sharing.report.plain import render_markdown
 from engine.sharing.report.poster import render_png
 from engine.sharing.report.printing import NO_CHROMIUM, find_chromium, print_pdf
 
-REPORT_FORMATS = ("html", "pdf", "md", "png")
-
 
 def write_report(cache: Path, study: str, path: Path, form: str, wish: Wish, *, pdf: bool = False) -> list[Path]:
     """Writes the report of a study in one of `REPORT_FORMATS`, and as PDF beside it if asked for; returns the files.

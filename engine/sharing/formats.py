@@ -1,0 +1,8 @@
+"""What results can be written as, and what a report assumes unless told otherwise."""
+
+SUFFIXES = {".duckdb": "duckdb", ".csv": "csv", ".png": "png", ".gif": "gif", ".mp4": "mp4"}
+FORMATS = ("duckdb", "parquet", "csv", "png", "gif", "mp4")
+REPORT_FORMATS = ("html", "pdf", "md", "png")
+
+IMAGES_PER_MONTH = 1_000_000
+UTILISATION = 0.3
