@@ -7,7 +7,6 @@ from dashboard import page
 
 def main() -> None:
     """Routes to a page; each is a file in `views/`."""
-    st.set_page_config(page_title="Scheduler lab", layout="wide")
     chosen = st.navigation(
         [
             st.Page("views/overview.py", title="Overview", default=True),
@@ -21,6 +20,7 @@ def main() -> None:
         ],
         position="top",
     )
+    st.set_page_config(page_title=f"{chosen.title} - Scheduler lab", layout="wide")
     page.style()
     chosen.run()
 

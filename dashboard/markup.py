@@ -19,9 +19,9 @@ SMALL_PIXELS = 256
 LANE_COLUMNS = ("Lane", "Steps", "Denoiser calls (NFE)")
 
 
-def title(name: str, facts: Sequence[str], description: str) -> str:
-    """The head of a page: the study and what its cells share."""
-    lines = [f'<h1 class="lab-title">{escape(name)}</h1>']
+def title(name: str, facts: Sequence[str], description: str, level: int = 1) -> str:
+    """The head of a page: the study and what its cells share; `level` of the heading, 2 below another head."""
+    lines = [f'<h{level} class="lab-title">{escape(name)}</h{level}>']
     lines += [f'<p class="lab-soft">{escape(text)}</p>' for text in (cut(description, 300), " · ".join(facts)) if text]
     return f'<div class="lab">{"".join(lines)}</div>'
 

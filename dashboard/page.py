@@ -51,16 +51,17 @@ def seek(load: Callable[[], Answer[T] | Problem]) -> Answer[T] | None:
     return None
 
 
-def open_study(*, watch_finished: bool = True) -> tuple[Options, StudyView]:
+def open_study(*, watch_finished: bool = True, level: int = 1) -> tuple[Options, StudyView]:
     """The head of every page: the study picker, what the study is, and how far it is.
 
     Args:
         watch_finished: Look now and then whether a finished study has been run again. Without it, a page that shows a
             finished study sends nothing to the server by itself.
+        level: Of the study's heading: 2 on a page that has a head of its own.
     """
     chosen = options()
     found = require(lambda: loaders.catalogue(chosen.cache)).value
-    return chosen, _open(chosen, found, watch_finished=watch_finished)
+    return chosen, _open(chosen, found, watch_finished=watch_finished, level=level)
 
 
 def look_for_study() -> tuple[Options, StudyView | None]:
@@ -70,7 +71,7 @@ def look_for_study() -> tuple[Options, StudyView | None]:
     return chosen, None if found is None else _open(chosen, found.value, watch_finished=True)
 
 
-def _open(chosen: Options, found: pd.DataFrame, *, watch_finished: bool) -> StudyView:
+def _open(chosen: Options, found: pd.DataFrame, *, watch_finished: bool, level: int = 1) -> StudyView:
     names = dict(zip(found["study_id"], found["name"], strict=True))
     head, picker = st.columns([4, 1.4], vertical_alignment="bottom")
     with picker:
@@ -79,7 +80,8 @@ def _open(chosen: Options, found: pd.DataFrame, *, watch_finished: bool) -> Stud
     study = StudyView(study_id, answer.value)
     updated = found.set_index("study_id").at[study_id, "updated_at"]
     with head:
-        st.html(markup.title(names[study_id], [*study.facts, f"last run {when(updated)}"], study.description))
+        facts = [*study.facts, f"last run {when(updated)}"]
+        st.html(markup.title(names[study_id], facts, study.description, level))
     _status(chosen, study, stale=answer.stale, watch=watch_finished or study.unfinished)
     return study
 

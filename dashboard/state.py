@@ -113,8 +113,10 @@ def keep_in_address(**choices: str) -> None:
 def from_address(name: str, allowed: Mapping[str, Any]) -> None:
     """Takes over a choice from the address if it came there from outside, and is allowed."""
     take_over(name, allowed.get)
-    if st.session_state.get(f"{name}_choice") not in allowed.values():
-        st.session_state.pop(f"{name}_choice", None)
+    choice = st.session_state.pop(f"{name}_choice", None)
+    if choice in allowed.values():
+        # Set anew, so that the browser is told: on another page it would begin with the first option and send that.
+        st.session_state[f"{name}_choice"] = choice
 
 
 def take_over(name: str, read: Callable[[str], Any]) -> None:

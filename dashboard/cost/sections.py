@@ -70,7 +70,7 @@ def costs(table: pd.DataFrame, choice: Pricing, equal: Equality, worth: str) -> 
     st.html(markup.soft(basis(choice, device, name)))
     st.html(markup.figures(cost_cards(priced, choice, equal)))
     st.html(markup.soft(worth))
-    titles = ("Paid by use (US dollars a month)", "Whole GPUs, running all month (US dollars a month)")
+    titles = ("Paid by use (US dollars a month)", "Whole GPUs (US dollars a month)")
     parts = zip(st.columns(2, gap="large"), ("usd_month", "fleet_usd"), titles, strict=True)
     for column, figure, title in parts:
         with column:

@@ -43,7 +43,7 @@ def choose(study: StudyView) -> Choice | None:
     if not (study.lanes and study.prompts and study.seeds):
         return None
     labels = {lane.key: lane.label for lane in study.lanes}
-    columns = st.columns([3.4, 1.7, 1.7, 1.7, 0.8], vertical_alignment="top")
+    columns = st.columns([4.6, 1.6, 1.4, 1.4, 0.7], vertical_alignment="top")
     with columns[0]:
         lanes = _choose_lanes(labels, study.baseline)
     with columns[1]:

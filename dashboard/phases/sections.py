@@ -48,7 +48,7 @@ def top(shown: Shown, claims: tuple[ClaimVerdict, ...]) -> None:
         note = (
             f"{result.quantity} {result.figure}, {result.n}" if result is not None and result.figure else claim.reason
         )
-        cards.append(("“The critical phase is 40 – 80 %”", f"{MARKS[claim.word]} {claim.word}", note))
+        cards.append(("“The critical phase is 40 – 80 %”", f"{MARKS[claim.word]} {claim.word.capitalize()}", note))
     st.html(markup.figures(cards))
 
 

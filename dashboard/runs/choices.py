@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from dashboard import markup
 from dashboard.runs.form import MODELS, Draft, Preset, Request, lanes
 from engine.errors import StudyError
 from engine.study.schedulers import SCHEDULERS
@@ -27,12 +28,12 @@ def _preset() -> Preset:
     try:
         study = load_study(name)
     except StudyError as error:
-        st.caption(str(error))
+        st.html(markup.soft(str(error)))
     else:
         extent = (
             f"{len(study.lanes)} lanes, {len(study.prompts)} prompts, {len(study.seeds)} seeds, model {study.model}"
         )
-        st.caption(f"{study.description} {extent}.")
+        st.html(markup.soft(f"{study.description} {extent}."))
     return Preset(name)
 
 

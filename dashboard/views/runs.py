@@ -7,7 +7,7 @@ from dashboard.share import sections as share
 chosen = page.options()
 sections.show(chosen)
 share.take_over(chosen, access.of_session(chosen))
-chosen, study = page.open_study()
+chosen, study = page.open_study(level=2)
 sections.environments(study)
 sections.failures(study)
 lint.lint(chosen, study)

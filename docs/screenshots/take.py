@@ -1,4 +1,4 @@
-"""Takes the screenshots of this folder from a running dashboard: `python docs/screenshots/take.py [URL] [CHROMIUM]`."""
+"""Takes the screenshots of a running dashboard: `python docs/screenshots/take.py [URL] [CHROMIUM] [FOLDER]`."""
 
 import sys
 from pathlib import Path
@@ -10,16 +10,28 @@ SIZES = {"laptop": (1440, 900), "phone": (390, 844)}
 PAGES = {
     "overview": ("/", ".lab-pictures img"),
     "compare": ("/compare", ".player figure img"),
+    "phases": ("/phases", "canvas, svg.marks"),
     "speed": ("/speed", ".lab-legend"),
     "cost": ("/cost", ".lab-figures"),
+    "vote": ("/vote", ".lab-title"),
     "runs": ("/runs", ".lab-title"),
     "learn": ("/learn", ".lab-shots img"),
 }
 SETTLE_MILLISECONDS = 1500  # charts are drawn after the texts
+# Streamlit scrolls inside this element: the window grows by what is hidden there.
+HIDDEN_HEIGHT = """() => {
+    const main = document.querySelector('[data-testid="stMain"]');
+    return Math.max(0, main.scrollHeight - main.clientHeight);
+}"""
 
 
-def main(url: str = "http://localhost:8501", chromium: str = "/usr/bin/chromium") -> None:
-    """Writes PAGE-SIZE-SCHEME.png for every page, size and colour scheme."""
+def main(
+    url: str = "http://localhost:8501",
+    chromium: str = "/usr/bin/chromium",
+    folder: str = str(Path(__file__).parent),
+    whole: str = "",
+) -> None:
+    """Writes PAGE-SIZE-SCHEME.png for every page, size and colour scheme; any fourth argument: the whole page."""
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         for scheme in ("light", "dark"):
@@ -27,10 +39,15 @@ def main(url: str = "http://localhost:8501", chromium: str = "/usr/bin/chromium"
                 view = {"width": width, "height": height}
                 page = browser.new_context(viewport=view, color_scheme=scheme).new_page()
                 for name, (address, sign) in PAGES.items():
+                    page.set_viewport_size(view)
                     page.goto(url + address)
                     page.locator(sign).first.wait_for()
                     page.wait_for_timeout(SETTLE_MILLISECONDS)
-                    page.screenshot(path=Path(__file__).parent / f"{name}-{size}-{scheme}.png")
+                    if whole:
+                        hidden = int(page.evaluate(HIDDEN_HEIGHT))
+                        page.set_viewport_size({"width": width, "height": height + hidden})
+                        page.wait_for_timeout(SETTLE_MILLISECONDS)
+                    page.screenshot(path=Path(folder) / f"{name}-{size}-{scheme}.png")
         browser.close()
 
 

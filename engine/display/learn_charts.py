@@ -43,6 +43,7 @@ def _marks(
     colour, shape = looks(table)
     middle, low, high = columns
     across = alt.X("nfe:Q", title="Denoiser calls (NFE)", scale=scale, axis=AXIS)
+    table = table.assign(above=table["nfe"].rank(method="first") % 2 == 1)  # neighbours are named on either side
     base = alt.Chart(table).encode(x=across, color=colour, tooltip=tooltip)
     up = alt.Y(f"{middle}:Q", title=title, scale=scale, axis=AXIS)
     return alt.layer(
@@ -50,5 +51,10 @@ def _marks(
             y=alt.Y(f"{low}:Q", title=title, scale=scale, axis=AXIS), y2=f"{high}:Q"
         ),
         base.mark_point(filled=True, size=90, opacity=1).encode(y=up, shape=shape),
-        base.mark_text(align="left", dx=8, fontSize=11, opacity=0.8).encode(y=up, text="label:N"),
+        *(
+            base.transform_filter(alt.datum.above == above)
+            .mark_text(align="left", dx=6, dy=-11 if above else 12, fontSize=11, opacity=0.8)
+            .encode(y=up, text="label:N")
+            for above in (True, False)
+        ),
     ).properties(height=CHART_PIXELS)

@@ -47,14 +47,14 @@ def trade_off_chart(table: pd.DataFrame, cost: str, batch: str) -> alt.LayerChar
         layers.append(_spread(shown, ends).encode(x=alt.X(f"{low}:Q", title=across), x2=f"{high}:Q", y=y, color=colour))
     marks = {"x": x, "y": y, "color": colour, "shape": shape, "tooltip": _tooltip(shown["median_ms"].notna().any())}
     layers += [
-        base.transform_filter(alt.datum.as_good).mark_point(filled=True, size=130, opacity=1).encode(**marks),
-        base.transform_filter(~alt.datum.as_good).mark_point(filled=False, size=110, strokeWidth=2).encode(**marks),
-        *(
-            base.transform_filter(alt.datum.above == above)
-            .mark_text(align="left", dx=7, dy=-11 if above else 12, color=theme.NEUTRAL, fontSize=11)
-            .encode(x=x, y=y, text="name:N")
-            for above in (True, False)
-        ),
+        alt.Chart(rows).mark_point(filled=good, opacity=1, size=130 if good else 110, strokeWidth=2).encode(**marks)
+        for good, rows in shown.groupby("as_good")  # no layer without a mark: it would be a picture without a name
+    ]
+    layers += [
+        base.transform_filter(alt.datum.above == above)
+        .mark_text(align="left", dx=7, dy=-11 if above else 12, color=theme.NEUTRAL, fontSize=11)
+        .encode(x=x, y=y, text="name:N")
+        for above in (True, False)
     ]
     return alt.layer(*layers).properties(height=HEIGHT)
 
@@ -142,8 +142,10 @@ def convergence_chart(errors: pd.DataFrame, floor: float) -> alt.LayerChart | al
     layers = [
         base.mark_line(strokeWidth=1.8, opacity=0.8).encode(x=x, y=y, color=colour),
         spread.encode(x=x, y=alt.Y("low:Q", title=up), y2="high:Q", color=colour),
-        base.transform_filter(alt.datum.above_floor).mark_point(filled=True, size=90, opacity=1).encode(**marks),
-        base.transform_filter(~alt.datum.above_floor).mark_point(size=90, strokeWidth=2).encode(**marks),
+        *(
+            alt.Chart(rows).mark_point(filled=above, size=90, opacity=1, strokeWidth=2).encode(**marks)
+            for above, rows in shown.groupby("above_floor")  # as above: no layer without a mark
+        ),
     ]  # fmt: skip
     if floor > 0:
         dashed = alt.Chart(pd.DataFrame([{"floor": floor}]))

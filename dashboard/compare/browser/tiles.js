@@ -54,7 +54,7 @@ function makeTile(lane) {
   const [image, heat, gap] = [element("img"), element("canvas"), element("div", "gap")];
   const [caption, mean] = [element("div", "soft"), element("div", "mean")];
   const text = element("figcaption");
-  image.draggable = false;
+  Object.assign(image, { draggable: false, alt: "" }); // told once a picture is shown
   heat.setAttribute("role", "img");
   text.append(caption, mean);
   lens.append(image, heat, gap);
