@@ -3,13 +3,13 @@
 Torch is imported only if a metric that needs it has something to do.
 """
 
-from collections.abc import Iterator, Sequence
+import math
 from pathlib import Path
 
 from engine.cache import phases, queries
 from engine.cache.connection import reading
 from engine.cache.phases import FrameMetricRow, PhasesWriter
-from engine.cache.quality import FrameScoreRow
+from engine.cache.quality import FAILED, FrameScoreRow, ScoreRow
 from engine.measuring.evidence import Subject, Unmeasurable
 from engine.measuring.frame_metrics import FRAME_METRICS, FrameMetric
 from engine.measuring.material import Material
@@ -20,10 +20,12 @@ from engine.study.plan import Cell
 GROUP_CELLS = 16
 
 
-def score_frames(plan: Outline, cache: Path, progress: Progress | None = None) -> int:
-    """Measures what the step frames of a study's finished cells lack; returns how many values were taken.
+def score_frames(plan: Outline, cache: Path, progress: Progress | None = None) -> tuple[int, int]:
+    """Measures what the step frames of a study's finished cells lack; returns how many values were taken, and how many
+    cells failed, metric by metric.
 
-    A value that is there is never taken again; values of another version or other weights are kept apart.
+    A value that is there is never taken again; values of another version or other weights are kept apart. A metric
+    that raises on a cell becomes a row of `unscored` with its error, and is tried again the next time.
 
     Raises:
         CacheError: The cache cannot be used.
@@ -49,20 +51,30 @@ def score_frames(plan: Outline, cache: Path, progress: Progress | None = None) -
     if done and before != {(row.metric, row.metric_version) for row in rows}:
         writer.frame_metrics(plan.study.name, rows)
     if not jobs:
-        return 0
-    taken = 0
+        return 0, 0
+    taken = failed = 0
     progress.start("frames", len(jobs), "cells")
     for start in range(0, len(jobs), GROUP_CELLS):
         group = jobs[start : start + GROUP_CELLS]
         with reading(cache) as db:
             wanted = sorted(cell.trajectory_id for cell, _ in group)
             material = Material(queries.latents(db, wanted), queries.frames(db, wanted, ["final", "x0"]))
-        scores = [score for job in group for score in _scored(*job, material, subject, usable)]
-        writer.frame_scores(scores)
-        taken += len(scores)
-        for cell, _ in group:
+        scores: list[FrameScoreRow] = []
+        reasons: list[ScoreRow] = []
+        for cell, metrics in group:
+            for metric in metrics:
+                outcome = _scored(cell, metric, usable[metric.key], material, subject)
+                if isinstance(outcome, ScoreRow):
+                    reasons.append(outcome)
+                else:
+                    scores += outcome
             progress.advance(1, cell.lane.key)
-    return taken
+        writer.frame_scores(scores, reasons)
+        failures = [row for row in reasons if (row.reason or "").startswith(FAILED)]
+        taken, failed = taken + len(scores), failed + len(failures)
+        for row in failures:
+            progress.note(f"Metric '{row.metric}' of step frames {row.reason}")
+    return taken, failed
 
 
 def _described(metric: FrameMetric, subject: Subject) -> FrameMetricRow:
@@ -74,13 +86,22 @@ def _described(metric: FrameMetric, subject: Subject) -> FrameMetricRow:
 
 
 def _scored(
-    cell: Cell, metrics: Sequence[FrameMetric], material: Material, subject: Subject, versions: dict[str, str]
-) -> Iterator[FrameScoreRow]:
-    final = material.evidence(cell, subject, None).pictures
+    cell: Cell, metric: FrameMetric, version: str, material: Material, subject: Subject
+) -> list[FrameScoreRow] | ScoreRow:
+    """A metric's values of a cell's frames; or, if there is none at all or it raises, the reason."""
+    rows: list[FrameScoreRow] = []
+    reason = "no step frame is kept"
+    final = material.final(cell.trajectory_id)
     for step_index, pictures in material.steps(cell):
-        for metric in metrics:
-            try:
-                value = metric.measure(pictures, final, subject)
-            except Unmeasurable:
-                continue
-            yield FrameScoreRow(cell.trajectory_id, "x0", step_index, metric.key, versions[metric.key], value)
+        try:
+            value = metric.measure(pictures, final, subject)
+        except Unmeasurable as why:
+            reason = str(why)
+            continue
+        except Exception as error:  # weights that cannot be read, or too little memory; the others go on
+            return ScoreRow(cell.trajectory_id, metric.key, version, None, f"{FAILED} {type(error).__name__}: {error}")
+        if math.isfinite(value):
+            rows.append(FrameScoreRow(cell.trajectory_id, "x0", step_index, metric.key, version, value))
+        else:
+            reason = f"the value is {value}"
+    return rows or ScoreRow(cell.trajectory_id, metric.key, version, None, reason)

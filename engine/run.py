@@ -96,7 +96,8 @@ def run_study(
         _work(plan, cache, memory, max_batch, progress, summary)
     scoring = score(plan, cache, progress)
     summary.scored, summary.failed = scoring.scored + scoring.sets.taken, summary.failed + scoring.failed
-    summary.scored += score_frames(plan, cache, progress)
+    taken, failed = score_frames(plan, cache, progress)
+    summary.scored, summary.failed = summary.scored + taken, summary.failed + failed
     summary.seconds = time.monotonic() - start
     progress.finish({**asdict(summary), "study": study.name, "cache": str(cache)})
     return summary

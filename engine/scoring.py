@@ -3,7 +3,6 @@
 Torch is imported only if a metric that needs it has something to do.
 """
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,10 +78,11 @@ def score(plan: Outline, cache: Path, progress: Progress | None = None) -> Scori
         before = quality.recorded(db, plan.study.name)
         known = {(row.reference_id, row.check_id): row.distance for row in before[1]}
         fresh = [key for key in map(_key, plan.references) if set(key) <= done.keys() and known.get(key) is None]
-        latents = queries.latents(db, [trajectory_id for key in fresh for trajectory_id in key])
+        for reference, check in fresh:  # pair by pair: the latents of a whole study may not fit in memory
+            latents = queries.latents(db, [reference, check])
+            known[reference, check] = relative_distance(latents[check], latents[reference])
     if not done.keys() & set(ids):
         return result  # nothing is known of a study by these settings, so nothing is recorded
-    known |= {key: relative_distance(latents[key[1]], latents[key[0]]) for key in fresh}
     known = {key: distance for key, distance in known.items() if set(key) <= done.keys()}
     pairs = [_pair(key, plan, known.get(key)) for key in map(_key, plan.references)]
     used = [
@@ -170,7 +170,7 @@ def _work(
             for metric, version in job.metrics:
                 rows.append(_score(metric, version, evidence, job.cell, pair))
                 if metric.on_frames and rows[-1].reason is None:
-                    frames += _score_frames(metric, version, material, job.cell, subject)
+                    frames += _score_frames(metric, version, material, job.cell, subject, progress)
             progress.advance(1, job.cell.lane.key)
         writer.scores(rows, frames)
         result.scored += sum(row.value is not None for row in rows)
@@ -200,12 +200,22 @@ def _score(metric: Metric, version: str, evidence: Evidence, cell: Cell, pair: R
 
 
 def _score_frames(
-    metric: Metric, version: str, material: Material, cell: Cell, subject: Subject
+    metric: Metric, version: str, material: Material, cell: Cell, subject: Subject, progress: Progress
 ) -> Iterator[FrameScoreRow]:
+    """The values of a cell's frames that have one; an error leaves out its frame alone."""
     for step_index, pictures in material.steps(cell):
         evidence = Evidence(subject, cell.prompt, cell.seed, pictures, material.latents[cell.trajectory_id])
-        with contextlib.suppress(Unmeasurable):
-            yield FrameScoreRow(cell.trajectory_id, "x0", step_index, metric.key, version, metric.value(evidence))
+        try:
+            value = metric.value(evidence)
+            if not np.isfinite(value):
+                raise ArithmeticError(f"the value is {value}")
+        except Unmeasurable:
+            continue
+        except Exception as error:  # of a metric from outside; the other frames go on
+            where = f"the frame of step {step_index}, {cell.lane.key}, seed {cell.seed}"
+            progress.note(f"Metric '{metric.key}' leaves out {where}: {type(error).__name__}: {error}")
+            continue
+        yield FrameScoreRow(cell.trajectory_id, "x0", step_index, metric.key, version, value)
 
 
 def _references(plan: Outline) -> dict[tuple[str, int], str]:

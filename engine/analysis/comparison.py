@@ -34,7 +34,7 @@ class Comparison:
         p_equivalence: Holm-adjusted over the lanes; NaN if it cannot be told.
         p_difference: Likewise.
         smallest_n: Pairs needed for a verdict.
-        detectable: The difference that as many prompts would find with 80 % power.
+        deviation: Standard deviation of the difference over prompts; NaN of a single one.
         floor: Differences below it are not ranked.
     """
 
@@ -52,9 +52,21 @@ class Comparison:
     p_equivalence: float
     p_difference: float
     smallest_n: int
-    detectable: float
+    deviation: float
     verdict: Verdict
     floor: float = 0.0
+
+    @property
+    def detectable(self) -> float:
+        """The mean difference that so many prompts find with 80 % power, before the adjustment over lanes."""
+        return st.minimum_detectable(self.deviation, self.difference.n)
+
+    @property
+    def prompts_needed(self) -> int | None:
+        """Prompts that would find true equality equivalent with 80 % power, likewise; None if that cannot be told."""
+        if not (self.deviation > 0 and self.margin > 0):
+            return None
+        return st.prompts_needed(self.deviation, self.margin)
 
 
 def compare(
@@ -124,7 +136,7 @@ def _compared(
         difference, _mean(pairs["value"].to_numpy(), prompts, metric),
         _mean(pairs["value_base"].to_numpy(), prompts, metric),
         margin, source, p_equivalence, p_difference, int(str(metric["smallest_n"])),
-        st.minimum_detectable(float(means.std(ddof=1)), len(means)) if len(means) > 1 else float("inf"), "undecided",
+        float(means.std(ddof=1)) if len(means) > 1 else float("nan"), "undecided",
     )  # fmt: skip
 
 
@@ -183,3 +195,17 @@ def comparison_rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
             )
         )
     return rows
+
+
+def undecided_lines(comparisons: Sequence[Comparison]) -> list[str]:
+    """What would decide the undecided: the difference in reach of so many prompts, and the prompts equality needs."""
+    lines = []
+    for row in comparisons:
+        if row.verdict != "undecided" or not row.deviation > 0:
+            continue
+        line = (f"{row.label}, {row.lane}: {row.difference.n} prompts find a difference of {row.detectable:.3g} with "
+                "80 % power")  # fmt: skip
+        if (needed := row.prompts_needed) is not None and needed > row.difference.n:
+            line += f"; equality within {row.margin:.3g} needs about {needed:,} prompts"
+        lines.append(f"{line}.")
+    return lines

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from engine.cache.connection import migrate, writing
-from engine.cache.quality import FrameScoreRow
+from engine.cache.quality import FAILED, FrameScoreRow, ScoreRow
 from engine.cache.writer import insert_rows
 
 SKETCH_BYTES = 256
@@ -73,10 +73,21 @@ class PhasesWriter:
             db.execute("DELETE FROM frame_metrics WHERE study_id = ?", [study_id])
             insert_rows(db, "frame_metrics", [{"study_id": study_id, **asdict(row)} for row in rows])
 
-    def frame_scores(self, rows: Sequence[FrameScoreRow]) -> None:
-        """Writes scores of step frames that were not there."""
+    def frame_scores(self, rows: Sequence[FrameScoreRow], unscored: Sequence[ScoreRow] = ()) -> None:
+        """Writes scores of step frames, and the reasons why a cell's frames have none."""
+        every: list[FrameScoreRow | ScoreRow] = [*rows, *unscored]
         with writing(self.path) as db:
+            for metric, version in sorted({(row.metric, row.metric_version) for row in every}):
+                ids = {row.trajectory_id for row in every if (row.metric, row.metric_version) == (metric, version)}
+                for table in ("frame_quality", "unscored"):
+                    db.execute(
+                        f"DELETE FROM {table} WHERE metric = ? AND metric_version = ? "
+                        "AND list_contains(?, trajectory_id)",
+                        [metric, version, sorted(ids)],
+                    )
             insert_rows(db, "frame_quality", [asdict(row) for row in rows])
+            reasons = [{key: value for key, value in asdict(row).items() if key != "value"} for row in unscored]
+            insert_rows(db, "unscored", reasons)
 
     def swaps(self, rows: Sequence[SwapRow]) -> None:
         """Writes runs whose prompt changes."""
@@ -121,11 +132,13 @@ def frame_metrics(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
 
 
 def frame_scored(db: duckdb.DuckDBPyConnection, ids: Collection[str]) -> set[tuple[str, str, str]]:
-    """(trajectory_id, metric, metric_version) of all that step frames among `ids` are scored with."""
+    """(trajectory_id, metric, metric_version) of cells whose step frames have scores, or a lasting reason for none."""
     rows = db.execute(
         "SELECT DISTINCT trajectory_id, metric, metric_version FROM frame_quality "
-        "WHERE list_contains(?, trajectory_id)",
-        [list(ids)],
+        "WHERE list_contains($ids, trajectory_id) "
+        "UNION SELECT trajectory_id, metric, metric_version FROM unscored WHERE list_contains($ids, trajectory_id) "
+        "AND NOT starts_with(reason, $failed)",
+        {"ids": list(ids), "failed": FAILED},
     ).fetchall()
     return {(row[0], row[1], row[2]) for row in rows}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine.analysis import statistics
 from engine.analysis.claims import claim_lines, evaluate, read_claims
-from engine.analysis.comparison import compare, comparison_rows
+from engine.analysis.comparison import compare, comparison_rows, undecided_lines
 from engine.analysis.sets import feature_lines, refusal_lines, set_rows
 from engine.cache.connection import migrate, reading
 from engine.cache.findings import load_findings
@@ -92,14 +92,18 @@ def score_study(arguments: argparse.Namespace) -> int:
             f"{source.name}, guidance {study.guidance_scale:g}, {found.cells[0].dtype}). Run it first, or give "
             "the same --set as the run did."
         )
-    result.scored += score_frames(found, arguments.cache, progress)
+    taken, failed = score_frames(found, arguments.cache, progress)
+    result.scored, result.failed = result.scored + taken, result.failed + failed
     progress.finish({**asdict(result), "study": study.name, "cache": str(arguments.cache)})
     if arguments.progress != "json":
         print("\n".join(scoring_lines(study.name, result)))
         with reading(arguments.cache) as db:
             findings = load_findings(db, study.name)
         print(f"\nAgainst {findings.baseline}, same prompts and seeds:")
-        print_table(comparison_rows(compare(findings.quality, findings.metrics, findings.baseline, findings.floors())))
+        rows = compare(findings.quality, findings.metrics, findings.baseline, findings.floors())
+        print_table(comparison_rows(rows))
+        if lines := undecided_lines(rows):
+            print("\n".join(["\nUndecided:", *lines]))
         if len(findings.sets):
             print("\nWhole sets of pictures, same prompts and seeds on both sides, prompts being the unit:")
             print_table(set_rows(findings.sets))

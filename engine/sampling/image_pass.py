@@ -167,7 +167,8 @@ def _run_cell(shared: DiffusionPipeline, cell: Cell, settings: FrameSettings) ->
         _measure(sample, recorder)
     except Exception as error:
         sample.error = f"{type(error).__name__}: {error}"[:2000]
-        sample.steps, sample.latents = [], None
+        sample.steps, sample.distances, sample.spectra, sample.sketches = [], [], [], []
+        sample.latents = None
     sample.nfe = denoiser.calls
     return sample
 

@@ -10,7 +10,7 @@ import pytest
 
 from engine.analysis import phases
 from engine.analysis.claims import claim_lines, evaluate, read_claims, together
-from engine.analysis.comparison import compare
+from engine.analysis.comparison import compare, undecided_lines
 from engine.analysis.recommendation import recommend
 from engine.cache.connection import reading
 from engine.cache.findings import Floor, load_findings
@@ -276,6 +276,24 @@ def test_comparisons_are_paired_and_worded_by_direction():
     assert (words["down"], words["up"]) == ("better", "worse")
     words = {row.lane: row.verdict for row in compare(table(lanes, metric="sharpness"), described("sharpness"), "base")}
     assert (words["down"], words["up"]) == ("lower", "higher")
+
+
+def test_what_would_decide_the_undecided_is_said_and_holds():
+    base = noisy(1.0)
+    lanes = {"base": base, "same": plus(base, noisy(0.1, 0, 1)), "wild": plus(base, noisy(9, 0, 4))}
+    rows = {row.lane: row for row in compare(table(lanes), described("clip_score"), "base")}
+    (line,) = undecided_lines(list(rows.values()))
+    wild = rows["wild"]
+    assert line.startswith(f"CLIP score, wild: 20 prompts find a difference of {wild.detectable:.3g} with 80 % power; ")
+    assert line.endswith(f"equality within {wild.margin:.3g} needs about {wild.prompts_needed:,} prompts.")
+    prompts = wild.prompts_needed
+    assert 20 < prompts < 1000
+    again = {"base": base, "wild": plus(base, noisy(9 * 0.3, 0, 4))}  # noise a third as large: a tenth of the prompts
+    fewer = compare(table(again), described("clip_score"), "base")[0].prompts_needed
+    assert fewer == pytest.approx(0.09 * prompts, rel=0.2)
+    (alone,) = compare(table({"base": base, "x": noisy(1, 0, 1)}, prompts=40, seeds=1), described("clip_score"), "base")
+    assert alone.prompts_needed is None
+    assert "equality" not in undecided_lines([alone])[0]
 
 
 def test_too_few_pairs_have_no_verdict_and_one_seed_has_no_margin():
