@@ -19,7 +19,7 @@ demo: setup  ## measure a small study, then show it on http://localhost:8501 (DE
 	$(BIN)/python -m streamlit run dashboard/app.py --server.port $(DEMO_PORT) $(if $(filter 1,$(HEADLESS)),--server.headless true) -- --allow-runs
 
 test: $(VENV)/.installed-dev  ## run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.installed-dev  ## check style, format and types
 	$(BIN)/ruff check .
