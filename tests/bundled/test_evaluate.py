@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from PIL import Image
 
-from data.bundled.recipe import common, evaluate, evaluate_cost, evaluate_curves, evaluate_held_out, judge
+from data.bundled.recipe import (
+    common,
+    evaluate,
+    evaluate_cost,
+    evaluate_curves,
+    evaluate_nearest,
+    judge,
+)
 from data.bundled.recipe.common import BUNDLED_DIR
+from data.bundled.recipe.dataset import Concept, Dataset
+from data.bundled.recipe.evaluate import read_prompts
+from data.bundled.recipe.evaluate_nearest import Gallery
 
 PROMPTS = ["red apple", "owl"]
 
@@ -96,18 +103,49 @@ def test_step_curve_has_every_count_and_no_error_at_the_converged_one(
     assert errors[0] > errors[1] > errors[2] == 0.0
 
 
+def gallery_of(pipeline: StableDiffusionPipeline, pictures: torch.Tensor, styles: list[str]) -> Gallery:
+    """A gallery of pictures in -1 to 1, in turn of an owl and a pizza."""
+    concepts = tuple(Concept(("owl", "pizza")[i % 2], (), style) for i, style in enumerate(styles))
+    return Gallery(pipeline, Dataset(((pictures + 1) * 127.5).round().to(torch.uint8), concepts))
+
+
+def test_nearest_pictures_tell_concept_style_and_distance(pipeline: StableDiffusionPipeline) -> None:
+    pictures = judge.draw(pipeline, ["owl", "pizza", "red apple", "rocket"], 2.0, 6, 0)
+    gallery = gallery_of(pipeline, pictures, ["3d", "3d", "noto", "noto"])
+    found = gallery.compare(gallery.latents[[0, 2, 3]], ["owl", "owl", "owl"])
+    assert found["own_concept"] == pytest.approx(2 / 3)
+    assert found["styles"] == pytest.approx({"3d": 1 / 3, "noto": 2 / 3})
+    assert found["distance"] == pytest.approx([0, 0, 0], abs=1e-3)
+    assert gallery.same_picture(gallery.latents[[0, 1]], gallery.latents[[0, 2]]) == 0.5
+
+
 def test_guidance_point_measures_all_pictures_of_both_seeds(
     pipeline: StableDiffusionPipeline, clip: judge.Judge
 ) -> None:
     runs = evaluate_curves.runs_of_seeds(pipeline, PROMPTS, 2.0, 6, [0, 1])
-    point, pictures = evaluate_curves.guidance_point(pipeline, clip, PROMPTS, runs)
+    gallery = gallery_of(pipeline, judge.decode(pipeline, runs[0]), ["3d", "3d"])
+    point, pictures = evaluate_curves.guidance_point(pipeline, clip, gallery, PROMPTS, runs)
     assert pictures.shape == (4, 3, 64, 64)
     assert torch.allclose(pictures[2:], judge.draw(pipeline, PROMPTS, 2.0, 6, 1000), atol=1e-4)
     assert point["n"] == 4
-    assert point["top1"] == 1.0
+    assert point["top5"] == 1.0
     assert point["seed_distance"] > 0.05
-    alone, _ = evaluate_curves.guidance_point(pipeline, clip, PROMPTS, runs[:1])
+    assert 0 <= point["same_picture"] <= 1
+    alone, _ = evaluate_curves.guidance_point(pipeline, clip, gallery, PROMPTS, runs[:1])
     assert "seed_distance" not in alone
+
+
+def test_words_are_put_into_the_template_and_an_unknown_style_is_an_error(
+    pipeline: StableDiffusionPipeline, clip: judge.Judge
+) -> None:
+    gallery = gallery_of(pipeline, judge.draw(pipeline, ["owl", "pizza"], 2.0, 6, 0), ["3d", "noto"])
+    table: dict[str, Any] = {"templates": ["{}", "{}, 3d style"], "guidance": 2.0, "steps": 6}
+    report = evaluate_nearest.wording(pipeline, clip, gallery, ["owl"], table)
+    assert set(report) == {"{}", "{}, 3d style"}
+    assert report["{}, 3d style"]["style_followed"] == report["{}, 3d style"]["styles"]["3d"]
+    assert "style_followed" not in report["{}"]
+    with pytest.raises(common.RecipeError, match="style"):
+        evaluate_nearest.wording(pipeline, clip, gallery, ["owl"], table | {"templates": ["{}, oil style"]})
 
 
 def test_judge_is_surer_of_a_real_drawing_than_of_a_white_sheet(
@@ -120,75 +158,6 @@ def test_judge_is_surer_of_a_real_drawing_than_of_a_white_sheet(
     assert all(0 <= p <= 1 for p in drawn.probability)
 
 
-def tiny_stage(work: Path, **held_out: Any) -> common.Stage:
-    """A stage whose packages hold six grey pictures, two of each of groups 1, 5 and 7."""
-    labels, pictures = work / "packages/labels@1/en", work / "packages/pictures@1/png"
-    labels.mkdir(parents=True)
-    pictures.mkdir(parents=True)
-    names = ["man", "woman", "hut", "ten o’clock", "cup", "spoon"]
-    rows = [{"label": x, "hexcode": f"1F53{i}", "tags": [], "group": (1, 5, 7)[i // 2]} for i, x in enumerate(names)]
-    for i, row in enumerate(rows):
-        Image.new("RGBA", (16, 16), (40 * i,) * 3 + (255,)).save(pictures / f"{row['hexcode'].lower()}.png")
-    (labels / "data.json").write_text(json.dumps(rows), encoding="utf-8")
-    (work / "seen.txt").write_text("cup\n", encoding="utf-8")
-    source = {"package": "pictures@1", "folder": "png", "suffix": ".png", "style": "flat"}
-    dataset = {"size": 16, "labels": "labels@1", "concepts": ["man"], "source": [source]}
-    held = {"seen": str(work / "seen.txt"), "leave_out": ["o’clock"]} | held_out
-    return common.open_stage("dataset", {"dataset": dataset, "evaluate": {"held_out": held}}, work, "cpu")
-
-
-def test_unseen_pictures_leave_out_what_any_training_used(tmp_path: Path) -> None:
-    stage = tiny_stage(tmp_path)
-    shades = {g: [int(p[0, 0, 0]) // 40 for p in evaluate_held_out.unseen_pictures(stage, [g])] for g in (1, 5, 7)}
-    assert shades == {1: [1], 5: [2], 7: [5]}  # woman, hut and spoon
-
-
-def test_a_missing_list_or_an_empty_group_is_an_error_with_the_remedy(tmp_path: Path) -> None:
-    stage = tiny_stage(tmp_path, groups={"nothing": [8]})
-    pictures = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
-    with pytest.raises(common.RecipeError, match="'nothing'"):
-        evaluate_held_out.reconstruction(Halver(), stage, pictures)
-    (tmp_path / "seen.txt").unlink()
-    with pytest.raises(common.RecipeError, match="seen"):
-        list(evaluate_held_out.unseen_pictures(stage, [5]))
-
-
-class Halver:
-    """Stands for an autoencoder that gives back every value plus one half."""
-
-    device = torch.device("cpu")
-
-    def float(self) -> Halver:
-        return self
-
-    def eval(self) -> Halver:
-        return self
-
-    def encode(self, x: torch.Tensor) -> SimpleNamespace:
-        return SimpleNamespace(latent_dist=SimpleNamespace(mean=x))
-
-    def decode(self, x: torch.Tensor) -> SimpleNamespace:
-        return SimpleNamespace(sample=x + 0.5)
-
-
-def test_psnr_is_that_of_a_known_error_and_reports_every_group(tmp_path: Path) -> None:
-    stage = tiny_stage(tmp_path, groups={"people": [1], "things": [5, 7]})
-    report = evaluate_held_out.reconstruction(Halver(), stage, torch.zeros(3, 3, 16, 16, dtype=torch.uint8))
-    assert [report[name]["n"] for name in ("training", "people", "things")] == [3, 1, 2]
-    assert report["training"]["mean"] == pytest.approx(10 * math.log10(4 / 0.25), abs=1e-3)
-    # 200 is 0.569 in -1 to 1; what the half adds beyond 1 is cut off
-    lost = [0.5, 1 - (200 / 127.5 - 1)]
-    assert report["things"]["mean"] == pytest.approx(np.mean([10 * math.log10(4 / e**2) for e in lost]), abs=1e-3)
-
-
-def test_the_labels_of_the_first_training_are_listed_and_the_recipe_reads_them() -> None:
-    config = common.load_config(common.RECIPE_DIR / "small_64.toml")
-    held_out = config["evaluate"]["held_out"]
-    seen = (BUNDLED_DIR.parents[1] / held_out["seen"]).read_text(encoding="utf-8").splitlines()
-    assert len(seen) == len(set(seen)) == 515
-    assert len(set(config["dataset"]["concepts"]) & set(seen)) == 166
-
-
 def test_cost_is_measured_in_a_process_of_its_own_with_its_own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(BUNDLED_DIR.parents[1])
@@ -197,6 +166,8 @@ def test_cost_is_measured_in_a_process_of_its_own_with_its_own_threads(monkeypat
     assert 0 < cost["seconds"]["least"] <= cost["seconds"]["median"] <= cost["seconds"]["most"]
     assert 200 < cost["peak_mb"] < 1500
     assert cost["threads"] >= 1
+    alone = evaluate_cost.measure_apart(BUNDLED_DIR, steps=1, guidance=2.0, repeats=1, threads=1)
+    assert alone["threads"] == 1
 
 
 def test_evaluate_writes_the_parts_that_the_config_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,14 +177,18 @@ def test_evaluate_writes_the_parts_that_the_config_asks_for(tmp_path: Path, monk
     concept = [{"label": "owl", "tags": [], "style": "3d"}]
     (tmp_path / "dataset/concepts.json").write_text(json.dumps(concept), encoding="utf-8")
     table = {"prompts": str(tmp_path / "prompts.txt"), "steps": 3, "guidance": [2.0], "sheet_guidance": 2.0}
-    stage = common.open_stage("evaluate", {"dataset": {}, "evaluate": table}, tmp_path, "cpu")
+    stage = common.open_stage("evaluate", {"evaluate": table}, tmp_path, "cpu")
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(evaluate, "measure_apart", lambda folder, **cost: asked.append(cost))
     evaluate.run(stage)
     assert not asked
     report = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
-    assert set(report) == {"real_pictures", "psnr_db", "guidance"}
+    assert set(report) == {"real_pictures", "guidance"}
     assert report["guidance"]["2"]["n"] == 1
     assert (tmp_path / "sheets/guidance_2.png").is_file()
-    evaluate.run(dataclasses.replace(stage, table=table | {"cost": {"steps": 2}, "guidance": []}))
-    assert asked == [{"steps": 2}]
+    parts = {"cost": {"steps": 2, "threads": [2, 1]}, "guidance": []}
+    parts["words"] = {"templates": ["a {}"], "guidance": 2.0, "steps": 2}
+    report = evaluate.run(dataclasses.replace(stage, table=table | parts))
+    assert asked == [{"steps": 2, "threads": 2}, {"steps": 2, "threads": 1}]
+    assert set(report) == {"cost", "real_pictures", "guidance", "words", "vocabulary"}
+    assert report["vocabulary"]["{}"]["n"] == len(read_prompts(BUNDLED_DIR / "vocabulary.txt"))

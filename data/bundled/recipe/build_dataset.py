@@ -122,26 +122,61 @@ def train_tokenizer(stage: Stage, concepts: list[dict[str, Any]], folder: Path) 
     tokenizer.save_pretrained(folder)
 
 
-def run(stage: Stage) -> int:
-    """Write pictures, concepts and tokenizer under `work/dataset`; returns the number of pictures."""
-    entries = json.loads((fetch_package(stage, stage.require("labels")) / "en/data.json").read_text(encoding="utf-8"))
-    rows = wanted_rows(stage, entries)
-    pictures, concepts, missing = [], [], []
+def other_entries(stage: Stage, entries: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the entries of `autoencoder_groups` outside the vocabulary: those to learn from and those held out.
+
+    Of each group up to `held_out_per_group` are held out, evenly spread in the order of the label package. Labels in
+    the file `seen` are never held out; entries whose label has one of the words `leave_out` belong to neither.
+    """
+    learnt: list[dict[str, Any]] = []
+    held_out: list[dict[str, Any]] = []
+    vocabulary = {entry["label"] for _, entry in wanted_rows(stage, entries)}
+    file = stage.table.get("seen")
+    seen = set(Path(file).read_text(encoding="utf-8").splitlines()) if file else set()
+    for group in stage.table.get("autoencoder_groups", []):
+        members = [e for e in entries if e.get("group") == group and e["label"] not in vocabulary]
+        members = [e for e in members if not any(word in e["label"] for word in stage.table.get("leave_out", []))]
+        free = [entry["label"] for entry in members if entry["label"] not in seen]
+        count = min(len(free), stage.require("held_out_per_group"))
+        chosen = {free[place * len(free) // count] for place in range(count)}
+        held_out += [entry for entry in members if entry["label"] in chosen]
+        learnt += [entry for entry in members if entry["label"] not in chosen]
+    return learnt, held_out
+
+
+def gather(stage: Stage, rows: list[tuple[str, dict[str, Any]]]) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
+    """Return pictures and concepts of the rows (label, entry) in every source that has them."""
+    pictures, concepts = [], []
     for source in stage.require("source"):
         folder = fetch_package(stage, source["package"])
         for label, entry in rows:
-            path = find_asset(folder, source, entry["hexcode"].lower())
-            if path is None:
-                missing.append(f"{label} ({source['style']})")
-                continue
-            pictures.append(read_picture(path, stage.require("size")))
-            concepts.append({"label": label, "tags": tags_of(label, entry), "style": source["style"]})
+            if (path := find_asset(folder, source, entry["hexcode"].lower())) is not None:
+                pictures.append(read_picture(path, stage.require("size")))
+                row = {"label": label, "tags": tags_of(label, entry), "style": source["style"]}
+                concepts.append(row | {"code": entry["hexcode"]})
+    return pictures, concepts
+
+
+def run(stage: Stage) -> int:
+    """Write pictures, concepts and tokenizer under `work/dataset`; returns the number of pictures of the vocabulary."""
+    entries = json.loads((fetch_package(stage, stage.require("labels")) / "en/data.json").read_text(encoding="utf-8"))
+    rows = wanted_rows(stage, entries)
+    pictures, concepts = gather(stage, rows)
     if not pictures:
         raise RecipeError("No picture was found; check [[dataset.source]] 'folder' and 'suffix'.")
     np.save(stage.path("dataset/pictures.npy"), np.stack(pictures))
     write_json(stage.path("dataset/concepts.json"), concepts)
-    train_tokenizer(stage, concepts, stage.path("dataset/tokenizer"))
-    print(f"{len(pictures)} pictures of {len(rows)} concepts; without a picture: {', '.join(missing) or 'none'}")
+    print(f"{len(pictures)} pictures of {len(rows)} concepts in {len(stage.require('source'))} styles")
+    for name, others in zip(("more", "held_out"), other_entries(stage, entries), strict=True):
+        others_pictures, others_concepts = gather(stage, [(entry["label"], entry) for entry in others])
+        if others_pictures:
+            np.save(stage.path(f"dataset/{name}.npy"), np.stack(others_pictures))
+            write_json(stage.path(f"dataset/{name}.json"), others_concepts)
+        print(f"{name}: {len(others_pictures)} pictures of {len(others)} concepts")
+    if tokenizer := stage.table.get("tokenizer"):
+        shutil.copytree(tokenizer, stage.path("dataset/tokenizer"), dirs_exist_ok=True)
+    else:
+        train_tokenizer(stage, concepts, stage.path("dataset/tokenizer"))
     return len(pictures)
 
 

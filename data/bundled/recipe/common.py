@@ -71,7 +71,7 @@ def open_stage(name: str, config: dict[str, Any], work: Path, device: str = "aut
     seed = int(config.get("seed", 0))
     random.seed(seed)
     torch.manual_seed(seed)
-    if threads := config.get("threads"):
+    if threads := config[name].get("threads", config.get("threads")):
         torch.set_num_threads(int(threads))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

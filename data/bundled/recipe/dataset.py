@@ -48,6 +48,14 @@ def load_dataset(stage: Stage) -> Dataset:
     return Dataset(pictures, concepts)
 
 
+def autoencoder_pictures(stage: Stage) -> torch.Tensor:
+    """Return what the autoencoder learns from: the dataset's pictures and those of `dataset/more.npy`, if any."""
+    pictures = load_dataset(stage).pictures
+    if (more := stage.work / "dataset/more.npy").exists():
+        pictures = torch.cat([pictures, torch.from_numpy(np.load(more))])
+    return pictures
+
+
 def load_tokenizer(stage: Stage) -> CLIPTokenizer:
     """Return the tokenizer that `build_dataset` trained on the captions."""
     folder = stage.need("dataset/tokenizer", "build_dataset")
@@ -72,8 +80,11 @@ class CaptionMix:
     style: float = 0.0
     lead: float = 0.0
 
-    def sample(self, concept: Concept, rng: random.Random) -> str:
-        """Return one caption; the style follows at the rate `style`, a word such as "a" leads at the rate `lead`."""
+    def sample(self, concept: Concept, rng: random.Random, name_style: bool = False) -> str:
+        """Return one caption; a word such as "a" leads at the rate `lead`, the style follows at the rate `style`.
+
+        With `name_style` the style is always named, also by itself where the caption would be empty.
+        """
         draw = rng.random()
         if draw < self.label or (not concept.tags and draw < self.label + self.label_and_tag + self.tags):
             caption = concept.label
@@ -82,10 +93,10 @@ class CaptionMix:
         elif draw < self.label + self.label_and_tag + self.tags:
             caption = " ".join(rng.sample(concept.tags, min(3, len(concept.tags))))
         else:
-            return ""
+            return f"{concept.style} style" if name_style else ""
         if rng.random() < self.lead:
             caption = f"{rng.choice(LEADS)} {caption}"
-        return f"{caption}, {concept.style} style" if rng.random() < self.style else caption
+        return f"{caption}, {concept.style} style" if name_style or rng.random() < self.style else caption
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:

@@ -1,11 +1,10 @@
 """Stage 5: how well the finished model draws its prompts, measured with its own CLIP, and a labelled sheet.
 
-Each part runs if the config has its table: guidance always, [evaluate.curve], [evaluate.held_out], [evaluate.cost].
+Guidance always; [evaluate.curve], [evaluate.held_out], [evaluate.words] and [evaluate.cost] if the config has them.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import warnings
 from pathlib import Path
@@ -17,10 +16,11 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw
 
 from data.bundled.recipe.common import BUNDLED_DIR, RecipeError, Stage, stage_from_command_line, write_json
-from data.bundled.recipe.dataset import load_dataset, to_unit
+from data.bundled.recipe.dataset import Dataset, load_dataset, to_unit
 from data.bundled.recipe.evaluate_cost import measure_apart
 from data.bundled.recipe.evaluate_curves import colourfulness, guidance_point, runs_of_seeds, step_curve
 from data.bundled.recipe.evaluate_held_out import reconstruction
+from data.bundled.recipe.evaluate_nearest import Gallery, wording
 from data.bundled.recipe.judge import Judge, load_pipeline
 
 
@@ -47,13 +47,13 @@ def read_prompts(path: Path) -> list[str]:
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def guidance_scales(stage: Stage, pipeline: StableDiffusionPipeline, judge: Judge) -> dict[str, Any]:
+def guidance_scales(stage: Stage, pipeline: StableDiffusionPipeline, judge: Judge, gallery: Gallery) -> dict[str, Any]:
     """Return what each guidance scale gives on all prompts and seeds; saves a sheet of the first seed's pictures."""
     report: dict[str, Any] = {}
     prompts = read_prompts(Path(stage.require("prompts")))
     for guidance in stage.require("guidance"):
         runs = runs_of_seeds(pipeline, prompts, guidance, stage.require("steps"), stage.table.get("seeds", [0]))
-        report[f"{guidance:g}"], pictures = guidance_point(pipeline, judge, prompts, runs)
+        report[f"{guidance:g}"], pictures = guidance_point(pipeline, judge, gallery, prompts, runs)
         point = report[f"{guidance:g}"]
         print(f"guidance {guidance:g}: top-1 {point['top1']:.3f} top-5 {point['top5']:.3f} of {point['n']}", flush=True)
         sheet = contact_sheet(pictures[: len(prompts)], prompts, stage.table.get("columns", 12))
@@ -64,6 +64,17 @@ def guidance_scales(stage: Stage, pipeline: StableDiffusionPipeline, judge: Judg
     return report
 
 
+def real_pictures(judge: Judge, dataset: Dataset) -> dict[str, Any]:
+    """Return what the judge says of the training pictures, and their colours, for all styles and for each."""
+    report: dict[str, Any] = {}
+    for style in ["all", *dict.fromkeys(concept.style for concept in dataset.concepts)]:
+        rows = [i for i, concept in enumerate(dataset.concepts) if style in ("all", concept.style)]
+        pictures = to_unit(dataset.pictures[rows])
+        recognised = judge.recognise(pictures, [dataset.concepts[i].label for i in rows])
+        report[style] = recognised.__dict__ | colourfulness(pictures)
+    return report
+
+
 def run(stage: Stage) -> dict[str, Any]:
     """Measure, write `work/evaluation.json` and the sheet; returns what was measured."""
     warnings.filterwarnings("ignore", message=".*fp16.*")
@@ -71,17 +82,22 @@ def run(stage: Stage) -> dict[str, Any]:
     pipeline = load_pipeline(bundle, stage.device)
     judge = Judge(bundle / "clip", read_prompts(bundle / "vocabulary.txt"))
     dataset = load_dataset(stage)
-    real = to_unit(dataset.pictures)
+    gallery = Gallery(pipeline, dataset)
     report: dict[str, Any] = {}
     if cost := stage.table.get("cost"):
-        report["cost"] = measure_apart(bundle, **cost)
-    recognised = judge.recognise(real, [c.label for c in dataset.concepts])
-    report["real_pictures"] = recognised.__dict__ | colourfulness(real)
-    of_dataset = dataclasses.replace(stage, name="dataset", table=stage.config["dataset"])
-    report["psnr_db"] = reconstruction(pipeline.vae, of_dataset, dataset.pictures)
+        threads = cost.get("threads", [0])
+        rest = {key: value for key, value in cost.items() if key != "threads"}
+        report["cost"] = [measure_apart(bundle, **rest, threads=count) for count in threads]
+    report["real_pictures"] = real_pictures(judge, dataset)
+    if held_out := stage.table.get("held_out"):
+        report["psnr_db"] = reconstruction(pipeline.vae, stage, dataset, Path(held_out["listed"]))
     if curve := stage.table.get("curve"):
         report["steps"] = step_curve(pipeline, judge, read_prompts(Path(curve["prompts"])), curve)
-    report["guidance"] = guidance_scales(stage, pipeline, judge)
+    report["guidance"] = guidance_scales(stage, pipeline, judge, gallery)
+    if words := stage.table.get("words"):
+        prompts = read_prompts(Path(stage.require("prompts")))
+        report["words"] = wording(pipeline, judge, gallery, prompts, words)
+        report["vocabulary"] = wording(pipeline, judge, gallery, judge.labels, words | {"templates": ["{}"]})
     write_json(stage.path("evaluation.json"), report)
     return report
 

@@ -44,9 +44,11 @@ def measure(folder: Path, steps: int, guidance: float, repeats: int) -> dict[str
     return {"n": repeats, "seconds": spread, "threads": torch.get_num_threads(), "peak_mb": peak_megabytes()}
 
 
-def measure_apart(folder: Path, steps: int, guidance: float, repeats: int) -> dict[str, Any]:
-    """Return what `measure` says in a fresh process with torch's own number of threads."""
+def measure_apart(folder: Path, steps: int, guidance: float, repeats: int, threads: int = 0) -> dict[str, Any]:
+    """Return what `measure` says in a fresh process with `threads` threads; 0 for torch's own number."""
     settings = {key: value for key, value in os.environ.items() if key not in THREAD_SETTINGS}
+    if threads:
+        settings |= dict.fromkeys(THREAD_SETTINGS, str(threads))
     command = [sys.executable, "-m", "data.bundled.recipe.evaluate_cost", folder, steps, guidance, repeats]
     done = subprocess.run([str(x) for x in command], check=True, stdout=subprocess.PIPE, text=True, env=settings)
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])

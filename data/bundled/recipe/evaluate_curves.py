@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, HeunDiscreteScheduler, StableDiffusionPipeline
 
+from data.bundled.recipe.evaluate_nearest import Gallery
 from data.bundled.recipe.judge import Judge, decode, draw_latents, quartiles
 
 SEED_STRIDE = 1000
@@ -84,11 +85,16 @@ def agreement(
 
 
 def guidance_point(
-    pipeline: StableDiffusionPipeline, judge: Judge, prompts: list[str], runs: Sequence[torch.Tensor]
+    pipeline: StableDiffusionPipeline,
+    judge: Judge,
+    gallery: Gallery,
+    prompts: list[str],
+    runs: Sequence[torch.Tensor],
 ) -> tuple[dict[str, Any], torch.Tensor]:
     """Return what one guidance scale's runs measure, and all their pictures."""
-    pictures = decode(pipeline, torch.cat(list(runs)))
-    report = judge.recognise(pictures, prompts * len(runs)).__dict__ | colourfulness(pictures)
+    latents, labels = torch.cat(list(runs)), prompts * len(runs)
+    pictures = decode(pipeline, latents)
+    report = judge.recognise(pictures, labels).__dict__ | colourfulness(pictures) | gallery.compare(latents, labels)
     if len(runs) > 1:
-        report["seed_distance"] = seed_distance(runs)
+        report |= {"seed_distance": seed_distance(runs), "same_picture": gallery.same_picture(runs[0], runs[1])}
     return report, pictures

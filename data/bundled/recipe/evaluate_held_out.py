@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,8 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from data.bundled.recipe.build_dataset import fetch_package, find_asset, read_picture
 from data.bundled.recipe.common import RecipeError, Stage
-from data.bundled.recipe.dataset import to_unit
+from data.bundled.recipe.dataset import Dataset, to_unit
 from data.bundled.recipe.judge import BATCH, quartiles
 
 
@@ -34,32 +32,44 @@ def summary(values: torch.Tensor) -> dict[str, Any]:
     return {"n": len(values), "mean": values.mean().item(), "quartiles": quartiles(values)}
 
 
-def unseen_pictures(stage: Stage, groups: list[int]) -> Iterator[np.ndarray]:
-    """Yield the pictures of `groups` in the first source that are neither in the dataset nor in the `seen` list.
+def by_style(values: torch.Tensor, styles: list[str]) -> dict[str, Any]:
+    """Return the summary of all values and that of each style's."""
+    report = {"all": summary(values)}
+    for style in dict.fromkeys(styles):
+        report[style] = summary(values[[i for i, other in enumerate(styles) if other == style]])
+    return report
 
-    `stage` is the dataset's; entries whose label has one of the words `leave_out` are left out.
+
+def read_rows(stage: Stage, name: str) -> list[dict[str, Any]]:
+    """Return what `build_dataset` wrote about the pictures in `dataset/name`."""
+    rows: list[dict[str, Any]] = json.loads(
+        stage.need(f"dataset/{name}.json", "build_dataset").read_text(encoding="utf-8")
+    )
+    return rows
+
+
+def held_out_pictures(stage: Stage, listed: Path) -> tuple[torch.Tensor, list[str]]:
+    """Return the pictures that no training has used and their styles.
+
+    Raises:
+        RecipeError: their concepts are not the ones the file `listed` records, or one is in the training pictures.
     """
-    table = stage.config["evaluate"]["held_out"]
-    if not (listed := Path(table["seen"])).is_file():
-        raise RecipeError(f"No file {listed}; [evaluate.held_out] 'seen' names the labels that training has used.")
-    seen = set(listed.read_text(encoding="utf-8").splitlines()) | set(stage.require("concepts"))
-    source, size = stage.require("source")[0], stage.require("size")
-    folder = fetch_package(stage, source["package"])
-    entries = json.loads((fetch_package(stage, stage.require("labels")) / "en/data.json").read_text(encoding="utf-8"))
-    for entry in entries:
-        label, path = entry["label"], find_asset(folder, source, entry["hexcode"].lower())
-        left_out = any(word in label for word in table.get("leave_out", []))
-        if path and entry.get("group") in groups and label not in seen and not left_out:
-            yield read_picture(path, size)
+    rows = read_rows(stage, "held_out")
+    codes = {f"{row['code']} {row['label']}" for row in rows}
+    if not listed.is_file() or codes != set(listed.read_text(encoding="utf-8").splitlines()):
+        raise RecipeError(f"The held-out concepts are not those of {listed}; rebuild the dataset with the same config.")
+    used = {row["code"] for name in ("concepts", "more") for row in read_rows(stage, name)}
+    if both := sorted(used & {row["code"] for row in rows}):
+        raise RecipeError(f"Held out but also trained on: {', '.join(both)}.")
+    return torch.from_numpy(np.load(stage.work / "dataset/held_out.npy")), [row["style"] for row in rows]
 
 
-def reconstruction(autoencoder: AutoencoderKL, stage: Stage, pictures: torch.Tensor) -> dict[str, Any]:
-    """Return PSNR on the training pictures and on each named list of groups of `[evaluate.held_out]`."""
-    report = {"training": summary(psnr_of_each(autoencoder, pictures))}
-    for name, groups in stage.config["evaluate"].get("held_out", {}).get("groups", {}).items():
-        unseen = list(unseen_pictures(stage, groups))
-        if not unseen:
-            raise RecipeError(f"[evaluate.held_out.groups] '{name}': no picture is left that training has not used.")
-        report[name] = summary(psnr_of_each(autoencoder, torch.from_numpy(np.stack(unseen))))
-        print(f"PSNR on {name}: {report[name]['mean']:.2f} dB, {report[name]['n']} pictures", flush=True)
+def reconstruction(autoencoder: AutoencoderKL, stage: Stage, dataset: Dataset, listed: Path) -> dict[str, Any]:
+    """Return PSNR on the vocabulary's own pictures and on the held-out ones, of all styles and of each."""
+    held_out, styles = held_out_pictures(stage, listed)
+    own = psnr_of_each(autoencoder, dataset.pictures)
+    report = {"vocabulary": by_style(own, [concept.style for concept in dataset.concepts])}
+    report["held_out"] = by_style(psnr_of_each(autoencoder, held_out), styles)
+    for name, point in report["held_out"].items():
+        print(f"PSNR on held-out pictures, {name}: {point['mean']:.2f} dB, {point['n']} pictures", flush=True)
     return report

@@ -43,6 +43,13 @@ def load_in_float32(config_file: Path) -> None:
     write_json(config_file, config)
 
 
+def forget_origin(config_file: Path) -> None:
+    """Drop the folder on the trainer's disk that diffusers notes in a config."""
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    write_json(config_file, config)
+
+
 def check_sizes(folder: Path, largest_file_mb: float, largest_folder_mb: float) -> None:
     """Raise RecipeError if a file or the folder is larger than allowed, in megabytes of a million bytes."""
     sizes = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
@@ -82,6 +89,8 @@ def run(stage: Stage, target: Path | None = None) -> Path:
         load_tokenizer(stage).save_pretrained(temporary / "clip")
         for part in ("text_encoder", "clip"):
             load_in_float32(temporary / part / "config.json")
+        for part in ("unet", "vae"):
+            forget_origin(temporary / part / "config.json")
         vocabulary = "\n".join(load_dataset(stage).labels) + "\n"
         (temporary / "vocabulary.txt").write_text(vocabulary, encoding="utf-8")
         check_sizes(temporary, stage.require("largest_file_mb"), stage.require("largest_folder_mb"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,9 @@ from diffusers import AutoencoderKL
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from data.bundled.recipe.augment import augment
-from data.bundled.recipe.common import (
-    Budget,
-    Ema,
-    Stage,
-    resume_checkpoint,
-    save_checkpoint,
-    second_table,
-    stage_from_command_line,
-)
+from data.bundled.recipe.common import Stage, second_table, stage_from_command_line
 from data.bundled.recipe.dataset import CaptionMix, Dataset, load_dataset, load_tokenizer, to_unit, tokenize
+from data.bundled.recipe.learning import Learner
 
 
 def build_clip(stage: Stage, tokenizer: CLIPTokenizer, size: int) -> CLIPModel:
@@ -44,7 +38,7 @@ def build_clip(stage: Stage, tokenizer: CLIPTokenizer, size: int) -> CLIPModel:
 
 
 @torch.no_grad()
-def reconstructions(stage: Stage, pictures: torch.Tensor, noise_levels: tuple[float, ...]) -> torch.Tensor:
+def reconstructions(stage: Stage, pictures: torch.Tensor, noise_levels: list[float]) -> torch.Tensor:
     """Return uint8 (levels, n, 3, h, w): pictures through the autoencoder with noise added to their latents."""
     autoencoder = AutoencoderKL.from_pretrained(stage.need("autoencoder", "train_autoencoder")).eval()
     generator = torch.Generator().manual_seed(stage.seed)
@@ -68,13 +62,15 @@ def contrastive_loss(model: CLIPModel, pictures: torch.Tensor, ids: torch.Tensor
     return loss, (logits.argmax(1) == target).float().mean().item()
 
 
-def draw_batch(dataset: Dataset, size: int, rng: random.Random) -> list[int]:
-    """Return indices of pictures of different concepts, so that no caption fits two of them."""
-    by_label: dict[str, list[int]] = {}
-    for index, concept in enumerate(dataset.concepts):
-        by_label.setdefault(concept.label, []).append(index)
-    labels = rng.sample(list(by_label), min(size, len(by_label)))
-    return [rng.choice(by_label[label]) for label in labels]
+def draw_batch(dataset: Dataset, size: int, mix: CaptionMix, rng: random.Random) -> tuple[list[int], list[str]]:
+    """Return indices of different pictures and their captions.
+
+    Where a concept comes in several styles, its captions say which, so that no caption fits two pictures.
+    """
+    index = rng.sample(range(len(dataset)), min(size, len(dataset)))
+    seen = Counter(dataset.concepts[i].label for i in index)
+    concepts = [dataset.concepts[i] for i in index]
+    return index, [mix.sample(c, rng, name_style=seen[c.label] > 1) for c in concepts]
 
 
 def save_clip(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
@@ -116,50 +112,43 @@ def train_leg(stage: Stage, leg: Leg, model: CLIPModel, tokenizer: CLIPTokenizer
     Args:
         views: uint8 (versions, n, 3, h, w), the dataset's pictures as they are and as the autoencoder returns them.
     """
-    dataset, rate = load_dataset(stage), leg.table["learning_rate"]
+    dataset = load_dataset(stage)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(leg.text_learns or not name.startswith(("text_model", "text_projection")))
     learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=rate, weight_decay=0.05, betas=(0.9, 0.98))
-    ema, mix = Ema(model, leg.table.get("ema", 0.99)), CaptionMix(**leg.table["captions"])
-    budget = Budget(leg.table.get("minutes"), leg.table.get("steps"))
-    checkpoint = leg.checkpoint(stage)
-    resume_checkpoint(checkpoint, budget, model=model, optimizer=optimizer, ema=ema)
-    rng, accuracy = random.Random(stage.seed + budget.step), 0.0
-    generator = torch.Generator().manual_seed(stage.seed + budget.step)
-    while budget.progress < 1:
-        index = draw_batch(dataset, leg.table["batch"], rng)
+    optimizer = torch.optim.AdamW(learning, lr=leg.table["learning_rate"], weight_decay=0.05, betas=(0.9, 0.98))
+    learner = Learner(model, optimizer, leg.table, leg.checkpoint(stage), ema_decay=0.99, warmup_steps=50)
+    learner.clamp = lambda: model.logit_scale.data.clamp_(0, 4.6)  # a hundred at most, as in CLIP
+    mix, accuracy = CaptionMix(**leg.table["captions"]), 0.0
+    rng = random.Random(stage.seed + learner.budget.step)
+    generator = torch.Generator().manual_seed(stage.seed + learner.budget.step)
+    while (factor := learner.factor()) > 0:
+        index, captions = draw_batch(dataset, leg.table["batch"], mix, rng)
         chosen = views[torch.randint(len(views), (len(index),), generator=generator), index]
         pictures = augment(to_unit(chosen).to(stage.device), generator, leg.table.get("strength", 1.0))
-        captions = [mix.sample(dataset.concepts[i], rng) for i in index]
-        for group in optimizer.param_groups:
-            group["lr"] = rate * budget.rate(warmup_steps=50)
         loss, hit = contrastive_loss(model, pictures, tokenize(tokenizer, captions).to(stage.device))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(learning, 1.0)
-        optimizer.step()
-        model.logit_scale.data.clamp_(0, 4.6)
-        ema.update(model)
-        budget.tick()
-        accuracy += (hit - accuracy) * max(0.02, 1 / budget.step)
-        if budget.step % 20 == 0:
-            print(f"{leg.name} {budget.step} {budget.seconds:.0f}s accuracy {accuracy:.3f}", flush=True)
-        if budget.step % 200 == 0:
-            save_checkpoint(checkpoint, budget, model=model, optimizer=optimizer, ema=ema)
-    save_checkpoint(checkpoint, budget, model=model, optimizer=optimizer, ema=ema)
-    ema.copy_to(model)
+        learner.step(loss, factor)
+        step = learner.budget.step
+        accuracy += (hit - accuracy) * max(0.02, 1 / step)
+        if step % 20 == 0:
+            print(f"{leg.name} {step} {learner.budget.seconds:.0f}s accuracy {accuracy:.3f}", flush=True)
+    learner.save()
+    learner.ema.copy_to(model)
     return accuracy
 
 
 def run(stage: Stage) -> float:
     """Train and write `work/clip` after each leg; returns the last running accuracy within a batch."""
     dataset, tokenizer = load_dataset(stage), load_tokenizer(stage)
-    model = build_clip(stage, tokenizer, dataset.pictures.shape[-1]).to(stage.device).train()
-    noise_levels = tuple(stage.table.get("latent_noise", [0.0, 0.15, 0.3]))
-    views = torch.cat([dataset.pictures[None], reconstructions(stage, dataset.pictures, noise_levels)])
+    model = build_clip(stage, tokenizer, dataset.pictures.shape[-1])
+    if start := stage.table.get("start"):
+        model = CLIPModel.from_pretrained(Path(start)).float()
+    model = model.to(stage.device).train()
     accuracy, planned = 0.0, legs(stage)
     for leg, following in zip(planned, [*planned[1:], None], strict=True):
+        views = dataset.pictures[None]
+        if levels := leg.table.get("latent_noise"):
+            views = torch.cat([views, reconstructions(stage, dataset.pictures, levels)])
         accuracy = train_leg(stage, leg, model, tokenizer, views)
         if following is None or not following.checkpoint(stage).exists():  # a resumed run keeps the later result
             save_clip(model, tokenizer, stage.path("clip"))

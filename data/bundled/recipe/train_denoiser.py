@@ -5,22 +5,14 @@ from __future__ import annotations
 import math
 import random
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTextModel
 
-from data.bundled.recipe.common import (
-    Budget,
-    Ema,
-    RecipeError,
-    Stage,
-    resume_checkpoint,
-    save_checkpoint,
-    stage_from_command_line,
-)
+from data.bundled.recipe.common import Ema, RecipeError, Stage, stage_from_command_line
 from data.bundled.recipe.dataset import CaptionMix, Dataset, load_dataset, load_tokenizer, to_unit, tokenize
+from data.bundled.recipe.learning import Learner
 from data.bundled.recipe.muon import MuonWithAdamW
 from data.bundled.recipe.workers import Team, train_together
 
@@ -61,11 +53,12 @@ def build_unet(stage: Stage, latent_channels: int, sample_size: int, text_width:
     )
 
 
+@torch.no_grad()
 def warm_start(unet: UNet2DConditionModel, folder: Path) -> int:
     """Copy the weights of a saved UNet that fit by name and shape; returns how many numbers were copied.
 
     A deeper source may be used: the last layer of each of its up blocks, which meets the block's input, goes
-    to the last layer here.
+    to the last layer here. A source with fewer latent channels has the first ones; it begins blind to the others.
     """
     source = UNet2DConditionModel.from_pretrained(folder)
     extra = source.config.layers_per_block - unet.config.layers_per_block
@@ -79,13 +72,19 @@ def warm_start(unet: UNet2DConditionModel, folder: Path) -> int:
         if other in given and given[other].shape == weight.shape:
             weight.copy_(given[other])
             copied += weight.numel()
+    channels = source.config.in_channels
+    if channels < unet.config.in_channels:
+        own["conv_in.weight"].zero_()[:, :channels] = given["conv_in.weight"]
+        for name in ("conv_out.weight", "conv_out.bias"):
+            own[name].mul_(0.1)[:channels] = given[name]
+        copied += sum(given[f"conv_{end}.weight"].numel() for end in ("in", "out"))
     return copied
 
 
 @torch.no_grad()
-def encode_latents(autoencoder: AutoencoderKL, dataset: Dataset, device: torch.device) -> torch.Tensor:
-    """Return latents (2 * n, c, h, w) of all pictures and, after them, of their mirror images, at unit deviation."""
-    pictures = torch.cat([dataset.pictures, dataset.pictures.flip(-1)])
+def encode_latents(autoencoder: AutoencoderKL, dataset: Dataset, device: torch.device, mirror: bool) -> torch.Tensor:
+    """Return latents (n, c, h, w) of all pictures at unit deviation; with `mirror` those of mirror images follow."""
+    pictures = torch.cat([dataset.pictures, dataset.pictures.flip(-1)]) if mirror else dataset.pictures
     chunks = [autoencoder.encode(to_unit(c).to(device)).latent_dist.mean.cpu() for c in pictures.split(64)]
     return torch.cat(chunks) * autoencoder.config.scaling_factor
 
@@ -119,7 +118,9 @@ class Batches:
         self.dataset, self.tokenizer = load_dataset(stage), load_tokenizer(stage)
         self.device, self.size = stage.device, int(stage.require("batch"))
         autoencoder = AutoencoderKL.from_pretrained(stage.need("autoencoder", "train_autoencoder"))
-        self.latents = encode_latents(autoencoder.eval().to(self.device), self.dataset, self.device)
+        self.latents = encode_latents(
+            autoencoder.eval().to(self.device), self.dataset, self.device, stage.table.get("mirror", False)
+        )
         self.text_tower = load_text_tower(stage).to(self.device)
         self.scheduler = build_scheduler()
         self.mix = CaptionMix(**stage.require("captions"))
@@ -187,53 +188,47 @@ def save_unet(unet: UNet2DConditionModel, ema: Ema, folder: Path) -> None:
     mean.save_pretrained(folder)
 
 
-def take_step(
-    stage: Stage, team: Team, unet: UNet2DConditionModel, optimizer: Optimizer, batches: Batches, factor: float
-) -> float:
-    """Take one optimiser step at `factor` of the learning rate; returns the mean square error of v."""
-    for group in optimizer.param_groups:
-        group["lr"] = stage.require("learning_rate") * factor
-    latents, text = batches.draw()
-    options = {"gamma": stage.table.get("gamma", 5.0), "bfloat16": stage.table.get("bfloat16", False)}
-    loss, error = denoising_loss(unet, batches.scheduler, latents, text, **options)
-    optimizer.zero_grad()
-    loss.backward()
-    team.average_gradients(unet)
-    torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-    optimizer.step()
-    return error
+def report(learner: Learner, batches: Batches, mean: float) -> None:
+    """Print where the training stands."""
+    step, seconds = learner.budget.step, learner.budget.seconds
+    passes = step * batches.size * learner.team.size / len(batches.latents)
+    print(f"denoiser {step} {seconds:.0f}s error {mean:.4f} passes {passes:.0f}", flush=True)
 
 
 def train(stage: Stage, team: Team) -> float:
     """Train as one process of a team; the leader writes `work/denoiser`. Returns the running error of v."""
-    budget, batches = Budget.of(stage), Batches(stage)
+    batches = Batches(stage)
     unet = build(stage, batches)
-    optimizer, ema = make_optimizer(stage, unet), Ema(unet, stage.table.get("ema", 0.999))
-    parts: dict[str, Any] = {"unet": unet, "optimizer": optimizer, "ema": ema}
-    checkpoint = stage.path("checkpoints/denoiser.pt")
-    if resume_checkpoint(checkpoint, budget, **parts) and team.leads:
-        print(f"resumed at step {budget.step}, {budget.seconds:.0f} s", flush=True)
-    torch.manual_seed(stage.seed + budget.step * team.size + team.rank)
-    batches.rng.seed(stage.seed + budget.step * team.size + team.rank)
-    hold, warmup = stage.table.get("hold", 0.3), stage.table.get("warmup_steps", 50)
-    save_every, saved, mean = 60 * stage.table.get("save_minutes", 5.0), budget.seconds, math.nan
-    while (factor := team.from_leader(budget.rate(warmup, hold))) > 0:
-        error = take_step(stage, team, unet, optimizer, batches, factor)
-        ema.update(unet)
-        budget.tick()
+    team.share_weights(unet)
+    learner = Learner(
+        unet,
+        make_optimizer(stage, unet),
+        stage.table,
+        stage.path("checkpoints/denoiser.pt"),
+        ema_decay=0.999,
+        warmup_steps=50,
+        hold=0.3,
+        save_every=60 * stage.table.get("save_minutes", 5.0),
+        team=team,
+    )
+    if learner.resumed and team.leads:
+        print(f"resumed at step {learner.budget.step}, {learner.budget.seconds:.0f} s", flush=True)
+    torch.manual_seed(stage.seed + learner.budget.step * team.size + team.rank)
+    batches.rng.seed(stage.seed + learner.budget.step * team.size + team.rank)
+    options = {"gamma": stage.table.get("gamma", 5.0), "bfloat16": stage.table.get("bfloat16", False)}
+    mean = math.nan
+    while (factor := learner.factor()) > 0:
+        latents, text = batches.draw()
+        loss, error = denoising_loss(unet, batches.scheduler, latents, text, **options)
+        saved = learner.step(loss, factor)
         mean = error if math.isnan(mean) else mean + 0.02 * (error - mean)
-        if not team.leads:
-            continue
-        if budget.step % 25 == 0:
-            passes = budget.step * batches.size * team.size / len(batches.latents)
-            print(f"denoiser {budget.step} {budget.seconds:.0f}s error {mean:.4f} passes {passes:.0f}", flush=True)
-        if budget.seconds - saved > save_every:
-            saved = budget.seconds
-            save_checkpoint(checkpoint, budget, **parts)
-            save_unet(unet, ema, stage.path("denoiser"))
+        if team.leads and learner.budget.step % 25 == 0:
+            report(learner, batches, mean)
+        if saved:
+            save_unet(unet, learner.ema, stage.path("denoiser"))
+    learner.save()
     if team.leads:
-        save_checkpoint(checkpoint, budget, **parts)
-        save_unet(unet, ema, stage.path("denoiser"))
+        save_unet(unet, learner.ema, stage.path("denoiser"))
     return mean
 
 

@@ -1,4 +1,8 @@
-"""Several processes that train one model together, each on its own share of the batch."""
+"""Several processes that train one model together, each on its own batches, averaging their weights now and then.
+
+Between two averages nobody waits for anybody (local SGD: Stich, 2019), which matters where other work takes turns on
+the same cores.
+"""
 
 from __future__ import annotations
 
@@ -34,16 +38,23 @@ class Team:
         dist.broadcast(shared, 0)
         return shared.item()
 
-    def average_gradients(self, module: torch.nn.Module) -> None:
-        """Replace each gradient by its mean over the team, in one message."""
+    def share_weights(self, module: torch.nn.Module) -> None:
+        """Give every process the leader's weights, so that all start from the same place."""
         if self.size == 1:
             return
-        gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in gradients])
+        for weight in module.state_dict().values():
+            dist.broadcast(weight, 0)
+
+    def average_weights(self, module: torch.nn.Module) -> None:
+        """Replace each learning weight by its mean over the team, in one message."""
+        if self.size == 1:
+            return
+        weights = [p.data for p in module.parameters() if p.requires_grad]
+        flat = torch.cat([w.flatten() for w in weights])
         dist.all_reduce(flat)
         flat /= self.size
-        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
+        for weight, mean in zip(weights, flat.split([w.numel() for w in weights]), strict=True):
+            weight.copy_(mean.view_as(weight))
 
 
 def _free_port() -> int:
