@@ -57,9 +57,12 @@ def find_chromium() -> str | None:
     return next((path for path in found if path), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator["Browser"]:
-    """One headless Chromium for all browser tests."""
+    """A headless Chromium for the tests of a file.
+
+    Not for longer: while its driver lives, an event loop counts as running in this thread, and no other can be run.
+    """
     executable = find_chromium()
     if executable is None:
         pytest.skip(f"no Chromium found (looked for {', '.join(CHROMIUM_NAMES)})")
