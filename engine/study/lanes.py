@@ -64,11 +64,24 @@ def parse_lane(text: str) -> Lane:
     Raises:
         StudyError: Not of that form, an unknown scheduler, or steps outside 1..1000.
     """
-    match = re.fullmatch(r"\s*([^:\s]+)\s*:\s*([+-]?[0-9]{1,9})\s*", text)
+    lanes = parse_lanes(text)
+    if len(lanes) > 1:
+        raise StudyError(f"Lane {text!r} names {len(lanes)} step counts; one is meant here, e.g. 'dpmpp_2m:20'.")
+    return lanes[0]
+
+
+def parse_lanes(text: str) -> list[Lane]:
+    """Reads `key:steps` with one or more step counts, e.g. `dpmpp_2m:10,20,40`: a lane for each.
+
+    Raises:
+        StudyError: Not of that form, an unknown scheduler, or steps outside 1..1000.
+    """
+    match = re.fullmatch(r"\s*([^:\s]+)\s*:\s*([+-]?[0-9]{1,9}(?:\s*,\s*[+-]?[0-9]{1,9})*)\s*", text)
     if match is None:
-        raise StudyError(f"Lane {text!r} should read 'scheduler:steps', e.g. 'dpmpp_2m:20'.")
+        raise StudyError(f"Lane {text!r} should read 'scheduler:steps', e.g. 'dpmpp_2m:20' or 'dpmpp_2m:10,20'.")
     entry = lookup(match[1])
-    return Lane(f"{entry.key}:{check_steps(text, int(match[2]))}", entry, int(match[2]))
+    counts = [check_steps(text, int(steps)) for steps in match[2].split(",")]
+    return [Lane(f"{entry.key}:{steps}", entry, steps) for steps in counts]
 
 
 def check_steps(lane: str, steps: object) -> int:

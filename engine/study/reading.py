@@ -137,17 +137,20 @@ class Table:
                 raise StudyError(f"{self.where}: unknown key '{key}'.{did_you_mean(key, self._asked)}")
 
 
-def read_lane(table: Table) -> Lane:
+def read_lanes(table: Table) -> list[Lane]:
     """Reads a `[[lane]]`: `key` ("mine:12"), `scheduler_class` or `scheduler`, `steps`, and configuration overrides.
+
+    A list of steps gives a lane for each.
 
     Raises:
         StudyError: A missing or contradicting value, or an unknown scheduler.
     """
     key = table.text("key")
     short, _, in_key = key.partition(":")
-    steps = check_steps(key, table.value("steps", int(in_key) if re.fullmatch("[0-9]{1,9}", in_key) else None))
-    if in_key and in_key != str(steps):
-        raise table.error("key", f"says {in_key} steps, but steps = {steps}; make them agree")
+    given = table.value("steps", int(in_key) if re.fullmatch("[0-9]{1,9}", in_key) else None)
+    counts = [check_steps(key, steps) for steps in (given if isinstance(given, list) and given else [given])]
+    if in_key and [in_key] != [str(steps) for steps in counts]:
+        raise table.error("key", f"says {in_key} steps, but steps = {given}; make them agree")
     entry = _scheduler(table, short)
     description = table.text("description", entry.note)
     overrides = table.rest()
@@ -156,7 +159,7 @@ def read_lane(table: Table) -> Lane:
             json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
         except (TypeError, ValueError):
             raise table.error(name, f"must be text, finite numbers, true or false, or lists, not {value!r}") from None
-    return Lane(f"{short}:{steps}", entry, steps, overrides, description)
+    return [Lane(f"{short}:{steps}", entry, steps, overrides, description) for steps in counts]
 
 
 def _scheduler(table: Table, key: str) -> Scheduler:

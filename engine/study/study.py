@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args
 from engine.errors import StudyError
 from engine.paths import DATA
 from engine.study.commitment import CommitmentSettings, read_commitment
-from engine.study.lanes import Lane, parse_lane
-from engine.study.reading import Table, read_lane, read_plugins
+from engine.study.lanes import Lane, parse_lanes
+from engine.study.reading import Table, read_lanes, read_plugins
 from engine.study.reference import ReferenceSettings, read_reference
 
 FrameKind = Literal["x0", "xt"]
@@ -148,8 +148,8 @@ def _name(table: Table) -> str:
 
 
 def _lanes(table: Table) -> tuple[Lane, ...]:
-    lanes = [parse_lane(text) for text in table.strings("lanes", ())]
-    lanes += [read_lane(entry) for entry in table.tables("lane")]
+    lanes = [lane for text in table.strings("lanes", ()) for lane in parse_lanes(text)]
+    lanes += [lane for entry in table.tables("lane") for lane in read_lanes(entry)]
     if not lanes:
         raise table.error("lanes", 'is empty; name at least one, e.g. lanes = ["ddim:50", "dpmpp_2m:20"]')
     _refuse_twice("lane", (lane.key for lane in lanes), table.where)

@@ -51,14 +51,40 @@ def test_an_unknown_scheduler_names_the_nearest_and_the_list():
     refused("Unknown scheduler 'eular'", "Did you mean 'euler'?", "python -m engine schedulers", lanes=["eular:20"])
 
 
-@pytest.mark.parametrize("steps", ["0", "-3", "10000", "1001"])
+def test_several_step_counts_make_a_lane_each():
+    study = parsed(lanes=["ddim:50", "dpmpp_2m:10, 20"], lane=[
+        {"key": "thick", "scheduler": "dpmpp_2m", "steps": [5, 10], "solver_order": 3},
+    ])  # fmt: skip
+    assert [lane.key for lane in study.lanes] == ["ddim:50", "dpmpp_2m:10", "dpmpp_2m:20", "thick:5", "thick:10"]
+    assert [lane.config["solver_order"] for lane in study.lanes[3:]] == [3, 3]
+
+
+def test_a_reference_is_one_lane():
+    refused("names 2 step counts; one is meant here", reference={"lane": "heun:50,100"})
+
+
+@pytest.mark.parametrize("steps", ["0", "-3", "10000", "1001", "5,0", "5,1001"])
 def test_steps_outside_1_to_1000_are_refused(steps):
     refused("from 1 to 1000", steps, lanes=[f"ddim:{steps}"])
 
 
 @pytest.mark.parametrize(
     "lane",
-    ["ddim", "ddim:", ":20", "ddim:2.5", "ddim:twenty", "ddim:20:3", "", "ddim:²", "ddim:٣", "ddim:" + "9" * 5000],
+    [
+        "ddim",
+        "ddim:",
+        ":20",
+        "ddim:2.5",
+        "ddim:5,",
+        "ddim:,5",
+        "ddim:5;6",
+        "ddim:twenty",
+        "ddim:20:3",
+        "",
+        "ddim:²",
+        "ddim:٣",
+        "ddim:" + "9" * 5000,
+    ],
 )
 def test_lanes_of_another_form_are_refused(lane):
     refused("should read 'scheduler:steps'", lanes=[lane])
@@ -212,6 +238,10 @@ def test_lane_tables_take_a_class_a_variant_or_a_known_scheduler():
         ({"steps": 3}, "'key' is missing"),
         ({"key": "ddim"}, "steps must be a whole number"),
         ({"key": "ddim:5", "steps": 6}, "make them agree"),
+        ({"key": "ddim:5", "steps": [5, 6]}, "make them agree"),
+        ({"key": "ddim", "steps": []}, "steps must be a whole number"),
+        ({"key": "ddim", "steps": [5, 5]}, "'ddim:5' is listed twice"),
+        ({"key": "ddim", "steps": [5, 0]}, "from 1 to 1000"),
         ({"key": "ddim:²"}, "steps must be a whole number"),
         ({"key": "ddim:5", "steps": 0}, "from 1 to 1000"),
         ({"key": "mine:5"}, "add scheduler = ... or scheduler_class = ..."),
