@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from engine.display import theme
-from engine.display.formats import NONE, cut
+from engine.display.formats import cut
 
 _CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 STYLE = f"<style>:root {{ --lab-accent: {theme.ACCENT}; }}\n{_CSS}</style>"
@@ -96,10 +96,3 @@ def method(texts: Iterable[str]) -> str:
 
 def with_code(text: str) -> str:
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
-
-
-def interval_note(n: float, interval: str, settled: str) -> str:
-    """E.g. "95 % interval 2.31 – 2.60, n = 10"; says so if there are too few samples, or they have not settled."""
-    if interval == NONE:
-        return f"too few samples, n = {n:.0f}"
-    return f"95 % interval {interval}, n = {n:.0f}" + ("" if settled == "settled" else f", {settled}")

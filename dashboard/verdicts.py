@@ -25,7 +25,7 @@ class Verdicts:
     Attributes:
         metrics: Metrics of the study (`engine.cache.quality.metrics`).
         deciding: Key of the metric that decides on recommendations.
-        found: Comparisons with the baseline by that metric, or by all.
+        found: Comparisons with the baseline by every metric.
         reference: How well the converged solution is known, in a sentence; empty without one.
         set_metrics: Metrics of whole sets of pictures (`engine.cache.sets.set_metrics`).
         sets: What they say (`engine.cache.sets.set_quality`).
@@ -58,11 +58,6 @@ class Verdicts:
 
 
 def verdicts(path: Path, study_id: str) -> Answer[Verdicts] | Problem:
-    """How the lanes compare by the deciding metric."""
-    return work_out(path, _scores, _decided, study_id)
-
-
-def all_verdicts(path: Path, study_id: str) -> Answer[Verdicts] | Problem:
     """How the lanes compare by every metric of the study."""
     return work_out(path, _scores, _compared, study_id)
 
@@ -86,17 +81,8 @@ def _scores(db: Connection, study_id: str) -> Findings:
     return load_findings(db, study_id, ())
 
 
-def _decided(findings: Findings) -> Verdicts:
-    metric = deciding(set(findings.quality["metric"]))
-    return _verdicts(findings, findings.quality[findings.quality["metric"] == metric])
-
-
 def _compared(findings: Findings) -> Verdicts:
-    return _verdicts(findings, findings.quality)
-
-
-def _verdicts(findings: Findings, quality: pd.DataFrame) -> Verdicts:
-    found = compare(quality, findings.metrics, findings.baseline, findings.floors())
+    found = compare(findings.quality, findings.metrics, findings.baseline, findings.floors())
     metric = deciding(set(findings.quality["metric"]))
     return Verdicts(
         findings.metrics, metric, tuple(found), findings.reference_line(), findings.set_metrics, findings.sets

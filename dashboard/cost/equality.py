@@ -45,13 +45,13 @@ def equality(study: StudyView, table: pd.DataFrame, verdicts: Verdicts) -> Equal
     Args:
         study: The study.
         table: Timing summaries of one environment and batch size.
-        verdicts: Comparisons by the deciding metric at least.
+        verdicts: Comparisons with the baseline.
     """
     found = verdicts.by(verdicts.deciding)
     if not found:
         return Equality({}, "", verdicts.metric_label)
     words = {study.baseline: "baseline"} | {row.lane: row.verdict for row in found}
-    best = choose(table, found, study.baseline, verdicts.deciding).best
+    best = choose(table, verdicts.found, study.baseline, verdicts.deciding).best
     cheapest = best.lane if best and best.lane != study.baseline else ""
     return Equality({str(lane): words.get(lane, "not scored") for lane in table["lane"]}, cheapest,
                     verdicts.metric_label)  # fmt: skip

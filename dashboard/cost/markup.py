@@ -9,7 +9,7 @@ from dashboard import markup
 from dashboard.cost.equality import Equality
 from engine.analysis.cost import Preset, Pricing
 from engine.analysis.recommendation import AS_GOOD
-from engine.display.formats import NONE, known, money, money_range, percent, percent_range, whole
+from engine.display.formats import NONE, interval_note, known, money, money_range, percent, percent_range, whole
 
 _BILLING = {"serverless": " Billed by the second: the figures by use apply.", "spot": " Can be taken away at any time."}
 
@@ -103,6 +103,6 @@ def _spread(row: pd.Series, name: str, both: Callable[[float, float], str], form
 def _cost_card(row: pd.Series, choice: Pricing) -> tuple[str, str, str]:
     stated = row["is_baseline"] and choice.seconds is not None
     interval = money_range(row["usd_month_low"], row["usd_month_high"])
-    note = "at the seconds entered" if stated else markup.interval_note(row["n"], interval, row["settled"])
+    note = "at the seconds entered" if stated else interval_note(row["n"], interval, row["settled"])
     name = f"{'Baseline, ' if row['is_baseline'] else ''}{row['label']}, a month"
     return name, money(row["usd_month"]), f"{note}; {money(row['usd_1k'])} per 1,000 images"

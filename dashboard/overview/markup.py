@@ -6,10 +6,10 @@ from html import escape
 import pandas as pd
 
 from dashboard import markup
-from dashboard.overview.headline import Card
 from dashboard.studies import LaneView
 from engine.display import theme
 from engine.display.formats import cut, duration, duration_range, ratio, ratio_range, whole
+from engine.display.headline import Figure
 
 
 def stage_legend() -> str:
@@ -59,15 +59,16 @@ def failure_table(failures: Iterable[tuple[str, str, int, str]]) -> str:
     return markup.table(["Lane", "Prompt", "Seed", "Error"], rows, text={"Prompt", "Error"})
 
 
-def cards(items: Iterable[Card]) -> str:
-    """The headline."""
-    return f'<div class="lab lab-cards">{"".join(_card(item) for item in items)}</div>'
+def cards(items: Sequence[Figure], link: tuple[str, str]) -> str:
+    """The headline; the last figure's note ends with a link (text, address)."""
+    found = [*(_card(item) for item in items[:-1]), *(_card(item, link) for item in items[-1:])]
+    return f'<div class="lab lab-cards">{"".join(found)}</div>'
 
 
-def _card(card: Card) -> str:
+def _card(card: Figure, to: tuple[str, str] | None = None) -> str:
     look = theme.look(card.scheduler) if card.scheduler else None
     mark = f'<span style="color:{look.colour}" aria-hidden="true">{look.glyph}</span> ' if look else ""
-    link = f' <a href="{escape(card.link[1])}">{escape(card.link[0])}</a>' if card.link else ""
+    link = f' <a href="{escape(to[1])}">{escape(to[0])}</a>' if to else ""
     small = f'<p class="small">{markup.with_code(card.small)}</p>' if card.small else ""
     return (
         f'<div><div class="name">{escape(card.name)}</div><div class="value">{mark}{escape(card.value)}</div>'

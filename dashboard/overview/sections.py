@@ -1,6 +1,7 @@
 """The sections of the Overview."""
 
 from collections.abc import Mapping, Sequence
+from urllib.parse import urlencode
 
 import pandas as pd
 import streamlit as st
@@ -11,13 +12,13 @@ from dashboard.cost.choices import default_pricing
 from dashboard.loaders import Picture
 from dashboard.options import Options
 from dashboard.overview.claims import claim_list, summary, table_of_tests
-from dashboard.overview.headline import Headline, headline
 from dashboard.overview.markup import cards, failure_table, lane_table, picture_grid, stage_legend, timing_table
 from dashboard.page import require
 from dashboard.studies import LaneView, StudyView
 from dashboard.verdicts import Verdicts
 from engine.analysis.claims import ClaimVerdict
-from engine.display.formats import count, cut
+from engine.display.formats import batch_of, count, cut, when
+from engine.display.headline import Headline, extent
 from engine.display.timing_charts import stage_chart, time_chart
 
 PICTURE_PROMPTS = 4
@@ -34,12 +35,29 @@ def top(study: StudyView, table: pd.DataFrame, found_verdicts: Verdicts) -> Head
     pricing = None
     if isinstance(prices, Answer) and not table.empty:
         pricing = default_pricing(str(table["device_name"].iloc[0]), prices.value)
-    found = headline(study, table, found_verdicts, pricing)
-    st.html(cards(found.cards))
-    if found.passed_over:
-        st.html(markup.soft(found.passed_over))
-    st.html(markup.footer(found.footer))
+    found = Headline({lane.key: (lane.label, lane.scheduler) for lane in study.lanes}, study.baseline, table,
+                     found_verdicts.found, found_verdicts.metrics, found_verdicts.deciding, pricing)  # fmt: skip
+    st.html(cards(found.figures, ("See the Cost page", _cost_page(study, found))))
+    for sentence in found.reservations:
+        st.html(markup.soft(sentence))
+    st.html(markup.footer(_rests_on(study, found)))
     return found
+
+
+def _cost_page(study: StudyView, found: Headline) -> str:
+    return "cost?" + urlencode({"study": study.id, "lane": found.lane})
+
+
+def _rests_on(study: StudyView, found: Headline) -> list[str]:
+    progress, row = study.progress, found.comparison
+    outcome = [f"{progress.done} of {study.total} cells", f"{progress.failed} failed" if progress.failed else "",
+               f"{progress.missing} not run" if progress.missing else ""]  # fmt: skip
+    parts = [", ".join(filter(None, outcome)), f"quality: n = {extent(row)}" if row else ""]
+    times = found.times[found.times["lane"] == found.lane] if len(found.times) else found.times
+    for _, timed in times.iterrows():
+        parts += [f"times: n = {timed['n']}, {batch_of(timed['batch_size'])}", str(timed["device_name"]),
+                  when(timed["last_at"])]  # fmt: skip
+    return [*parts, "95 % bootstrap intervals"] if row or len(times) else parts
 
 
 def tested_claims(chosen: Options, study: StudyView) -> None:

@@ -4,7 +4,6 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import components, markup
-from dashboard.overview.headline import NOT_SCORED
 from dashboard.speed.figures import column_formats, csv_of, wide_table
 from dashboard.speed.markup import order_table, scheduler_legend, set_table
 from dashboard.studies import StudyView
@@ -13,6 +12,7 @@ from engine.analysis.convergence import Convergence
 from engine.analysis.sets import feature_lines, refusal_lines
 from engine.analysis.standings import standings
 from engine.display.formats import batch_of, count, number, when
+from engine.display.headline import NOT_SCORED
 from engine.display.speed_charts import COSTS, convergence_chart, trade_off_chart
 
 _READING = "Beside marks: {name}. Filled: as good as the baseline. Band: differences that count as the same."

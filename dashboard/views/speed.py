@@ -7,7 +7,7 @@ from dashboard.speed import choices, sections
 
 chosen, study = page.open_study()
 timings = components.pick_timings(study)
-scores = page.require(lambda: verdicts.all_verdicts(chosen.cache, study.id)).value
+scores = page.require(lambda: verdicts.verdicts(chosen.cache, study.id)).value
 table = sections.every_figure(study, timings, scores)
 labels = {str(key): scores.label(str(key)) for key in table["metric"].dropna().unique()}
 metric = ""

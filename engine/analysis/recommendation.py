@@ -5,8 +5,8 @@ that comparison.py finds the lane "equivalent" or "better" by the metric. "Undec
 known; they are named, for more prompts may clear them. The baseline itself is always a candidate.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -41,6 +41,7 @@ class Recommendation:
         best: The cheapest lane that is as good as the baseline; None if it cannot be told.
         runner_up: The next cheapest.
         passed_over: Cheaper lanes that are not known to be as good: (lane, verdict).
+        cautions: Comparisons of the best lane by other metrics that call it worse than the baseline.
         lines: The reasons, for people.
     """
 
@@ -48,7 +49,13 @@ class Recommendation:
     best: Candidate | None
     runner_up: Candidate | None
     passed_over: tuple[tuple[str, str], ...]
+    cautions: tuple[Comparison, ...]
     lines: tuple[str, ...]
+
+    @property
+    def order_is_open(self) -> bool:
+        """Whether the intervals of the first two lanes' times overlap, so that either may be the cheaper one."""
+        return self.best is not None and self.runner_up is not None and self.runner_up.low_ms <= self.best.high_ms
 
 
 def deciding(scored: Collection[str]) -> str:
@@ -79,8 +86,7 @@ def recommend(
         return _none(metric, "No lane has been timed; run the study with [timing] repeats.")
     last = samples.sort_values("created_at")["environment_id"].iloc[-1]
     times = timing.summarise(samples[samples["environment_id"] == last], baseline)
-    values = quality[quality["metric"] == metric]
-    return choose(times, compare(values, metrics, baseline, floors), baseline, metric)
+    return choose(times, compare(quality, metrics, baseline, floors), baseline, metric)
 
 
 def choose(times: pd.DataFrame, found: Sequence[Comparison], baseline: str, metric: str) -> Recommendation:
@@ -88,14 +94,14 @@ def choose(times: pd.DataFrame, found: Sequence[Comparison], baseline: str, metr
 
     Args:
         times: Rows of `timing.summarise`, of one environment and batch size.
-        found: Comparisons by the one metric.
+        found: Comparisons by that metric, and by others, which are no grounds but are told of.
         baseline: The lane that others have to match.
         metric: Its key.
     """
     times = times.set_index("lane")
     if baseline not in times.index:
         return _none(metric, f"The baseline '{baseline}' has not been timed where the other lanes were.")
-    rows = {row.lane: row for row in found}
+    rows = {row.lane: row for row in found if row.metric == metric}
     words = {baseline: "the baseline itself"} | {lane: row.verdict for lane, row in rows.items()}
     good = {baseline, *(lane for lane, row in rows.items() if row.verdict in AS_GOOD)}
     ranked = [_candidate(lane, row, words[lane]) for lane, row in times.iterrows() if lane in good]
@@ -103,12 +109,13 @@ def choose(times: pd.DataFrame, found: Sequence[Comparison], baseline: str, metr
     best, runner_up = ranked[0], ranked[1] if len(ranked) > 1 else None
     cheaper = times[times["median_ms"] < best.median_ms].index
     passed = tuple((lane, words.get(lane, "not scored")) for lane in cheaper)
-    lines = _lines(best, runner_up, passed, rows, metric, str(times["device_name"].iloc[0]))
-    return Recommendation(metric, best, runner_up, passed, tuple(lines))
+    cautions = tuple(row for row in found if row.lane == best.lane and row.metric != metric and row.verdict == "worse")
+    chosen = Recommendation(metric, best, runner_up, passed, cautions, ())
+    return replace(chosen, lines=tuple(_lines(chosen, rows, str(times["device_name"].iloc[0]))))
 
 
 def _none(metric: str, reason: str) -> Recommendation:
-    return Recommendation(metric, None, None, (), (f"No recommendation: {reason}",))
+    return Recommendation(metric, None, None, (), (), (f"No recommendation: {reason}",))
 
 
 def _candidate(lane: object, row: "pd.Series", verdict: str) -> Candidate:
@@ -117,16 +124,19 @@ def _candidate(lane: object, row: "pd.Series", verdict: str) -> Candidate:
                      verdict)  # fmt: skip
 
 
-def _lines(
-    best: Candidate, runner_up: Candidate | None, passed: tuple[tuple[str, str], ...], found: dict[str, Comparison],
-    metric: str, device: str,
-) -> list[str]:  # fmt: skip
-    lines = [f"Cheapest lane as good as the baseline by '{metric}': {best.lane}, {_cost(best)} on {device}."]
-    lines += [_why(best, found)]
+def _lines(chosen: Recommendation, rows: Mapping[str, Comparison], device: str) -> Iterator[str]:
+    best, runner_up = chosen.best, chosen.runner_up
+    if best is None:
+        return
+    yield f"Cheapest lane as good as the baseline by '{chosen.metric}': {best.lane}, {_cost(best)} on {device}."
+    yield _why(best, rows)
+    for row in chosen.cautions:
+        yield f"By another metric it is worse: {row.label} {_figure(row)}."
     if runner_up is not None:
-        lines.append(f"Runner-up: {runner_up.lane}, {_cost(runner_up)}. {_why(runner_up, found)}")
-    lines += [f"Cheaper, but not known to be as good: {lane} ({verdict})." for lane, verdict in passed]
-    return lines
+        overlap = " The intervals of their times overlap: which is cheaper is open." if chosen.order_is_open else ""
+        yield f"Runner-up: {runner_up.lane}, {_cost(runner_up)}.{overlap} {_why(runner_up, rows)}"
+    for lane, verdict in chosen.passed_over:
+        yield f"Cheaper, but not known to be as good: {lane} ({verdict})."
 
 
 def _cost(candidate: Candidate) -> str:
@@ -137,11 +147,14 @@ def _cost(candidate: Candidate) -> str:
             f"[{candidate.speedup_low:.2f}, {candidate.speedup_high:.2f}]")  # fmt: skip
 
 
-def _why(candidate: Candidate, found: dict[str, Comparison]) -> str:
+def _why(candidate: Candidate, found: Mapping[str, Comparison]) -> str:
     row = found.get(candidate.lane)
     if row is None:
         return "It is the baseline itself."
+    return f"It is {row.verdict}: {_figure(row)}."
+
+
+def _figure(row: Comparison) -> str:
     gap = row.difference
-    figure = f"{gap.value:+.3g} [{gap.low:.3g}, {gap.high:.3g}]"
-    return (f"It is {row.verdict}: difference {figure}, margin {row.margin:.3g} ({row.margin_from}), "
-            f"{gap.n} prompts, {gap.pairs} pairs.")  # fmt: skip
+    return (f"difference {gap.value:+.3g} [{gap.low:.3g}, {gap.high:.3g}], "
+            f"margin {row.margin:.3g} ({row.margin_from}), {gap.n} prompts, {gap.pairs} pairs")  # fmt: skip

@@ -118,3 +118,10 @@ def percent(share: float) -> str:
 def percent_range(low: float, high: float) -> str:
     """E.g. "36.1 – 40.0 %"."""
     return f"{percent(low)[:-2]} – {percent(high)}" if known(low) and known(high) else NONE
+
+
+def interval_note(n: float, interval: str, settled: str) -> str:
+    """E.g. "95 % interval 2.31 – 2.60, n = 10"; says so if there are too few samples, or they have not settled."""
+    if interval == NONE:
+        return f"too few samples, n = {n:.0f}"
+    return f"95 % interval {interval}, n = {n:.0f}" + ("" if settled == "settled" else f", {settled}")

@@ -9,7 +9,7 @@ import pandas as pd
 
 from engine.analysis import timing
 from engine.analysis.comparison import Comparison, compare
-from engine.analysis.recommendation import Recommendation, deciding, recommend
+from engine.analysis.recommendation import deciding
 from engine.analysis.standings import LANE_COLUMNS, standings
 from engine.cache.findings import Findings
 
@@ -66,12 +66,6 @@ class Summary:
     def comparisons(self) -> list[Comparison]:
         """Every lane against the baseline by every metric."""
         return compare(self.findings.quality, self.findings.metrics, self.findings.baseline, self.findings.floors())
-
-    @cached_property
-    def recommendation(self) -> Recommendation:
-        """The cheapest lane that is as good as the baseline."""
-        return recommend(self.findings.quality, self.findings.metrics, self.findings.timings, self.findings.baseline,
-                         floors=self.findings.floors())  # fmt: skip
 
     @property
     def deciding(self) -> str:

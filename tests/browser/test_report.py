@@ -10,7 +10,6 @@ import pytest
 
 from engine.cache.connection import reading
 from engine.sharing.report import read_report, render
-from engine.sharing.report.headline import sentence
 from engine.sharing.report.printing import print_pdf
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def file(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pat
     with reading(folder / "c.duckdb") as db:
         report = read_report(db, "quick")
     (folder / "report.html").write_text(render(report), encoding="utf-8")
-    (folder / "headline.txt").write_text(sentence(report), encoding="utf-8")
+    (folder / "headline.txt").write_text(report.headline.sentence, encoding="utf-8")
     return folder / "report.html"
 
 

@@ -12,7 +12,6 @@ from streamlit.testing.v1 import AppTest
 from dashboard import loaders, verdicts
 from dashboard.cost.choices import default_pricing
 from dashboard.overview.claims import claim_list, table_of_tests
-from dashboard.overview.headline import Card
 from dashboard.overview.markup import cards
 from dashboard.studies import StudyData, StudyView
 from engine.analysis.claims import ClaimVerdict, TestResult
@@ -20,6 +19,7 @@ from engine.analysis.cost import load_presets, price_lanes
 from engine.cache import queries
 from engine.cache.connection import reading
 from engine.display import formats
+from engine.display.headline import Figure
 
 OpenPage = Callable[..., AppTest]
 BEHIND = -5.0
@@ -63,6 +63,7 @@ def test_the_cheapest_lane_that_is_as_good_is_recommended_with_its_figures(
     assert shown["Quality"][0] == "Equivalent"
     assert "counts as the same" in shown["Quality"][1]
     assert "Runner-up: Euler 30" in words(page)
+    assert "By other metrics DPM++ 2M 20 is worse than DDIM 50: Latent error (+" in words(page)
     assert "quality: n = 6 prompts, 12 pairs" in words(page)
     assert "times: n = 10, one image at a time · Example CPU, 2 cores" in words(page)
 
@@ -160,7 +161,7 @@ def test_the_baseline_and_the_recommended_lane_come_first_among_the_pictures(
 
 def test_no_text_of_a_card_or_claim_can_be_markup(synthetic: ModuleType) -> None:
     hostile = synthetic.HOSTILE
-    assert "<script" not in cards([Card(hostile, hostile, hostile, hostile, hostile, (hostile, hostile))])
+    assert "<script" not in cards([Figure(*[hostile] * 5)], (hostile, hostile))
     verdict = ClaimVerdict(hostile, hostile, "refuted", (TestResult("refuted", *[hostile] * 5),), hostile)
     assert "<script" not in claim_list([verdict]) + table_of_tests([verdict])
 

@@ -355,6 +355,29 @@ def test_the_cheapest_lane_that_is_as_good_is_recommended_with_the_runner_up_and
     assert found.best.lane == "base"
 
 
+def test_a_recommended_lane_that_is_worse_by_another_metric_says_so_and_is_recommended_still():
+    base, error = noisy(1.0), noisy(0.01, 1.0)
+    quality = pd.concat([
+        table({"base": base, "fast": plus(base, noisy(0.1, 0, 1))}),
+        table({"base": error, "fast": plus(error, noisy(0.01, 0.2, 1))}, metric="latent_error"),
+    ])  # fmt: skip
+    metrics = pd.concat([described("clip_score"), described("latent_error")])
+    found = recommend(quality, metrics, times({"base": 100, "fast": 40}), "base")
+    assert found.best is not None
+    assert found.best.lane == "fast"
+    assert [(row.lane, row.metric) for row in found.cautions] == [("fast", "latent_error")]
+    assert "By another metric it is worse: Latent error difference +0.2" in "\n".join(found.lines)
+
+
+def test_lanes_whose_times_overlap_leave_their_order_open():
+    base = noisy(1.0)
+    quality = table({"base": base, "fast": plus(base, noisy(0.1, 0, 1)), "near": plus(base, noisy(0.1, 0, 2))})
+    apart = recommend(quality, described("clip_score"), times({"base": 100, "fast": 40, "near": 41}), "base")
+    close = recommend(quality, described("clip_score"), times({"base": 100, "fast": 40, "near": 40.01}), "base")
+    assert (apart.order_is_open, close.order_is_open) == (False, True)
+    assert "which is cheaper is open" in "\n".join(close.lines)
+
+
 def test_without_times_or_values_there_is_no_recommendation_and_the_reason():
     quality = table({"base": noisy(1.0)})
     assert "has been timed" in recommend(quality, described("clip_score"), times({}).reindex(

@@ -26,7 +26,6 @@ from engine.sharing.pictures import CellPictures
 from engine.sharing.report import Wish, read_report, render
 from engine.sharing.report import printing as printing_module
 from engine.sharing.report.charts import safe_json
-from engine.sharing.report.headline import figures, sentence
 from engine.sharing.report.material import MAX_PROMPTS
 from engine.sharing.report.plain import plain, render_markdown
 from engine.sharing.report.poster import HEIGHT, WIDTH, render_png
@@ -118,17 +117,16 @@ def test_only_the_scripts_of_the_page_itself_are_allowed(page):
 
 
 def test_the_headline_is_what_the_analysis_says(page, report):
-    best = report.summary.recommendation.best
+    best = report.headline.recommendation.best
     assert best is not None
     assert best.lane != report.summary.findings.baseline
-    assert sentence(report) in page.text
+    assert report.headline.sentence in page.text
     times = report.summary.times.set_index("lane")
-    assert percent(1 - times.loc[report.summary.findings.baseline, "median_ms"] ** -1 * best.median_ms) in sentence(
-        report
-    )
+    saved = percent(1 - times.loc[report.summary.findings.baseline, "median_ms"] ** -1 * best.median_ms)
+    assert saved in report.headline.sentence
     assert percent_range(1 - 1 / best.speedup_low, 1 - 1 / best.speedup_high) in page.text
     assert f"n = {times.loc[best.lane, 'n']}" in page.text
-    for item in figures(report):
+    for item in report.headline.figures:
         assert item.value in page.text
         assert item.small.split(";")[0] in page.text
 
@@ -292,7 +290,7 @@ def test_of_many_prompts_some_are_shown_and_it_is_said_how_many(tmp_path):
 
 def test_markdown_has_the_headline_and_a_row_for_each_lane(report):
     text = render_markdown(report)
-    assert plain(sentence(report)) in text
+    assert plain(report.headline.sentence) in text
     for label in report.summary.lanes["label"]:
         assert sum(line.startswith(f"| {plain(label)}") for line in text.splitlines()) == 1
     assert "n = 10" in text

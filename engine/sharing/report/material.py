@@ -11,6 +11,7 @@ import pandas as pd
 from engine.analysis.claims import Claim, ClaimVerdict, evaluate, lanes_of, read_claims
 from engine.analysis.cost import Preset, PriceError, Pricing, Rate, Workload, load_presets, price_lanes
 from engine.cache.connection import Connection
+from engine.display.headline import Headline
 from engine.errors import did_you_mean
 from engine.paths import CLAIMS, DATA
 from engine.sharing.export import load_summary
@@ -90,6 +91,15 @@ class Report:
         if times.empty or not self.pricing.fits(str(times["device_name"].iloc[0])):
             return times.head(0)
         return price_lanes(times, self.pricing.rate, self.pricing.work, self.pricing.seconds)
+
+    @cached_property
+    def headline(self) -> Headline:
+        """The lane to take, the time and the money it saves, and what it does to the images."""
+        summary = self.summary
+        lanes = {row.lane: (row.label, row.scheduler) for row in summary.lanes.itertuples()}
+        findings = summary.findings
+        return Headline(lanes, findings.baseline, summary.times, summary.comparisons, findings.metrics,
+                        summary.deciding, self.pricing, self.price_is_known)  # fmt: skip
 
     @property
     def shown_lanes(self) -> pd.DataFrame:

@@ -13,7 +13,6 @@ from engine.display import theme
 from engine.display.formats import batch_of, count, when
 from engine.sharing.report import charts, tables
 from engine.sharing.report.film import film_grid
-from engine.sharing.report.headline import figures, passed_over, sentence
 from engine.sharing.report.material import Report
 from engine.sharing.study_file import study_toml
 
@@ -63,16 +62,17 @@ def _digest(script: str) -> str:
 def _header(report: Report) -> str:
     description = str(report.summary.spec.get("description") or "")
     said = f'<p class="soft">{escape(description[:1000])}</p>' if description else ""
+    headline = report.headline
     cards = "".join(
         f"<div><h2>{escape(item.name)}</h2><p class=value>{escape(item.value)}</p><p>{escape(item.note)}</p>"
         f'<p class="soft">{escape(item.small)}</p></div>'
-        for item in figures(report)
+        for item in headline.figures
     )
-    over = passed_over(report)
+    reservations = "".join(f'<p class="soft">{escape(sentence)}</p>' for sentence in headline.reservations)
     return (
         f"<header><h1>{escape(report.summary.findings.study_id)}</h1>{said}"
-        f'<p class="lead">{escape(sentence(report))}</p><div class="cards">{cards}</div>'
-        f'{f"<p class=soft>{escape(over)}</p>" if over else ""}<p class="soft">{escape(_extent(report))}</p></header>\n'
+        f'<p class="lead">{escape(headline.sentence)}</p><div class="cards">{cards}</div>'
+        f'{reservations}<p class="soft">{escape(_extent(report))}</p></header>\n'
     )
 
 

@@ -17,7 +17,6 @@ from engine.display.formats import (
     when,
     whole,
 )
-from engine.sharing.report.headline import figures, passed_over, sentence
 from engine.sharing.report.material import Report
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&@!])")
@@ -26,11 +25,11 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&@!])")
 def render_markdown(report: Report) -> str:
     """The report in Markdown; texts of the cache are escaped, so that none becomes a link, a mention or markup."""
     summary = report.summary
-    lines = [f"## {plain(summary.findings.study_id)}", "", f"**{plain(sentence(report))}**", ""]
+    lines = [f"## {plain(summary.findings.study_id)}", "", f"**{plain(report.headline.sentence)}**", ""]
     lines += [f"- {plain(item.name)}: **{plain(item.value)}**. {plain(item.note)} {plain(item.small)}".rstrip()
-              for item in figures(report)]  # fmt: skip
-    over = passed_over(report)
-    lines += ["", plain(over)] if over else []
+              for item in report.headline.figures]  # fmt: skip
+    for sentence in report.headline.reservations:
+        lines += ["", plain(sentence)]
     if report.claims:
         lines += ["", "### Verdicts on claims", ""]
         rows = [(verdict.word, verdict.text, _decided(verdict)) for verdict in report.claims]

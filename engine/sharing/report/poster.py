@@ -9,7 +9,6 @@ from engine.display import theme
 from engine.display.formats import cut
 from engine.sharing.pictures import fitted
 from engine.sharing.report import charts
-from engine.sharing.report.headline import figures, sentence
 from engine.sharing.report.material import Report
 
 WIDTH, HEIGHT, MARGIN = 1600, 900, 64
@@ -28,7 +27,7 @@ def render_png(report: Report) -> bytes:
     sheet = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, 40), _typed(report.summary.findings.study_id, 90), SOFT, _font(22))
-    lines = textwrap.wrap(_typed(sentence(report)), 66)[:2]
+    lines = textwrap.wrap(_typed(report.headline.sentence), 66)[:2]
     for place, line in enumerate(lines):
         draw.text((MARGIN, 72 + 52 * place), line, INK, _font(42))
     _figures(draw, report, 196)
@@ -42,7 +41,7 @@ def render_png(report: Report) -> bytes:
 
 
 def _figures(draw: ImageDraw.ImageDraw, report: Report, top: int) -> None:
-    items = figures(report)
+    items = report.headline.figures
     width = (WIDTH - 2 * MARGIN - 36 * (len(items) - 1)) // len(items)
     for place, item in enumerate(items):
         left = MARGIN + place * (width + 36)
@@ -70,8 +69,7 @@ def _chart(sheet: Image.Image, report: Report, top: int) -> None:
 def _pictures(sheet: Image.Image, draw: ImageDraw.ImageDraw, report: Report, top: int) -> None:
     """Final pictures of the baseline, the recommended lane and one more."""
     summary = report.summary
-    best = summary.recommendation.best
-    order = [summary.findings.baseline, best.lane if best else "", *summary.lanes["lane"]]
+    order = [summary.findings.baseline, report.headline.lane, *summary.lanes["lane"]]
     lanes = [lane for lane in dict.fromkeys(order) if lane in set(summary.lanes["lane"])][:LANES]
     left = WIDTH - MARGIN - PROMPTS * (SIDE + GAP) + GAP
     for row, lane in enumerate(lanes):

@@ -1,0 +1,245 @@
+"""What a study says in four figures: the lane to take, the time saved, what it does to the images, the money. Pure."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from engine.analysis.comparison import Comparison
+from engine.analysis.cost import Pricing, price_lanes
+from engine.analysis.recommendation import AS_GOOD, Recommendation, choose
+from engine.analysis.statistics import MIN_PROMPTS
+from engine.display.formats import (
+    NONE,
+    count,
+    duration,
+    interval_note,
+    known,
+    money,
+    money_range,
+    number,
+    number_range,
+    percent,
+    percent_range,
+    signed,
+    whole,
+)
+
+NOT_KNOWN = "Not known yet"
+NOT_SCORED = "The images have not been scored yet; `python -m engine score` does so."
+NOT_TIMED = "Nothing has been timed yet."
+_REAL = "Real only if GPUs are given back."
+_NAMED = 4
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A large figure with its name, what it means, and a small print; `scheduler` gives it that scheduler's mark."""
+
+    name: str
+    value: str
+    note: str
+    small: str = ""
+    scheduler: str = ""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The headline of a study.
+
+    Attributes:
+        lanes: Lane -> its name for people and its scheduler.
+        baseline: The lane that others are compared with.
+        times: Timing summaries of one environment and batch size (`timing.summarise`), fastest first.
+        comparisons: With the baseline, by every metric.
+        metrics: Columns metric, label and unavailable (why nothing could be measured, or None).
+        deciding: Key of the metric that decides.
+        pricing: At what to price the lanes; None if that is not known.
+        price_is_known: Whether somebody read or stated the price; otherwise money is told as a share.
+    """
+
+    lanes: Mapping[str, tuple[str, str]]
+    baseline: str
+    times: pd.DataFrame
+    comparisons: Sequence[Comparison]
+    metrics: pd.DataFrame
+    deciding: str
+    pricing: Pricing | None
+    price_is_known: bool = True
+
+    @cached_property
+    def unknown(self) -> str:
+        """Why no lane can be recommended; empty if one can."""
+        found = self._decided
+        if len(self.lanes) < 2:
+            return "The study has one lane; there is nothing to compare it with."
+        if not found:
+            reasons = [reason for reason in self.metrics["unavailable"] if isinstance(reason, str)]
+            return reasons[0] if reasons and len(reasons) == len(self.metrics) else NOT_SCORED
+        if self.times.empty:
+            return NOT_TIMED
+        if not self.times["is_baseline"].any():
+            return "The baseline has not been timed here."
+        if all(row.verdict == "too few" for row in found):
+            most = max(found, key=lambda row: row.difference.pairs)
+            return (f"Too few images to tell: {extent(most)}; a verdict takes {MIN_PROMPTS} prompts and "
+                    f"{most.smallest_n} pairs. Prompts can be added: only they are computed.")  # fmt: skip
+        if all(math.isnan(row.margin) for row in found):
+            return f"How much {self.metric_label} may differ is {found[0].margin_from}."
+        return ""
+
+    @cached_property
+    def recommendation(self) -> Recommendation | None:
+        """The cheapest lane that is as good as the baseline; None if that cannot be told."""
+        return None if self.unknown else choose(self.times, self.comparisons, self.baseline, self.deciding)
+
+    @property
+    def lane(self) -> str:
+        """The lane the figures are about: the recommended one, or else the fastest but the baseline; "" if none is."""
+        best = self.recommendation.best if self.recommendation else None
+        if best is not None and best.lane != self.baseline:
+            return best.lane
+        others = self.times[~self.times["is_baseline"]] if len(self.times) else self.times
+        return str(others["lane"].iloc[0]) if len(others) else ""
+
+    @property
+    def is_as_good(self) -> bool:
+        """Whether that lane is the recommended one, and not the baseline itself."""
+        best = self.recommendation.best if self.recommendation else None
+        return best is not None and best.lane == self.lane and best.verdict in AS_GOOD
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """How that lane compares by the deciding metric."""
+        return next((row for row in self._decided if row.lane == self.lane), None)
+
+    @property
+    def metric_label(self) -> str:
+        """The deciding metric's name for people."""
+        names = dict(zip(self.metrics["metric"], self.metrics["label"], strict=True))
+        return str(names.get(self.deciding, self.deciding))
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """The figures, most important first."""
+        return self._recommended(), self._time(), self._quality(), self._saving()
+
+    @property
+    def sentence(self) -> str:
+        """The headline in one sentence."""
+        base, found = self.label(self.baseline), self.recommendation
+        if found is None or found.best is None:
+            return f"No recommendation: {self.unknown[:1].lower()}{self.unknown[1:]}"
+        if not self.is_as_good:
+            return f"No lane is known to be as good as {base} in less time: keep {base}."
+        best = found.best
+        interval = percent_range(1 - 1 / best.speedup_low, 1 - 1 / best.speedup_high)
+        spread = f" [{interval}]" if interval != NONE else ""
+        saved = percent(1 - 1 / best.speedup)
+        return (f"{self.label(best.lane)} saves {saved}{spread} of the time of {base} and is {best.verdict} by "
+                f"{self.metric_label}.")  # fmt: skip
+
+    @property
+    def reservations(self) -> tuple[str, ...]:
+        """What else to know about the recommendation, a sentence each: other metrics, other lanes."""
+        found = self.recommendation
+        if found is None or found.best is None:
+            return ()
+        sentences = []
+        if found.cautions:
+            listed = ", ".join(f"{row.label} ({signed(row.difference.value)}, 95 % interval "
+                               f"{number_range(row.difference.low, row.difference.high)})"
+                               for row in found.cautions)  # fmt: skip
+            sentences.append(f"By other metrics {self.label(found.best.lane)} is worse than "
+                             f"{self.label(self.baseline)}: {listed}.")  # fmt: skip
+        if found.passed_over:
+            named = ", ".join(f"{self.label(lane)} ({word})" for lane, word in found.passed_over[:_NAMED])
+            more = f" and {len(found.passed_over) - _NAMED} more" if len(found.passed_over) > _NAMED else ""
+            sentences.append(f"Cheaper, but not known to be as good: {named}{more}.")
+        return tuple(sentences)
+
+    def label(self, lane: str) -> str:
+        """A lane's name for people."""
+        return self.lanes[lane][0] if lane in self.lanes else lane
+
+    @property
+    def _decided(self) -> list[Comparison]:
+        return [row for row in self.comparisons if row.metric == self.deciding]
+
+    def _recommended(self) -> Figure:
+        found = self.recommendation
+        if found is None or found.best is None:
+            return Figure("Recommended", NOT_KNOWN, self.unknown)
+        best, base = found.best, self.label(self.baseline)
+        name, scheduler = self.lanes.get(best.lane, (best.lane, ""))
+        if best.lane == self.baseline:
+            note = f"The baseline: no cheaper lane is known to be as good by {self.metric_label}."
+            return Figure("Recommended", name, note, scheduler=scheduler)
+        second = found.runner_up
+        small = f"Runner-up: {self.label(second.lane)}, {duration(second.median_ms)}" if second else ""
+        small += "; the intervals of their times overlap." if found.order_is_open else "." if small else ""
+        note = f"The cheapest lane that is as good as {base} by {self.metric_label}."
+        return Figure("Recommended", name, note, small, scheduler)
+
+    def _time(self) -> Figure:
+        title, lane = "Time saved" if self.is_as_good else "Time saved by the fastest", self.lane
+        if self.times.empty or not lane:
+            return Figure(title, NOT_KNOWN, NOT_TIMED if self.times.empty else "No other lane was timed.")
+        row = self.times.set_index("lane").loc[lane]
+        name = "" if self.is_as_good else f"{self.label(lane)}: "
+        if not known(row["speedup"]):
+            return Figure(
+                title, NOT_KNOWN, f"{name}{duration(row['median_ms'])}; the baseline has not been timed here."
+            )
+        base = self.times[self.times["is_baseline"]].iloc[0]
+        interval = percent_range(1 - 1 / row["speedup_low"], 1 - 1 / row["speedup_high"])
+        note = f"{name}{duration(row['median_ms'])} instead of {duration(base['median_ms'])} an image, all stages."
+        return Figure(title, percent(1 - 1 / row["speedup"]), note,
+                      _sentence(interval_note(row["n"], interval, row["settled"])))  # fmt: skip
+
+    def _quality(self) -> Figure:
+        row, lane = self.comparison, self.lane
+        title = "Quality" if self.is_as_good or not lane else f"Quality of {self.label(lane)}"
+        if row is None:
+            return Figure(title, NOT_KNOWN, "No score to compare it by.")
+        gap = row.difference
+        base = f"{self.label(self.baseline)}'s {number(row.baseline_mean.value)}"
+        note = f"{row.label} differs by {signed(gap.value)} from {base}"
+        note += f"; up to ±{number(row.margin)} counts as the same." if known(row.margin) else "."
+        interval = number_range(gap.low, gap.high)
+        small = f"95 % interval {interval}" if interval != NONE else "Too few prompts for an interval"
+        word = "Too few images" if row.verdict == "too few" else row.verdict.capitalize()
+        return Figure(title, word, note, f"{small}, {extent(row)}.")
+
+    def _saving(self) -> Figure:
+        lane, pricing = self.lane, self.pricing
+        if not self.is_as_good or pricing is None:
+            why = "A saving counts only at equal quality." if pricing else "There are no prices to go by."
+            return Figure("Saved a month", "None known", why)
+        if not pricing.fits(str(self.times["device_name"].iloc[0])):
+            return Figure("Saved a month", NOT_KNOWN, "The times were measured on another device than is priced.")
+        row = price_lanes(self.times, pricing.rate, pricing.work, pricing.seconds).set_index("lane").loc[lane]
+        work = pricing.work
+        month = (f"{whole(work.images_per_month)} images, {money(pricing.rate.usd_per_hour)} per GPU hour, "
+                 f"{100 * work.utilisation:.0f} % busy")  # fmt: skip
+        if not self.price_is_known:
+            ends = percent_range(row["saving_share_low"], row["saving_share_high"])
+            note = f"Of what is paid by use, whatever an hour costs; {money(row['saving_usd'])} a month for {month}."
+            return Figure("Cost saved", percent(row["saving_share"]), note, _real(ends))
+        ends = money_range(row["saving_usd_low"], row["saving_usd_high"])
+        return Figure("Saved a month", money(row["saving_usd"]), f"Assumed: {month}.", _real(ends))
+
+
+def extent(row: Comparison) -> str:
+    """What a comparison rests on, e.g. "24 prompts, 48 pairs"."""
+    return f"{count(row.difference.n, 'prompt')}, {count(row.difference.pairs, 'pair')}"
+
+
+def _real(ends: str) -> str:
+    return f"Range {ends}. {_REAL}" if ends != NONE else _REAL
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
