@@ -85,6 +85,12 @@ def parser() -> argparse.ArgumentParser:
     _cache(order)
     order.set_defaults(command="schedules.show_convergence")
 
+    phases = add("phases", help="show where the phases of denoising lie, and from when on the picture is decided")
+    phases.add_argument("study", help="a cached study")
+    phases.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
+    _cache(phases)
+    phases.set_defaults(command="phases.show")
+
     sharing_options.add_commands(add, _cache)
 
     schedulers = add("schedulers", help="list the schedulers, or show one")

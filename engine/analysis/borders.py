@@ -4,7 +4,7 @@ A border is measured for each run (prompt and seed) that has it, in log-SNR and 
 prompts with the bootstrap interval of `statistics`. Runs that never reach a border are left out and counted.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -144,3 +144,16 @@ _PATH: dict[str, Callable[[phases.Path], float]] = {
     "critical_80_start": lambda path: path.critical_phase(0.8)[0],
     "critical_80_end": lambda path: path.critical_phase(0.8)[1],
 }
+
+
+def border_rows(measured: Sequence[Measured]) -> list[tuple[str, ...]]:
+    """The borders as rows of text, a heading first; "-" where there are too few prompts for an interval."""
+    rows: list[tuple[str, ...]] = [("lane", "border", "progress", "log-SNR", "n", "never reached")]
+    for found in measured:
+        places = [found.figures.get(axis) for axis in ("progress", "log_snr")]
+        prompts = max((place.n for place in places if place), default=0)
+        rows.append((
+            found.lane, found.border.label, *(str(place) if place else "-" for place in places),
+            f"{prompts} prompts, {found.runs} runs", f"{found.never} runs",
+        ))  # fmt: skip
+    return rows

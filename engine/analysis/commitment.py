@@ -94,3 +94,16 @@ def _point(lane: str, rows: pd.DataFrame) -> dict[str, object]:
         )
         row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high, "pairs": found.n}
     return row
+
+
+def point_rows(found: Commitment) -> list[tuple[str, ...]]:
+    """Where runs come to keep to their first prompt, as rows of text, a heading first."""
+    rows: list[tuple[str, ...]] = [("lane", "committed at (progress)", "log-SNR", "n", "left out")]
+    for row in found.points.to_dict("records"):
+        places = (
+            st.Estimate(row[axis], row[f"{axis}_low"], row[f"{axis}_high"], row["pairs"], row["runs"])
+            for axis in ("progress", "log_snr")
+        )
+        rows.append((str(row["lane"]), *map(str, places), f"{row['pairs']} pairs, {row['runs']} runs",
+                     f"{row['never']} runs"))  # fmt: skip
+    return rows

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from engine.analysis.commitment import commitment
+from engine.analysis.commitment import commitment, point_rows
 from engine.cache import phases
 from engine.cache.connection import reading
 from engine.cli import main
@@ -130,6 +130,14 @@ def test_a_study_makes_its_changes_once_and_the_cache_knows_them(tmp_path: Path,
     assert "image" not in grown
     assert grown["share"].tolist() == [0.0, 0.5, 0.8, 1.0] * 2
     assert sorted(grown["created_at"])[: len(first)] == sorted(first)
+    assert main(["phases", "small", "--cache", str(cache)]) == 0
+    shown = capsys.readouterr().out
+    assert "judged by distance in latent space" in shown
+    found = commitment(grown)
+    assert found is not None
+    heading, (lane, *cells) = point_rows(found)
+    assert lane == "ddim:6"
+    assert all(text in shown for text in (*heading, *cells))
 
 
 @pytest.mark.parametrize(

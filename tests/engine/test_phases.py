@@ -1,5 +1,6 @@
 """Phases: curves, borders and paths from synthetic runs whose answer is known, and through a real run."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -260,6 +261,31 @@ def test_frames_are_compared_with_the_final_picture_once(cache: Path, capsys: py
     assert main(["run", str(study), "--cache", str(cache), "--device", "cpu", "--progress", "none"]) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert ask(cache, "SELECT count(*) FROM frame_quality") == before
+
+
+def test_the_command_prints_every_border_that_was_measured_with_its_definition(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "p.json"
+    assert main(["phases", "small", "--cache", str(cache), "--json", str(file)]) == 0
+    shown = capsys.readouterr().out
+    plain = json.loads(file.read_text())
+    with reading(cache) as db:
+        own = {lane: phases.step_curves(db, "small", lane) for lane in ("ddim:8", "heun:5")}
+    measured = {(row.lane, row.border.key): row
+                for lane, rows in own.items() for row in borders(rows, rows.iloc[:0], [lane])}  # fmt: skip
+    assert {(row["lane"], row["border"]) for row in plain["borders"]} == set(measured)
+    for row in plain["borders"]:
+        assert row["value"] == pytest.approx(measured[row["lane"], row["border"]].figures[row["axis"]].value)
+    assert all(row.border.label in shown and row.border.definition in shown for row in measured.values())
+    assert "recognisable" not in {row["border"] for row in plain["borders"]}, "no CLIP knows these pictures"
+    assert "3 prompts, 3 runs" in shown
+    assert "Computed on cpu" in shown
+
+
+def test_a_study_that_is_not_there_has_no_phases(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["phases", "smal", "--cache", str(cache)]) == 2
+    assert "Did you mean 'small'" in capsys.readouterr().err
 
 
 def test_a_cell_made_again_keeps_no_sketch_of_before(cache: Path) -> None:

@@ -1,0 +1,57 @@
+"""The command phases: how the pictures of a cached study form. Nothing here imports torch."""
+
+import argparse
+import json
+from typing import Any
+
+import pandas as pd
+
+from engine.analysis.borders import BORDERS, Measured, border_rows, borders
+from engine.analysis.commitment import Commitment, commitment, point_rows
+from engine.cache import phases
+from engine.cache.connection import migrate, reading
+from engine.cache.findings import load_findings
+from engine.commands.schedules import check_json
+from engine.commands.words import print_table
+from engine.errors import StudyError
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """`phases STUDY`."""
+    check_json(arguments.json)
+    if arguments.cache.exists():
+        migrate(arguments.cache)
+    with reading(arguments.cache) as db:
+        findings = load_findings(db, arguments.study, ())
+        lanes = list(dict.fromkeys(findings.cells["study_lane"]))
+        curves = {lane: (phases.step_curves(db, arguments.study, lane), phases.frame_curves(db, arguments.study, lane))
+                  for lane in lanes}  # fmt: skip
+        changes = phases.commitment(db, arguments.study)
+    measured = [row for lane, (steps, frames) in curves.items() for row in borders(steps, frames, [lane])]
+    decided = commitment(changes) if len(changes) else None
+    if not measured and decided is None:
+        raise StudyError(f"No step of '{arguments.study}' has been recorded; run it first.")
+    if measured:
+        print_table(border_rows(measured))
+        known = {row.border.key for row in measured}
+        print("\n" + "\n".join(f"{border.label}: {border.definition}." for border in BORDERS if border.key in known))
+    if decided is not None:
+        print(f"\nWhen the picture is decided (prompts exchanged during the run, judged by {decided.by}):")
+        print_table(point_rows(decided))
+        print("Left out: runs that keep to the first prompt from the first exchange on, or never do.")
+    print("\nMeans over prompts, or pairs of prompts, with 95 % bootstrap intervals. Progress is the share of the "
+          "denoiser calls.")  # fmt: skip
+    print("\n".join(f"Computed on {line}." for line in findings.environment_lines()))
+    if arguments.json:
+        plain = {"study": arguments.study, "environments": findings.environment_lines(),
+                 **_plain(measured, decided)}  # fmt: skip
+        arguments.json.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _plain(measured: list[Measured], decided: Commitment | None) -> dict[str, Any]:
+    rows = [{"lane": row.lane, "border": row.border.key, "axis": axis, "value": place.value, "low": place.low,
+             "high": place.high, "prompts": place.n, "runs": row.runs, "never": row.never}
+            for row in measured for axis, place in row.figures.items()]  # fmt: skip
+    points = decided.points if decided is not None else pd.DataFrame()
+    return {"borders": rows, "commitment": json.loads(points.to_json(orient="records"))}
