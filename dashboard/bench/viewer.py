@@ -1,9 +1,11 @@
 """A viewer without a browser: opens a page over the websocket as a browser does, and waits until it is drawn."""
 
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
@@ -96,13 +98,16 @@ def _take(answer: ForwardMsg, found: View) -> None:
 
 
 @contextmanager
-def session(url: str, origin: str | None = None, cookies: Mapping[str, str] | None = None) -> Iterator[Session]:
+def session(
+    url: str, origin: str | None = None, cookies: Mapping[str, str] | None = None, at: str = ""
+) -> Iterator[Session]:
     """A new session on a server.
 
     Args:
-        url: Of the server, "http://host:port".
+        url: As the browser names the server, "http://host:port".
         origin: What the browser says the page that connects is from; the server itself unless given.
         cookies: Cookies to send; the server's token against forged requests is repeated as a browser does.
+        at: Address the name leads to, if no resolver shall be asked.
 
     Raises:
         TimeoutError, websockets.exceptions.WebSocketException: The server does not answer, or refuses.
@@ -110,6 +115,8 @@ def session(url: str, origin: str | None = None, cookies: Mapping[str, str] | No
     sent = dict(cookies or {})
     protocols = ["streamlit", *([sent[XSRF_COOKIE]] if XSRF_COOKIE in sent else [])]
     headers = {"Cookie": "; ".join(f"{name}={value}" for name, value in sent.items())} if sent else {}
+    port = urlsplit(url).port or 80
+    reached = socket.create_connection((at, port), timeout=PATIENCE_SECONDS) if at else None
     with connect(
         url.replace("http", "ws", 1) + "/_stcore/stream",
         subprotocols=[Subprotocol(name) for name in protocols],
@@ -118,5 +125,6 @@ def session(url: str, origin: str | None = None, cookies: Mapping[str, str] | No
         max_size=MOST_BYTES,
         open_timeout=PATIENCE_SECONDS,
         ping_interval=None,
+        sock=reached,
     ) as connection:
         yield Session(connection, url)

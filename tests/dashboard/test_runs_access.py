@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -152,6 +153,35 @@ def _ids_of_somebody_with_the_right(folder: Path) -> list[str]:
 def test_a_page_of_another_site_cannot_talk_to_the_server(signing_in: tuple[Server, object, Path], origin: str) -> None:
     with pytest.raises(WebSocketException), session(signing_in[0].url, origin=origin) as viewer:
         viewer.view("runs")
+
+
+@pytest.mark.parametrize("name", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "[::2]"])
+def test_a_name_of_another_site_that_leads_to_this_machine_reaches_no_page(
+    signing_in: tuple[Server, object, Path], name: str
+) -> None:
+    """DNS rebinding: whoever owns a name lets it lead here, and a page of that name then has the server's origin."""
+    url = f"http://{name}:{urlsplit(signing_in[0].url).port}"
+    with pytest.raises(WebSocketException), session(url, at="127.0.0.1") as viewer:
+        viewer.view("runs")
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "[::1]"])
+def test_the_names_of_this_machine_reach_the_pages_at_any_port(
+    signing_in: tuple[Server, object, Path], name: str
+) -> None:
+    url = f"http://{name}:{urlsplit(signing_in[0].url).port}"
+    with session(url, at="127.0.0.1") as viewer:
+        assert labels(viewer.view("runs")) == {"Sign in"}
+
+
+def test_a_shared_server_answers_to_the_names_it_is_given(tmp_path: Path) -> None:
+    options = ("--server.address", "0.0.0.0", "--server.allowedHosts", "lab.example.org")
+    with running(tmp_path / "cache.duckdb", options=options) as server:
+        port = urlsplit(server.url).port
+        with session(f"http://lab.example.org:{port}", at="127.0.0.1") as viewer:
+            assert viewer.view("runs").errors == []
+        with pytest.raises(WebSocketException), session(f"http://evil.example:{port}", at="127.0.0.1") as viewer:
+            viewer.view("runs")
 
 
 @pytest.mark.parametrize("address", ["runs/start", "_stcore/agent/interact", "_stcore/agent/mcp", "api/runs", "runs"])
