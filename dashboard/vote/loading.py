@@ -5,11 +5,26 @@ from pathlib import Path
 
 import pandas as pd
 
-from dashboard.asking import Answer, Problem, ask
+from dashboard.asking import Answer, Problem, ask, work_out
 from dashboard.vote.pairs import pair_key
-from engine.analysis.votes import Preference, Strength, attentive, preference, ranking
+from engine.analysis.statistics import Estimate
+from engine.analysis.votes import Preference, Strength, counted, inattentive, left_share, preference, ranking
 from engine.cache.connection import Connection
 from engine.cache.votes import voted, votes
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of the votes.
+
+    Attributes:
+        one, two: The lanes that are compared.
+        steps: All lanes of the study with their steps.
+    """
+
+    one: str
+    two: str
+    steps: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
@@ -22,6 +37,7 @@ class Tally:
         cast: Votes in all, checks included.
         checks: Attention checks among them.
         left_out: Voters who failed the checks.
+        side: Share of left choices between identical pictures.
         first, last: When the first and the last vote came (UTC), or None.
     """
 
@@ -30,6 +46,7 @@ class Tally:
     cast: int
     checks: int
     left_out: int
+    side: Estimate
     first: pd.Timestamp | None
     last: pd.Timestamp | None
 
@@ -40,16 +57,26 @@ def answered(path: Path, study_id: str, voter: str) -> set[str]:
     return {pair_key(*pair) for pair in found.value} if isinstance(found, Answer) else set()
 
 
-def tally(
-    path: Path, study_id: str, lanes: tuple[str, ...], lane: str, other: str, obvious: str | None
-) -> Answer[Tally] | Problem:
+def tally(path: Path, study_id: str, question: Question) -> Answer[Tally] | Problem:
     """The votes counted for a question."""
-    return ask(path, _tally, study_id, lanes, lane, other, obvious)
+    return work_out(path, _material, _count, study_id, question)
 
 
-def _tally(db: Connection, study_id: str, lanes: tuple[str, ...], lane: str, other: str, obvious: str | None) -> Tally:
-    table = votes(db, study_id)
-    counted, left_out = attentive(table, obvious)
+def _material(db: Connection, study_id: str, question: Question) -> tuple[pd.DataFrame, Question]:
+    return votes(db, study_id), question
+
+
+def _count(material: tuple[pd.DataFrame, Question]) -> Tally:
+    table, question = material
+    left_out = inattentive(table, dict(question.steps))
+    used = counted(table, left_out)
     ends = (table["created_at"].min(), table["created_at"].max()) if len(table) else (None, None)
-    checks = int((table["check_kind"] != "none").sum())
-    return Tally(preference(counted, lane, other), ranking(counted, lanes), len(table), checks, left_out, *ends)
+    return Tally(
+        preference(used, question.one, question.two),
+        ranking(used, [lane for lane, _ in question.steps]),
+        len(table),
+        int((table["check_kind"] != "none").sum()),
+        len(left_out),
+        left_share(table, left_out),
+        *ends,
+    )

@@ -6,16 +6,17 @@ from dashboard import markup, state
 from dashboard.options import Options
 from dashboard.page import require
 from dashboard.studies import StudyView
-from dashboard.vote.loading import Tally, tally
-from dashboard.vote.pairs import CHECK_EVERY, obvious_lane
-from engine.analysis.statistics import MIN_PROMPTS
-from engine.analysis.votes import MARGIN, MOST_WRONG, Preference
-from engine.display.formats import count, percent, percent_range, when
+from dashboard.vote.loading import Question, Tally, tally
+from dashboard.vote.pairs import CHECK_EVERY
+from engine.analysis.statistics import MIN_PROMPTS, Estimate
+from engine.analysis.votes import FEWEST_ONE_SIDED, MARGIN, MOST_WRONG, Preference
+from engine.display.formats import NONE, count, percent, percent_range, when
 
 HOW = (
     f"Between the pairs stand attention checks, one after every {CHECK_EVERY} pairs: the same picture twice, or, where "
     "the study has a lane of very few steps, that lane's picture. They do not count.",
-    f"Voters who get more than {MOST_WRONG:.0%} of two or more plain pairs wrong are left out whole.",
+    f"Voters who get more than {MOST_WRONG:.0%} of two or more plain pairs wrong are left out whole; so are those who "
+    f"choose one side throughout, of the same picture twice too, in {FEWEST_ONE_SIDED} pairs or more.",
     "'No difference' counts as half a vote for each. Intervals: bootstrap over prompts, since votes on one prompt hang "
     f"together. Equivalent: from {50 - 100 * MARGIN:.0f} to {50 + 100 * MARGIN:.0f} % by two one-sided tests at 5 %.",
     "Each browser has a name made up at random, and one vote on each pair.",
@@ -45,12 +46,14 @@ def results(chosen: Options, study: StudyView, one: str, two: str) -> None:
     """What the votes say so far; only when asked for, so that nobody votes with the crowd."""
     if not st.toggle("Show the results so far", key="results", bind="query-params"):
         return
-    lanes = tuple(lane.key for lane in study.lanes)
+    question = Question(one, two, tuple((lane.key, lane.steps) for lane in study.lanes))
     names = {lane.key: lane.label for lane in study.lanes}
-    found = require(lambda: tally(chosen.cache, study.id, lanes, one, two, obvious_lane(study, (one, two)))).value
+    found = require(lambda: tally(chosen.cache, study.id, question)).value
     asked = found.preference
     st.html(markup.figures(_cards(found, names)))
     st.html(markup.soft(_sentence(asked, names)))
+    if found.side.pairs:
+        st.html(markup.soft(_side(found.side)))
     if found.ranking:
         st.html(
             markup.heading(
@@ -89,6 +92,16 @@ def _sentence(asked: Preference, names: dict[str, str]) -> str:
         "undecided": "The votes do not settle it yet. That is not the same as equal.",
         "too few": f"Too few to say anything: votes on at least {MIN_PROMPTS} prompts are needed.",
     }[asked.verdict]
+
+
+def _side(side: Estimate) -> str:
+    """What the same picture twice tells about the voters, and not about the lanes."""
+    interval = percent_range(side.low, side.high)
+    spread = "too few voters for an interval" if interval == NONE else f"95 % interval {interval}"
+    basis = f"{spread}, {count(side.pairs, 'vote')} by {count(side.n, 'voter')}"
+    text = f"Of the same picture twice, voters chose the left one in {percent(side.value)} ({basis}); 50 % is expected."
+    leans = side.high < 0.5 or side.low > 0.5
+    return text + (" They lean to a side; sides are drawn at random, so that blurs but favours no lane." * leans)
 
 
 def _rows(found: Tally, study: StudyView) -> list[str]:

@@ -5,10 +5,13 @@
 - Ranking: Bradley and Terry (1952, doi:10.1093/biomet/39.3-4.324) by maximum likelihood, with the minorisation steps of
   Hunter (2004, doi:10.1214/aos/1079120141); strengths in Elo points (400 for odds of ten to one), mean 0.
 - Equivalence: two one-sided tests of the preference against 50 % plus and minus a margin fixed beforehand.
-- Who fails attention checks is left out whole: more than a quarter of the obvious ones wrong, of two or more.
+- Who fails attention checks is left out whole: more than a quarter of the obvious ones wrong, of two or more, or always
+  the same side, identical pictures included, in twelve pairs or more (by chance once in 2,048).
+- Side: the share of left choices between identical pictures, by those who count. Sides are drawn at random for each
+  pair, so a leaning to one side favours no lane; it only blurs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +28,7 @@ MARGIN = 0.10
 ELO = 400 / np.log(10)
 MOST_WRONG = 0.25
 FEWEST_CHECKS = 2
+FEWEST_ONE_SIDED = 12
 
 
 @dataclass(frozen=True)
@@ -61,19 +65,56 @@ class Strength:
     votes: int
 
 
-def attentive(votes: pd.DataFrame, obvious_lane: str | None) -> tuple[pd.DataFrame, int]:
-    """The votes that count (no checks, no inattentive voters), and how many voters were left out.
+def inattentive(votes: pd.DataFrame, steps: Mapping[str, int]) -> set[str]:
+    """Voters who fail the attention checks.
+
+    Each obvious check is judged by the two lanes it was between, whatever is asked now: the lane of fewer steps should
+    lose. A check on a lane that is not known any more says nothing.
 
     Args:
         votes: As returned by `engine.cache.votes.votes`.
-        obvious_lane: The lane of very few steps that loses every obvious pair.
+        steps: Lane -> its steps.
     """
     checks = votes[votes["check_kind"] == "obvious"]
-    good = np.where(checks["left_lane"] == obvious_lane, "right", "left")
-    wrong = (checks["choice"] != good).groupby(checks["voter"]).agg(["mean", "size"])
+    left, right = checks["left_lane"].map(steps), checks["right_lane"].map(steps)
+    checks, left, right = (part[left.notna() & right.notna() & (left != right)] for part in (checks, left, right))
+    wrong = (checks["choice"] != np.where(left > right, "left", "right")).groupby(checks["voter"]).agg(["mean", "size"])
     failed = set(wrong[(wrong["mean"] > MOST_WRONG) & (wrong["size"] >= FEWEST_CHECKS)].index)
-    counted = votes[(votes["check_kind"] == "none") & ~votes["voter"].isin(failed)]
-    return counted, len(failed)
+    return failed | {str(voter) for voter, rows in votes.groupby("voter") if _is_one_sided(rows)}
+
+
+def _is_one_sided(rows: pd.DataFrame) -> bool:
+    choices = set(rows["choice"])
+    return (
+        len(rows) >= FEWEST_ONE_SIDED
+        and choices in ({"left"}, {"right"})
+        and bool((rows["check_kind"] == "identical").any())
+    )
+
+
+def counted(votes: pd.DataFrame, left_out: Collection[str]) -> pd.DataFrame:
+    """The votes that count: no checks, none of the voters who are left out."""
+    return votes[(votes["check_kind"] == "none") & ~votes["voter"].isin(list(left_out))]
+
+
+def left_share(votes: pd.DataFrame, left_out: Collection[str]) -> st.Estimate:
+    """The share of left choices between identical pictures, "same" counted as half; the voter is the unit.
+
+    Returns:
+        An estimate whose `n` are voters and `pairs` votes; NaN ends below `statistics.MIN_PROMPTS` voters.
+    """
+    rows = votes[(votes["check_kind"] == "identical") & ~votes["voter"].isin(list(left_out))]
+    return _estimate(_scores(rows), list(rows["voter"]))
+
+
+def _estimate(scores: Floats, units: Sequence[object]) -> st.Estimate:
+    """Mean and interval of scores from 0 to 1; where all units are alike the bootstrap has no width, a bound has."""
+    found, means = st.estimate(scores, units), st.prompt_means(scores, units)
+    if len(means) < st.MIN_PROMPTS or len(np.unique(means)) > 1:
+        return found
+    bound = st.unanimous_bound(len(means), 1.0)
+    low, high = max(0.0, found.value - bound), min(1.0, found.value + bound)
+    return st.Estimate(found.value, low, high, found.n, found.pairs)
 
 
 def preference(votes: pd.DataFrame, lane: str, other: str, margin: float = MARGIN) -> Preference:
@@ -89,12 +130,9 @@ def preference(votes: pd.DataFrame, lane: str, other: str, margin: float = MARGI
         nan = float("nan")
         return Preference(lane, other, value, nan, nan, len(scores), len(set(prompts)), voters, "too few", needed)
     means = st.prompt_means(scores - 0.5, prompts)
-    found = st.estimate(scores, prompts)
-    if not len(np.unique(means)) > 1:  # all alike: the bootstrap has no width
+    found = _estimate(scores, prompts)
+    if not len(np.unique(means)) > 1:  # all alike: no test has an error to go by
         bound = st.unanimous_bound(len(means), 1.0)
-        found = st.Estimate(
-            found.value, max(0.0, found.value - bound), min(1.0, found.value + bound), found.n, found.pairs
-        )
         verdict = "equivalent" if abs(found.value - 0.5) + bound < margin else "undecided"
         if abs(found.value - 0.5) > bound:
             verdict = "preferred" if found.value > 0.5 else "not preferred"

@@ -191,14 +191,79 @@ def test_equal_lanes_are_found_equivalent_with_about_the_power_that_was_promised
     assert 0.72 < np.mean(found) < 0.88
 
 
+COLUMNS = ["voter", "check_kind", "left_lane", "right_lane", "choice"]
+STEPS = {"a": 50, "b": 20, "worse": 4, "worst": 2}
+
+
 def test_voters_who_fail_the_checks_are_left_out_whole() -> None:
     rows = [("good", "none", "a", "b", "left"), ("bad", "none", "a", "b", "right")]
     rows += [("good", "obvious", "a", "worst", "left"), ("good", "obvious", "worst", "a", "right")]
     rows += [("bad", "obvious", "a", "worst", "right"), ("bad", "obvious", "worst", "a", "right")]
-    table = pd.DataFrame(rows, columns=["voter", "check_kind", "left_lane", "right_lane", "choice"])
-    counted, left_out = tally.attentive(table, "worst")
-    assert counted["voter"].tolist() == ["good"]
-    assert left_out == 1
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    left_out = tally.inattentive(table, STEPS)
+    assert left_out == {"bad"}
+    assert tally.counted(table, left_out)["voter"].tolist() == ["good"]
+
+
+def test_each_check_is_judged_by_the_lanes_it_was_between_whatever_is_asked_now() -> None:
+    """Checks of another question, with another plain lane, or with the plain lane itself under question."""
+    rows = [("me", "obvious", "a", "worse", "left"), ("me", "obvious", "worse", "b", "right")]
+    rows += [("me", "obvious", "worst", "b", "right"), ("me", "obvious", "worse", "worst", "left")]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    assert tally.inattentive(table, STEPS) == set()
+    turned = table.assign(choice=table["choice"].map({"left": "right", "right": "left"}))
+    assert tally.inattentive(turned, STEPS) == {"me"}
+    assert tally.inattentive(turned, {"a": 50, "b": 20}) == set()  # nothing is known of the others any more
+
+
+def test_who_always_chooses_one_side_of_identical_pictures_too_is_left_out() -> None:
+    def voter(name: str, identical: str, pairs: int) -> list[tuple[str, ...]]:
+        return [(name, "none", "a", "b", "left")] * (pairs - 1) + [(name, "identical", "a", "a", identical)]
+
+    rows = voter("asleep", "left", 12) + voter("brief", "left", 11) + voter("awake", "same", 30)
+    rows += [("never tried", "none", "a", "b", "left")] * 30
+    assert tally.inattentive(pd.DataFrame(rows, columns=COLUMNS), STEPS) == {"asleep"}
+
+
+def test_identical_pictures_tell_whether_voters_lean_to_a_side() -> None:
+    def side(choices: list[str], left_out: set[str] = frozenset()) -> object:  # type: ignore[assignment]
+        rows = [(f"v{n % 20}", "identical", "a", "a", choice) for n, choice in enumerate(choices)]
+        rows += [("v0", "none", "a", "b", "left")] * 50
+        return tally.left_share(pd.DataFrame(rows, columns=COLUMNS), left_out)
+
+    fair = side(["left", "right", "same"] * 20)
+    assert fair.value == pytest.approx(0.5)
+    assert (fair.n, fair.pairs) == (20, 60)
+    assert fair.low < 0.5 < fair.high
+    leaning = side(["left", "left", "left", "same"] * 15)
+    assert leaning.low > 0.5
+    alike = side(["same"] * 60)
+    assert alike.low < 0.5 < alike.high
+    assert side(["left"] * 4, {"v0", "v1"}).pairs == 2
+    assert np.isnan(side(["left"] * 4).low)
+
+
+def test_the_results_tell_the_share_of_left_choices_between_identical_pictures(
+    open_page: OpenPage, synthetic: ModuleType, tmp_path: Path
+) -> None:
+    path = tmp_path / "cache.duckdb"
+    synthetic.write(path, synthetic.study(lanes=LANES, prompts=PROMPTS[:2], frames={"count": 0}))
+    for number in range(6):
+        cast(
+            path, synthetic.replace(_vote(f"v{number}", 0), check_kind="identical", right_id="a0", right_lane="ddim:50")
+        )
+        for pair, lane in enumerate(("ddim:50", "dpmpp_2m:20"), start=1):
+            cast(path, synthetic.replace(_vote(f"v{number}", pair), check_kind="obvious", left_lane=lane))
+        cast(path, _vote(f"v{number}", 9))
+    # The plain lane of the checks is itself under question here; its checks count all the same.
+    page = open_page("vote", path, query={"results": "true", "one": "ddim:50", "two": "euler:3"})
+    assert not page.exception
+    text = " ".join(part.proto.body for part in page.get("html"))
+    assert "Of the same picture twice, voters chose the left one in 100.0 %" in text
+    assert "6 votes by 6 voters" in text
+    assert "They lean to a side" in text
+    assert "n = 6 votes on 1 prompt by 6 voters" in text
+    assert "left out" not in text.partition("n = 6 votes")[2]
 
 
 def _ballot(page: AppTest) -> dict[str, object]:
