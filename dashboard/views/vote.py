@@ -6,7 +6,7 @@ from dashboard import markup, page, state
 from dashboard.vote import ballot, sections
 
 chosen, study = page.open_study(watch_finished=False)
-question = sections.choose_lanes(study)
+question = sections.choose_question(study)
 address = {}
 if question is not None:
     if chosen.read_only:
@@ -16,7 +16,7 @@ if question is not None:
             )
         )
     else:
-        ballot.show(chosen, study, *question)
-    sections.results(chosen, study, *question)
-    address = {"one": question[0], "two": question[1]}
+        ballot.show(chosen, study, question.one, question.two)
+    sections.results(chosen, study, question)
+    address = sections.address(question)
 state.keep_in_address(study=study.id, **address)

@@ -8,7 +8,17 @@ import pandas as pd
 from dashboard.asking import Answer, Problem, ask, work_out
 from dashboard.vote.pairs import pair_key
 from engine.analysis.statistics import Estimate
-from engine.analysis.votes import Preference, Strength, counted, inattentive, left_share, preference, ranking
+from engine.analysis.votes import (
+    MARGIN,
+    POWER,
+    Preference,
+    Strength,
+    counted,
+    inattentive,
+    left_share,
+    preference,
+    ranking,
+)
 from engine.cache.connection import Connection
 from engine.cache.votes import voted, votes
 
@@ -20,11 +30,15 @@ class Question:
     Attributes:
         one, two: The lanes that are compared.
         steps: All lanes of the study with their steps.
+        margin: How far from one half the preference may be to count as equivalent, as a share.
+        power: With which two equally good lanes shall be found equivalent, as a share.
     """
 
     one: str
     two: str
     steps: tuple[tuple[str, int], ...]
+    margin: float = MARGIN
+    power: float = POWER
 
 
 @dataclass(frozen=True)
@@ -72,7 +86,7 @@ def _count(material: tuple[pd.DataFrame, Question]) -> Tally:
     used = counted(table, left_out)
     ends = (table["created_at"].min(), table["created_at"].max()) if len(table) else (None, None)
     return Tally(
-        preference(used, question.one, question.two),
+        preference(used, question.one, question.two, question.margin, question.power),
         ranking(used, [lane for lane, _ in question.steps]),
         len(table),
         int((table["check_kind"] != "none").sum()),

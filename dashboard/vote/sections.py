@@ -9,7 +9,7 @@ from dashboard.studies import StudyView
 from dashboard.vote.loading import Question, Tally, tally
 from dashboard.vote.pairs import CHECK_EVERY
 from engine.analysis.statistics import MIN_PROMPTS, Estimate
-from engine.analysis.votes import FEWEST_ONE_SIDED, MARGIN, MOST_WRONG, Preference
+from engine.analysis.votes import FEWEST_ONE_SIDED, MARGIN, MOST_WRONG, POWER, Preference
 from engine.display.formats import NONE, count, percent, percent_range, when
 
 HOW = (
@@ -18,13 +18,19 @@ HOW = (
     f"Voters who get more than {MOST_WRONG:.0%} of two or more plain pairs wrong are left out whole; so are those who "
     f"choose one side throughout, of the same picture twice too, in {FEWEST_ONE_SIDED} pairs or more.",
     "'No difference' counts as half a vote for each. Intervals: bootstrap over prompts, since votes on one prompt hang "
-    f"together. Equivalent: from {50 - 100 * MARGIN:.0f} to {50 + 100 * MARGIN:.0f} % by two one-sided tests at 5 %.",
+    "together. Equivalent: within the margin around 50 % by two one-sided tests at 5 %.",
+    "Margin and power belong to the question: settle them before votes come in. Half the margin takes four times the "
+    "votes.",
     "Each browser has a name made up at random, and one vote on each pair.",
 )
 
 
-def choose_lanes(study: StudyView) -> tuple[str, str] | None:
-    """The two lanes that are compared, chosen by whoever sends the link; None if there are no two."""
+MARGINS = {"5": "±5 points", "10": "±10 points", "15": "±15 points", "20": "±20 points"}
+POWERS = {"80": "80 %", "90": "90 %"}
+
+
+def choose_question(study: StudyView) -> Question | None:
+    """Which two lanes are compared and how finely, chosen by whoever sends the link; None if there are no two."""
     names = {lane.key: lane.label for lane in study.lanes}
     if len(names) < 2:
         st.html(markup.note("There is nothing to compare", "A vote needs two lanes; this study has one."))
@@ -37,20 +43,30 @@ def choose_lanes(study: StudyView) -> tuple[str, str] | None:
         others = {key: label for key, label in names.items() if key != one}
         with right:
             two = state.choose_from("two", "Second lane", others, next(iter(others)))
+        with left:
+            margin = state.choose_from("margin", "Equivalent within", MARGINS, f"{100 * MARGIN:.0f}")
+        with right:
+            power = state.choose_from("power", "Power to show it", POWERS, f"{100 * POWER:.0f}")
         st.html(markup.soft("The address of this page holds the choice: send it to whoever shall vote."))
         st.html(markup.method(HOW))
-    return one, two
+    steps = tuple((lane.key, lane.steps) for lane in study.lanes)
+    return Question(one, two, steps, int(margin) / 100, int(power) / 100)
 
 
-def results(chosen: Options, study: StudyView, one: str, two: str) -> None:
+def address(question: Question) -> dict[str, str]:
+    """What the address of the page holds of a question."""
+    shares = {"margin": question.margin, "power": question.power}
+    return {"one": question.one, "two": question.two, **{name: f"{100 * share:.0f}" for name, share in shares.items()}}
+
+
+def results(chosen: Options, study: StudyView, question: Question) -> None:
     """What the votes say so far; only when asked for, so that nobody votes with the crowd."""
     if not st.toggle("Show the results so far", key="results", bind="query-params"):
         return
-    question = Question(one, two, tuple((lane.key, lane.steps) for lane in study.lanes))
     names = {lane.key: lane.label for lane in study.lanes}
     found = require(lambda: tally(chosen.cache, study.id, question)).value
     asked = found.preference
-    st.html(markup.figures(_cards(found, names)))
+    st.html(markup.figures(_cards(found, question, names)))
     st.html(markup.soft(_sentence(asked, names)))
     if found.side.pairs:
         st.html(markup.soft(_side(found.side)))
@@ -64,7 +80,7 @@ def results(chosen: Options, study: StudyView, one: str, two: str) -> None:
     st.html(markup.footer(_basis(found)))
 
 
-def _cards(found: Tally, names: dict[str, str]) -> list[tuple[str, str, str]]:
+def _cards(found: Tally, question: Question, names: dict[str, str]) -> list[tuple[str, str, str]]:
     asked = found.preference
     interval = percent_range(asked.low, asked.high)
     note = (
@@ -74,11 +90,11 @@ def _cards(found: Tally, names: dict[str, str]) -> list[tuple[str, str, str]]:
     )
     return [
         (f"Preferred {names[asked.lane]} to {names[asked.other]}", percent(asked.value), note),
-        ("Verdict", asked.verdict, f"margin ±{100 * MARGIN:.0f} points"),
+        ("Verdict", asked.verdict, f"margin ±{100 * question.margin:.0f} points"),
         (
             "Votes still needed",
             str(max(asked.needed - asked.votes, 0)),
-            f"of {asked.needed}, to show equality with 80 % power",
+            f"of {asked.needed}, to show equality with {100 * question.power:.0f} % power",
         ),
     ]
 

@@ -25,6 +25,7 @@ from engine.cache.votes import SCORED
 Floats = npt.NDArray[np.float64]
 
 MARGIN = 0.10
+POWER = 0.80
 ELO = 400 / np.log(10)
 MOST_WRONG = 0.25
 FEWEST_CHECKS = 2
@@ -39,7 +40,7 @@ class Preference:
         value: Share of the votes, with its 95 % interval; NaN ends below `statistics.MIN_PROMPTS` prompts.
         votes, prompts, voters: What it rests on.
         verdict: equivalent, preferred, not preferred, undecided, or too few.
-        needed: Votes in all that show equivalence with 80 % power if both are equally good.
+        needed: Votes in all that show equivalence with the power asked for if both are equally good.
     """
 
     lane: str
@@ -117,13 +118,20 @@ def _estimate(scores: Floats, units: Sequence[object]) -> st.Estimate:
     return st.Estimate(found.value, low, high, found.n, found.pairs)
 
 
-def preference(votes: pd.DataFrame, lane: str, other: str, margin: float = MARGIN) -> Preference:
-    """How often `lane` was preferred to `other` in votes that count."""
+def preference(votes: pd.DataFrame, lane: str, other: str, margin: float = MARGIN, power: float = POWER) -> Preference:
+    """How often `lane` was preferred to `other` in votes that count.
+
+    Args:
+        votes: As `counted` returns them.
+        lane, other: The two lanes.
+        margin: How far from one half still is equivalent, fixed before the votes are seen.
+        power: With which two equally good lanes shall be found equivalent.
+    """
     ours = votes[(votes["left_lane"] == lane) & (votes["right_lane"] == other)]
     theirs = votes[(votes["left_lane"] == other) & (votes["right_lane"] == lane)]
     scores = np.concatenate([_scores(ours), 1 - _scores(theirs)])
     prompts = [*ours["prompt"], *theirs["prompt"]]
-    needed = votes_needed(margin)
+    needed = votes_needed(margin, power)
     voters = pd.concat([ours["voter"], theirs["voter"]]).nunique()
     if len(set(prompts)) < st.MIN_PROMPTS:
         value = float(scores.mean()) if len(scores) else float("nan")
@@ -145,7 +153,7 @@ def preference(votes: pd.DataFrame, lane: str, other: str, margin: float = MARGI
     return Preference(lane, other, found.value, found.low, found.high, len(scores), found.n, voters, verdict, needed)
 
 
-def votes_needed(margin: float = MARGIN, power: float = 0.8, alpha: float = st.ALPHA) -> int:
+def votes_needed(margin: float = MARGIN, power: float = POWER, alpha: float = st.ALPHA) -> int:
     """Votes that find two equally good lanes equivalent within the margin with that power, if votes are independent.
 
     Normal approximation of the two one-sided tests at a true share of one half: 215 for 10 points, 857 for 5.

@@ -177,6 +177,24 @@ def test_preferences_have_verdicts() -> None:
 def test_the_votes_needed_are_those_of_the_normal_approximation() -> None:
     assert tally.votes_needed(0.10) == 215
     assert tally.votes_needed(0.05) == 857
+    assert tally.votes_needed(0.10, power=0.9) == 271
+
+
+def test_margin_and_power_are_chosen_by_the_address_and_kept_in_it(open_page: OpenPage, cache: Path) -> None:
+    def shown(**query: str) -> tuple[str, dict[str, str]]:
+        page = open_page("vote", cache, "--read-only", query={"results": "true", **query})
+        assert not page.exception
+        kept = next(data for part in page.get("bidi_component") if "one" in (data := json.loads(part.proto.json)))
+        return " ".join(part.proto.body for part in page.get("html")), kept
+
+    text, kept = shown()
+    assert "of 215, to show equality with 80 % power" in text
+    assert (kept["margin"], kept["power"]) == ("10", "80")
+    text, kept = shown(margin="5", power="90")
+    assert f"of {tally.votes_needed(0.05, 0.9):d}, to show equality with 90 % power" in text
+    assert "margin ±5 points" in text
+    assert (kept["margin"], kept["power"]) == ("5", "90")
+    assert "of 215, to show equality with 80 % power" in shown(margin="0", power="<script>")[0]
 
 
 def test_equal_lanes_are_found_equivalent_with_about_the_power_that_was_promised() -> None:
