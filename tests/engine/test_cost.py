@@ -296,8 +296,23 @@ def test_figures_that_are_none_are_refused(seconds: float) -> None:
         queueing.servers_needed(1.0, seconds, 1.0, 0.95)
 
 
-def test_huge_loads_are_answered_at_once_and_agree_with_the_count_where_it_ends() -> None:
-    load = queueing.COUNTED_LOAD
-    counted = queueing.servers_needed(load, 1.0, 1.0, 0.95)
-    assert queueing.servers_needed(1e12, 1.0, 1.0, 0.95) == 10**12 + 1
-    assert queueing.servers_needed(load * 1.0001, 1.0, 1.0, 0.95) == pytest.approx(counted, rel=1e-3)
+@pytest.mark.parametrize("wait", [0.0, 0.001, 0.01, 1.0])
+@pytest.mark.parametrize("share", [0.5, 0.95, 0.999])
+def test_large_loads_keep_the_waiting_target_with_no_server_to_spare(share: float, wait: float) -> None:
+    load = queueing.COUNTED_LOAD * 1.5
+    servers = queueing.servers_needed(load, 1.0, wait, share)
+    assert queueing.waiting_longer(servers, load, 1.0, wait) <= 1 - share + 1e-9
+    assert queueing.waiting_longer(servers - 1, load, 1.0, wait) > 1 - share - 1e-9
+
+
+@pytest.mark.parametrize(("servers", "load"), [(1_000, 999.5), (1_100, 1_000.0), (100_500, 1e5), (103_000, 1e5)])
+def test_the_closed_form_of_the_blocking_agrees_with_the_count(servers: int, load: float) -> None:
+    counted = next(value for count, value in queueing.blocking(load) if count == servers)
+    assert queueing.lost_at_once(servers, load) == pytest.approx(counted, rel=1e-6)
+
+
+def test_huge_loads_are_answered_at_once() -> None:
+    assert queueing.servers_needed(1e12, 1.0, 1.0, 0.95) == pytest.approx(10**12 + 3, abs=1)
+    # Who may not wait at all needs spare servers in proportion to the square root of the load (Halfin and Whitt 1981).
+    spare = queueing.servers_needed(1e12, 1.0, 0.0, 0.95) - 10**12
+    assert spare == pytest.approx(1.74e6, rel=0.01)
