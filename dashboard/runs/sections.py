@@ -100,6 +100,9 @@ def new_study(chosen: Options, rights: Access) -> None:
     """The form, the engine's plan for what it asks, and the button that starts it; nothing for readers."""
     if not rights.may_run:
         return
+    if reason := starting.engine_lacks():
+        st.html(markup.note("No run can be started here", reason))
+        return
     with st.expander("Start a study", key="new_study", expanded=not Queue(chosen.cache).jobs()):
         request = ask_for_study()
         st.button("Check and plan", key="check", on_click=_plan, args=(chosen, request))

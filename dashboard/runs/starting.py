@@ -1,5 +1,6 @@
 """Planning, starting and cancelling runs. Each function asks for the right itself: see `dashboard.access`."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from dashboard.runs.queue import Job, Queue, QueueError
 from engine.paths import ROOT
 
 PLAN_SECONDS = 120.0
+ENGINE_PACKAGES = ("torch", "diffusers", "transformers")
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,35 @@ class Plan:
     text: str
 
 
+def engine_lacks() -> str:
+    """Why no run can be started on this server, with the remedy; empty if runs can.
+
+    The packages are looked for, not imported: a dashboard without runs has no need of them.
+    """
+    absent = [name for name in ENGINE_PACKAGES if importlib.util.find_spec(name) is None]
+    if not absent:
+        return ""
+    named = " and ".join(filter(None, [", ".join(absent[:-1]), absent[-1]]))
+    return (
+        f"This server shows results but cannot make any: its Python has no {named}. Run studies where the engine is "
+        "installed, `python -m engine run STUDY --cache PATH` with this cache, and they are shown here while they run."
+    )
+
+
+def _require_engine() -> None:
+    if reason := engine_lacks():
+        raise QueueError(reason)
+
+
 def plan(options: Options, request: Request) -> Plan:
     """Checks a request and asks the engine, in a process of its own, what it would do; runs nothing.
 
     Raises:
         AccessDenied: The session may not run studies.
-        StudyError, QueueError: What is wrong with the request, as the command line says it.
+        StudyError, QueueError: What is wrong with the request, as the command line says it, or with this server.
     """
     require_run(options)
+    _require_engine()
     toml = compose(request)
     study = check(toml)
     cache = Queue(options.cache).cache
@@ -64,6 +87,7 @@ def start(options: Options, planned: Plan) -> Job:
         StudyError, QueueError: The study is not valid, or cannot be queued.
     """
     access = require_run(options)
+    _require_engine()
     study = check(planned.toml)
     queue = Queue(options.cache)
     job = queue.submit(study.name, planned.toml, planned.text, access.who)
@@ -89,4 +113,6 @@ def keep_going(options: Options) -> None:
     queue = Queue(options.cache)
     if os.path.isdir(queue.folder) and queue.active() and not queue.is_held("runner"):
         require_run(options)
+        if engine_lacks():
+            return  # what waits is left to a server that can run it
         runner.ensure(queue)

@@ -1,5 +1,6 @@
 """The Runs page: form, errors, plan, starting, cancelling, history; and nothing of it without the right."""
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from dashboard.access import AccessDenied, decide
 from dashboard.options import Options, parse
 from dashboard.runs import runner, starting
 from dashboard.runs.form import Draft, Preset
-from dashboard.runs.queue import Queue, stamp, write_json
+from dashboard.runs.queue import Queue, QueueError, stamp, write_json
 
 OpenPage = Callable[..., AppTest]
 TOML = 'name = "mine"\nmodel = "gaussian"\nprompts = ["disc"]\nlanes = ["ddim:4"]\n[timing]\nrepeats = 0\n'
@@ -70,6 +71,29 @@ def test_a_preset_is_planned_and_started(open_page: OpenPage, tmp_path: Path, st
     assert started[0].cache == cache
     assert "Run 1, quickstart: waiting since" in words(page)
     assert "start" not in buttons(page)
+
+
+def test_a_server_without_torch_says_that_it_cannot_run_and_starts_nothing(
+    open_page: OpenPage, tmp_path: Path, started: list[Queue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, find = tmp_path / "cache.duckdb", importlib.util.find_spec
+    Queue(cache).submit("waiting", TOML, "", "")
+
+    def find_no_torch(name: str, package: str | None = None) -> object:
+        return None if name in {"torch", "diffusers"} else find(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_no_torch)
+    page = open_page("runs", cache, "--allow-runs")
+    assert not page.exception
+    assert "No run can be started here" in words(page)
+    assert "its Python has no torch and diffusers" in words(page)
+    assert "check" not in buttons(page)
+    options = parse(["--cache", str(cache), "--allow-runs"])
+    with pytest.raises(QueueError, match="cannot make any"):
+        starting.plan(options, Preset("quickstart"))
+    with pytest.raises(QueueError, match="cannot make any"):
+        starting.start(options, starting.Plan("mine", TOML, ""))
+    assert started == []
 
 
 def test_errors_are_said_at_the_form_and_nothing_typed_is_lost(
