@@ -76,7 +76,7 @@ def score(plan: Outline, cache: Path, progress: Progress | None = None) -> Scori
         done = queries.finished(db, [*ids, *converged])
         have = quality.scored(db, ids)
         before = quality.recorded(db, plan.study.name)
-        known = {(row.reference_id, row.check_id): row.distance for row in before[1]}
+        known = {(row.reference_id, row.check_id): row.distance for row in before[2]}
         fresh = [key for key in map(_key, plan.references) if set(key) <= done.keys() and known.get(key) is None]
         for reference, check in fresh:  # pair by pair: the latents of a whole study may not fit in memory
             latents = queries.latents(db, [reference, check])
@@ -90,8 +90,8 @@ def score(plan: Outline, cache: Path, progress: Progress | None = None) -> Scori
         for key, metric in METRICS.items()
     ]
     references = sorted(pairs, key=lambda row: row.reference_id)
-    if before != (used, references):
-        rows = [_metric_row(METRICS[row.metric], row.metric_version) for row in used]
+    rows = [_metric_row(METRICS[row.metric], row.metric_version) for row in used]
+    if before != (rows, used, references):
         QualityWriter(cache).study(plan.study.name, rows, used, references)
     ready = {row.reference_id for row in pairs if row.distance is not None}
     jobs = list(_jobs(plan, versions, done, have, ready, result))

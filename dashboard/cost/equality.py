@@ -6,7 +6,7 @@ import pandas as pd
 
 from dashboard.studies import StudyView
 from dashboard.verdicts import Verdicts
-from engine.analysis.recommendation import AS_GOOD, choose
+from engine.analysis.recommendation import AS_GOOD, choose, words_of
 from engine.display.formats import NONE, count, number, number_range, signed
 
 REAL = (
@@ -50,7 +50,7 @@ def equality(study: StudyView, table: pd.DataFrame, verdicts: Verdicts) -> Equal
     found = verdicts.by(verdicts.deciding)
     if not found:
         return Equality({}, "", verdicts.metric_label)
-    words = {study.baseline: "baseline"} | {row.lane: row.verdict for row in found}
+    words = {study.baseline: "baseline"} | words_of(verdicts.found, verdicts.deciding)
     best = choose(table, verdicts.found, study.baseline, verdicts.deciding).best
     cheapest = best.lane if best and best.lane != study.baseline else ""
     return Equality({str(lane): words.get(lane, "not scored") for lane in table["lane"]}, cheapest,

@@ -18,7 +18,7 @@ from dashboard.studies import LaneView, StudyView
 from dashboard.verdicts import Verdicts
 from engine.analysis.claims import ClaimVerdict
 from engine.display.formats import batch_of, count, cut, when
-from engine.display.headline import Headline, extent
+from engine.display.headline import Headline
 from engine.display.timing_charts import stage_chart, time_chart
 
 PICTURE_PROMPTS = 4
@@ -52,7 +52,7 @@ def _rests_on(study: StudyView, found: Headline) -> list[str]:
     progress, row = study.progress, found.comparison
     outcome = [f"{progress.done} of {study.total} cells", f"{progress.failed} failed" if progress.failed else "",
                f"{progress.missing} not run" if progress.missing else ""]  # fmt: skip
-    parts = [", ".join(filter(None, outcome)), f"quality: n = {extent(row)}" if row else ""]
+    parts = [", ".join(filter(None, outcome)), f"quality: n = {row.extent}" if row else ""]
     times = found.times[found.times["lane"] == found.lane] if len(found.times) else found.times
     for _, timed in times.iterrows():
         parts += [f"times: n = {timed['n']}, {batch_of(timed['batch_size'])}", str(timed["device_name"]),

@@ -3,8 +3,8 @@
 A lane is compared on the prompts and seeds for which both it and the baseline have a value; statistics.py defines
 interval, tests and verdict words. The margin is the metric's own, or the baseline's seed-to-seed noise, which is known
 before any lane is looked at; but never below what the measurement itself can tell apart (`floors`), and a difference
-below that is never "better" or "worse". Below the metric's smallest n, or with fewer than five prompts, the verdict is
-"too few".
+below that is never "better" or "worse", nor are pictures then ranked by their likeness to the reference. Below the
+metric's smallest n, or with fewer than five prompts, the verdict is "too few".
 """
 
 import math
@@ -17,6 +17,9 @@ import pandas as pd
 
 from engine.analysis import statistics as st
 from engine.cache.findings import Floor
+
+# Metrics of pictures that compare with the reference, as the latent error does.
+OF_THE_REFERENCE = frozenset({"psnr", "ssim", "lpips"})
 
 Verdict = Literal["equivalent", "better", "worse", "higher", "lower", "undecided", "too few"]
 
@@ -57,6 +60,12 @@ class Comparison:
     floor: float = 0.0
 
     @property
+    def extent(self) -> str:
+        """What it rests on, e.g. "24 prompts, 48 pairs"."""
+        n, pairs = self.difference.n, self.difference.pairs
+        return f"{n:,} prompt{'s' * (n != 1)}, {pairs:,} pair{'s' * (pairs != 1)}"
+
+    @property
     def detectable(self) -> float:
         """The mean difference that so many prompts find with 80 % power, before the adjustment over lanes."""
         return st.minimum_detectable(self.deviation, self.difference.n)
@@ -93,7 +102,18 @@ def compare(
         lanes = [lane for lane in values["lane"].unique() if lane != baseline]
         rows = [_compared(values, base, lane, baseline, metric, margin, source) for lane in lanes]
         found += _judged([replace(row, floor=float(floor)) for row in rows])
-    return found
+    return _not_ranked_below_the_floor(found)
+
+
+def _not_ranked_below_the_floor(found: Sequence[Comparison]) -> list[Comparison]:
+    """A lane whose latents are no nearer to the reference, or farther, than can be told is not ranked by pictures."""
+    same = {row.lane for row in found if row.metric == "latent_error" and abs(row.difference.value) < row.floor}
+    return [
+        replace(row, verdict="undecided")
+        if row.metric in OF_THE_REFERENCE and row.lane in same and row.verdict in {"better", "worse"}
+        else row
+        for row in found
+    ]  # fmt: skip
 
 
 def margin_of(metric: dict[str, object], base: pd.DataFrame) -> tuple[float, str]:
@@ -125,12 +145,10 @@ def _compared(
     means = st.prompt_means(gaps, prompts)
     difference, span = st.estimate(gaps, prompts), _number(metric.get("span"))
     p_equivalence, p_difference = st.equivalence_p(means, margin), st.difference_p(means)
-    if span is not None and len(means) >= st.MIN_PROMPTS and np.ptp(means) == 0:
-        # No prompt differs: that has no width, but says less than certainty.
-        bound = st.unanimous_bound(len(means), span)
-        difference = replace(difference, low=difference.value - bound, high=difference.value + bound)
-        room = np.clip((margin - abs(difference.value)) / span, 0, 1)
-        p_equivalence = float((1 - room) ** len(means))
+    if span is not None:
+        low, high = st.bounded_interval(means, span)
+        difference = replace(difference, low=low, high=high)
+        p_equivalence = st.bounded_equivalence_p(means, margin, span)
     return Comparison(
         lane, baseline, str(metric["metric"]), str(metric["label"]), str(metric["unit"]), str(metric["direction"]),
         difference, _mean(pairs["value"].to_numpy(), prompts, metric),

@@ -120,14 +120,19 @@ def order_rows(parts: Mapping[str, Convergence]) -> list[tuple[str, ...]]:
 
 def _error_text(row: Mapping[Hashable, Any]) -> str:
     near = "" if row["above_floor"] else "~"
-    return f"{near}{row['error']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
+    return near + _with_interval(row["error"], row["low"], row["high"], ".3g")
 
 
 def _order_text(row: Mapping[Hashable, Any]) -> str:
     if row["reason"]:
         return f"- ({row['reason']})"
     calls = f"{row['nfe_first']} to {row['nfe_last']} calls"
-    return f"{row['order']:.2f} [{row['low']:.2f}, {row['high']:.2f}], {calls}"
+    return f"{_with_interval(row['order'], row['low'], row['high'], '.2f')}, {calls}"
+
+
+def _with_interval(value: float, low: float, high: float, form: str) -> str:
+    spread = f"[{low:{form}}, {high:{form}}]" if np.isfinite(low) else f"(no interval below {st.MIN_PROMPTS} prompts)"
+    return f"{value:{form}} {spread}"
 
 
 def _lanes(cells: pd.DataFrame) -> pd.DataFrame:

@@ -78,9 +78,10 @@ def quality_ratio(findings: Findings, test: Mapping[str, Any]) -> Measured:
         raise Untestable(f"the baseline's mean is {means[1].mean():.3g}, or there are too few prompts for an interval")
     sides = [st.estimate(mean, range(len(mean))) for mean in means]
     note = f"{sides[0]} of {sides[1]} by '{metric['metric']}'"
-    if metric["span"] > 0 and np.ptp(means[0] - means[1]) == 0:  # NaN if unbounded
-        bound = st.unanimous_bound(len(means[0]), float(metric["span"])) / float(means[1].mean())
-        low, high, note = value - bound, value + bound, note + "; no prompt differs (Clopper-Pearson interval)"
+    if metric["span"] > 0:  # NaN if unbounded
+        ends = st.bounded_interval(means[0] - means[1], float(metric["span"]))
+        bounds = [1 + end / float(means[1].mean()) for end in ends]
+        low, high = min(low, bounds[0]), max(high, bounds[1])
     return Measured(value, low, high, _n(len(means[0]), len(pairs)), note)
 
 
@@ -136,9 +137,8 @@ def equivalence(findings: Findings, test: Mapping[str, Any]) -> Comparison:
     key, lane, baseline = str(test["metric"]), str(test["lane"]), str(test["baseline"])
     metric = _metric(findings, key)
     _pairs(findings, key, lane, baseline, int(metric["smallest_n"]))
-    values = findings.quality[findings.quality["metric"] == key]
-    found = compare(values, findings.metrics, baseline, findings.floors())
-    row = next(row for row in found if row.lane == lane)
+    found = compare(findings.quality, findings.metrics, baseline, findings.floors())
+    row = next(row for row in found if (row.lane, row.metric) == (lane, key))
     if math.isnan(row.margin):
         raise Untestable(f"there is no margin: {row.margin_from}")
     return row

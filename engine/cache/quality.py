@@ -140,8 +140,15 @@ def scored(db: duckdb.DuckDBPyConnection, ids: Collection[str]) -> set[tuple[str
     return {(row[0], row[1], row[2]) for row in rows}
 
 
-def recorded(db: duckdb.DuckDBPyConnection, study_id: str) -> tuple[list[StudyMetricRow], list[ReferenceRow]]:
-    """The metrics and references of a study as they were last recorded."""
+def recorded(
+    db: duckdb.DuckDBPyConnection, study_id: str
+) -> tuple[list[MetricRow], list[StudyMetricRow], list[ReferenceRow]]:
+    """The metrics of a study, what they mean, and its references, as they were last recorded."""
+    meant = db.execute(
+        "SELECT m.* FROM study_metrics s JOIN metrics m USING (metric, metric_version) WHERE s.study_id = ? "
+        "ORDER BY s.position",
+        [study_id],
+    ).fetchall()
     used = db.execute(
         "SELECT metric, metric_version, unavailable FROM study_metrics WHERE study_id = ? ORDER BY position", [study_id]
     ).fetchall()
@@ -150,7 +157,10 @@ def recorded(db: duckdb.DuckDBPyConnection, study_id: str) -> tuple[list[StudyMe
         "ORDER BY reference_id",
         [study_id],
     ).fetchall()
-    return [StudyMetricRow(*row) for row in used], [ReferenceRow(*row) for row in pairs]
+    return (
+        [MetricRow(*row) for row in meant], [StudyMetricRow(*row) for row in used],
+        [ReferenceRow(*row) for row in pairs],
+    )  # fmt: skip
 
 
 def metrics(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:

@@ -1,6 +1,5 @@
 """What a study says in four figures: the lane to take, the time saved, what it does to the images, the money. Pure."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,11 +8,9 @@ import pandas as pd
 
 from engine.analysis.comparison import Comparison
 from engine.analysis.cost import Pricing, price_lanes
-from engine.analysis.recommendation import AS_GOOD, Recommendation, choose
-from engine.analysis.statistics import MIN_PROMPTS
+from engine.analysis.recommendation import AS_GOOD, NOT_TIMED, Recommendation, choose
 from engine.display.formats import (
     NONE,
-    count,
     duration,
     interval_note,
     known,
@@ -29,7 +26,10 @@ from engine.display.formats import (
 
 NOT_KNOWN = "Not known yet"
 NOT_SCORED = "The images have not been scored yet; `python -m engine score` does so."
-NOT_TIMED = "Nothing has been timed yet."
+NOTHING_DECIDES = (
+    "Nothing that was measured tells quality: this model has no CLIP, and the study no converged solution. "
+    "A `[reference]` table in the study makes one."
+)
 _REAL = "Real only if GPUs are given back."
 _NAMED = 4
 
@@ -72,33 +72,24 @@ class Headline:
     @cached_property
     def unknown(self) -> str:
         """Why no lane can be recommended; empty if one can."""
-        found = self._decided
         if len(self.lanes) < 2:
             return "The study has one lane; there is nothing to compare it with."
-        if not found:
+        if not self._decided:
             reasons = [reason for reason in self.metrics["unavailable"] if isinstance(reason, str)]
-            return reasons[0] if reasons and len(reasons) == len(self.metrics) else NOT_SCORED
-        if self.times.empty:
-            return NOT_TIMED
-        if not self.times["is_baseline"].any():
-            return "The baseline has not been timed here."
-        if all(row.verdict == "too few" for row in found):
-            most = max(found, key=lambda row: row.difference.pairs)
-            return (f"Too few images to tell: {extent(most)}; a verdict takes {MIN_PROMPTS} prompts and "
-                    f"{most.smallest_n} pairs. Prompts can be added: only they are computed.")  # fmt: skip
-        if all(math.isnan(row.margin) for row in found):
-            return f"How much {self.metric_label} may differ is {found[0].margin_from}."
-        return ""
+            if reasons and len(reasons) == len(self.metrics):
+                return reasons[0]
+            return NOTHING_DECIDES if self.comparisons else NOT_SCORED
+        return self.recommendation.reason
 
     @cached_property
-    def recommendation(self) -> Recommendation | None:
-        """The cheapest lane that is as good as the baseline; None if that cannot be told."""
-        return None if self.unknown else choose(self.times, self.comparisons, self.baseline, self.deciding)
+    def recommendation(self) -> Recommendation:
+        """The cheapest lane that is as good as the baseline, or why that cannot be told."""
+        return choose(self.times, self.comparisons, self.baseline, self.deciding)
 
     @property
     def lane(self) -> str:
         """The lane the figures are about: the recommended one, or else the fastest but the baseline; "" if none is."""
-        best = self.recommendation.best if self.recommendation else None
+        best = self.recommendation.best
         if best is not None and best.lane != self.baseline:
             return best.lane
         others = self.times[~self.times["is_baseline"]] if len(self.times) else self.times
@@ -107,7 +98,7 @@ class Headline:
     @property
     def is_as_good(self) -> bool:
         """Whether that lane is the recommended one, and not the baseline itself."""
-        best = self.recommendation.best if self.recommendation else None
+        best = self.recommendation.best
         return best is not None and best.lane == self.lane and best.verdict in AS_GOOD
 
     @property
@@ -130,7 +121,7 @@ class Headline:
     def sentence(self) -> str:
         """The headline in one sentence."""
         base, found = self.label(self.baseline), self.recommendation
-        if found is None or found.best is None:
+        if found.best is None:
             return f"No recommendation: {self.unknown[:1].lower()}{self.unknown[1:]}"
         if not self.is_as_good:
             return f"No lane is known to be as good as {base} in less time: keep {base}."
@@ -143,21 +134,15 @@ class Headline:
 
     @property
     def reservations(self) -> tuple[str, ...]:
-        """What else to know about the recommendation, a sentence each: other metrics, other lanes."""
+        """Which other lanes were not chosen, and why, a sentence each."""
         found = self.recommendation
-        if found is None or found.best is None:
-            return ()
         sentences = []
-        if found.cautions:
-            listed = ", ".join(f"{row.label} ({signed(row.difference.value)}, 95 % interval "
-                               f"{number_range(row.difference.low, row.difference.high)})"
-                               for row in found.cautions)  # fmt: skip
-            sentences.append(f"By other metrics {self.label(found.best.lane)} is worse than "
-                             f"{self.label(self.baseline)}: {listed}.")  # fmt: skip
         if found.passed_over:
-            named = ", ".join(f"{self.label(lane)} ({word})" for lane, word in found.passed_over[:_NAMED])
+            named = ", ".join(f"{self.label(lane)} ({why})" for lane, why in found.passed_over[:_NAMED])
             more = f" and {len(found.passed_over) - _NAMED} more" if len(found.passed_over) > _NAMED else ""
-            sentences.append(f"Cheaper, but not known to be as good: {named}{more}.")
+            sentences.append(f"Cheaper, but not as good as far as is known: {named}{more}.")
+        if found.untimed:
+            sentences.append(f"As good, but not timed often enough: {', '.join(map(self.label, found.untimed))}.")
         return tuple(sentences)
 
     def label(self, lane: str) -> str:
@@ -170,17 +155,17 @@ class Headline:
 
     def _recommended(self) -> Figure:
         found = self.recommendation
-        if found is None or found.best is None:
+        if found.best is None or self.unknown:
             return Figure("Recommended", NOT_KNOWN, self.unknown)
         best, base = found.best, self.label(self.baseline)
         name, scheduler = self.lanes.get(best.lane, (best.lane, ""))
         if best.lane == self.baseline:
-            note = f"The baseline: no cheaper lane is known to be as good by {self.metric_label}."
+            note = f"The baseline: no cheaper lane is known to be as good by {self.metric_label}, or others object."
             return Figure("Recommended", name, note, scheduler=scheduler)
         second = found.runner_up
         small = f"Runner-up: {self.label(second.lane)}, {duration(second.median_ms)}" if second else ""
         small += "; the intervals of their times overlap." if found.order_is_open else "." if small else ""
-        note = f"The cheapest lane that is as good as {base} by {self.metric_label}."
+        note = f"The cheapest lane that is as good as {base} by {self.metric_label}, and no other metric objects."
         return Figure("Recommended", name, note, small, scheduler)
 
     def _time(self) -> Figure:
@@ -211,7 +196,7 @@ class Headline:
         interval = number_range(gap.low, gap.high)
         small = f"95 % interval {interval}" if interval != NONE else "Too few prompts for an interval"
         word = "Too few images" if row.verdict == "too few" else row.verdict.capitalize()
-        return Figure(title, word, note, f"{small}, {extent(row)}.")
+        return Figure(title, word, note, f"{small}, {row.extent}.")
 
     def _saving(self) -> Figure:
         lane, pricing = self.lane, self.pricing
@@ -230,11 +215,6 @@ class Headline:
             return Figure("Cost saved", percent(row["saving_share"]), note, _real(ends))
         ends = money_range(row["saving_usd_low"], row["saving_usd_high"])
         return Figure("Saved a month", money(row["saving_usd"]), f"Assumed: {month}.", _real(ends))
-
-
-def extent(row: Comparison) -> str:
-    """What a comparison rests on, e.g. "24 prompts, 48 pairs"."""
-    return f"{count(row.difference.n, 'prompt')}, {count(row.difference.pairs, 'pair')}"
 
 
 def _real(ends: str) -> str:

@@ -18,9 +18,9 @@ NEIGHBOURS = 3
 ROUNDING = 1e-12
 
 
-def polynomial_kernel(x: Floats, y: Floats) -> Floats:
-    """(x.y / D + 1)^3 of all rows, as in KID."""
-    kernel: Floats = (x @ y.T / x.shape[1] + 1) ** 3
+def polynomial_kernel(x: Floats, y: Floats, size: int | None = None) -> Floats:
+    """(x.y / size + 1)^3 of all rows, as in KID; size is the length of the vectors unless given."""
+    kernel: Floats = (x @ y.T / (size or x.shape[1]) + 1) ** 3
     return kernel
 
 
@@ -44,6 +44,15 @@ def paired_mmd(sets: Sets, kernel: Kernel) -> float:
 def kid(sets: Sets) -> float:
     """Kernel distance with the kernel of KID (Binkowski et al. 2018, arXiv:1801.01401), one subset of all pictures."""
     return paired_mmd(sets, polynomial_kernel)
+
+
+def kid_of_directions(sets: Sets) -> float:
+    """As `kid`, for vectors of length one: their products are of size 1, not D, so they are not divided by D.
+
+    With x.y / D the kernel would be a straight line over all that such vectors can differ by, and see a shift of the
+    mean alone.
+    """
+    return paired_mmd(sets, lambda x, y: polynomial_kernel(x, y, 1))
 
 
 def cmmd(sets: Sets) -> float:

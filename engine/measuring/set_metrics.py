@@ -130,8 +130,8 @@ _FID: dict[str, Any] = {
 _FREE = "pairs of one prompt left out"
 
 _BUILT_IN = (
-    SetMetric("kid", "KID (CLIP)", "", "lower", "1", set_formulas.kid,
-              f"kernel distance, cubic kernel, of CLIP vectors, unbiased ({_FREE}); 0 if the sets are alike", CLIP),
+    SetMetric("kid", "KID (CLIP)", "", "lower", "2", set_formulas.kid_of_directions,
+              f"kernel distance, (x.y + 1)^3, of CLIP directions, unbiased ({_FREE}); 0 if the sets are alike", CLIP),
     SetMetric("cmmd", "CMMD", "x 1000", "lower", "1", set_formulas.cmmd,
               f"kernel distance, Gaussian kernel, of CLIP vectors, unbiased ({_FREE}); 0 if the sets are alike", CLIP),
     SetMetric("fid", "FID (CLIP)", "", "lower", "1", set_formulas.fid,

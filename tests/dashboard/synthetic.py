@@ -214,8 +214,8 @@ def write_converged(path: Path, plan: Study, distance: float | None = 0.01) -> N
     QualityWriter(path).study(plan.name, [], [], rows)
 
 
-CLIP = MetricRow("clip_score", "1", "CLIP score", "100 cos", "higher", 8, False, 200.0, None, "made up")
-ERROR = MetricRow("latent_error", "1", "Latent error", "relative L2", "lower", 8, True, None, None, "made up")
+CLIP = MetricRow("clip_score", "1", "CLIP score", "100 cos", "higher", 8, False, None, None, "made up")
+ERROR = MetricRow("latent_error", "1", "Latent error", "relative L2", "lower", 8, True, None, 0.05, "made up")
 
 
 def write_scores(path: Path, plan: Study, gaps: Mapping[str, float]) -> None:

@@ -322,10 +322,25 @@ def test_only_prompts_and_seeds_of_both_lanes_count():
 
 def test_differences_below_what_the_reference_can_tell_apart_are_not_ranked():
     base = noisy(0.01, 1.0)
-    values = table({"base": base, "near": plus(base, noisy(0.001, 0.02, 1))}, metric="latent_error")
+    values = table({"base": base, "near": plus(base, noisy(0.001, 0.08, 1))}, metric="latent_error")
     assert compare(values, described("latent_error"), "base")[0].verdict == "worse"
-    (row,) = compare(values, described("latent_error"), "base", {"latent_error": Floor(0.04, "reference and check")})
-    assert (row.verdict, row.margin, row.margin_from) == ("equivalent", 0.04, "reference and check")
+    (row,) = compare(values, described("latent_error"), "base", {"latent_error": Floor(0.09, "reference and check")})
+    assert (row.verdict, row.margin, row.margin_from) == ("equivalent", 0.09, "reference and check")
+
+
+def test_pictures_of_latents_that_cannot_be_told_apart_are_not_ranked_by_their_likeness_to_the_reference():
+    error, likeness = noisy(0.01, 1.0), noisy(0.1, 40)
+    quality = pd.concat([
+        table({"base": error, "near": plus(error, noisy(0.001, 0.003, 1))}, metric="latent_error"),
+        table({"base": likeness, "near": plus(likeness, noisy(0.1, 20, 1))}, metric="psnr"),
+    ])  # fmt: skip
+    metrics = pd.concat([described("latent_error"), described("psnr")])
+    verdicts = {row.metric: row.verdict for row in compare(quality, metrics, "base")}
+    assert verdicts["psnr"] == "better"
+    verdicts = {
+        row.metric: row.verdict for row in compare(quality, metrics, "base", {"latent_error": Floor(0.01, "it")})
+    }
+    assert verdicts["psnr"] == "undecided"
 
 
 def times(milliseconds):
@@ -355,18 +370,41 @@ def test_the_cheapest_lane_that_is_as_good_is_recommended_with_the_runner_up_and
     assert found.best.lane == "base"
 
 
-def test_a_recommended_lane_that_is_worse_by_another_metric_says_so_and_is_recommended_still():
+def test_a_lane_that_another_metric_calls_worse_is_passed_over_with_the_reason():
     base, error = noisy(1.0), noisy(0.01, 1.0)
+    lanes = {"base": 0.0, "wrong": 0.2, "right": 0.001}
     quality = pd.concat([
-        table({"base": base, "fast": plus(base, noisy(0.1, 0, 1))}),
-        table({"base": error, "fast": plus(error, noisy(0.01, 0.2, 1))}, metric="latent_error"),
+        table({lane: plus(base, noisy(0.1, 0, 1)) if lane != "base" else base for lane in lanes}),
+        table({lane: plus(error, noisy(0.01, gap, 1)) if gap else error for lane, gap in lanes.items()},
+              metric="latent_error"),
     ])  # fmt: skip
     metrics = pd.concat([described("clip_score"), described("latent_error")])
-    found = recommend(quality, metrics, times({"base": 100, "fast": 40}), "base")
+    found = recommend(quality, metrics, times({"base": 100, "wrong": 20, "right": 40}), "base")
     assert found.best is not None
-    assert found.best.lane == "fast"
-    assert [(row.lane, row.metric) for row in found.cautions] == [("fast", "latent_error")]
-    assert "By another metric it is worse: Latent error difference +0.2" in "\n".join(found.lines)
+    assert found.best.lane == "right"
+    assert found.passed_over == (("wrong", "equivalent by CLIP score, worse by Latent error"),)
+    assert "Cheaper, but not as good as far as is known: wrong (equivalent by CLIP score" in "\n".join(found.lines)
+
+
+def test_of_few_timing_samples_nothing_is_recommended_and_what_is_not_timed_is_named():
+    base = noisy(1.0)
+    quality = table({"base": base, "fast": plus(base, noisy(0.1, 0, 1)), "slow": plus(base, noisy(0.1, 0, 2))})
+    samples = times({"base": 100, "fast": 40, "slow": 80})
+    some = samples[(samples["lane"] != "fast") | (samples["repeat"] < 4)]
+    found = recommend(quality, described("clip_score"), some, "base")
+    assert found.best is not None
+    assert (found.best.lane, found.untimed) == ("slow", ("fast",))
+    few = recommend(quality, described("clip_score"), samples[samples["repeat"] < 2], "base")
+    assert few.best is None
+    assert "Too few timing samples of the baseline: 2, 5 are needed" in few.reason
+
+
+def test_with_too_few_prompts_for_a_verdict_nothing_is_recommended():
+    base = noisy(1.0)
+    quality = table({"base": base, "fast": plus(base, noisy(0.1, 0, 1))}, prompts=4)
+    found = recommend(quality, described("clip_score"), times({"base": 100, "fast": 40}), "base")
+    assert found.best is None
+    assert found.reason.startswith("Too few images to tell: 4 prompts, 8 pairs")
 
 
 def test_lanes_whose_times_overlap_leave_their_order_open():
@@ -379,11 +417,14 @@ def test_lanes_whose_times_overlap_leave_their_order_open():
 
 
 def test_without_times_or_values_there_is_no_recommendation_and_the_reason():
-    quality = table({"base": noisy(1.0)})
+    quality = table({"base": noisy(1.0), "fast": noisy(1.0)})
     assert "has been timed" in recommend(quality, described("clip_score"), times({}).reindex(
         columns=["lane", "batch_size", "stage"]), "base").lines[0]  # fmt: skip
     assert "score it first" in recommend(quality, described("ssim"), times({"base": 1}), "base", "ssim").lines[0]
-    assert "'base' has not been timed" in recommend(quality, described("clip_score"), times({"x": 1}), "base").lines[0]
+    assert (
+        "baseline has not been timed"
+        in recommend(quality, described("clip_score"), times({"fast": 1}), "base").lines[0]
+    )
 
 
 def path(changes):

@@ -80,7 +80,9 @@ def test_solvers_rank_as_theory_says_at_equal_calls(solvers):
     for good in ("heun:20", "dpmpp_2m_karras:40"):
         for poor in ("ddim:40", "euler:40", "dpmpp_2m:40"):
             assert errors[good] < 0.7 * errors[poor]
-    verdicts = {(row.lane, row.metric): row.verdict for row in compare(found.quality, found.metrics, "ddim:40")}
+    # The metrics' own margins are for what matters in pictures; here any difference beyond noise counts.
+    metrics = found.metrics.assign(margin=float("nan"))
+    verdicts = {(row.lane, row.metric): row.verdict for row in compare(found.quality, metrics, "ddim:40")}
     for metric in ("latent_error", "psnr", "ssim"):
         assert verdicts["dpmpp_2m_karras:40", metric] == "better"
     assert verdicts["dpmpp_2m:40", "latent_error"] == "worse"

@@ -54,13 +54,18 @@ def polynomial(a, b):
     return (float(a @ b) / len(a) + 1) ** 3
 
 
+def plain_cubic(a, b):
+    return (float(a @ b) + 1) ** 3
+
+
 def gaussian(a, b):
     return math.exp(-float((a - b) @ (a - b)) / 200)
 
 
 @pytest.mark.parametrize("sets", CASES)
 @pytest.mark.parametrize(
-    ("metric", "kernel", "scale"), [(formulas.kid, polynomial, 1), (formulas.cmmd, gaussian, 1000)]
+    ("metric", "kernel", "scale"),
+    [(formulas.kid, polynomial, 1), (formulas.kid_of_directions, plain_cubic, 1), (formulas.cmmd, gaussian, 1000)],
 )
 def test_kernel_distances_are_the_mean_over_pairs_of_prompts_written_out(sets, metric, kernel, scale):
     x, y, prompts = sets.lane, sets.against, sets.prompts
@@ -73,6 +78,22 @@ def test_kernel_distances_are_the_mean_over_pairs_of_prompts_written_out(sets, m
                     for i in np.flatnonzero(prompts == p) for j in np.flatnonzero(prompts == q)
                 ]))  # fmt: skip
     assert metric(sets) == pytest.approx(scale * np.mean(of_pairs), rel=1e-9, abs=1e-10)
+
+
+def test_of_directions_kid_sees_more_than_a_shift_of_their_mean():
+    """Mirrored pairs have one mean, narrow or wide; divided by the length of 512 the kernel would hardly tell them."""
+    generator = np.random.default_rng(1)
+    axis, across = np.eye(512)[0], generator.normal(size=(60, 512))
+    across[:, 0] = 0
+    across /= np.linalg.norm(across, axis=1, keepdims=True)
+    wide, narrow = (
+        np.concatenate([np.cos(a) * axis + np.sin(a) * side * across for side in (1, -1)]) for a in (1.0, 0.2)
+    )
+    narrow *= np.linalg.norm(wide, axis=1, keepdims=True)
+    sets = as_sets(wide, narrow, np.tile(np.arange(60), 2))
+    assert formulas.kid_of_directions(sets) > 0.05
+    shift = float(((sets.lane - sets.against).mean(axis=0) ** 2).sum())
+    assert formulas.kid(sets) == pytest.approx(3 * shift / 512, rel=0.05), "a straight line, divided by D"
 
 
 @pytest.mark.parametrize("n", [2, 3, 40])

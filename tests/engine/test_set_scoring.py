@@ -14,7 +14,6 @@ from engine.cache.connection import reading, writing
 from engine.cache.findings import load_findings
 from engine.cache.sets import SetRow, SetsWriter, set_id
 from engine.cli import main
-from engine.measuring import set_formulas as formulas
 from engine.measuring import set_metrics
 from engine.measuring.set_metrics import SET_METRICS, Features, as_sets
 from engine.outline import outline
@@ -105,7 +104,7 @@ def test_lanes_are_measured_against_the_reference_and_the_baseline_from_stored_p
             assert np.isnan(row.value)
             assert row.warning == REFUSED
             continue
-        assert row.value == pytest.approx(getattr(formulas, row.metric)(sets), rel=1e-9, abs=1e-9)
+        assert row.value == pytest.approx(SET_METRICS[row.metric].measure(sets), rel=1e-9, abs=1e-9)
         assert row.low <= row.value <= row.high
         assert row.standard_error > 0
         assert "(12 pictures, trusted from " in row.warning
@@ -151,16 +150,16 @@ def test_what_is_measured_is_not_measured_again_and_another_set_is(cache):
 
 def test_a_new_version_and_other_features_are_kept_beside_the_old(cache, monkeypatch):
     rescored(cache)
-    newer = {"kid": dataclasses.replace(SMALL["kid"], version="2", measure=lambda sets: float(sets.lane[0, 0]))}
+    newer = {"kid": dataclasses.replace(SMALL["kid"], version="3", measure=lambda sets: float(sets.lane[0, 0]))}
     table(newer, monkeypatch)
     assert rescored(cache).sets.taken == 5
     versions = "SELECT metric_version, count(*) FROM set_quality WHERE metric = 'kid' GROUP BY ALL ORDER BY ALL"
-    assert ask(cache, versions) == [("1@mean colours", 5), ("2@mean colours", 5)]
-    assert set(findings(cache).sets["metric_version"]) == {"2@mean colours"}
+    assert ask(cache, versions) == [("2@mean colours", 5), ("3@mean colours", 5)]
+    assert set(findings(cache).sets["metric_version"]) == {"3@mean colours"}
     other = Features("other", lambda subject: "sums", lambda subject, pictures: 3 * means(subject, pictures))
     table({"kid": dataclasses.replace(newer["kid"], features=other)}, monkeypatch)
     assert rescored(cache).sets.taken == 5
-    assert ask(cache, versions) == [("1@mean colours", 5), ("2@mean colours", 5), ("2@sums", 5)]
+    assert ask(cache, versions) == [("2@mean colours", 5), ("3@mean colours", 5), ("3@sums", 5)]
     table(SMALL, monkeypatch)
     result = rescored(cache)
     assert (result.sets.taken, result.sets.refused) == (0, 0)

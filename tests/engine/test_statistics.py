@@ -121,6 +121,40 @@ def test_too_few_prompts_have_no_interval_and_no_p():
     assert np.isnan([*st.interval(means), st.equivalence_p(means, 1), st.difference_p(means)]).all()
 
 
+def share_runs(generator, n: int, loss: float, *, together: bool, runs: int = 4000) -> np.ndarray:
+    """Differences of a share, prompt by prompt: two seeds that each are lost with a chance, or both at once."""
+    if together:
+        return -(generator.uniform(size=(runs, n)) < loss).astype(float)
+    return -(generator.uniform(size=(runs, n, 2)) < loss).mean(axis=2)
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("n", [30, 48, 96])
+def test_shares_that_few_prompts_differ_in_are_not_found_equivalent_too_often(n, together):
+    margin = 0.05
+    runs = share_runs(np.random.default_rng(n), n, margin, together=together)
+    found = np.mean([st.bounded_equivalence_p(means, margin, 1.0) < st.ALPHA for means in runs])
+    plain = np.mean([st.equivalence_p(means, margin) < st.ALPHA for means in runs])
+    print(f"\nshares, n = {n}: false positives {found:.2%} (t tests alone {plain:.2%}, nominal 5%, 4,000 runs)")
+    assert found <= 0.07
+
+
+def test_each_further_loss_makes_a_share_less_equivalent():
+    p = [st.bounded_equivalence_p(np.array([-1.0] * lost + [0.0] * (100 - lost)), 0.05, 1.0) for lost in range(8)]
+    assert p == sorted(p)
+    assert p[0] == pytest.approx(0.95**100)
+    assert p[1] == pytest.approx(stats.binom.cdf(1, 100, 0.05))
+
+
+def test_the_interval_of_a_share_covers_a_loss_that_few_prompts_show():
+    runs = share_runs(np.random.default_rng(3), 48, 0.05, together=True, runs=1500)
+    covered = np.mean([low <= -0.05 <= high for low, high in (st.bounded_interval(means, 1.0) for means in runs)])
+    assert covered >= 0.93
+    assert st.bounded_interval(np.zeros(24), 1.0) == pytest.approx((0.05 ** (1 / 24) - 1, 1 - 0.05 ** (1 / 24)))
+    many = np.random.default_rng(4).choice([-1.0, 0.0, 1.0], 400)
+    assert st.bounded_interval(many, 1.0) == pytest.approx(st.interval(many), abs=0.03)
+
+
 def test_identical_values_have_no_width_and_are_equivalent():
     same = np.zeros(10)
     assert st.interval(same) == (0, 0)
