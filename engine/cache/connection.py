@@ -1,10 +1,12 @@
 """Opening a cache file for moments: nobody keeps a connection, so that one writer and many readers share it.
 
 DuckDB lets either one process write or many read. Whoever finds the file locked waits with jitter and tries again.
-The process that holds the file must not open it by any other route (copying or hashing it would drop its lock).
+The process that holds the file must not open it by any other route (copying or hashing it would drop its lock), and its
+threads take turns (`turns`).
 """
 
 import contextlib
+import os
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +17,8 @@ import duckdb
 from engine.cache import trust
 from engine.cache.migration import Migration
 from engine.cache.schema import CREATE_MIGRATIONS, MIGRATIONS, SCHEMA_VERSION
+from engine.cache.trouble import explain, explained, is_lock
+from engine.cache.turns import Turns, turns_at
 from engine.errors import CacheBusy, CacheError, CacheMissing, CacheOutdated
 
 # What others need of DuckDB to hold a connection and to tell its errors.
@@ -26,15 +30,6 @@ WRITE_PATIENCE_SECONDS = 60.0
 # The smallest DuckDB takes. With its default of 122,880 every commit rewrites up to that many pictures, in memory.
 ROW_GROUP_ROWS = 2048
 REMEMBERED_CHECKS = 64
-# TransactionException: a commit that could not be written.
-_FILE_TROUBLE = (
-    duckdb.IOException,
-    duckdb.TransactionException,
-    duckdb.SerializationException,
-    duckdb.FatalException,
-    duckdb.InternalException,
-    duckdb.OutOfMemoryException,
-)
 
 
 @contextlib.contextmanager
@@ -60,31 +55,29 @@ def reading(
         raise CacheMissing(f"There is no cache at {path}. `python -m engine run quickstart --cache {path}` makes one.")
     if not path.is_file():
         raise CacheError(f"The cache {path} cannot be read: it is no file but a folder, a pipe or a device.")
-    connection = _open(path, read_only=True, patience=patience)
-    try:
-        with _explained(path), trust.within(connection, seconds, path):
-            _check(connection, path, inspect)
-            yield connection
-    finally:
-        connection.close()
+    with (
+        _opened(path, read_only=True, patience=patience, alone=False) as connection,
+        explained(path),
+        trust.within(connection, seconds, path),
+    ):
+        _check(connection, path, inspect)
+        yield connection
 
 
 @contextlib.contextmanager
 def holding(path: Path, patience: float = READ_PATIENCE_SECONDS) -> Iterator[None]:
     """Keeps writers off a cache of any version, so that its file can be copied once.
 
-    Once, because a process that closes a file loses its locks on it, by whatever route it had opened the file.
+    Once, because a process that closes a file loses its locks on it, by whatever route it had opened the file. For the
+    same reason other threads of this process don't read meanwhile.
 
     Raises:
         CacheMissing, CacheBusy, CacheError: As in `reading`.
     """
     if not path.exists():
         raise CacheMissing(f"There is no cache at {path}.")
-    connection = _open(path, read_only=True, patience=patience)
-    try:
+    with _opened(path, read_only=True, patience=patience, alone=True):
         yield
-    finally:
-        connection.close()
 
 
 def stamp(path: Path) -> tuple[tuple[int, int], ...]:
@@ -124,16 +117,11 @@ def writing(path: Path, patience: float = WRITE_PATIENCE_SECONDS) -> Iterator[du
     Raises:
         CacheBusy, CacheOutdated, CacheError: As in `reading`; also when the disk is full.
     """
-    connection = _open(path, read_only=False, patience=patience)
-    try:
-        with _explained(path):
-            _check_version(connection, path)
-            connection.execute("BEGIN")
-            yield connection
-            connection.execute("COMMIT")
-    finally:
-        with contextlib.suppress(duckdb.Error):
-            connection.close()
+    with _opened(path, read_only=False, patience=patience, alone=True) as connection, explained(path):
+        _check_version(connection, path)
+        connection.execute("BEGIN")
+        yield connection
+        connection.execute("COMMIT")
 
 
 def migrate(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> list[Migration]:
@@ -148,102 +136,88 @@ def migrate(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> list[Mi
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CacheError(f"The folder of the cache {path} cannot be made: {error}.") from error
-    connection = _open(path, read_only=False, patience=WRITE_PATIENCE_SECONDS)
-    try:
-        with _explained(path):
-            version = _version(connection, path)
-            _refuse_newer(version, path, migrations[-1].version)
-            todo = [step for step in migrations if step.version > version]
-            for step in todo:
-                connection.execute("BEGIN")
-                connection.execute(CREATE_MIGRATIONS)
-                connection.execute(step.sql)
-                connection.execute(
-                    "INSERT INTO schema_migrations VALUES (?, ?, now() AT TIME ZONE 'UTC')", [step.version, step.name]
-                )
-                connection.execute("COMMIT")
-            return todo
-    finally:
-        with contextlib.suppress(duckdb.Error):
-            connection.close()
+    with (
+        _opened(path, read_only=False, patience=WRITE_PATIENCE_SECONDS, alone=True) as connection,
+        explained(path),
+    ):
+        version = _version(connection, path)
+        _refuse_newer(version, path, migrations[-1].version)
+        todo = [step for step in migrations if step.version > version]
+        for step in todo:
+            connection.execute("BEGIN")
+            connection.execute(CREATE_MIGRATIONS)
+            connection.execute(step.sql)
+            connection.execute(
+                "INSERT INTO schema_migrations VALUES (?, ?, now() AT TIME ZONE 'UTC')", [step.version, step.name]
+            )
+            connection.execute("COMMIT")
+        return todo
 
 
-def _open(path: Path, *, read_only: bool, patience: float) -> duckdb.DuckDBPyConnection:
-    deadline, pause = time.monotonic() + patience, 0.01
+@contextlib.contextmanager
+def _opened(path: Path, *, read_only: bool, patience: float, alone: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The open file, once neither a thread of this process nor another process stands in the way.
+
+    Between two tries the turn within the process is given up: its readers need not wait for what another process holds.
+
+    Args:
+        path: The cache.
+        read_only: Open it for reading.
+        patience: Seconds to wait.
+        alone: No other thread of this process may have it open, not even for reading.
+    """
+    turns, deadline, pause = turns_at(path), time.monotonic() + patience, 0.01
+    locked: duckdb.Error | None = None
     while True:
-        try:
-            return duckdb.connect(str(path), True, trust.CLOSED_OFF) if read_only else _attach(path)
-        except duckdb.Error as error:
-            if not _is_lock(error):
-                raise _explain(error, path) from error
-            if time.monotonic() > deadline:
-                raise CacheBusy(
-                    f"The cache {path} is in use by another process for over {patience:.0f} s. "
-                    "Close other programs that hold it open for writing."
-                ) from error
+        with turns.turn(deadline, alone=alone) as mine:
+            if mine:
+                connection = _connect(path, turns, read_only=read_only)
+                if isinstance(connection, duckdb.DuckDBPyConnection):
+                    try:
+                        yield connection
+                    finally:
+                        _close(connection, turns, read_only=read_only)
+                    return
+                locked = connection
+        if time.monotonic() >= deadline:
+            raise CacheBusy(
+                f"The cache {path} is in use by another process or thread for over {patience:.0f} s. "
+                "Close other programs that hold it open for writing."
+            ) from locked
         time.sleep(pause * random.uniform(0.5, 1.5))
         pause = min(pause * 1.7, 0.15)
 
 
-def _attach(path: Path) -> duckdb.DuckDBPyConnection:
+def _connect(path: Path, turns: Turns, *, read_only: bool) -> duckdb.DuckDBPyConnection | duckdb.Error:
+    """The file opened, or the error that says that another process has it."""
+    # By one name only: DuckDB would open a file again that it has open under another one.
+    name = os.path.realpath(path)
+    try:
+        with turns.door:
+            return duckdb.connect(name, True, trust.CLOSED_OFF) if read_only else _attach(name)
+    except duckdb.Error as error:
+        if is_lock(error):
+            return error
+        raise explain(error, path) from error
+
+
+def _close(connection: duckdb.DuckDBPyConnection, turns: Turns, *, read_only: bool) -> None:
+    # A writer has committed by now, or told of what kept it from that.
+    with turns.door, contextlib.nullcontext() if read_only else contextlib.suppress(duckdb.Error):
+        connection.close()
+
+
+def _attach(name: str) -> duckdb.DuckDBPyConnection:
     """Opens a file for writing, with row groups small enough that a commit never rewrites many pictures."""
     connection = duckdb.connect()
     try:
-        quoted = str(path).replace("'", "''")
+        quoted = name.replace("'", "''")
         connection.execute(f"ATTACH '{quoted}' AS cache (TYPE duckdb, ROW_GROUP_SIZE {ROW_GROUP_ROWS})")
         connection.execute("USE cache")
     except BaseException:
         connection.close()
         raise
     return connection
-
-
-def _is_lock(error: duckdb.Error) -> bool:
-    # Not just "lock": damaged files are told of as "... in block at location ...".
-    text = str(error).lower()
-    mine = "different configuration" in text or "already attached" in text  # held by a thread of this process
-    return mine or "set lock" in text or "being used by another process" in text
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except duckdb.Error as error:
-        # The base class itself is what damaged blocks raise; other kinds (parser, binder, ...) are bugs of ours.
-        if type(error) is duckdb.Error or isinstance(error, _FILE_TROUBLE):
-            raise _explain(error, path) from error
-        raise
-    except RuntimeError as error:
-        # What DuckDB makes of Ctrl-C during a query.
-        if "interrupted" in str(error).lower():
-            raise KeyboardInterrupt from error
-        raise
-
-
-def _explain(error: duckdb.Error, path: Path) -> CacheError:
-    text = str(error).partition("\n")[0]
-    low = text.lower()
-    if "no space left" in low or "file too large" in low or "could not write" in low or "disk quota" in low:
-        return CacheError(
-            f"The disk is full: {path} could not be written ({text}). What was committed before is safe; "
-            "free some space, or give another --cache, and run again to go on."
-        )
-    if (
-        "not a valid duckdb" in low or "sqlite" in low or "loading external extensions" in low
-    ):  # of other kinds of files
-        return CacheError(f"{path} is not a DuckDB file. Give another --cache, or move the file away.")
-    if "version" in low and ("newer" in low or "storage" in low):
-        return CacheError(f"{path} was written by a newer DuckDB: {text}. Upgrade with `pip install -U duckdb`.")
-    if "permission denied" in low or "read-only" in low:
-        return CacheError(f"No permission for the cache {path}: {text}.")
-    if isinstance(error, duckdb.OutOfMemoryException):
-        return CacheError(
-            f"Reading {path} needs more memory than the {trust.CLOSED_OFF['memory_limit']} it is given: {text}."
-        )
-    if "corrupt" in low or "checksum" in low or "could not read enough bytes" in low:
-        return CacheError(f"{path} is damaged: {text}. Restore a copy, or move the file away and run the study again.")
-    return CacheError(f"The cache {path} cannot be used: {text}")
 
 
 def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:

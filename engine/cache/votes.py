@@ -1,7 +1,6 @@
 """Blind votes in the cache: each is committed by itself, once, whoever else votes or writes at that moment."""
 
 import datetime
-import threading
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,9 +16,6 @@ Check = Literal["none", "identical", "obvious"]
 Choice = Literal["left", "right", "same"]
 # What a choice counts for the picture on the left.
 SCORED: dict[str, float] = {"left": 1.0, "same": 0.5, "right": 0.0}
-
-# Threads of one process take turns here; other processes are waited for at the file's lock.
-_turn = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ def cast(path: Path, vote: Vote) -> bool:
         **asdict(vote),
         "created_at": datetime.datetime.now(datetime.UTC).replace(tzinfo=None),
     }
-    with _turn, writing(path) as db:
+    with writing(path) as db:
         if db.execute("SELECT 1 FROM votes WHERE vote_id = ?", [vote.vote_id]).fetchall():
             return False
         insert_rows(db, "votes", [row])
