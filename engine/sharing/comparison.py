@@ -41,45 +41,76 @@ def comparison_grid(
         frames = frames[frames["video_frame"] == 0]
         timings = summarise(queries.timings(db, study), spec["baseline"])
     timings = timings[timings["batch_size"] == 1].drop_duplicates("lane").set_index("lane")
-    kept = max((len(group) for _, group in frames[frames["kind"] == kind].groupby("trajectory_id")), default=0)
+    paths = {key: _path(group) for key, group in frames[frames["kind"] == kind].groupby("trajectory_id")}
     # Other studies may have asked for more frames of the same cells.
-    columns = min(kept, spec["frames"]["count"])
-    rows = [_row(cell, frames, timings, kind, columns, names or {}) for _, cell in cells.iterrows()]
-    headings = [f"{round(100 * (i / max(columns - 1, 1)))} % of steps" for i in range(columns)]
+    columns = min(max(map(len, paths.values()), default=0), spec["frames"]["count"])
+    reached = _reached(list(paths.values()), columns)
+    rows = [_row(cell, frames, timings, paths, reached, names or {}) for _, cell in cells.iterrows()]
     where = timings["device_name"].iloc[0] if len(timings) else "not timed"
     first = cells.iloc[0]
     return draw_grid(
         title=prompt or "(empty prompt)",
         subtitle=f"{'Clean-image estimate' if kind == 'x0' else 'Noisy image'} at each step; seed {seed}, guidance "
-        f"{first['guidance_scale']:g}, {first['width']} x {first['height']} px, {first['dtype']}",
-        columns=[*headings, "final"],
+        f"{first['guidance_scale']:g}, {first['width']} x {first['height']} px, {first['dtype']}; "
+        "percent: share of the model calls made",
+        columns=[*map(_heading, reached), "final"],
         rows=rows,
         footer=f"Times: median of whole calls at batch 1 [95 % interval], {where}. Model {spec['model']}.",
     )
 
 
+# (progress, picture) of the kept steps of a cell.
+Kept = tuple[tuple[float, bytes], ...]
+
+
+def _path(frames: pd.DataFrame) -> Kept:
+    ordered = frames.sort_values("step_index")
+    pairs = zip(ordered["progress"], ordered["image"], strict=True)
+    return tuple((float(progress), bytes(data)) for progress, data in pairs)
+
+
+def _reached(paths: Sequence[Kept], columns: int) -> list[tuple[float, float]]:
+    """How far the lanes are in each column: least and most progress of those that fill all columns.
+
+    The first kept step is call 1, which is 2 % of 50 calls and 5 % of 20, so a column is a range.
+    """
+    full = [[path[place][0] for place in frame_steps(FrameSettings(columns), len(path))]
+            for path in paths if len(path) >= columns]  # fmt: skip
+    return [(min(column), max(column)) for column in zip(*full, strict=True)]
+
+
+def _heading(reached: tuple[float, float]) -> str:
+    low, high = (round(100 * progress) for progress in reached)
+    return f"{low} %" if low == high else f"{low} to {high} %"
+
+
 def _row(
-    cell: pd.Series, frames: pd.DataFrame, timings: pd.DataFrame, kind: str, columns: int, names: Mapping[str, str]
-) -> GridRow:
-    mine = frames[frames["trajectory_id"] == cell["trajectory_id"]]
-    steps = [bytes(data) for data in mine[mine["kind"] == kind]["image"]]
-    final = [bytes(data) for data in mine[mine["kind"] == "final"]["image"]]
+    cell: pd.Series, frames: pd.DataFrame, timings: pd.DataFrame, paths: Mapping[str, Kept],
+    reached: Sequence[tuple[float, float]], names: Mapping[str, str],
+) -> GridRow:  # fmt: skip
+    mine = frames[(frames["trajectory_id"] == cell["trajectory_id"]) & (frames["kind"] == "final")]
+    final = [bytes(data) for data in mine["image"]]
     lane = cell["study_lane"]
     details = [f"{cell['steps']} steps, {cell['nfe']} model calls"]
     if lane in timings.index:
-        time = timings.loc[lane]
-        details.append(f"{time['median_ms']:,.0f} ms [{time['low_ms']:,.0f}, {time['high_ms']:,.0f}], n = {time['n']}")
+        details.append(_time(timings.loc[lane]))
     return GridRow(
         label=names.get(lane, f"{cell['scheduler_label']} {cell['steps']}"),
         details=tuple(details),
-        pictures=(*_spread(steps, columns), final[0] if final else None),
+        pictures=(*_spread(paths.get(cell["trajectory_id"], ()), reached), final[0] if final else None),
         note="" if cell["status"] == "done" else f"failed: {cell['error']}",
+        gap="no step yet",
     )
 
 
-def _spread(steps: Sequence[bytes], columns: int) -> list[bytes | None]:
-    """The pictures of a lane under the columns that say how far it was: thinned out, or with gaps between them."""
-    if len(steps) >= columns:
-        return [steps[place] for place in frame_steps(FrameSettings(columns), len(steps))]
-    places = dict(zip(frame_steps(FrameSettings(len(steps)), columns), steps, strict=True))
-    return [places.get(place) for place in range(columns)]
+def _time(time: pd.Series) -> str:
+    interval = "" if pd.isna(time["low_ms"]) else f" [{time['low_ms']:,.0f}, {time['high_ms']:,.0f}]"
+    return f"{time['median_ms']:,.0f} ms{interval}, n = {time['n']}"
+
+
+def _spread(path: Kept, reached: Sequence[tuple[float, float]]) -> list[bytes | None]:
+    """The pictures of a lane under the columns: thinned out, or each the last step it had made by then."""
+    if len(path) >= len(reached):
+        return [path[place][1] for place in frame_steps(FrameSettings(len(reached)), len(path))]
+    made = [[data for progress, data in path if progress <= most + 1e-9] for _, most in reached]
+    return [steps[-1] if steps else None for steps in made]

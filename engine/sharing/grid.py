@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from engine.sharing.lettering import Font, fitted, wrapped
+
 MARGIN = 28
 LABEL_WIDTH = 250
 HEADING_HEIGHT = 34
 GAP = 6
 INK, PALE, LINE = (24, 28, 36), (104, 112, 126), (224, 228, 234)
 MISSING = (244, 245, 247)
+LABEL_LINES = 3
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,14 @@ class GridRow:
         details: Short lines under it, such as calls and time.
         pictures: One encoded picture per column; None where there is none.
         note: Shown in place of the pictures if all are missing.
+        gap: What a missing picture means, e.g. "no step yet"; written in its place unless there is a note.
     """
 
     label: str
     details: tuple[str, ...]
     pictures: tuple[bytes | None, ...]
     note: str = ""
+    gap: str = ""
 
 
 def draw_grid(title: str, subtitle: str, columns: Sequence[str], rows: Sequence[GridRow], footer: str) -> Image.Image:
@@ -48,36 +53,41 @@ def draw_grid(title: str, subtitle: str, columns: Sequence[str], rows: Sequence[
     height = top + HEADING_HEIGHT + len(rows) * (cell + GAP) + 22 + MARGIN
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN - 6), _fitted(draw, title, big, width - 2 * MARGIN), INK, big)
-    draw.text((MARGIN, MARGIN + 32), _fitted(draw, subtitle, small, width - 2 * MARGIN), PALE, small)
+    draw.text((MARGIN, MARGIN - 6), fitted(draw, title, big, width - 2 * MARGIN), INK, big)
+    draw.text((MARGIN, MARGIN + 32), fitted(draw, subtitle, small, width - 2 * MARGIN), PALE, small)
     left = MARGIN + LABEL_WIDTH
     for place, heading in enumerate(columns):
         x = left + place * (cell + GAP) + cell / 2
-        draw.text((x, top + HEADING_HEIGHT - 10), _fitted(draw, heading, small, cell), PALE, small, anchor="ms")
+        draw.text((x, top + HEADING_HEIGHT - 10), fitted(draw, heading, small, cell), PALE, small, anchor="ms")
     for number, row in enumerate(rows):
         y = top + HEADING_HEIGHT + number * (cell + GAP)
         draw.line((MARGIN, y - GAP / 2, width - MARGIN, y - GAP / 2), LINE)
         _draw_label(draw, row, y, cell, bold, small)
         _draw_pictures(sheet, draw, row, left, y, cell, small)
-    draw.text((MARGIN, height - MARGIN - 8), _fitted(draw, footer, small, width - 2 * MARGIN), PALE, small)
+    draw.text((MARGIN, height - MARGIN - 8), fitted(draw, footer, small, width - 2 * MARGIN), PALE, small)
     return sheet
 
 
-def _draw_label(draw: ImageDraw.ImageDraw, row: GridRow, y: float, cell: int, bold: "Font", small: "Font") -> None:
-    block = 24 + 19 * len(row.details)
+def _draw_label(draw: ImageDraw.ImageDraw, row: GridRow, y: float, cell: int, bold: Font, small: Font) -> None:
+    name = wrapped(draw, row.label, bold, LABEL_WIDTH - 12, LABEL_LINES)
+    block = 22 * len(name) + 2 + 19 * len(row.details)
     start = y + max(0, (cell - block) / 2)
-    draw.text((MARGIN, start), _fitted(draw, row.label, bold, LABEL_WIDTH - 12), INK, bold)
+    for number, line in enumerate(name):
+        draw.text((MARGIN, start + 22 * number), line, INK, bold)
+    start += 22 * len(name) + 4
     for number, line in enumerate(row.details):
-        draw.text((MARGIN, start + 26 + 19 * number), _fitted(draw, line, small, LABEL_WIDTH - 12), PALE, small)
+        draw.text((MARGIN, start + 19 * number), fitted(draw, line, small, LABEL_WIDTH - 12), PALE, small)
 
 
 def _draw_pictures(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, row: GridRow, left: int, y: int, cell: int, small: "Font"
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, row: GridRow, left: int, y: int, cell: int, small: Font
 ) -> None:
     for place, data in enumerate(row.pictures):
         x = left + place * (cell + GAP)
         if data is None:
             draw.rectangle((x, y, x + cell - 1, y + cell - 1), MISSING)
+            if row.gap and not row.note:
+                draw.text((x + cell / 2, y + cell / 2), fitted(draw, row.gap, small, cell - 8), PALE, small, "mm")
             continue
         picture = Image.open(io.BytesIO(data)).convert("RGB")
         scale = cell / max(picture.size)
@@ -86,10 +96,7 @@ def _draw_pictures(
         sheet.paste(picture.resize(size, resample), (x + (cell - size[0]) // 2, y + (cell - size[1]) // 2))
     if row.note:
         room = len(row.pictures) * (cell + GAP) - 24
-        draw.text((left + 12, y + cell / 2), _fitted(draw, row.note, small, room), PALE, small, anchor="lm")
-
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+        draw.text((left + 12, y + cell / 2), fitted(draw, row.note, small, room), PALE, small, anchor="lm")
 
 
 def _cell_size(rows: Sequence[GridRow]) -> int:
@@ -102,13 +109,3 @@ def _cell_size(rows: Sequence[GridRow]) -> int:
 
 def _font(size: int) -> Font:
     return ImageFont.load_default(size)
-
-
-def _fitted(draw: ImageDraw.ImageDraw, text: str, font: Font, width: float) -> str:
-    """The text on one line, cut with an ellipsis where it doesn't fit."""
-    line = " ".join(text[:1000].split())
-    if draw.textlength(line, font) <= width:
-        return line
-    while line and draw.textlength(line + "...", font) > width:
-        line = line[: max(0, len(line) - 1 - len(line) // 20)]
-    return line.rstrip() + "..."
