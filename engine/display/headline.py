@@ -150,6 +150,15 @@ class Headline:
         return self.lanes[lane][0] if lane in self.lanes else lane
 
     @property
+    def _batch_size(self) -> int:
+        """Images made in one go when the lanes were timed."""
+        return int(self.times["batch_size"].iloc[0]) if len(self.times) else 1
+
+    def _an_image(self, milliseconds: float) -> str:
+        """The time of one image, from that of the batch it was made in."""
+        return duration(milliseconds / self._batch_size)
+
+    @property
     def _decided(self) -> list[Comparison]:
         return [row for row in self.comparisons if row.metric == self.deciding]
 
@@ -163,7 +172,7 @@ class Headline:
             note = f"The baseline: no cheaper lane is known to be as good by {self.metric_label}, or others object."
             return Figure("Recommended", name, note, scheduler=scheduler)
         second = found.runner_up
-        small = f"Runner-up: {self.label(second.lane)}, {duration(second.median_ms)}" if second else ""
+        small = f"Runner-up: {self.label(second.lane)}, {self._an_image(second.median_ms)} an image" if second else ""
         small += "; the intervals of their times overlap." if found.order_is_open else "." if small else ""
         note = f"The cheapest lane that is as good as {base} by {self.metric_label}, and no other metric objects."
         return Figure("Recommended", name, note, small, scheduler)
@@ -176,11 +185,14 @@ class Headline:
         name = "" if self.is_as_good else f"{self.label(lane)}: "
         if not known(row["speedup"]):
             return Figure(
-                title, NOT_KNOWN, f"{name}{duration(row['median_ms'])}; the baseline has not been timed here."
-            )
+                title, NOT_KNOWN,
+                f"{name}{self._an_image(row['median_ms'])} an image; the baseline has not been timed here.",
+            )  # fmt: skip
         base = self.times[self.times["is_baseline"]].iloc[0]
         interval = percent_range(1 - 1 / row["speedup_low"], 1 - 1 / row["speedup_high"])
-        note = f"{name}{duration(row['median_ms'])} instead of {duration(base['median_ms'])} an image, all stages."
+        note = (f"{name}{self._an_image(row['median_ms'])} instead of {self._an_image(base['median_ms'])} an image, "
+                "all stages")  # fmt: skip
+        note += f": the time of a batch of {self._batch_size}, shared out." if self._batch_size > 1 else "."
         return Figure(title, percent(1 - 1 / row["speedup"]), note,
                       _sentence(interval_note(row["n"], interval, row["settled"])))  # fmt: skip
 

@@ -69,6 +69,20 @@ def test_the_cheapest_lane_that_is_as_good_is_recommended_with_its_figures(
     assert "times: n = 10, one image at a time · Example CPU, 2 cores" in words(page)
 
 
+def test_at_a_larger_batch_the_time_of_an_image_is_its_share_of_the_batch(
+    open_page: OpenPage, tmp_path: Path, synthetic: ModuleType
+) -> None:
+    path = tmp_path / "c.duckdb"
+    synthetic.write_scored(path, {"pndm:35": BEHIND}, timing={"repeats": 10, "batch_sizes": [4]})
+    page = open_page("overview", path)
+    median = _times(path).set_index("lane")["median_ms"]
+    note = headline(page)["Time saved"][1]
+    of_one = [formats.duration(median[lane] / 4) for lane in ("dpmpp_2m:20", "ddim:50")]
+    assert note.startswith(f"{of_one[0]} instead of {of_one[1]} an image, all stages")
+    assert note.endswith(": the time of a batch of 4, shared out.")
+    assert f"Runner-up: Euler 30, {formats.duration(median['euler:30'] / 4)} an image" in words(page)
+
+
 def test_the_saving_is_that_of_the_cost_page_at_its_first_assumptions_and_leads_there(
     open_page: OpenPage, scored_cache: Path
 ) -> None:
