@@ -221,14 +221,15 @@ def _attach(name: str) -> duckdb.DuckDBPyConnection:
 
 
 def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
-    tables = {
+    tables = [
         row[0]
         for row in connection.execute(
-            "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()"
+            "SELECT table_name FROM system.main.duckdb_tables() WHERE database_name = system.main.current_database()"
         ).fetchall()
-    }
+    ]
     if "schema_migrations" in tables:
-        return int(connection.execute("SELECT coalesce(max(version), 0) FROM schema_migrations").fetchall()[0][0])
+        steps = connection.execute("SELECT version FROM main.schema_migrations").fetchall()
+        return max((int(step) for (step,) in steps), default=0)
     if tables:
         raise CacheError(f"{path} is a DuckDB file, but no cache of this lab (it holds the table '{min(tables)}').")
     return 0

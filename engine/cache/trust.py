@@ -35,29 +35,35 @@ MAX_TEXTS = 512 * 2**20
 MAX_BLOB = 64 * 2**20
 INSPECTION_SECONDS = 10.0
 
-# What a cache never has, and the query that finds it.
+# What a cache never has, and what lists it. Named in full and without functions or operators, LIKE and + included: any
+# of them may be a macro of the file.
 _FOREIGN = {
-    "view": "SELECT view_name FROM duckdb_views() WHERE NOT internal",
-    "macro": "SELECT function_name FROM duckdb_functions() WHERE NOT internal",
-    "type": "SELECT type_name FROM duckdb_types() WHERE NOT internal",
-    "schema": "SELECT schema_name FROM duckdb_schemas() WHERE NOT internal AND schema_name <> 'main'",
-    "trigger": "SELECT trigger_name FROM duckdb_triggers()",
-    "table whose columns compute": "SELECT table_name FROM duckdb_tables() WHERE sql ILIKE '%GENERATED ALWAYS%'",
+    "macro": "SELECT function_name FROM system.main.duckdb_functions() WHERE NOT internal",
+    "view": "SELECT view_name FROM system.main.duckdb_views() WHERE NOT internal",
+    "type": "SELECT type_name FROM system.main.duckdb_types() WHERE NOT internal",
+    "sequence": "SELECT sequence_name FROM system.main.duckdb_sequences()",
+    "trigger": "SELECT trigger_name FROM system.main.duckdb_triggers()",
 }
+_SCHEMAS = "SELECT schema_name FROM system.main.duckdb_schemas() WHERE NOT internal"
+_TABLES = "SELECT table_name, sql FROM system.main.duckdb_tables() WHERE NOT internal"
 _COLUMNS = (
-    "SELECT table_name, column_name, data_type FROM duckdb_columns() "
-    "WHERE NOT internal AND database_name = current_database() ORDER BY table_name, column_index"
+    "SELECT table_name, column_name, data_type FROM system.main.duckdb_columns() "
+    "WHERE NOT internal AND database_name = system.main.current_database() ORDER BY table_name, column_index"
 )
 
 
 def refuse_foreign_objects(db: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Looks for objects that no cache has.
+    """Looks for objects that no cache has. Nothing else may be asked of a file before.
 
     Raises:
         CacheRefused: There are some.
     """
-    for kind, query in _FOREIGN.items():
-        names = [str(row[0]) for row in db.execute(query).fetchall()]
+    found = {kind: [str(row[0]) for row in db.execute(query).fetchall()] for kind, query in _FOREIGN.items()}
+    found["schema"] = [str(name) for (name,) in db.execute(_SCHEMAS).fetchall() if name != "main"]
+    found["table whose columns compute"] = [
+        str(name) for name, sql in db.execute(_TABLES).fetchall() if "GENERATED ALWAYS" in str(sql).upper()
+    ]
+    for kind, names in found.items():
         if names:
             raise CacheRefused(
                 f"{path} is no cache written by this lab: it holds the {kind} '{names[0][:80]}', which could run when "

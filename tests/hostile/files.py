@@ -53,6 +53,14 @@ def _view_of_a_file(path: Path) -> None:
     _cache(path, "DROP TABLE frames", f"CREATE VIEW frames AS SELECT * FROM '{secret}'")
 
 
+def _macro_of_a_file(path: Path, *, older: bool = False) -> None:
+    """The version of the schema is what the secret says; in an error it is shown."""
+    secret = path.parent / "secret.csv"
+    secret.write_text(SECRET)
+    older_by_one = ["DELETE FROM schema_migrations WHERE version >= 6"] if older else []
+    _cache(path, *older_by_one, f"CREATE MACRO max(x) AS (SELECT content FROM read_text('{secret}'))")
+
+
 def _log_with_a_view(path: Path) -> None:
     """The view stands in the log beside the file, as a killed writer leaves it."""
     _cache(path)
@@ -101,6 +109,25 @@ REFUSED: dict[str, Callable[[Path], None]] = {
     "view in the log": _log_with_a_view,
     "macro in place of a function": _statements("CREATE MACRO median(x) AS 0.001"),
     "table macro": _statements("CREATE MACRO studies_of(x) AS TABLE SELECT * FROM glob('/etc/*')"),
+    "macros in place of the lists of what a file holds": _statements(
+        "CREATE MACRO duckdb_functions() AS TABLE SELECT '' AS function_name, true AS internal",
+        "CREATE MACRO duckdb_views() AS TABLE SELECT '' AS view_name, true AS internal",
+        "CREATE MACRO median(x) AS 0.001",
+    ),
+    "macro in place of what names the file": _statements("CREATE MACRO current_database() AS 'elsewhere'"),
+    "macro in place of an operator": _statements(
+        """CREATE MACRO "~~*"(a, b) AS false""", """CREATE MACRO "+"(a, b) AS 7"""
+    ),
+    "macro in place of the version": _statements("CREATE MACRO max(x) AS 6", "CREATE MACRO coalesce(a, b) AS 6"),
+    "view in place of the list of tables": _statements(
+        "CREATE VIEW duckdb_tables AS SELECT 1", "CREATE TABLE duckdb_functions (function_name VARCHAR)"
+    ),
+    "tables that are named like lists": _statements(
+        "CREATE TABLE duckdb_functions (function_name VARCHAR, internal BOOLEAN)"
+    ),
+    "macro that reads a local file": _macro_of_a_file,
+    "macro that reads a local file, in an older cache": lambda path: _macro_of_a_file(path, older=True),
+    "sequence": _statements("CREATE SEQUENCE numbers"),
     "column that computes": _statements(
         "CREATE TABLE made AS SELECT * FROM latents", "DROP TABLE latents",
         "CREATE TABLE latents (trajectory_id VARCHAR, shape VARCHAR, data BLOB, "
