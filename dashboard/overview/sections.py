@@ -36,7 +36,8 @@ def top(study: StudyView, table: pd.DataFrame, found_verdicts: Verdicts) -> Head
     if isinstance(prices, Answer) and not table.empty:
         pricing = default_pricing(str(table["device_name"].iloc[0]), prices.value)
     found = Headline({lane.key: (lane.label, lane.scheduler) for lane in study.lanes}, study.baseline, table,
-                     found_verdicts.found, found_verdicts.metrics, found_verdicts.deciding, pricing)  # fmt: skip
+                     found_verdicts.found, found_verdicts.metrics, found_verdicts.deciding, pricing,
+                     price_is_known=pricing is not None and pricing.preset is not None)  # fmt: skip
     st.html(cards(found.figures, ("See the Cost page", _cost_page(study, found))))
     for sentence in found.reservations:
         st.html(markup.soft(sentence))

@@ -84,18 +84,45 @@ def test_at_a_larger_batch_the_time_of_an_image_is_its_share_of_the_batch(
 
 
 def test_the_saving_is_that_of_the_cost_page_at_its_first_assumptions_and_leads_there(
+    open_page: OpenPage, tmp_path: Path, synthetic: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    priced_gpu = synthetic.replace(synthetic.SERVER, device_name="NVIDIA L4")
+    monkeypatch.setitem(synthetic.CALL_SECONDS, priced_gpu.device_name, 0.002)
+    path, plan = tmp_path / "c.duckdb", synthetic.study(prompts=synthetic.SIX)
+    synthetic.write(path, plan, environments=(priced_gpu,))
+    synthetic.write_scores(path, plan, {"pndm:35": BEHIND})
+    page = open_page("overview", path)
+    value, note = headline(page)["Saved a month"]
+    pricing, saving = _first_saving(path)
+    assert pricing.preset is not None
+    assert value == formats.money(saving["saving_usd"])
+    price = formats.money(pricing.rate.usd_per_hour)
+    assert note.startswith(f"Assumed: 1,000,000 images, {price} per GPU hour, 30 % busy")
+    assert 'href="cost?study=quick&amp;lane=dpmpp_2m%3A20"' in words(page)
+    cost = open_page("cost", path, query={"study": "quick", "lane": "dpmpp_2m:20"})
+    assert f'<div class="value">{value}</div>' in words(cost)
+
+
+def test_without_a_price_of_the_device_the_saving_is_a_share_that_no_price_changes(
     open_page: OpenPage, scored_cache: Path
 ) -> None:
     page = open_page("overview", scored_cache)
-    table = _times(scored_cache)
-    pricing = default_pricing(table["device_name"].iloc[0], load_presets(loaders.GPU_PRICES))
-    priced = price_lanes(table, pricing.rate, pricing.work).set_index("lane").loc["dpmpp_2m:20"]
-    value, note = headline(page)["Saved a month"]
-    assert value == formats.money(priced["saving_usd"])
-    assert note.startswith("Assumed: 1,000,000 images, $1.00 per GPU hour, 30 % busy")
+    pricing, saving = _first_saving(scored_cache)
+    assert pricing.preset is None
+    assert "Saved a month" not in headline(page)
+    value, note = headline(page)["Cost saved"]
+    assert value == formats.percent(saving["saving_share"])
+    assert note.startswith("Of what is paid by use, whatever an hour costs;")
+    assert "a month for 1,000,000 images, $1.00 per GPU hour, 30 % busy" in note
+    assert note.endswith("See the Cost page")
     assert 'href="cost?study=quick&amp;lane=dpmpp_2m%3A20"' in words(page)
-    cost = open_page("cost", scored_cache, query={"study": "quick", "lane": "dpmpp_2m:20"})
-    assert f'<div class="value">{value}</div>' in words(cost)
+
+
+def _first_saving(cache: Path):  # type: ignore[no-untyped-def]
+    """What the Cost page starts with, and what the recommended lane saves by it."""
+    table = _times(cache)
+    pricing = default_pricing(table["device_name"].iloc[0], load_presets(loaders.GPU_PRICES))
+    return pricing, price_lanes(table, pricing.rate, pricing.work).set_index("lane").loc["dpmpp_2m:20"]
 
 
 def test_a_faster_lane_that_is_worse_is_passed_over_and_named(
