@@ -10,6 +10,7 @@ from engine.cache import phases, queries
 from engine.cache.connection import reading
 from engine.environment import Environment, describe, resolve_device
 from engine.errors import CacheError, CacheMissing
+from engine.study.known_prompts import prompt_notes
 from engine.study.lanes import Finding, Lane
 from engine.study.plan import Cell, cells, check_lanes, reference_cells
 from engine.study.source import ModelSource
@@ -60,6 +61,11 @@ class Outline:
     def nothing_to_do(self) -> bool:
         """Whether the cache holds all of it."""
         return not (self.missing or self.timings or self.missing_references or self.missing_swaps)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of the prompts before pictures are made of them."""
+        return prompt_notes(self.source.name, self.study.prompts)
 
     @property
     def image_calls(self) -> int:

@@ -87,6 +87,8 @@ def run_study(
     plan = outline(study, source, cache, device, memory)
     for lane, finding in plan.findings:
         progress.note(f"Lane '{lane.key}': {finding.message}")
+    for note in plan.notes:
+        progress.note(note)
     check_disk(plan, cache)
     progress.begin(plan.facts())
     summary = Summary(cached=len(plan.cells) - len(plan.missing))

@@ -75,6 +75,8 @@ def plan(arguments: argparse.Namespace) -> int:
         print(f"Time         at most about {duration(found.seconds)} (by {pace})")
     for lane, finding in found.findings:
         print(f"Warning      {lane.key}: {finding.message}")
+    for note in found.notes:
+        print(f"Warning      {note}")
     return 0
 
 

@@ -1,0 +1,62 @@
+"""Prompts the bundled model has no word for are told before anything is drawn."""
+
+import pytest
+
+from diffusion_scheduler_visualizer import DiffusionSchedulerVisualizer
+from engine.cli import main
+from engine.outline import outline
+from engine.study.known_prompts import prompt_notes, unknown_prompts, vocabulary
+from engine.study.source import find_model
+from engine.study.study import load_study, presets
+from tests.engine.helpers import parsed, write_study
+
+GARDEN = "a serene japanese garden with cherry blossoms"
+
+
+@pytest.mark.parametrize("prompt", ["red apple", "Owl, 3d style", " an  OWL on a tree", "the key.", "", "  "])
+def test_a_prompt_that_names_a_known_thing_is_not_remarked_on(prompt):
+    assert unknown_prompts("bundled", [prompt]) == []
+
+
+@pytest.mark.parametrize("prompt", [GARDEN, "a lighthouse at dusk", "monkeys", "startup", "日本語"])
+def test_a_prompt_that_only_contains_the_letters_of_a_known_thing_is_unknown(prompt):
+    assert unknown_prompts("bundled", [prompt, "owl"]) == [prompt]
+
+
+def test_other_models_are_left_alone():
+    assert prompt_notes("gaussian", [GARDEN]) == prompt_notes("owner/name", [GARDEN]) == []
+
+
+def test_the_note_says_what_will_be_drawn_and_what_draws_such_prompts():
+    [note] = prompt_notes("bundled", [GARDEN])
+    for words in (GARDEN, "names none of them", "something else", "vocabulary.txt", f"{len(vocabulary())} things",
+                  'model="stable-diffusion-v1-5/'):  # fmt: skip
+        assert words in note
+    [many] = prompt_notes("bundled", [f"prompt {n}" for n in range(9)])
+    assert "and 6 more name none" in many
+
+
+def test_no_preset_asks_the_bundled_model_for_what_it_does_not_know():
+    for name in presets():
+        study = load_study(name)
+        assert unknown_prompts(study.model, study.prompts) == [], name
+
+
+def test_plan_lists_the_note_among_its_warnings(tmp_path, capsys):
+    study = write_study(tmp_path / "s.toml", model="bundled", prompts=["owl", GARDEN])
+    assert main(["plan", str(study), "--cache", str(tmp_path / "c.duckdb")]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if GARDEN in line]
+    assert line.startswith("Warning")
+    assert "'owl'" not in line
+
+
+def test_the_outline_that_a_run_notes_from_holds_it(tmp_path):
+    study = parsed(model="bundled", prompts=[GARDEN])
+    assert outline(study, find_model("bundled"), tmp_path / "c.duckdb", "cpu", "standard").notes
+
+
+def test_the_visualizer_says_so_too(tmp_path, capfd):
+    visualizer = DiffusionSchedulerVisualizer(cache=tmp_path / "c.duckdb", device="cpu")
+    visualizer.scheduler_configs = {"E": {"scheduler_class": "EulerDiscreteScheduler", "num_inference_steps": 1}}
+    visualizer.capture_denoising_trajectory(GARDEN, num_frames=0)
+    assert "something else" in capfd.readouterr().err
