@@ -6,14 +6,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.cache.connection import migrate
+from engine.cache.connection import migrate, reading
 from engine.cache.phases import PhasesWriter
+from engine.cache.queries import finished
 from engine.cache.records import FrameRow, LatentsRow, SketchRow, StepMetricRow, TimingRow, TrajectoryRow
 from engine.cache.writer import CacheWriter
 from engine.frame_scoring import score_frames
 from engine.outline import Outline, check_disk, outline
 from engine.progress import Progress
 from engine.scoring import score
+from engine.study.plan import Cell
 from engine.study.source import find_model
 from engine.study.study import FrameSettings, Study
 
@@ -184,7 +186,13 @@ def _take_times(plan: Outline, model: "Model", writer: CacheWriter, progress: Pr
     """The timing pass: each sample is written when it is taken."""
     from engine.measuring.timing import TimingJob, time_lanes
 
-    jobs = [TimingJob(timing.cell, timing.batch_size, timing.have, timing.missing) for timing in plan.timings]
+    alive = _finished_by_lane(plan, writer.path)
+    for lane in dict.fromkeys(timing.cell.lane.key for timing in plan.timings):
+        if lane not in alive:
+            summary.untimed += 1
+            progress.note(f"Not timed: {lane}: none of its pictures was finished.")
+    jobs = [TimingJob(alive[timing.cell.lane.key], timing.batch_size, timing.have, timing.missing)
+            for timing in plan.timings if timing.cell.lane.key in alive]  # fmt: skip
     progress.start("timing", sum(job.repeats for job in jobs), "samples")
     for sample in time_lanes(model, jobs, plan.study.timing.warmup):
         if sample.error is not None:
@@ -194,6 +202,13 @@ def _take_times(plan: Outline, model: "Model", writer: CacheWriter, progress: Pr
         writer.timings(_timing_rows(sample), plan.source, plan.environment)
         summary.timed += 1
         progress.advance(1, sample.job.cell.lane.key)
+
+
+def _finished_by_lane(plan: Outline, cache: Path) -> dict[str, Cell]:
+    """The first finished cell of each lane that has one."""
+    with reading(cache) as db:
+        done = finished(db, [cell.trajectory_id for cell in plan.cells])
+    return {cell.lane.key: cell for cell in reversed(plan.cells) if cell.trajectory_id in done}
 
 
 def _trajectory_row(sample: "Sample", plan: Outline) -> TrajectoryRow:

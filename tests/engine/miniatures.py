@@ -128,6 +128,14 @@ class FailsAtStepThree(DDIMScheduler):
         return super().step(model_output, timestep, sample, **options)
 
 
+class ReturnsNan(DDIMScheduler):
+    """A scheduler that runs to its end, as fast as any, and leaves no picture."""
+
+    def step(self, *args: Any, **options: Any) -> Any:
+        first, *others = super().step(*args, **options)
+        return (first * float("nan"), *others)
+
+
 FAILING = Lane("failing:5", Scheduler("failing", "Failing", "tests.engine.miniatures:FailsAtStepThree"), 5)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import engine.sampling.image_pass
 from engine.cache import queries
 from engine.cache.connection import reading
 from engine.measuring import timing
@@ -193,3 +194,41 @@ def test_a_lane_that_fails_leaves_a_row_with_its_error_and_exit_code_one(tmp_pat
         cells = queries.cells(db, "broken").set_index("study_lane")
     assert cells.loc["failing:5", "error"] == "ArithmeticError: step three went wrong"
     assert list(cells["status"]) == ["done", "failed"]
+
+
+def test_a_lane_without_a_finished_picture_is_not_timed_now_or_later(tmp_path: Path) -> None:
+    study = parse_study({
+        "name": "nan", "model": "gaussian", "prompts": ["disc"], "lanes": ["ddim:4"],
+        "lane": [{"key": "nan:4", "scheduler_class": "tests.engine.miniatures:ReturnsNan"}],
+        "timing": {"repeats": 2, "warmup": 0},
+    })  # fmt: skip
+    for _ in range(2):
+        summary = run_study(study, tmp_path / "cache.duckdb", device="cpu")
+        assert (summary.failed, summary.untimed, summary.exit_code) == (1, 1, 1)
+    with reading(tmp_path / "cache.duckdb") as db:
+        timings = queries.timings(db, "nan")
+    assert set(timings["lane"]) == {"ddim:4"}
+
+
+def test_a_lane_that_fails_on_its_first_prompt_alone_is_timed_on_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = parse_study({"name": "some", "model": "gaussian", "prompts": ["disc", "ring"], "lanes": ["ddim:2"],
+                         "timing": {"repeats": 1, "warmup": 0}})  # fmt: skip
+    prompts = []
+    real = engine.sampling.image_pass.call_pipeline
+
+    def call(pipe: Any, cell: Any, *args: Any, **options: Any) -> Any:
+        if cell.prompt == "disc":
+            raise ArithmeticError("not on this prompt")
+        return real(pipe, cell, *args, **options)
+
+    def watch(model: Model, jobs: list[TimingJob], warmup: int) -> Any:
+        prompts.extend(job.cell.prompt for job in jobs)
+        return time_lanes(model, jobs, warmup)
+
+    monkeypatch.setattr(engine.sampling.image_pass, "call_pipeline", call)
+    monkeypatch.setattr(timing, "time_lanes", watch)
+    summary = run_study(study, tmp_path / "cache.duckdb", device="cpu")
+    assert (summary.done, summary.failed, summary.timed, summary.untimed) == (1, 1, 1, 0)
+    assert prompts == ["ring"]
