@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from engine.commands import sharing_options
-from engine.environment import DEVICES
+from engine.environment import DEVICES, MEMORIES
 from engine.errors import LabError
 from engine.paths import CLAIMS, DEFAULT_CACHE
 
@@ -79,6 +79,11 @@ def parser() -> argparse.ArgumentParser:
     noise.add_argument("--no-compile", action="store_false", dest="compile", help="leave torch.compile out")
     noise.set_defaults(command="schedules.noise")
 
+    verify = add("verify", help="make a few cached cells again and see whether they come out as they are stored")
+    _study(verify)
+    verify.add_argument("--cells", type=_positive, default=8, metavar="N", help="how many, spread over the study")
+    verify.set_defaults(command="verify.verify")
+
     order = add("convergence", help="show errors over denoiser calls and the observed order of each scheduler")
     order.add_argument("study", help="a cached study that has a [reference]")
     order.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
@@ -123,7 +128,7 @@ def _study(command: argparse.ArgumentParser) -> None:
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
                          help="replace a value of the study, e.g. --set model=FOLDER or timing.repeats=5")  # fmt: skip
     command.add_argument("--device", choices=DEVICES, default="auto")
-    command.add_argument("--memory", choices=("standard", "low"), default="standard",
+    command.add_argument("--memory", choices=MEMORIES, default="standard",
                          help="low: attention slicing, and offload on CUDA, for cards of 6 GB")  # fmt: skip
     _cache(command)
 

@@ -16,6 +16,7 @@ from engine.errors import LabError
 from engine.study.study import canonical
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
+MEMORIES = ("standard", "low")
 _PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "numpy")
 
 

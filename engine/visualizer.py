@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pandas as pd
 from PIL import Image
@@ -14,11 +14,12 @@ from PIL import Image
 from engine.analysis.timing import summarise
 from engine.cache import queries
 from engine.cache.connection import reading
+from engine.environment import MEMORIES
 from engine.errors import StudyError, did_you_mean
 from engine.paths import DEFAULT_CACHE
 from engine.progress import ProgressKind, make_progress
 from engine.run import run_study
-from engine.sharing.comparison import comparison_grid
+from engine.sharing.comparison import check_picture_file, comparison_grid, save_picture
 from engine.study.configs import lane_of
 from engine.study.plan import frame_steps
 from engine.study.source import EXAMPLE_HUB_ID, find_model
@@ -74,7 +75,7 @@ class DiffusionSchedulerVisualizer:
         model: str = "bundled",
         *,
         device: str = "auto",
-        memory: Any = "standard",
+        memory: Literal["standard", "low"] = "standard",
         cache: str | Path = DEFAULT_CACHE,
         guidance_scale: float | None = None,
         progress: ProgressKind = "bar",
@@ -91,9 +92,12 @@ class DiffusionSchedulerVisualizer:
 
         Raises:
             ModelError: There is no such model.
+            StudyError: An unknown word for `memory` or `progress`.
         """
         from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 
+        _check_word("memory", memory, MEMORIES)
+        _check_word("progress", progress, get_args(ProgressKind))
         find_model(model)
         self.model = model
         self.device = device
@@ -170,17 +174,16 @@ class DiffusionSchedulerVisualizer:
             The grid as a picture.
 
         Raises:
-            StudyError: An entry of `scheduler_configs` makes no sense, or the ending of save_path is unknown.
+            StudyError: An entry of `scheduler_configs` makes no sense, or no picture can be written to save_path.
         """
-        if save_path is not None and Path(save_path).suffix.lower() not in Image.registered_extensions():
-            raise StudyError(f"save_path '{save_path}' ends in no known picture format; use e.g. '.png'.")
-        if kind not in get_args(FrameKind):
-            raise StudyError(f"kind must be one of {', '.join(get_args(FrameKind))}, not {kind!r}.")
+        if save_path is not None:
+            check_picture_file(Path(save_path))
+        _check_word("kind", kind, get_args(FrameKind))
         study = self._study([prompt], [seed], self.scheduler_configs, repeats, FrameSettings(max(columns, 1)))
         self._run(study)
         grid = comparison_grid(self.cache, study.name, prompt, seed, kind, self._names(study))
         if save_path is not None:
-            grid.save(save_path)
+            save_picture(grid, Path(save_path))
         return grid
 
     def analyze_scheduler_efficiency(
@@ -198,17 +201,22 @@ class DiffusionSchedulerVisualizer:
         Returns:
             One row per scheduler, fastest first: name, lane, steps, nfe (denoiser calls, counted), n (samples),
             median_ms with low_ms and high_ms (95 % bootstrap interval), milliseconds per stage, speedup over the
-            baseline with interval, whether the samples settled, device_name, and description.
+            baseline with interval, whether the samples settled, device_name, description, and error: why pictures of
+            it failed, or "". A scheduler without a finished picture is not timed and stands last, with n = 0.
         """
         listed = [prompts] if isinstance(prompts, str) else prompts
         study = self._study(listed, seeds, self.scheduler_configs, repeats, FrameSettings(0), baseline)
         self._run(study)
         with reading(self.cache) as db:
             table = summarise(queries.timings(db, study.name), study.baseline)
+            cells = queries.cells(db, study.name)
+        table = _with_untimed(table, [lane.key for lane in study.lanes])
+        failed = cells[cells["status"] == "failed"].drop_duplicates("study_lane").set_index("study_lane")["error"]
         lanes = {lane.key: lane for lane in study.lanes}
         table.insert(0, "scheduler", [self._names(study)[key] for key in table["lane"]])
         table.insert(2, "steps", [lanes[key].steps for key in table["lane"]])
         table["description"] = [lanes[key].description for key in table["lane"]]
+        table["error"] = [str(failed.get(key, "")) for key in table["lane"]]
         return table
 
     def _study(
@@ -247,6 +255,22 @@ class DiffusionSchedulerVisualizer:
 
     def _run(self, study: Study) -> None:
         run_study(study, self.cache, device=self.device, memory=self.memory, progress=make_progress(self.progress))
+
+
+def _with_untimed(table: pd.DataFrame, lanes: Sequence[str]) -> pd.DataFrame:
+    """The table with a row of no samples at its end for each lane that could not be timed."""
+    untimed = [lane for lane in lanes if lane not in set(table["lane"])]
+    timed = len(table)
+    table = table.reindex(range(timed + len(untimed)))
+    table.loc[timed:, "lane"] = untimed
+    table.loc[timed:, "settled"] = "too few"
+    table["n"] = pd.to_numeric(table["n"]).fillna(0).astype(int)
+    return table
+
+
+def _check_word(name: str, value: object, known: Sequence[str]) -> None:
+    if value not in known:
+        raise StudyError(f"{name} must be one of {', '.join(known)}, not {value!r}.{did_you_mean(str(value), known)}")
 
 
 def _trajectory(name: str, cell: pd.Series, frames: pd.DataFrame, settings: FrameSettings) -> Trajectory:

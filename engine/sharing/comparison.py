@@ -1,5 +1,6 @@
 """The comparison grid of a cached study as a picture."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from PIL import Image
 from engine.analysis.timing import summarise
 from engine.cache import queries
 from engine.cache.connection import reading
-from engine.errors import StudyError
+from engine.errors import LabError, StudyError
 from engine.sharing.grid import GridRow, draw_grid
 from engine.study.plan import frame_steps
 from engine.study.study import FrameSettings
@@ -57,6 +58,37 @@ def comparison_grid(
         rows=rows,
         footer=f"Times: median of whole calls at batch 1 [95 % interval], {where}. Model {spec['model']}.",
     )
+
+
+def check_picture_file(path: Path) -> None:
+    """Refuses a file that a picture could not be written to, before any work.
+
+    Raises:
+        StudyError: There is no such folder, or Pillow writes no such format.
+    """
+    form = Image.registered_extensions().get(path.suffix.lower())
+    if form is None:
+        raise StudyError(f"save_path '{path}' ends in no known picture format; use e.g. '.png'.")
+    try:
+        # Some formats are only read, others take no colours or need a program: trying tells.
+        Image.new("RGB", (8, 8)).save(io.BytesIO(), form)
+    except (OSError, KeyError, ValueError) as error:
+        raise StudyError(f"save_path '{path}': no picture can be written as {form} here; use e.g. '.png'.") from error
+    if path.is_dir() or not path.resolve().parent.is_dir():
+        problem = "is a folder" if path.is_dir() else f"lies in a folder that is not there ({path.resolve().parent})"
+        raise StudyError(f"save_path '{path}' {problem}; name a file in a folder that exists.")
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Writes a picture in the format of the file's ending.
+
+    Raises:
+        LabError: The file cannot be written.
+    """
+    try:
+        picture.save(path)
+    except OSError as error:
+        raise LabError(f"{path} could not be written: {error}.") from error
 
 
 # (progress, picture) of the kept steps of a cell.

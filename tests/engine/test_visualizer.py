@@ -19,7 +19,7 @@ from tests.engine.miniatures import FailsAtStepThree
 PROMPT = "disc and ring"
 COLUMNS = {
     "scheduler", "lane", "steps", "nfe", "n", "median_ms", "low_ms", "high_ms", "speedup", "speedup_low",
-    "speedup_high", "settled", "device_name", "description", "text_ms", "denoiser_ms", "scheduler_ms", "decode_ms",
+    "speedup_high", "settled", "device_name", "description", "error", "text_ms", "denoiser_ms", "scheduler_ms", "decode_ms",
 }  # fmt: skip
 THREE = {"DDIM (50 steps)": 50, "DPM-Solver++ (20 steps)": 20, "Euler (30 steps)": 30}
 
@@ -126,13 +126,13 @@ def test_a_grid_has_the_columns_asked_for_though_more_frames_are_cached(
 def test_efficiency_is_a_table_with_one_row_per_scheduler_the_fastest_first(
     quick: DiffusionSchedulerVisualizer,
 ) -> None:
-    table = quick.analyze_scheduler_efficiency([PROMPT, "ring"], repeats=3)
+    table = quick.analyze_scheduler_efficiency([PROMPT, "ring"], repeats=5)
     assert set(table.columns) >= COLUMNS
     assert dict(zip(table["scheduler"], table["nfe"], strict=True)) == {"Euler": 4, "DDIM": 3}
     assert dict(zip(table["scheduler"], table["steps"], strict=True)) == {"Euler": 4, "DDIM": 3}
     assert dict(zip(table["scheduler"], table["description"], strict=True)) == {"Euler": "four steps", "DDIM": ""}
     assert table["median_ms"].is_monotonic_increasing
-    assert (table["n"] >= 3).all()
+    assert (table["n"] >= 5).all()
     assert (table["low_ms"] <= table["median_ms"]).all()
     assert (table["median_ms"] <= table["high_ms"]).all()
     assert table.set_index("scheduler").loc["Euler", "speedup"] == 1, "the first entry is the baseline"
