@@ -6,9 +6,6 @@ threads take turns (`turns`).
 """
 
 import contextlib
-import os
-import random
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,10 +13,10 @@ import duckdb
 
 from engine.cache import trust
 from engine.cache.migration import Migration
+from engine.cache.opening import opened
 from engine.cache.schema import CREATE_MIGRATIONS, MIGRATIONS, SCHEMA_VERSION
-from engine.cache.trouble import explain, explained, is_lock
-from engine.cache.turns import Turns, turns_at
-from engine.errors import CacheBusy, CacheError, CacheMissing, CacheOutdated
+from engine.cache.trouble import explained
+from engine.errors import CacheError, CacheMissing, CacheOutdated
 
 # What others need of DuckDB to hold a connection and to tell its errors.
 Connection = duckdb.DuckDBPyConnection
@@ -27,8 +24,6 @@ QueryError = duckdb.Error
 
 READ_PATIENCE_SECONDS = 8.0
 WRITE_PATIENCE_SECONDS = 60.0
-# The smallest DuckDB takes. With its default of 122,880 every commit rewrites up to that many pictures, in memory.
-ROW_GROUP_ROWS = 2048
 REMEMBERED_CHECKS = 64
 
 
@@ -53,10 +48,9 @@ def reading(
     """
     if not path.exists():
         raise CacheMissing(f"There is no cache at {path}. `python -m engine run quickstart --cache {path}` makes one.")
-    if not path.is_file():
-        raise CacheError(f"The cache {path} cannot be read: it is no file but a folder, a pipe or a device.")
+    _refuse_no_file(path)
     with (
-        _opened(path, read_only=True, patience=patience, alone=False) as connection,
+        opened(path, read_only=True, patience=patience, alone=False) as connection,
         explained(path),
         trust.within(connection, seconds, path),
     ):
@@ -76,7 +70,8 @@ def holding(path: Path, patience: float = READ_PATIENCE_SECONDS) -> Iterator[Non
     """
     if not path.exists():
         raise CacheMissing(f"There is no cache at {path}.")
-    with _opened(path, read_only=True, patience=patience, alone=True):
+    _refuse_no_file(path)
+    with opened(path, read_only=True, patience=patience, alone=True):
         yield
 
 
@@ -95,7 +90,6 @@ def _check(connection: duckdb.DuckDBPyConnection, path: Path, inspect: bool) -> 
     seen = (str(path), stamp(path), inspect)
     if seen in _checked:
         return
-    _refuse_newer(_version(connection, path), path, SCHEMA_VERSION)  # a newer lab may know more kinds of things
     trust.refuse_foreign_objects(connection, path)
     _check_version(connection, path)
     trust.refuse_foreign_tables(connection, path, MIGRATIONS)
@@ -114,11 +108,14 @@ _checked: dict[tuple[str, tuple[tuple[int, int], ...], bool], None] = {}
 def writing(path: Path, patience: float = WRITE_PATIENCE_SECONDS) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection inside one transaction: committed on leaving, rolled back if anything is raised.
 
+    It reaches nothing but its file, as one that reads; what it writes comes from memory.
+
     Raises:
-        CacheBusy, CacheOutdated, CacheError: As in `reading`; also when the disk is full.
+        CacheBusy, CacheOutdated, CacheRefused, CacheError: As in `reading`; also when the disk is full.
     """
-    with _opened(path, read_only=False, patience=patience, alone=True) as connection, explained(path):
-        _check_version(connection, path)
+    _refuse_no_file(path)
+    with opened(path, read_only=False, patience=patience, alone=True) as connection, explained(path):
+        _check(connection, path, inspect=False)
         connection.execute("BEGIN")
         yield connection
         connection.execute("COMMIT")
@@ -127,22 +124,27 @@ def writing(path: Path, patience: float = WRITE_PATIENCE_SECONDS) -> Iterator[du
 def migrate(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> list[Migration]:
     """Creates the cache, or brings an older one up to date; returns the steps taken.
 
-    Each migration and its record are one transaction: a failing one leaves the file as it was before it.
+    Each migration and its record are one transaction: a failing one leaves the file as it was before it. A cache
+    that is up to date is only read.
 
     Raises:
+        CacheRefused: It holds what no cache holds.
         CacheError: The file is no cache, damaged, or written by a newer version.
     """
+    _refuse_no_file(path)
+    if path.exists():
+        with opened(path, read_only=True, patience=WRITE_PATIENCE_SECONDS, alone=False) as connection, explained(path):
+            if not _lacking(connection, path, migrations):
+                return []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CacheError(f"The folder of the cache {path} cannot be made: {error}.") from error
     with (
-        _opened(path, read_only=False, patience=WRITE_PATIENCE_SECONDS, alone=True) as connection,
+        opened(path, read_only=False, patience=WRITE_PATIENCE_SECONDS, alone=True) as connection,
         explained(path),
     ):
-        version = _version(connection, path)
-        _refuse_newer(version, path, migrations[-1].version)
-        todo = [step for step in migrations if step.version > version]
+        todo = _lacking(connection, path, migrations)
         for step in todo:
             connection.execute("BEGIN")
             connection.execute(CREATE_MIGRATIONS)
@@ -154,70 +156,17 @@ def migrate(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> list[Mi
         return todo
 
 
-@contextlib.contextmanager
-def _opened(path: Path, *, read_only: bool, patience: float, alone: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The open file, once neither a thread of this process nor another process stands in the way.
-
-    Between two tries the turn within the process is given up: its readers need not wait for what another process holds.
-
-    Args:
-        path: The cache.
-        read_only: Open it for reading.
-        patience: Seconds to wait.
-        alone: No other thread of this process may have it open, not even for reading.
-    """
-    turns, deadline, pause = turns_at(path), time.monotonic() + patience, 0.01
-    locked: duckdb.Error | None = None
-    while True:
-        with turns.turn(deadline, alone=alone) as mine:
-            if mine:
-                connection = _connect(path, turns, read_only=read_only)
-                if isinstance(connection, duckdb.DuckDBPyConnection):
-                    try:
-                        yield connection
-                    finally:
-                        _close(connection, turns, read_only=read_only)
-                    return
-                locked = connection
-        if time.monotonic() >= deadline:
-            raise CacheBusy(
-                f"The cache {path} is in use by another process or thread for over {patience:.0f} s. "
-                "Close other programs that hold it open for writing."
-            ) from locked
-        time.sleep(pause * random.uniform(0.5, 1.5))
-        pause = min(pause * 1.7, 0.15)
+def _lacking(connection: duckdb.DuckDBPyConnection, path: Path, migrations: Sequence[Migration]) -> list[Migration]:
+    """The migrations that a file has not seen yet."""
+    trust.refuse_foreign_objects(connection, path)
+    version = _version(connection, path)
+    _refuse_newer(version, path, migrations[-1].version)
+    return [step for step in migrations if step.version > version]
 
 
-def _connect(path: Path, turns: Turns, *, read_only: bool) -> duckdb.DuckDBPyConnection | duckdb.Error:
-    """The file opened, or the error that says that another process has it."""
-    # By one name only: DuckDB would open a file again that it has open under another one.
-    name = os.path.realpath(path)
-    try:
-        with turns.door:
-            return duckdb.connect(name, True, trust.CLOSED_OFF) if read_only else _attach(name)
-    except duckdb.Error as error:
-        if is_lock(error):
-            return error
-        raise explain(error, path) from error
-
-
-def _close(connection: duckdb.DuckDBPyConnection, turns: Turns, *, read_only: bool) -> None:
-    # A writer has committed by now, or told of what kept it from that.
-    with turns.door, contextlib.nullcontext() if read_only else contextlib.suppress(duckdb.Error):
-        connection.close()
-
-
-def _attach(name: str) -> duckdb.DuckDBPyConnection:
-    """Opens a file for writing, with row groups small enough that a commit never rewrites many pictures."""
-    connection = duckdb.connect()
-    try:
-        quoted = name.replace("'", "''")
-        connection.execute(f"ATTACH '{quoted}' AS cache (TYPE duckdb, ROW_GROUP_SIZE {ROW_GROUP_ROWS})")
-        connection.execute("USE cache")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+def _refuse_no_file(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise CacheError(f"The cache {path} cannot be used: it is no file but a folder, a pipe or a device.")
 
 
 def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:

@@ -18,13 +18,17 @@ from engine.cache.migration import Migration
 from engine.cache.schema import CREATE_MIGRATIONS
 from engine.errors import CacheRefused
 
-# What a reading connection may do: read this one file, with bounded memory. Locked, so that no statement changes it.
-CLOSED_OFF: dict[str, str | bool | int | float | list[str]] = {
-    "enable_external_access": "false",
+Settings = dict[str, str | bool | int | float | list[str]]
+WITHOUT_EXTENSIONS: Settings = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
     "allow_community_extensions": "false",
     "allow_unsigned_extensions": "false",
+}
+# What a reading connection may do: read this one file, with bounded memory. Locked, so that no statement changes it.
+CLOSED_OFF: Settings = {
+    **WITHOUT_EXTENSIONS,
+    "enable_external_access": "false",
     "memory_limit": "2GB",
     "max_temp_directory_size": "0B",
     "lock_configuration": "true",

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections import namedtuple
 
 import duckdb
@@ -174,7 +175,7 @@ def test_another_duckdb_database_is_refused_and_left_alone(cache, tmp_path, caps
 def test_a_damaged_cache_is_told_of_at_once(cache, monkeypatch):
     noise = [FrameRow("final", 0, 1.0, None, None, 64, 64, "png", os.urandom(200_000), number) for number in range(10)]
     write_rows(cache, row("a", frames=tuple(noise)))
-    monkeypatch.setattr(connection.time, "sleep", lambda seconds: pytest.fail("waited for a damaged file"))
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waited for a damaged file"))
     whole = cache.read_bytes()
     # The header, the root of the tables, and pictures; other places may be unused.
     for place in (100, 12_388, len(whole) // 2, 3 * len(whole) // 4):
@@ -206,7 +207,7 @@ def test_a_cache_in_use_is_waited_for_and_then_reported(cache, holder):
 
 def test_a_cache_that_comes_free_is_read(cache, holder, monkeypatch):
     pauses = []
-    real_sleep = connection.time.sleep
+    real_sleep = time.sleep
 
     def sleep(seconds):
         pauses.append(seconds)
@@ -214,7 +215,7 @@ def test_a_cache_that_comes_free_is_read(cache, holder, monkeypatch):
             holder.communicate(timeout=60)
         real_sleep(seconds)
 
-    monkeypatch.setattr(connection.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     with reading(cache, patience=60) as db:
         assert queries.finished(db, ["a"]) == {"a": (1, frozenset({"x0"}))}
     assert len(pauses) >= 3

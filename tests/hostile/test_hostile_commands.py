@@ -1,0 +1,99 @@
+"""Files from strangers in the hands of the commands: none runs what the file brings along, none ends in a traceback."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from engine.cache.connection import migrate, reading, writing
+from engine.cli import main
+from engine.errors import CacheRefused
+from tests.engine.helpers import write_study
+
+HERE = Path(__file__).resolve().parent
+
+
+def _files() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("hostile_files", HERE / "files.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+FILES = _files()
+MACROS = [name for name in FILES.REFUSED if "macro" in name]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "inside").mkdir()
+    return tmp_path / "inside" / "shared.duckdb"
+
+
+def commands(cache: Path, folder: Path, study: str = "shared") -> dict[str, list[str]]:
+    """Every command that takes a cache somebody else may have written."""
+    out = folder / "out"
+    out.mkdir(exist_ok=True)
+    at = ["--cache", str(cache)]
+    return {
+        "migrate": ["migrate", *at],
+        "claims": ["claims", study, *at],
+        "phases": ["phases", study, *at],
+        "convergence": ["convergence", study, *at],
+        "import": ["import", str(cache), "--cache", str(out / "mine.duckdb")],
+        **{f"report {form}": ["report", study, "-o", str(out / f"r.{form}"), *at] for form in ("html", "md", "png")},
+        **{f"export {form}": ["export", study, "--format", form, "-o", str(out / name), *at]
+           for form, name in (("csv", "e.csv"), ("parquet", "parquet"), ("png", "sheets"), ("gif", "e.gif"),
+                              ("duckdb", "e.duckdb"))},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MACROS)
+def test_no_command_runs_what_the_file_brings_along(
+    name: str, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    FILES.REFUSED[name](path)
+    before = path.read_bytes()
+    study = write_study(tmp_path / "a.toml")
+    every = commands(path, tmp_path) | {
+        kind: [kind, str(study), "--cache", str(path), "--device", "cpu"] for kind in ("plan", "run", "score")
+    }
+    for command, words in every.items():
+        assert main(words) == 2, command
+        said = capsys.readouterr()
+        assert "is no cache written by this lab: it holds the" in said.err, command
+        assert FILES.SECRET not in said.out + said.err, command
+    assert path.read_bytes() == before
+    assert not [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+
+
+def test_a_writing_connection_reaches_nothing_but_its_file(path: Path) -> None:
+    migrate(path)
+    secret, trace = path.with_name("secret.csv"), path.with_name(FILES.TRACE)
+    secret.write_text(FILES.SECRET)
+    for probe in (
+        f"COPY (SELECT 1) TO '{trace}'",
+        f"SELECT * FROM read_text('{secret}')",
+        f"ATTACH '{path.with_name('other.duckdb')}'",
+        "INSTALL httpfs",
+        "SET enable_external_access = true",
+    ):
+        with pytest.raises(Exception, match=r".") as refusal, writing(path) as db:
+            db.execute(probe).fetchall()
+        assert FILES.SECRET not in str(refusal.value)
+    assert sorted(file.name for file in path.parent.iterdir()) == [secret.name, path.name]
+
+
+def test_nothing_is_written_to_a_file_that_holds_what_no_cache_holds(path: Path) -> None:
+    FILES.REFUSED["macro in place of a function"](path)
+    with pytest.raises(CacheRefused, match="macro 'median'"), writing(path):
+        pass
+
+
+def test_a_cache_that_is_up_to_date_is_only_read_by_migrate(path: Path) -> None:
+    migrate(path)
+    with reading(path):
+        assert migrate(path) == []
