@@ -22,6 +22,16 @@ def finished(db: duckdb.DuckDBPyConnection, ids: Sequence[str]) -> dict[str, tup
     return {row[0]: (row[1], frozenset(filter(None, row[2].split(",")))) for row in rows}
 
 
+def places(db: duckdb.DuckDBPyConnection, ids: Sequence[str]) -> dict[str, str]:
+    """Where cells were made, for people: device, torch and diffusers, by trajectory."""
+    rows = db.execute(
+        "SELECT t.trajectory_id, e.device_name || ', torch ' || e.torch || ', diffusers ' || e.diffusers "
+        "FROM trajectories t JOIN environments e USING (environment_id) WHERE list_contains(?, t.trajectory_id)",
+        [list(ids)],
+    ).fetchall()
+    return dict(rows)
+
+
 def timed_repeats(
     db: duckdb.DuckDBPyConnection, environment_id: str, model_id: str, guided: bool
 ) -> dict[tuple[str, int, int, int, str], int]:

@@ -1,0 +1,57 @@
+"""Cells made again: as stored, or told apart."""
+
+import numpy as np
+import pytest
+
+from engine.cache.connection import writing
+from engine.cli import main
+from engine.verify import spread
+from tests.engine.helpers import ask, write_study
+
+
+@pytest.fixture
+def study(tmp_path):
+    return write_study(tmp_path / "s.toml", lanes=["ddim:4", "euler_a:3", "heun:3"], seeds=[0, 1])
+
+
+@pytest.fixture
+def cache(tmp_path, study, capsys):
+    path = tmp_path / "c.duckdb"
+    assert main(["run", str(study), "--cache", str(path), "--device", "cpu", "--progress", "none"]) == 0
+    capsys.readouterr()
+    return path
+
+
+def test_cells_come_out_as_they_are_stored_and_nothing_is_written(study, cache, capsys):
+    before = ask(cache, "SELECT trajectory_id, created_at FROM trajectories ORDER BY ALL")
+    assert main(["verify", str(study), "--cache", str(cache), "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    assert "6 of 6 cells came out as they are stored" in shown
+    assert "euler_a:3" in shown
+    assert "torch" in shown
+    assert ask(cache, "SELECT trajectory_id, created_at FROM trajectories ORDER BY ALL") == before
+
+
+def test_a_cell_that_was_tampered_with_is_named(study, cache, capsys):
+    [(key, data)] = ask(cache, "SELECT trajectory_id, data FROM latents JOIN trajectories USING (trajectory_id) "
+                               "WHERE lane = 'heun:3' AND seed = 1")  # fmt: skip
+    other = np.frombuffer(bytes(data), "<f4") * 1.01
+    with writing(cache) as db:
+        db.execute("UPDATE latents SET data = ? WHERE trajectory_id = ?", [other.tobytes(), key])
+    assert main(["verify", str(study), "--cache", str(cache), "--device", "cpu"]) == 1
+    shown = capsys.readouterr().out
+    assert "5 of 6 cells" in shown
+    [line] = [line for line in shown.splitlines() if "DIFFERS" in line]
+    assert line.startswith("heun:3")
+    assert "0.0099" in line
+
+
+def test_other_settings_find_nothing_to_compare_with(study, cache, capsys):
+    assert main(["verify", str(study), "--cache", str(cache), "--device", "cpu", "--set", "guidance_scale=1"]) == 2
+    assert "holds no finished cell of 'small' with these settings" in capsys.readouterr().err
+
+
+def test_few_cells_are_spread_over_all():
+    assert spread(list(range(100)), 4) == [0, 25, 50, 75]
+    assert spread([1, 2], 5) == [1, 2]
+    assert spread([], 5) == []
