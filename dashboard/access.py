@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
+from streamlit import config
 
 from dashboard.options import Options
 from engine.errors import LabError
@@ -80,6 +81,16 @@ def decide(options: Options, user: Mapping[str, Any], runners: list[str] | None,
     if runners is None or _is_listed(user, runners):
         return Access(True, name)
     return Access(False, name, NOT_LISTED.format(user=name))
+
+
+def keep_no_files(options: Options) -> None:
+    """Where nobody can come to have the right, the server refuses every file that is sent to it.
+
+    Streamlit takes files of any session, whether or not its page has a place to drop them, and holds them in memory;
+    only their size can be limited, and only for the whole server.
+    """
+    if options.read_only or not (options.allow_runs or _sign_in_is_set_up()):
+        config.set_option("server.maxUploadSize", 0)
 
 
 def _is_listed(user: Mapping[str, Any], patterns: list[str]) -> bool:

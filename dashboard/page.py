@@ -7,7 +7,7 @@ from typing import TypeVar
 import pandas as pd
 import streamlit as st
 
-from dashboard import asking, loaders, markup, state
+from dashboard import access, asking, loaders, markup, state
 from dashboard.asking import Answer, Problem
 from dashboard.options import Options, OptionsError
 from dashboard.studies import Progress, StudyView
@@ -27,10 +27,12 @@ def style() -> None:
 def options() -> Options:
     """The command line, or a page that says what is wrong with it."""
     try:
-        return state.options()
+        chosen = state.options()
     except OptionsError as error:
         st.html(markup.note("The dashboard was started with arguments it does not know", str(error)))
         st.stop()
+    access.keep_no_files(chosen)
+    return chosen
 
 
 def require(load: Callable[[], Answer[T] | Problem]) -> Answer[T]:

@@ -2,13 +2,14 @@
 
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from streamlit.proto.WidgetStates_pb2 import WidgetState
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin, Subprotocol
 
@@ -27,6 +28,8 @@ class View:
         texts: HTML and Markdown of the page.
         errors: Exceptions it shows.
         buttons: (label, widget id) of its buttons.
+        uploaders: Widget ids of its places to drop a file.
+        session: What the server calls the session.
         redirect: Where the server sends the browser to sign in or out.
     """
 
@@ -35,6 +38,8 @@ class View:
     texts: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     buttons: list[tuple[str, str]] = field(default_factory=list)
+    uploaders: list[str] = field(default_factory=list)
+    session: str = ""
     redirect: str = ""
 
 
@@ -45,18 +50,20 @@ class Session:
         self._connection = connection
         self._url = url
 
-    def view(self, page: str = "", query: str = "", pressed: str = "") -> View:
+    def view(self, page: str = "", query: str = "", pressed: str = "", states: Sequence[WidgetState] = ()) -> View:
         """Draws a page.
 
         Args:
             page: Its name in the address; empty for the first page.
             query: Of the address, without the question mark.
             pressed: Id of a button that is said to have been pressed.
+            states: What other widgets are said to hold.
         """
         message = BackMsg()
         message.rerun_script.page_name = page
         message.rerun_script.query_string = query
         message.rerun_script.context_info.url = f"{self._url}/{page}"
+        message.rerun_script.widget_states.widgets.extend(states)
         if pressed:
             message.rerun_script.widget_states.widgets.add(id=pressed, trigger_value=True)
         started = time.perf_counter()
@@ -83,6 +90,8 @@ class Session:
 def _take(answer: ForwardMsg, found: View) -> None:
     if answer.WhichOneof("type") == "auth_redirect":
         found.redirect = answer.auth_redirect.url
+    if answer.WhichOneof("type") == "new_session":
+        found.session = answer.new_session.initialize.session_id
     if answer.WhichOneof("type") != "delta":
         return
     element = answer.delta.new_element
@@ -95,6 +104,8 @@ def _take(answer: ForwardMsg, found: View) -> None:
         found.errors.append(element.exception.message)
     elif kind == "button":
         found.buttons.append((element.button.label, element.button.id))
+    elif kind == "file_uploader":
+        found.uploaders.append(element.file_uploader.id)
 
 
 @contextmanager
