@@ -4,12 +4,14 @@ import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 from engine.errors import StudyError, did_you_mean
 from engine.study.lanes import Lane, check_steps
 from engine.study.schedulers import SCHEDULERS, Scheduler, check_entry
 
+KEY_LETTERS, DIGEST_LETTERS = 64, 8
 CONFIG_KEYS = ("scheduler_class", "num_inference_steps", "description", "config")
 
 
@@ -59,4 +61,13 @@ def _entry(name: str, scheduler_class: Any) -> Scheduler:
 
 
 def _key(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:64] or "scheduler"
+    """A key for a name, the same for the same name and another for another.
+
+    Names of letters, digits, '.', '+', '-' and single spaces are kept as they are, spaces as underscores; what else a
+    name holds is lost in a key, so such names, and those that a scheduler of the table has, get a digest as well.
+    """
+    plain = re.sub(r"[^A-Za-z0-9.+-]+", "_", name).strip("_").lstrip(".+-_")
+    if plain.replace("_", " ") == name and 0 < len(plain) <= KEY_LETTERS and plain not in SCHEDULERS:
+        return plain
+    room = KEY_LETTERS - DIGEST_LETTERS - 1
+    return f"{plain[:room] or 'scheduler'}_{sha256(name.encode()).hexdigest()[:DIGEST_LETTERS]}"

@@ -13,13 +13,13 @@ import engine.run
 from diffusion_scheduler_visualizer import DiffusionSchedulerVisualizer
 from engine.errors import LabError, ModelError, StudyError
 from engine.sharing.grid import LABEL_WIDTH, MARGIN
-from engine.visualizer import lane_of
 from tests.engine.miniatures import FailsAtStepThree
 
 PROMPT = "disc and ring"
 COLUMNS = {
     "scheduler", "lane", "steps", "nfe", "n", "median_ms", "low_ms", "high_ms", "speedup", "speedup_low",
-    "speedup_high", "settled", "device_name", "description", "error", "text_ms", "denoiser_ms", "scheduler_ms", "decode_ms",
+    "speedup_high", "settled", "device_name", "description", "text_ms", "denoiser_ms", "scheduler_ms", "decode_ms",
+    "error",
 }  # fmt: skip
 THREE = {"DDIM (50 steps)": 50, "DPM-Solver++ (20 steps)": 20, "Euler (30 steps)": 30}
 
@@ -188,14 +188,6 @@ def test_a_configuration_override_makes_another_scheduler(quick: DiffusionSchedu
     assert plain.final.tobytes() != karras.final.tobytes()
     table = quick.analyze_scheduler_efficiency([PROMPT], repeats=1)
     assert sorted(table["scheduler"]) == ["DDIM", "Euler", "Euler Karras"]
-
-
-def test_a_class_may_be_named_by_text_or_be_ones_own() -> None:
-    by_name = lane_of("Mine", {"scheduler_class": "EulerDiscreteScheduler", "num_inference_steps": 9})
-    assert (by_name.key, by_name.scheduler.key) == ("euler:9", "euler")
-    own = lane_of("My own!", {"scheduler_class": FailsAtStepThree, "num_inference_steps": 5})
-    assert (own.key, own.label) == ("My_own:5", "My own! 5")
-    assert own.scheduler.target == "tests.engine.miniatures:FailsAtStepThree"
 
 
 def test_a_scheduler_that_fails_raises_its_error_from_capture_and_is_noted_in_the_grid(tmp_path: Path) -> None:
