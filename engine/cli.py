@@ -54,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
     score.set_defaults(command="studies.score_study")
 
     claims = add("claims", help="put the claims of data/claims.toml to the test with what the cache holds")
-    claims.add_argument("study", nargs="?", default="readme_claims", help="a cached study (default readme_claims)")
+    claims.add_argument(
+        "study", nargs="?", default="readme_claims", help="a cached study, by name or file (default readme_claims)"
+    )
     claims.add_argument("--claims", type=Path, default=CLAIMS, metavar="FILE", help="another file of claims")
     claims.add_argument("--json", type=Path, metavar="FILE", help="write the verdicts to a file as well")
     _cache(claims)
@@ -85,13 +87,13 @@ def parser() -> argparse.ArgumentParser:
     verify.set_defaults(command="verify.verify")
 
     order = add("convergence", help="show errors over denoiser calls and the observed order of each scheduler")
-    order.add_argument("study", help="a cached study that has a [reference]")
+    order.add_argument("study", help="a cached study that has a [reference], by name or TOML file")
     order.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
     _cache(order)
     order.set_defaults(command="schedules.show_convergence")
 
     phases = add("phases", help="show where the phases of denoising lie, and from when on the picture is decided")
-    phases.add_argument("study", help="a cached study")
+    phases.add_argument("study", help="a cached study, by name or TOML file")
     phases.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
     _cache(phases)
     phases.set_defaults(command="phases.show")

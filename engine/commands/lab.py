@@ -4,8 +4,9 @@ import argparse
 import json
 
 from engine.cache.connection import migrate
+from engine.commands.files import check_json, write_json
 from engine.commands.words import print_table
-from engine.errors import CacheMissing, LabError, ModelError
+from engine.errors import CacheMissing, ModelError
 from engine.study.schedulers import SCHEDULERS, lookup
 from engine.study.source import EXAMPLE_HUB_ID, ModelSource, find_model
 
@@ -63,13 +64,10 @@ def bench(arguments: argparse.Namespace) -> int:
     """`bench`."""
     from engine.bench import describe_bench, run_bench
 
-    if arguments.json and not arguments.json.resolve().parent.is_dir():
-        raise LabError(f"--json {arguments.json}: there is no folder {arguments.json.resolve().parent}.")
-
+    check_json(arguments.json)
     result = run_bench(arguments.model, arguments.device, arguments.repeats, arguments.max_batch, print)
     print(describe_bench(result))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.json, result)
     return 0
 
 

@@ -9,9 +9,9 @@ import pandas as pd
 from engine.analysis.borders import BORDERS, Measured, border_rows, borders
 from engine.analysis.commitment import Commitment, commitment, point_rows
 from engine.cache import phases
-from engine.cache.connection import migrate, reading
+from engine.cache.connection import reading
 from engine.cache.findings import load_findings
-from engine.commands.schedules import check_json
+from engine.commands.files import cached_name, check_json, migrate_existing, write_json
 from engine.commands.words import print_table
 from engine.errors import StudyError
 
@@ -19,18 +19,18 @@ from engine.errors import StudyError
 def show(arguments: argparse.Namespace) -> int:
     """`phases STUDY`."""
     check_json(arguments.json)
-    if arguments.cache.exists():
-        migrate(arguments.cache)
+    name = cached_name(arguments.study)
+    migrate_existing(arguments.cache)
     with reading(arguments.cache) as db:
-        findings = load_findings(db, arguments.study, ())
+        findings = load_findings(db, name, ())
         lanes = list(dict.fromkeys(findings.cells["study_lane"]))
-        curves = {lane: (phases.step_curves(db, arguments.study, lane), phases.frame_curves(db, arguments.study, lane))
+        curves = {lane: (phases.step_curves(db, name, lane), phases.frame_curves(db, name, lane))
                   for lane in lanes}  # fmt: skip
-        changes = phases.commitment(db, arguments.study)
+        changes = phases.commitment(db, name)
     measured = [row for lane, (steps, frames) in curves.items() for row in borders(steps, frames, [lane])]
     decided = commitment(changes) if len(changes) else None
     if not measured and decided is None:
-        raise StudyError(f"No step of '{arguments.study}' has been recorded; run it first.")
+        raise StudyError(f"No step of '{name}' has been recorded; run it first.")
     if measured:
         print_table(border_rows(measured))
         known = {row.border.key for row in measured}
@@ -42,10 +42,8 @@ def show(arguments: argparse.Namespace) -> int:
     print("\nMeans over prompts, or pairs of prompts, with 95 % bootstrap intervals. Progress is the share of the "
           "denoiser calls.")  # fmt: skip
     print("\n".join(f"Computed on {line}." for line in findings.environment_lines()))
-    if arguments.json:
-        plain = {"study": arguments.study, "environments": findings.environment_lines(),
-                 **_plain(measured, decided)}  # fmt: skip
-        arguments.json.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.json, {"study": name, "environments": findings.environment_lines(),
+                                **_plain(measured, decided)})  # fmt: skip
     return 0
 
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from engine.analysis.convergence import Convergence, convergence, convergence_rows, order_rows
 from engine.analysis.matched import LEVELS, matched_errors, metric_at
 from engine.cache import schedules
-from engine.cache.connection import migrate, reading
+from engine.cache.connection import reading
 from engine.cache.findings import load_findings
+from engine.commands.files import cached_name, check_json, migrate_existing, write_json
 from engine.commands.words import print_table
-from engine.errors import LabError, StudyError
+from engine.errors import StudyError
 from engine.study.lanes import Finding, Lane, parse_lane
 from engine.study.source import find_model
 from engine.study.study import load_study
@@ -39,8 +40,7 @@ def lint(arguments: argparse.Namespace) -> int:
                          "first (`run` does), or give another --model.")  # fmt: skip
     found = [lint_lane(lane, source.scheduler_config) for lane in lanes]
     _print(found, levels=arguments.levels or len(found) == 1)
-    if arguments.json:
-        arguments.json.write_text(json.dumps([_plain(row) for row in found], indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.json, [_plain(row) for row in found])
     if arguments.store:
         _store(arguments)
     return 1 if any(finding.severity == "error" for row in found for finding in row.findings) else 0
@@ -49,14 +49,14 @@ def lint(arguments: argparse.Namespace) -> int:
 def show_convergence(arguments: argparse.Namespace) -> int:
     """`convergence STUDY`."""
     check_json(arguments.json)
-    if arguments.cache.exists():
-        migrate(arguments.cache)
+    name = cached_name(arguments.study)
+    migrate_existing(arguments.cache)
     with reading(arguments.cache) as db:
-        findings = load_findings(db, arguments.study)
-        paths = schedules.paths(db, arguments.study)
+        findings = load_findings(db, name)
+        paths = schedules.paths(db, name)
     end = convergence(findings.quality, findings.cells, floor=findings.floors().get("latent_error", 0.0))
     if end.errors.empty:
-        raise StudyError(f"No cell of '{arguments.study}' has an error against a converged solution; give the study a "
+        raise StudyError(f"No cell of '{name}' has an error against a converged solution; give the study a "
                          "[reference] and run it.")  # fmt: skip
     matched, floors = matched_errors(paths)
     parts = {"error at the end": end} | {
@@ -70,10 +70,8 @@ def show_convergence(arguments: argparse.Namespace) -> int:
     print(f"\nMedians of relative L2 errors; intervals are 95 %, prompts resampled. Floors: {floor} (~: too near it).")
     print(findings.reference_line())
     print("\n".join(f"Computed on {line}." for line in findings.environment_lines()))
-    if arguments.json:
-        plain = {"study": arguments.study, "environments": findings.environment_lines(),
-                 **{part.metric: _tables(part) for part in parts.values()}}  # fmt: skip
-        arguments.json.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.json, {"study": name, "environments": findings.environment_lines(),
+                                **{part.metric: _tables(part) for part in parts.values()}})  # fmt: skip
     return 0
 
 
@@ -98,16 +96,6 @@ def noise(arguments: argparse.Namespace) -> int:
     )])  # fmt: skip
     print(f"\nlatent_error: relative L2 of the final latents; picture_rms: 0 to 255. Cache: {arguments.cache}")
     return 0
-
-
-def check_json(path: Path | None) -> None:
-    """Refuses a file that could not be written, before any work.
-
-    Raises:
-        LabError: Its folder is not there.
-    """
-    if path and not path.resolve().parent.is_dir():
-        raise LabError(f"--json {path}: there is no folder {path.resolve().parent}.")
 
 
 def _lanes(arguments: argparse.Namespace) -> tuple[list[Lane], str]:
@@ -201,8 +189,8 @@ def _bugs(file: Path | None) -> int:
         (bug.code, ", ".join(f"#{issue}" for issue in bug.issues) or "-", "yes" if held[bug.code] else "NO LONGER",
          bug.title, bug.remedy) for bug in KNOWN_BUGS
     )])  # fmt: skip
-    if file:
-        plain = [{"code": bug.code, "issues": bug.issues, "seen": bug.seen, "title": bug.title, "remedy": bug.remedy,
-                  "diffusers": diffusers.__version__, "holds": held[bug.code]} for bug in KNOWN_BUGS]  # fmt: skip
-        file.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    write_json(file, [
+        {"code": bug.code, "issues": bug.issues, "seen": bug.seen, "title": bug.title, "remedy": bug.remedy,
+         "diffusers": diffusers.__version__, "holds": held[bug.code]} for bug in KNOWN_BUGS
+    ])  # fmt: skip
     return 0 if all(held.values()) else 1

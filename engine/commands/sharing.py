@@ -6,6 +6,7 @@ from pathlib import Path
 from engine.cache.connection import reading
 from engine.cache.exchange import import_cache
 from engine.cache.queries import studies as list_studies
+from engine.commands.files import cached_name
 from engine.errors import LabError
 from engine.sharing.export import View, export
 from engine.sharing.formats import FORMATS, REPORT_FORMATS, SUFFIXES
@@ -24,7 +25,7 @@ def report(arguments: argparse.Namespace) -> int:
         raise LabError("--price and --usd-per-hour both name a price; give one of them.")
     wish = Wish(arguments.claims, arguments.price, arguments.usd_per_hour, arguments.seconds, arguments.images,
                 arguments.busy)  # fmt: skip
-    for file in write_report(arguments.cache, arguments.study, path, form, wish, pdf=arguments.pdf):
+    for file in write_report(arguments.cache, cached_name(arguments.study), path, form, wish, pdf=arguments.pdf):
         print(f"{file}: {file.stat().st_size / 1e6:,.2f} MB")
     return 0
 
@@ -39,7 +40,8 @@ def export_study(arguments: argparse.Namespace) -> int:
     if SUFFIXES.get(suffix, form) != form and not path.is_dir():
         raise LabError(f"-o {path} ends like {SUFFIXES[suffix]}, but --format says {form}; make them agree.")
     view = View(arguments.prompt, arguments.seed, arguments.kind)
-    print("\n".join(export(arguments.cache, arguments.study, form, path, view)))
+    study = None if arguments.study is None else cached_name(arguments.study)
+    print("\n".join(export(arguments.cache, study, form, path, view)))
     return 0
 
 

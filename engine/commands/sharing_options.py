@@ -13,7 +13,7 @@ Add = Callable[..., argparse.ArgumentParser]
 def add_commands(add: Add, cache_option: Callable[[argparse.ArgumentParser], None]) -> None:
     """Adds the commands to the command line."""
     out = add("export", help="write a cached study as another cache, Parquet, CSV, contact sheets, GIF or MP4")
-    out.add_argument("study", nargs="?", help="a cached study; left out with --format duckdb: the whole cache")
+    out.add_argument("study", nargs="?", help="a cached study, by name or file; left out with --format duckdb: all")
     out.add_argument("--format", choices=FORMATS, help="what to write; unless given, told by the ending of PATH")
     out.add_argument(
         "-o", "--output", type=Path, required=True, metavar="PATH", help="file, or folder for parquet and png"
@@ -30,7 +30,7 @@ def add_commands(add: Add, cache_option: Callable[[argparse.ArgumentParser], Non
     into.set_defaults(command="sharing.import_file")
 
     page = add("report", help="write a cached study as one page that opens offline: HTML, PDF, Markdown or a picture")
-    page.add_argument("study", help="a cached study")
+    page.add_argument("study", help="a cached study, by name or TOML file")
     page.add_argument("-o", "--output", type=Path, required=True, metavar="PATH",
                       help="file ending in .html, .pdf, .md or .png")  # fmt: skip
     page.add_argument("--format", choices=REPORT_FORMATS, help="unless given, told by the ending of PATH")

@@ -1,18 +1,17 @@
 """Commands about a study: run, plan, score, claims. Torch is imported only by those that compute."""
 
 import argparse
-import json
 from dataclasses import asdict
-from pathlib import Path
 
 from engine.analysis import statistics
 from engine.analysis.claims import claim_lines, evaluate, read_claims
 from engine.analysis.comparison import compare, comparison_rows, undecided_lines
 from engine.analysis.sets import feature_lines, refusal_lines, set_rows
-from engine.cache.connection import migrate, reading
+from engine.cache.connection import reading
 from engine.cache.findings import load_findings
+from engine.commands.files import cached_name, check_json, migrate_existing, write_json
 from engine.commands.words import duration, print_table
-from engine.errors import LabError, StudyError
+from engine.errors import StudyError
 from engine.frame_scoring import score_frames
 from engine.outline import outline
 from engine.progress import make_progress
@@ -115,24 +114,16 @@ def score_study(arguments: argparse.Namespace) -> int:
 
 def claims(arguments: argparse.Namespace) -> int:
     """`claims [STUDY]`."""
-    if arguments.json and not arguments.json.resolve().parent.is_dir():
-        raise LabError(f"--json {arguments.json}: there is no folder {arguments.json.resolve().parent}.")
+    check_json(arguments.json)
+    name = cached_name(arguments.study)
     migrate_existing(arguments.cache)
     with reading(arguments.cache) as db:
-        findings = load_findings(db, arguments.study)
+        findings = load_findings(db, name)
     verdicts = evaluate(read_claims(arguments.claims), findings)
     print("\n".join(claim_lines(verdicts, findings)))
-    if arguments.json:
-        plain = {"study": arguments.study, "environments": findings.environment_lines(),
-                 "claims": [asdict(verdict) for verdict in verdicts]}  # fmt: skip
-        arguments.json.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.json, {"study": name, "environments": findings.environment_lines(),
+                                "claims": [asdict(verdict) for verdict in verdicts]})  # fmt: skip
     return 0
-
-
-def migrate_existing(cache: Path) -> None:
-    """Brings an older cache up to date; leaves it to others to say that there is none."""
-    if cache.exists():
-        migrate(cache)
 
 
 def _power(prompts: int) -> str:
