@@ -93,7 +93,7 @@ class Outline:
 
     @property
     def seconds(self) -> float | None:
-        """Expected seconds at most: as if nothing were batched."""
+        """Expected seconds of the denoiser calls alone, as if none were batched; loading and scoring come on top."""
         if self.seconds_per_call is None:
             return None
         return self.seconds_per_call * (self.image_calls + self.timing_calls + self.reference_calls + self.swap_calls)
@@ -106,7 +106,7 @@ class Outline:
             "device_name": environment.device_name, "dtype": self.cells[0].dtype, "torch": environment.torch,
             "diffusers": environment.diffusers, "cells": len(self.cells), "missing": len(self.missing),
             "samples": sum(timing.missing for timing in self.timings), "references": len(self.missing_references),
-            "seconds_at_most": self.seconds,
+            "denoiser_seconds": self.seconds,
         }  # fmt: skip
 
     @property

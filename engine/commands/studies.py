@@ -1,6 +1,7 @@
 """Commands about a study: run, plan, score, claims. Torch is imported only by those that compute."""
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import asdict
 
 from engine.analysis import statistics
@@ -12,8 +13,9 @@ from engine.cache.findings import load_findings
 from engine.commands.files import cached_name, check_json, migrate_existing, write_json
 from engine.commands.words import duration, print_table
 from engine.errors import StudyError
+from engine.foresight import without_verdict
 from engine.frame_scoring import score_frames
-from engine.outline import outline
+from engine.outline import Outline, outline
 from engine.progress import make_progress
 from engine.run import Summary, run_study
 from engine.scoring import score, scoring_lines
@@ -56,27 +58,34 @@ def plan(arguments: argparse.Namespace) -> int:
     print(f"Cache        {arguments.cache}")
     print(f"Images       {len(found.cells) - len(found.missing)} cached, {len(found.missing)} to make "
           f"({found.image_calls:,} denoiser calls, about {found.bytes / 1e6:,.0f} MB)")  # fmt: skip
-    samples = sum(timing.missing for timing in found.timings)
-    print(f"Timing       {samples} samples to take ({found.timing_calls:,} denoiser calls with warm-up)")
-    if study.reference is not None:
-        print(f"Reference    {study.reference.lane.key} checked by {study.reference.check.key}: "
-              f"{len(found.missing_references)} cells to make ({found.reference_calls:,} denoiser calls)")  # fmt: skip
-    if study.commitment is not None:
-        print(f"Commitment   {len(found.missing_swaps)} of {len(found.swaps)} changes of prompt to make "
-              f"({found.swap_calls:,} denoiser calls)")  # fmt: skip
-    print(f"Statistics   {_power(len(study.prompts))}")
-    if found.nothing_to_do:
-        print("Nothing to do.")
-    elif found.seconds is None:
-        print("Time         unknown: this model has not been timed on this machine yet")
-    else:
-        pace = f"{found.seconds_per_call:.3f} s a call at batch 1"
-        print(f"Time         at most about {duration(found.seconds)} (by {pace})")
+    print("\n".join(_work_lines(found)))
     for lane, finding in found.findings:
         print(f"Warning      {lane.key}: {finding.message}")
     for note in found.notes:
         print(f"Warning      {note}")
     return 0
+
+
+def _work_lines(found: Outline) -> Iterator[str]:
+    """How much there is to do besides the images, what it can say, and how long the calls take."""
+    study = found.study
+    samples = sum(timing.missing for timing in found.timings)
+    yield f"Timing       {samples} samples to take ({found.timing_calls:,} denoiser calls with warm-up)"
+    if study.reference is not None:
+        yield (f"Reference    {study.reference.lane.key} checked by {study.reference.check.key}: "
+               f"{len(found.missing_references)} cells to make ({found.reference_calls:,} denoiser calls)")  # fmt: skip
+    if study.commitment is not None:
+        yield (f"Commitment   {len(found.missing_swaps)} of {len(found.swaps)} changes of prompt to make "
+               f"({found.swap_calls:,} denoiser calls)")  # fmt: skip
+    yield f"Statistics   {_power(len(study.prompts))}"
+    yield from (f"No verdict   {line}" for line in without_verdict(study, found.source))
+    if found.nothing_to_do:
+        yield "Nothing to do."
+    elif found.seconds is None:
+        yield "Time         unknown: this model has not been timed on this machine yet"
+    else:
+        yield (f"Time         about {duration(found.seconds)} for the denoiser calls alone, one by one at "
+               f"{found.seconds_per_call:.3f} s; loading, decoding and scoring come on top")  # fmt: skip
 
 
 def score_study(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,36 @@
+"""What a study will be able to say nothing about, told before anything runs. Imports no torch."""
+
+from collections.abc import Iterator
+
+from engine.measuring.evidence import Subject, Unmeasurable
+from engine.measuring.metrics import METRICS, Metric
+from engine.study.source import ModelSource
+from engine.study.study import Study
+
+
+def without_verdict(study: Study, source: ModelSource) -> list[str]:
+    """One line for each reason why metrics of a study will get no verdict, and what to give instead.
+
+    Metrics that cannot be measured here are not listed: `score` says why, and how to get what they need.
+    """
+    measured = list(_measured(study, source))
+    lines, pairs = [], len(study.prompts) * len(study.seeds)
+    bare = [metric.key for metric in measured if metric.margin is None]
+    if len(study.seeds) == 1 and bare:
+        lines.append(f"{', '.join(bare)}: their margin is the baseline's seed-to-seed noise, which one seed does not "
+                     "show; give two seeds or more")  # fmt: skip
+    for needed in sorted({metric.smallest_n for metric in measured if metric.smallest_n > pairs}):
+        few = [metric.key for metric in measured if metric.smallest_n == needed]
+        lines.append(f"{', '.join(few)}: {pairs} of the {needed} pairs of pictures they need; give more prompts or "
+                     "seeds")  # fmt: skip
+    return lines
+
+
+def _measured(study: Study, source: ModelSource) -> Iterator[Metric]:
+    subject = Subject(source, study.reference)
+    for metric in METRICS.values():
+        try:
+            metric.full_version(subject)
+        except Unmeasurable:
+            continue
+        yield metric
