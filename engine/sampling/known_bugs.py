@@ -169,7 +169,7 @@ KNOWN_BUGS: tuple[KnownBug, ...] = (
              "none; the difference is shown", lambda: worst_level(_karras(20)) > 0.01),
     KnownBug("last_jump", (6477, 5541), _HERE,
              "multistep solvers end with a first-order jump from a high level to zero",
-             "Karras levels, or final_sigmas_type = 'sigma_min'", _last_jump),
+             "Karras levels, or more steps near the end; 'sigma_min' only leaves noise in the picture", _last_jump),
     KnownBug("stops_noisy", (), _HERE, "DEIS and SA-Solver stop at the lowest level, not at zero",
              "none; the noise stays in the latents", _stops_noisy),
     KnownBug("start", (), _HERE, "leading spacing starts below the highest level, with pure noise",

@@ -238,6 +238,8 @@ def _gaussian() -> ModelSource:
         fingerprint=sha256(b"".join(file.read_bytes() for file in code)).hexdigest(),
         pipeline="StableDiffusionPipeline",
         size=(64, 64),
-        scheduler_config={"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "steps_offset": 1,
+        # That of the pipeline that sampling/gaussian.py builds; importing it would import torch.
+        scheduler_config={"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085,
+                          "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1,
                           "set_alpha_to_one": False, "clip_sample": False},
     )  # fmt: skip

@@ -10,12 +10,14 @@ import pytest
 from engine.cli import main
 from engine.sampling import known_bugs
 from engine.sampling.building import build_scheduler
+from engine.sampling.gaussian import build_pipeline
 from engine.sampling.known_bugs import KNOWN_BUGS, KnownBug
 from engine.sampling.lint import Lint, lane_settings, lint_lane
 from engine.sampling.models import Model
 from engine.sampling.probe import Probe, probe
 from engine.study.lanes import Lane, parse_lane
 from engine.study.schedulers import SCHEDULERS, Scheduler
+from engine.study.source import find_model
 from tests.engine.miniatures import SD_SCHEDULER
 
 STEPS = 10
@@ -128,6 +130,30 @@ def test_the_long_last_step_of_default_second_order_solvers_is_a_warning_and_kar
     assert severity("dpmpp_2m:20", final_sigmas_type="sigma_min") == "info"
     assert severity("euler:20", timestep_spacing="trailing") == "info", "a first-order solver loses no order"
     assert probed(parse_lane("dpmpp_2m:20")).sigmas[-1] == pytest.approx(0.2256, abs=5e-4)
+
+
+def test_the_advice_against_the_long_last_step_is_what_was_measured_to_help() -> None:
+    [finding] = [finding for finding in lint_lane(parse_lane("dpmpp_2m:20"), SD_SCHEDULER).findings
+                 if finding.code == "last_jump"]  # fmt: skip
+    bug = known_bugs.bug_of("last_jump")
+    assert bug is not None
+    for text in (finding.message, bug.remedy):
+        assert "Karras levels" in text
+        assert "noise in the picture" in text
+
+
+def test_the_levels_of_the_gaussian_model_are_those_of_its_pipeline() -> None:
+    source, pipe = find_model("gaussian"), build_pipeline()
+    assert {key: pipe.scheduler.config[key] for key in source.scheduler_config if key != "_class_name"} == {
+        key: value for key, value in source.scheduler_config.items() if key != "_class_name"
+    }
+    for text in ("ddim:10", "dpmpp_2m:10", "euler:10"):
+        lint = lint_lane(parse_lane(text), source.scheduler_config)
+        built = probe(build_scheduler(parse_lane(text), pipe.scheduler.config), 10)
+        assert lint.probe is not None
+        assert lint.probe.sigmas == pytest.approx(built.sigmas)
+        if text == "euler:10":
+            assert lint.probe.sigmas[0] == pytest.approx(14.6, abs=0.05)
 
 
 def test_settings_say_where_they_come_from() -> None:
