@@ -9,7 +9,7 @@ import time
 
 import psutil
 
-from engine.environment import cores, processor_name, resolve_device
+from engine.environment import DEVICES, cores, processor_name, resolve_device, why_unusable
 from engine.errors import LabError
 from engine.paths import DEFAULT_CACHE
 from engine.study.plan import resolve_dtype
@@ -72,7 +72,8 @@ def _device(problems: list[str]) -> list[str]:
         lines.append(
             f"             {torch.get_num_threads()} threads (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')})"
         )
-    return lines
+    others = [(other, why_unusable(other)) for other in DEVICES if other not in {"auto", device}]
+    return [*lines, *(f"             not {other}: {why}" for other, why in others if why)]
 
 
 def _models(problems: list[str]) -> list[str]:

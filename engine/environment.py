@@ -59,7 +59,7 @@ def describe(device: str, memory: str = "standard") -> Environment:
     }
     if device == "cuda":
         details["driver"] = _cuda_driver()
-    name = _cuda_name() if device == "cuda" else processor_name()
+    name = _cuda()[0] if device == "cuda" else processor_name()
     return Environment(device, name, memory, versions["torch"], versions["diffusers"], details)
 
 
@@ -71,12 +71,22 @@ def resolve_device(asked: str) -> str:
     """
     if asked not in DEVICES:
         raise LabError(f"Unknown device '{asked}'; one of {', '.join(DEVICES)}.")
-    found = "cuda" if _cuda_name() else "mps" if _has_mps() else "cpu"
+    found = next(device for device in DEVICES[1:] if not why_unusable(device))
     if asked == "auto":
         return found
     if asked != "cpu" and asked != found:
-        raise LabError(f"Device '{asked}' is not usable here (found: {found}). `python -m engine doctor` says why.")
+        why = why_unusable(asked) or f"this machine has {found}"
+        raise LabError(f"Device '{asked}' is not usable here: {why}. Give --device {found}.")
     return asked
+
+
+def why_unusable(device: str) -> str:
+    """Why "cuda", "mps" or "cpu" cannot be used here, with the remedy; empty if it can."""
+    if device == "cuda":
+        return _cuda()[1]
+    if device == "mps" and not (sys.platform == "darwin" and platform.machine() == "arm64"):
+        return "it takes a Mac with Apple silicon"
+    return ""
 
 
 def processor_name() -> str:
@@ -103,25 +113,26 @@ def _version(package: str) -> str:
         return ""
 
 
-def _has_mps() -> bool:
-    return sys.platform == "darwin" and platform.machine() == "arm64"
-
-
 @functools.cache
-def _cuda_name() -> str:
-    """Name of the first GPU that the installed torch could use, or an empty string."""
-    if "+cpu" in _version("torch") or os.environ.get("CUDA_VISIBLE_DEVICES") in {"", "-1"}:
-        return ""
-    if "+rocm" in _version("torch"):
-        return "AMD GPU" if Path("/dev/kfd").exists() else ""
+def _cuda() -> tuple[str, str]:
+    """Name of the first GPU that the installed torch could use, or an empty string and why there is none."""
+    torch, visible = _version("torch"), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if "+cpu" in torch:
+        return "", f"this build of torch ({torch}) is for CPUs; install one for CUDA, see https://pytorch.org"
+    if visible in {"", "-1"}:
+        return "", f"CUDA_VISIBLE_DEVICES={visible!r} hides all GPUs; unset it"
+    if "+rocm" in torch:
+        return ("AMD GPU", "") if Path("/dev/kfd").exists() else ("", "there is no AMD GPU, or no driver (/dev/kfd)")
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
-        return ""
+        return "", "there is no NVIDIA driver; in a container, pass the GPU on to it (docker run --gpus all)"
+    if error := driver.cuInit(0):
+        return "", f"the NVIDIA driver does not start (error {error} of cuInit); `nvidia-smi` tells more"
     device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
-    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDeviceGetName(name, 256, device):
-        return ""
-    return name.value.decode(errors="replace")
+    if driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDeviceGetName(name, 256, device):
+        return "", "the NVIDIA driver is here, but no GPU"
+    return name.value.decode(errors="replace"), ""
 
 
 def _cuda_driver() -> str:

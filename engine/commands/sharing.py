@@ -47,9 +47,30 @@ def export_study(arguments: argparse.Namespace) -> int:
 
 def import_file(arguments: argparse.Namespace) -> int:
     """`import FILE`."""
+    _check_cache_file(arguments.file)
     merged = import_cache(arguments.file, arguments.cache)
     print("\n".join(import_lines(merged, arguments.file)))
     with reading(arguments.cache) as db:
         names = ", ".join(list_studies(db)["name"])
     print(f"Cache: {arguments.cache} (studies: {names or 'none'})")
     return 0
+
+
+def _check_cache_file(file: Path) -> None:
+    """Refuses what is no DuckDB file, in words about importing.
+
+    Raises:
+        LabError: It is a folder or another kind of file.
+    """
+    remedy = "`import` takes a cache: a .duckdb file, such as `export STUDY -o FILE.duckdb` writes"
+    if file.is_dir():
+        raise LabError(f"{file} is a folder; {remedy}. Parquet is for other programs to read.")
+    if not file.is_file():
+        return  # the import says that there is none, or that it is a pipe
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(12)
+    except OSError as error:
+        raise LabError(f"{file} cannot be read: {error.strerror}.") from error
+    if head[8:12] != b"DUCK":
+        raise LabError(f"{file} is not a DuckDB file; {remedy}.")

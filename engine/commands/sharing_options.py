@@ -25,7 +25,7 @@ def add_commands(add: Add, cache_option: Callable[[argparse.ArgumentParser], Non
     out.set_defaults(command="sharing.export_study")
 
     into = add("import", help="take over what another cache holds, e.g. a colleague's from another machine")
-    into.add_argument("file", type=Path, help="a cache, or what `export` wrote; it is only read")
+    into.add_argument("file", type=Path, help="a .duckdb file: a cache, or an export as one; it is only read")
     cache_option(into)
     into.set_defaults(command="sharing.import_file")
 

@@ -48,12 +48,12 @@ def fetch(source: ModelSource) -> ModelSource:
     if source.fingerprint is not None:
         return source
     repo, _, revision = source.name.partition("@")
+    quiet()
     try:
         DiffusionPipeline.download(repo, revision=revision or None, use_safetensors=True)
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
         raise ModelError(
-            f"Model '{source.name}' is not in the local cache and could not be fetched: {reason} "
+            f"Model '{source.name}' is not in the local cache and could not be fetched: {_why_not_fetched(error)}. "
             f"With a network, `hf download {repo}` fetches it; or give the folder of a local copy."
         ) from error
     fetched = find_model(source.name)
@@ -63,6 +63,33 @@ def fetch(source: ModelSource) -> ModelSource:
             f"network, `hf download {repo}` completes it."
         )
     return fetched
+
+
+# By the name of an error of huggingface_hub, its HTTP client or the system; the first that is met in the chain counts.
+_NOT_FETCHED = {
+    "OfflineModeIsEnabled": "offline mode is on (HF_HUB_OFFLINE is set); unset it",
+    "GatedRepoError": "it has to be asked for; accept its terms on huggingface.co and run `hf auth login`",
+    "RepositoryNotFoundError": "the hub has no such public model (for a private one run `hf auth login`)",
+    "RevisionNotFoundError": "the model has no such revision",
+    "TransportError": "the hub cannot be reached from here",
+    "ConnectionError": "the hub cannot be reached from here",
+    "TimeoutError": "the hub cannot be reached from here",
+    "gaierror": "the hub cannot be reached from here",
+}
+
+
+def _why_not_fetched(error: BaseException) -> str:
+    """Why a download failed, in words of ours: those of the libraries speak of their own options and stack traces."""
+    chain = [error]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) is not None and len(chain) < 20:
+        chain.append(before)
+    for each in chain:
+        for kind in type(each).__mro__:
+            if kind.__name__ in _NOT_FETCHED:
+                return _NOT_FETCHED[kind.__name__]
+    if "safetensors" in str(error):
+        return "it has no weights as safetensors, the only ones that are read"
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200].rstrip('. ')}"
 
 
 def load(source: ModelSource, device: str, dtype: str, memory: Memory = "standard") -> Model:
