@@ -73,7 +73,12 @@ def merge(source: Connection, group: Group, study: str | None = None) -> Merged:
         source: The other cache, open for reading.
         group: Opens the cache to write to, for one transaction.
         study: Take only this study, with all it needs; None: everything.
+
+    Raises:
+        CacheRefused: The plan of a study is none; nothing was taken.
     """
+    studies = next(table for table in of_kind("study") if table.name == "studies")
+    merge_studies.check(read(source, studies, study))
     merged = Merged()
     with group() as db:
         for table in of_kind("shared"):

@@ -1,6 +1,5 @@
 """Taking over studies: which become one, which grow, and which get a name of their own. The rules stand in `merge`."""
 
-import json
 import re
 from dataclasses import dataclass
 from hashlib import sha256
@@ -11,6 +10,8 @@ import pyarrow.compute as pc
 
 from engine.cache.connection import Connection
 from engine.cache.inventory import of_kind
+from engine.cache.stored_plan import read_plan
+from engine.errors import CacheRefused
 
 if TYPE_CHECKING:
     from engine.cache.merge import Merged
@@ -51,6 +52,16 @@ def take(source: Connection, db: Connection, incoming: dict[str, pa.Table], merg
             rows = rows if title == name else _renamed(rows, title)
             merged.added(table.name, _insert(db, table.name, table.unit, rows))
         merged.studies.append(_words(db, name, title, outcome, study))
+
+
+def check(incoming: pa.Table) -> None:
+    """Looks at the plans of another cache's studies, before anything of it is taken over.
+
+    Raises:
+        CacheRefused: One is none.
+    """
+    for row in incoming.to_pylist():
+        read_plan(str(row["spec"]), str(row["study_id"]))
 
 
 def _on_the_same_pictures(rows: pa.Table, table: str, study: _Study, others: set[str]) -> pa.Table:
@@ -138,7 +149,7 @@ def _insert(db: Connection, table: str, unit: tuple[str, ...], rows: pa.Table) -
 
 def _words(db: Connection, name: str, title: str, outcome: str, study: _Study) -> str:
     here = _here(db, title)
-    settings = here is not None and json.loads(here.spec) != json.loads(study.spec)
+    settings = here is not None and _plan(here.spec, title) != _plan(study.spec, name)
     count = f"{len(study.cells):,} cells"
     said = {
         "new": f"{name}: new, {count}",
@@ -152,3 +163,11 @@ def _words(db: Connection, name: str, title: str, outcome: str, study: _Study) -
     if outcome in ("same", "smaller") and settings:
         said += "; its settings differ, those here stay"
     return said
+
+
+def _plan(spec: str, study: str) -> object:
+    """The settings, whatever the order they stand in; the text if it is no plan, as older imports let in."""
+    try:
+        return read_plan(spec, study)
+    except CacheRefused:
+        return spec

@@ -1,6 +1,5 @@
 """Questions to the cache, one function each. Every function takes an open connection and returns plain data."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from engine.errors import CacheRefused
+from engine.cache.stored_plan import read_plan
 
 
 def finished(db: duckdb.DuckDBPyConnection, ids: Sequence[str]) -> dict[str, tuple[int, frozenset[str]]]:
@@ -71,13 +70,7 @@ def spec(db: duckdb.DuckDBPyConnection, study_id: str) -> dict[str, Any] | None:
     row = db.execute("SELECT spec FROM studies WHERE study_id = ?", [study_id]).fetchall()
     if not row:
         return None
-    try:
-        plan = json.loads(row[0][0])
-    except (ValueError, RecursionError) as error:
-        raise CacheRefused(f"The plan of the study '{study_id[:80]}' cannot be read: it is no JSON.") from error
-    if not isinstance(plan, dict):
-        raise CacheRefused(f"The plan of the study '{study_id[:80]}' cannot be read: it is no table.")
-    return plan
+    return read_plan(str(row[0][0]), study_id)
 
 
 def cells(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:

@@ -51,7 +51,7 @@ _FOREIGN = {
 _SCHEMAS = "SELECT schema_name FROM system.main.duckdb_schemas() WHERE NOT internal"
 _TABLES = "SELECT table_name, sql FROM system.main.duckdb_tables() WHERE NOT internal"
 _COLUMNS = (
-    "SELECT table_name, column_name, data_type FROM system.main.duckdb_columns() "
+    "SELECT table_name, column_name, data_type, is_nullable FROM system.main.duckdb_columns() "
     "WHERE NOT internal AND database_name = system.main.current_database() ORDER BY table_name, column_index"
 )
 
@@ -96,14 +96,14 @@ def inspect(db: duckdb.DuckDBPyConnection, path: Path) -> None:
     """
     for table, columns in _columns(db).items():
         sizes = ["count(*)"]
-        for name, kind in columns:
+        for name, kind, _ in columns:
             if kind in ("VARCHAR", "JSON"):
                 sizes += [f"coalesce(max(length({name}::VARCHAR)), 0)", f"coalesce(sum(length({name}::VARCHAR)), 0)"]
             elif kind == "BLOB":
                 sizes += [f"coalesce(max(octet_length({name})), 0)"]
         rows, *rest = db.execute(f"SELECT {', '.join(sizes)} FROM {table}").fetchall()[0]
         _refuse_large(path, f"table '{table}' has {rows:,} rows", rows, MAX_ROWS)
-        for name, kind in columns:
+        for name, kind, _ in columns:
             if kind in ("VARCHAR", "JSON"):
                 longest, total = rest.pop(0), rest.pop(0)
                 _refuse_large(path, f"'{table}.{name}' has a text of {longest:,} characters", longest, MAX_TEXT)
@@ -147,15 +147,16 @@ def within(db: duckdb.DuckDBPyConnection, seconds: float | None, path: Path) -> 
         timer.cancel()
 
 
-def _columns(db: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[str, str]]]:
-    tables: dict[str, list[tuple[str, str]]] = {}
-    for table, column, kind in db.execute(_COLUMNS).fetchall():
-        tables.setdefault(table, []).append((column, kind))
+def _columns(db: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[str, str, bool]]]:
+    """(name, type, may be NULL) of every column, by table."""
+    tables: dict[str, list[tuple[str, str, bool]]] = {}
+    for table, column, kind, nullable in db.execute(_COLUMNS).fetchall():
+        tables.setdefault(table, []).append((column, kind, nullable))
     return tables
 
 
 @functools.cache
-def _known_columns(migrations: tuple[Migration, ...]) -> dict[str, list[tuple[str, str]]]:
+def _known_columns(migrations: tuple[Migration, ...]) -> dict[str, list[tuple[str, str, bool]]]:
     with duckdb.connect() as db:
         db.execute(CREATE_MIGRATIONS)
         for step in migrations:

@@ -40,11 +40,13 @@ def comparison_grid(
             raise StudyError(f"Study '{study}' has no cell with seed {seed} and prompt {prompt[:80]!r} in {cache}.")
         frames = queries.frames(db, list(cells["trajectory_id"]), [kind, "final"])
         frames = frames[frames["video_frame"] == 0]
-        timings = summarise(queries.timings(db, study), spec["baseline"])
+        timings = summarise(queries.timings(db, study), str(spec.get("baseline") or ""))
     timings = timings[timings["batch_size"] == 1].drop_duplicates("lane").set_index("lane")
     paths = {key: _path(group) for key, group in frames[frames["kind"] == kind].groupby("trajectory_id")}
     # Other studies may have asked for more frames of the same cells.
-    columns = min(max(map(len, paths.values()), default=0), spec["frames"]["count"])
+    most = max(map(len, paths.values()), default=0)
+    asked = (spec.get("frames") or {}).get("count")
+    columns = most if asked is None else max(min(most, asked), 0)
     reached = _reached(list(paths.values()), columns)
     rows = [_row(cell, frames, timings, paths, reached, names or {}) for _, cell in cells.iterrows()]
     where = timings["device_name"].iloc[0] if len(timings) else "not timed"
@@ -56,7 +58,8 @@ def comparison_grid(
         "percent: share of the model calls made",
         columns=[*map(_heading, reached), "final"],
         rows=rows,
-        footer=f"Times: median of whole calls at batch 1 [95 % interval], {where}. Model {spec['model']}.",
+        footer=f"Times: median of whole calls at batch 1 [95 % interval], {where}. "
+        f"Model {spec.get('model', 'unknown')}.",
     )
 
 

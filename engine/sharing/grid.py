@@ -1,12 +1,12 @@
 """A comparison grid as one picture: rows are lanes, columns the progress of denoising, times in the margin."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
 from engine.sharing.lettering import Font, fitted, wrapped
+from engine.sharing.pictures import opened
 
 MARGIN = 28
 LABEL_WIDTH = 250
@@ -84,12 +84,12 @@ def _draw_pictures(
 ) -> None:
     for place, data in enumerate(row.pictures):
         x = left + place * (cell + GAP)
-        if data is None:
+        picture = None if data is None else opened(data)
+        if picture is None:
             draw.rectangle((x, y, x + cell - 1, y + cell - 1), MISSING)
             if row.gap and not row.note:
                 draw.text((x + cell / 2, y + cell / 2), fitted(draw, row.gap, small, cell - 8), PALE, small, "mm")
             continue
-        picture = Image.open(io.BytesIO(data)).convert("RGB")
         scale = cell / max(picture.size)
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         resample = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
@@ -101,10 +101,9 @@ def _draw_pictures(
 
 def _cell_size(rows: Sequence[GridRow]) -> int:
     """Small pictures are shown at twice their size, large ones at most at 256 pixels."""
-    first = next((data for row in rows for data in row.pictures if data is not None), None)
-    if first is None:
-        return 128
-    return min(256, max(128, 2 * max(Image.open(io.BytesIO(first)).size)))
+    every = (opened(data) for row in rows for data in row.pictures if data is not None)
+    first = next((picture for picture in every if picture is not None), None)
+    return 128 if first is None else min(256, max(128, 2 * max(first.size)))
 
 
 def _font(size: int) -> Font:

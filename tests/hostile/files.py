@@ -139,6 +139,10 @@ REFUSED: dict[str, Callable[[Path], None]] = {
     "missing table": _statements("DROP TABLE timings"),
     "column of another type": _statements("ALTER TABLE frames ALTER image TYPE VARCHAR USING image::VARCHAR"),
     "renamed column": _statements("ALTER TABLE frames RENAME image TO picture"),
+    "columns that may be empty": _statements(
+        "CREATE TABLE made AS SELECT * FROM studies", "DROP TABLE studies", "ALTER TABLE made RENAME TO studies",
+        "INSERT INTO studies SELECT NULL, name, spec, created_at, updated_at FROM studies",
+    ),
     "too many rows": _statements(
         "INSERT INTO step_metrics SELECT 't', 0, 0.5, 0.0, 'x0_change', 1.0 FROM range(20_000_001)"
     ),
@@ -212,6 +216,11 @@ HARMLESS: dict[str, Callable[[Path], None]] = {
     ),
     "plan without bottom": _spec("[" * 50_000 + "]" * 50_000),
     "plan of other kinds": _spec('{"lanes": 7, "prompts": {"a": []}, "seeds": "x", "baseline": [1], "frames": 3}'),
+    "lanes that are a number": _spec('{"lanes": 7}'),
+    "lanes that are named twice": _spec('{"lanes": [{"key": "ddim:50"}, {"key": "ddim:50"}]}'),
+    "plan with nothing in it": _spec("{}"),
+    "plan of large numbers": _spec('{"seeds": [' + "9" * 4000 + '], "lanes": [{"key": "ddim:50", "steps": 1e999}]}'),
+    "plan that is nested": _spec('{"commitment": {"pairs": ' + "[" * 400 + "]" * 400 + "}}"),
     "figures that are none": _statements(
         "UPDATE timings SET seconds = 'NaN'::DOUBLE, nfe = -1", "UPDATE trajectories SET nfe = -5, steps = -1",
     ),

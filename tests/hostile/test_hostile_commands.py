@@ -1,12 +1,15 @@
 """Files from strangers in the hands of the commands: none runs what the file brings along, none ends in a traceback."""
 
+import contextlib
 import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import duckdb
 import pytest
 
 from engine.cache.connection import migrate, reading, writing
+from engine.cache.exchange import import_cache
 from engine.cli import main
 from engine.errors import CacheRefused
 from tests.engine.helpers import write_study
@@ -43,6 +46,7 @@ def commands(cache: Path, folder: Path, study: str = "shared") -> dict[str, list
         "claims": ["claims", study, *at],
         "phases": ["phases", study, *at],
         "convergence": ["convergence", study, *at],
+        "grid": ["export", study, "--format", "png", "--prompt", "owl", "-o", str(out / "grid.png"), *at],
         "import": ["import", str(cache), "--cache", str(out / "mine.duckdb")],
         **{f"report {form}": ["report", study, "-o", str(out / f"r.{form}"), *at] for form in ("html", "md", "png")},
         **{f"export {form}": ["export", study, "--format", form, "-o", str(out / name), *at]
@@ -97,3 +101,43 @@ def test_a_cache_that_is_up_to_date_is_only_read_by_migrate(path: Path) -> None:
     migrate(path)
     with reading(path):
         assert migrate(path) == []
+
+
+@pytest.mark.parametrize("name", FILES.HARMLESS)
+def test_every_command_ends_in_words_or_takes_the_contents_for_what_they_are(
+    name: str, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    FILES.HARMLESS[name](path)
+    with contextlib.closing(duckdb.connect(str(path), read_only=True)) as db:
+        study = str(db.execute("SELECT study_id FROM studies").fetchall()[0][0])
+    for command, words in commands(path, tmp_path, study).items():
+        code = main(words)
+        said = capsys.readouterr()
+        assert code in (0, 1, 2), command
+        assert code == 0 or said.err.startswith("error: "), command
+    assert [file.name for file in tmp_path.iterdir() if file.name not in ("inside", "out")] == []
+
+
+@pytest.mark.parametrize("name", [name for name in FILES.REFUSED if name not in MACROS])
+def test_what_pages_refuse_ends_in_words_with_commands_too(
+    name: str, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    FILES.REFUSED[name](path)
+    every = commands(path, tmp_path)
+    for command in ("migrate", "import", "report md", "export csv"):
+        code = main(every[command])
+        said = capsys.readouterr()
+        assert code == 0 or said.err.startswith("error: "), command
+        assert FILES.SECRET not in said.out + said.err
+        assert code == 2 or command != "import"
+
+
+def test_a_plan_that_cannot_be_read_keeps_everything_of_its_file_out(path: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.duckdb"
+    for name in ("plan without bottom", "plan of other kinds", "lanes that are a number"):
+        path.unlink(missing_ok=True)
+        FILES.HARMLESS[name](path)
+        with pytest.raises(CacheRefused, match="The plan of the study 'shared' cannot be read"):
+            import_cache(path, mine)
+        with reading(mine) as db:
+            assert db.execute("SELECT count(*) FROM trajectories").fetchall() == [(0,)]
