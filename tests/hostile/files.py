@@ -47,6 +47,14 @@ def _statements(*statements: str) -> Callable[[Path], None]:
     return lambda path: _cache(path, *statements)
 
 
+def _more(table: str, change: str, rows: int) -> str:
+    """A statement that adds copies of a row, each with another key."""
+    return (
+        f"INSERT INTO {table} BY NAME SELECT one.* REPLACE ({change}) "
+        f"FROM (FROM {table} LIMIT 1) one, range({rows}) t(i)"
+    )
+
+
 def _view_of_a_file(path: Path) -> None:
     secret = path.parent / "secret.csv"
     secret.write_text(f"trajectory_id,kind\n{SECRET},x0\n")
@@ -145,6 +153,14 @@ REFUSED: dict[str, Callable[[Path], None]] = {
     ),
     "too many rows": _statements(
         "INSERT INTO step_metrics SELECT 't', 0, 0.5, 0.0, 'x0_change', 1.0 FROM range(20_000_001)"
+    ),
+    "too many cells": _statements(_more("trajectories", "trajectory_id || i AS trajectory_id", 200_000)),
+    "too many cells of a study": _statements(
+        _more("study_trajectories", "trajectory_id || i AS trajectory_id", 200_000)
+    ),
+    "too many times": _statements(_more("timings", "repeat + 10 + i AS repeat", 500_000)),
+    "too many scores": _statements(
+        "INSERT INTO quality SELECT i::VARCHAR, 'm', '1', 0.5 FROM range(1_000_001) t(i)"
     ),
     "endless text": _statements("UPDATE studies SET spec = '\"' || repeat('x', 3_000_000) || '\"'"),
     "much text": _statements(

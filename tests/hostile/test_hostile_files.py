@@ -121,3 +121,15 @@ def test_the_caches_of_this_lab_hold_nothing_foreign(path: Path) -> None:
     with reading(path, inspect=True) as db:
         trust.refuse_foreign_objects(db, path)
         trust.refuse_foreign_tables(db, path, MIGRATIONS)
+
+
+def test_a_study_far_larger_than_those_people_run_is_read(path: Path) -> None:
+    """50,000 cells: twelve times those of the large made-up cache (`tests/dashboard/big_cache.py`)."""
+    made("paths for names", path)
+    import duckdb
+
+    with duckdb.connect(str(path)) as db:
+        db.execute(FILES._more("trajectories", "trajectory_id || i AS trajectory_id", 50_000))
+        db.execute("INSERT INTO step_metrics SELECT 't', i, 0.5, 0.0, 'x0_change', 1.0 FROM range(1_000_000) t(i)")
+    with reading(path, inspect=True):
+        pass
