@@ -1,12 +1,20 @@
 """The report as one picture of 1600 x 900 pixels: the headline, its figures, a chart and pictures, for a slide."""
 
 import io
-import textwrap
+import re
 
+import altair as alt
+import numpy as np
+import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
+from engine.analysis.standings import frontier
 from engine.display import theme
-from engine.display.formats import cut
+from engine.display.formats import batch_of, cut
+from engine.display.speed_charts import trade_off_chart
+from engine.display.timing_charts import time_chart
+from engine.sharing import lettering
+from engine.sharing.lettering import Font, wrapped
 from engine.sharing.pictures import fitted
 from engine.sharing.report import charts
 from engine.sharing.report.material import Report
@@ -15,11 +23,13 @@ WIDTH, HEIGHT, MARGIN = 1600, 900, 64
 INK, SOFT, LINE = (23, 34, 43), (74, 88, 98), (217, 224, 228)
 SIDE, GAP = 120, 10
 LANES, PROMPTS = 3, 4
+CHART_WIDTH, CHART_HEIGHT = 640, 290
+CHART_LANES = 10  # more, and neither names nor marks can be told apart
+HEADLINES = ((42, 2, 52), (34, 3, 41))  # size of letters, lines, height of a line
+CARD_LINES, NOTE_LINES = 6, 4
 
-# What the font that comes with Pillow has no letters for.
-_TYPED = str.maketrans({"–": "-", "−": "-", "…": ".", "×": "x"})
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+# What the font that comes with Pillow has no letters for. A dash between two ends would look like a minus.
+_TYPED = str.maketrans({"–": "-", "−": "-", "…": "...", "×": "x"})
 
 
 def render_png(report: Report) -> bytes:
@@ -27,11 +37,9 @@ def render_png(report: Report) -> bytes:
     sheet = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, 40), _typed(report.summary.findings.study_id, 90), SOFT, _font(22))
-    lines = textwrap.wrap(_typed(report.headline.sentence), 66)[:2]
-    for place, line in enumerate(lines):
-        draw.text((MARGIN, 72 + 52 * place), line, INK, _font(42))
+    _headline(draw, _typed(report.headline.sentence))
     _figures(draw, report, 196)
-    _chart(sheet, report, 430)
+    _chart(sheet, draw, report, 430)
     _pictures(sheet, draw, report, 430)
     foot = "; ".join(report.summary.findings.environment_lines())
     draw.text((MARGIN, HEIGHT - 46), _typed(f"{foot}. Intervals: 95 %.", 190), SOFT, _font(16))
@@ -40,55 +48,89 @@ def render_png(report: Report) -> bytes:
     return stream.getvalue()
 
 
+def _headline(draw: ImageDraw.ImageDraw, sentence: str) -> None:
+    """In the largest letters that leave it whole; the smallest cut it with dots."""
+    room = WIDTH - 2 * MARGIN
+    tried = [(size, step, wrapped(draw, sentence, _font(size), room, most)) for size, most, step in HEADLINES]
+    whole = (each for each in tried if " ".join(each[2]) == " ".join(sentence.split()))
+    size, step, lines = next(whole, tried[-1])
+    for place, line in enumerate(lines):
+        draw.text((MARGIN, 72 + step * place), line, INK, _font(size))
+
+
 def _figures(draw: ImageDraw.ImageDraw, report: Report, top: int) -> None:
     items = report.headline.figures
     width = (WIDTH - 2 * MARGIN - 36 * (len(items) - 1)) // len(items)
     for place, item in enumerate(items):
         left = MARGIN + place * (width + 36)
         draw.line((left, top, left + width, top), _rgb(theme.ACCENT) if place == 0 else LINE, 4)
-        draw.text((left, top + 14), _typed(item.name), SOFT, _font(18))
+        draw.text((left, top + 14), lettering.fitted(draw, _typed(item.name), _font(18), width), SOFT, _font(18))
         value = _typed(item.value)
-        draw.text((left, top + 38), _fit(draw, value, width, 38), INK, _font_for(draw, value, width, 38))
-        y = top + 90
-        for text, colour in ((item.note, INK), (item.small, SOFT)):
-            for line in textwrap.wrap(_typed(text), max(20, width // 9))[:3]:
-                draw.text((left, y), line, colour, _font(17))
-                y += 22
+        font = _font_for(draw, value, width, 38)
+        draw.text((left, top + 38), lettering.fitted(draw, value, font, width), INK, font)
+        note = wrapped(draw, _typed(item.note), _font(17), width, NOTE_LINES)
+        small = wrapped(draw, _typed(item.small), _font(17), width, CARD_LINES - len(note))
+        lines = [*((line, INK) for line in note), *((line, SOFT) for line in small)]
+        for number, (line, colour) in enumerate(lines):
+            draw.text((left, top + 90 + 22 * number), line, colour, _font(17))
 
 
-def _chart(sheet: Image.Image, report: Report, top: int) -> None:
-    """Speed against quality if there is such a chart, or else the times."""
-    drawn = {picture.key: picture for picture in charts.charts(report)}
-    picture = drawn.get("trade") or drawn.get("time")
-    if picture is None:
+def _chart(sheet: Image.Image, draw: ImageDraw.ImageDraw, report: Report, top: int) -> None:
+    """Speed against quality if there is such a chart, or else the times; every mark with the name of its lane."""
+    rows = chart_rows(report)
+    if rows.empty:
         return
-    with Image.open(io.BytesIO(charts.png(picture, 620))) as image:
-        sheet.paste(fitted(image.convert("RGB"), 780, HEIGHT - top - 70), (MARGIN, top))
+    drawn = charts.Picture("poster", chart_of(rows), "")
+    with Image.open(io.BytesIO(charts.png(drawn, CHART_WIDTH))) as image:
+        sheet.paste(fitted(image.convert("RGB"), 780, HEIGHT - top - 92), (MARGIN, top))
+    lanes = len(report.summary.lanes)
+    if len(rows) < lanes:
+        text = f"{len(rows)} of {lanes} lanes: the baseline, the recommended, those none beats, the fastest."
+        draw.text((MARGIN, HEIGHT - 84), text, SOFT, _font(16))
+
+
+def chart_of(rows: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
+    """The chart of such rows."""
+    if "difference" not in rows:
+        return time_chart(rows)
+    # The chart writes what stands in `steps` beside its marks.
+    named = rows.assign(steps=rows["label"])
+    chart = trade_off_chart(named, "ms", batch_of(float(rows["batch_size"].max())))
+    return chart.properties(height=CHART_HEIGHT)
+
+
+def chart_rows(report: Report) -> pd.DataFrame:
+    """What the chart shows, at most `CHART_LANES` lanes; with a column "difference" if quality can be compared."""
+    summary = report.summary
+    rows = summary.standings
+    rows = rows[rows["metric"] == summary.deciding].dropna(subset=["difference", "median_ms"])
+    if len(rows):
+        sign = {"higher": 1.0, "lower": -1.0}.get(str(rows["direction"].iloc[0]), float("nan"))
+        beaten = ~frontier(rows["median_ms"], sign * rows["difference"])
+    else:
+        rows = summary.times
+        beaten = np.ones(len(rows), dtype=bool)
+    named = rows["lane"].isin([summary.findings.baseline, report.headline.lane]) if len(rows) else beaten
+    ranked = rows.assign(rank=np.where(named, 0, 1 + beaten)).sort_values(["rank", "median_ms"])
+    return rows.loc[rows.index.isin(ranked.index[:CHART_LANES])]
 
 
 def _pictures(sheet: Image.Image, draw: ImageDraw.ImageDraw, report: Report, top: int) -> None:
     """Final pictures of the baseline, the recommended lane and one more."""
     summary = report.summary
     order = [summary.findings.baseline, report.headline.lane, *summary.lanes["lane"]]
-    lanes = [lane for lane in dict.fromkeys(order) if lane in set(summary.lanes["lane"])][:LANES]
+    # A report has pictures of some lanes only.
+    lanes = [lane for lane in dict.fromkeys(order) if any(lane == key for key, _ in report.cells)][:LANES]
     left = WIDTH - MARGIN - PROMPTS * (SIDE + GAP) + GAP
     for row, lane in enumerate(lanes):
         y = top + row * (SIDE + GAP)
-        for line, text in enumerate(textwrap.wrap(_typed(summary.label(lane), 40), 14)[:3]):
+        for line, text in enumerate(wrapped(draw, _typed(summary.label(lane)), _font(17), 124, 4)):
             draw.text((left - 132, y + 8 + 22 * line), text, INK, _font(17))
         for column, prompt in enumerate(report.prompts[:PROMPTS]):
             mine = report.pictures.get(report.cells.get((lane, prompt), ""))
             if mine is not None and mine.final is not None:
                 image = fitted(mine.final, SIDE, SIDE)
                 sheet.paste(image, (left + column * (SIDE + GAP), y))
-
-
-def _fit(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> str:
-    font = _font_for(draw, text, width, size)
-    line = text
-    while line and draw.textlength(line, font) > width:
-        line = line[:-1]
-    return line if line == text else line[:-2] + "..."
 
 
 def _font_for(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> Font:
@@ -102,7 +144,7 @@ def _font(size: int) -> Font:
 
 
 def _typed(text: str, length: int = 400) -> str:
-    return cut(text, length).translate(_TYPED)
+    return re.sub(r"(?<=[\d%]) – (?=[−$\d])", " to ", cut(text, length)).translate(_TYPED)
 
 
 def _rgb(colour: str) -> tuple[int, int, int]:
