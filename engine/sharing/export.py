@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ from engine.errors import LabError, StudyError, did_you_mean
 from engine.sharing.animation import draw_frames, strips_of, write_gif, write_mp4
 from engine.sharing.comparison import comparison_grid
 from engine.sharing.parquet import export_parquet
-from engine.sharing.pictures import load_pictures
+from engine.sharing.pictures import StoredPictures, load_pictures
 from engine.sharing.sheets import contact_sheets, sheet_count
 from engine.sharing.summary import Summary, summary_csv
+
+# No sheet or animation shows a picture larger.
+MAX_SIDE = 256
 
 
 @dataclass(frozen=True)
@@ -126,15 +129,15 @@ def _csv(cache: Path, study: str, path: Path, view: View) -> list[str]:
 def _png(cache: Path, study: str, path: Path, view: View) -> list[str]:
     with reading(cache) as db:
         summary = load_summary(db, study)
-        if view.prompt is None and view.seed is None:
-            return _sheets(db, summary, path)
+    if view.prompt is None and view.seed is None:
+        return _sheets(cache, summary, path)
     prompt, seed = choose(summary, view)
     image = comparison_grid(cache, study, prompt, seed, view.kind)
     write_whole(path, lambda file: image.save(file, "PNG"))
     return [f"{path}: {image.width} x {image.height} px"]
 
 
-def _sheets(db: Connection, summary: Summary, path: Path) -> list[str]:
+def _sheets(cache: Path, summary: Summary, path: Path) -> list[str]:
     sheets = sheet_count(summary)
     if path.suffix.lower() == ".png" and sheets > 1:
         raise LabError(f"-o {path}: the study makes {sheets} contact sheets. Give a folder, or one comparison with "
@@ -144,8 +147,14 @@ def _sheets(db: Connection, summary: Summary, path: Path) -> list[str]:
             path.mkdir(exist_ok=True)
         except OSError as error:
             raise LabError(f"-o {path}: no folder can be made there: {error}.") from error
+
+    def finals(ids: Sequence[str]) -> StoredPictures:
+        # For a moment each: drawing a sheet takes longer than a run should have to wait.
+        with reading(cache) as db:
+            return load_pictures(db, ids, "", MAX_SIDE)
+
     lines = []
-    for name, image in contact_sheets(db, summary):
+    for name, image in contact_sheets(summary, finals):
         plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{summary.findings.study_id}-{name}")
         target = path if path.suffix.lower() == ".png" else path / f"{plain}.png"
         write_whole(target, lambda file, image=image: image.save(file, "PNG"))  # type: ignore[misc]
@@ -160,7 +169,7 @@ def _animation(cache: Path, study: str, path: Path, view: View) -> list[str]:
         cells = summary.findings.cells
         cells = cells[(cells["prompt"] == prompt) & (cells["seed"] == seed)]
         by_lane = dict(zip(cells["study_lane"], cells["trajectory_id"], strict=True))
-        pictures = load_pictures(db, list(by_lane.values()), view.kind)
+        pictures = load_pictures(db, list(by_lane.values()), view.kind, MAX_SIDE)
     labels = dict(zip(summary.lanes["lane"], summary.lanes["label"], strict=True))
     what = "clean-image estimate" if view.kind == "x0" else "noisy image"
     title = f"{' '.join(prompt.split()) or '(empty prompt)'}: {what}, seed {seed}"

@@ -1,27 +1,30 @@
 """Contact sheets: the final pictures of a study, lanes by prompts, as PNG."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from PIL import Image
 
-from engine.cache.connection import Connection
 from engine.display.formats import count
 from engine.sharing.grid import GridRow, draw_grid
-from engine.sharing.pictures import load_pictures
+from engine.sharing.pictures import CellPictures
 from engine.sharing.summary import Summary
 
 PROMPTS_A_SHEET = 8
 
 
-def contact_sheets(db: Connection, summary: Summary) -> Iterator[tuple[str, Image.Image]]:
+# Gives the final pictures of some cells.
+Finals = Callable[[Sequence[str]], Mapping[str, CellPictures]]
+
+
+def contact_sheets(summary: Summary, finals: Finals) -> Iterator[tuple[str, Image.Image]]:
     """(name, sheet) of every seed, at most `PROMPTS_A_SHEET` prompts each."""
     prompts = summary.prompts
     starts = range(0, len(prompts), PROMPTS_A_SHEET)
     for seed in summary.seeds:
         for number, start in enumerate(starts, 1):
             name = f"seed-{seed}" + (f"-{number}" if len(starts) > 1 else "")
-            yield name, _sheet(db, summary, seed, prompts[start : start + PROMPTS_A_SHEET])
+            yield name, _sheet(finals, summary, seed, prompts[start : start + PROMPTS_A_SHEET])
 
 
 def sheet_count(summary: Summary) -> int:
@@ -29,10 +32,10 @@ def sheet_count(summary: Summary) -> int:
     return len(summary.seeds) * -(-len(summary.prompts) // PROMPTS_A_SHEET)
 
 
-def _sheet(db: Connection, summary: Summary, seed: int, prompts: list[str]) -> Image.Image:
+def _sheet(load: Finals, summary: Summary, seed: int, prompts: list[str]) -> Image.Image:
     cells = summary.findings.cells
     cells = cells[(cells["seed"] == seed) & cells["prompt"].isin(prompts)]
-    pictures = load_pictures(db, list(cells["trajectory_id"]), "")
+    pictures = load(list(cells["trajectory_id"]))
     places = {(row.study_lane, row.prompt): row for row in cells.itertuples()}
     rows = []
     for lane in summary.lanes.itertuples():

@@ -23,6 +23,8 @@ GPU_PRICES = DATA / "gpu_prices.toml"
 MAX_PROMPTS = 6
 MAX_LANES = 40
 FRAMES = 12
+# Pixels of the pictures kept in memory, as many as are shown; steps of many cells are shown smaller to fit the page.
+SIDE, STEP_SIDE, SMALL_STEP_SIDE, MANY_CELLS = 256, 192, 128, 96
 OWN_RATE = 1.0
 
 
@@ -57,7 +59,7 @@ class Report:
         seed: Of those pictures.
         kind: Of the step pictures, "x0" or "xt".
         cells: (lane, prompt) -> trajectory.
-        pictures: By trajectory.
+        pictures: By trajectory; decoded when they are asked for.
         pricing: At what lanes are priced.
         price_note: What the reader should know about that price.
         price_is_known: Whether somebody read it or stated it; otherwise it is a round figure.
@@ -124,10 +126,11 @@ def read_report(db: Connection, study: str, wish: Wish | None = None) -> Report:
     cells = {(row.study_lane, row.prompt): row.trajectory_id for row in rows.itertuples()}
     kinds = (summary.spec.get("frames") or {}).get("kinds") or ["x0"]
     kind = "x0" if "x0" in kinds else str(kinds[0])
+    step_side = STEP_SIDE if len(cells) <= MANY_CELLS else SMALL_STEP_SIDE
     pricing, note = _pricing(wish, _device(summary.findings.timings))
     return Report(
         summary, tuple(known), prompts, seed, kind, cells,
-        load_pictures(db, list(cells.values()), kind, FRAMES), pricing, note,
+        load_pictures(db, list(cells.values()), kind, SIDE, FRAMES, step_side), pricing, note,
         pricing.preset is not None or wish.usd_per_hour is not None, datetime.datetime.now(datetime.UTC),
     )  # fmt: skip
 
