@@ -10,9 +10,11 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from engine.errors import LabError
+from engine.sharing import lettering
 from engine.sharing.pictures import CellPictures, fitted
 
-MARGIN, GAP, CAPTION, HEAD, FOOT = 16, 10, 24, 30, 14
+MARGIN, GAP, CAPTION, FOOT = 16, 10, 24, 14
+TITLE_LINES, TITLE_STEP = 3, 21
 INK, PALE, MISSING, BAR = (24, 28, 36), (104, 112, 126), (244, 245, 247), (42, 132, 156)
 FRAME_MS, HOLD_MS = 140, 1800
 MAX_COLUMNS = 4
@@ -29,7 +31,8 @@ class Strip:
 def draw_frames(title: str, strips: Sequence[Strip], count: int = 24) -> list[Image.Image]:
     """The frames of an animation over progress, the final pictures last.
 
-    At each progress a lane shows the last step it has made by then, so that lanes with few steps are seen to jump.
+    At each progress a lane shows the last kept step it has made by then, so that lanes with few steps are seen to jump;
+    before its first kept step it shows that one, or else the animation would begin with nothing.
 
     Raises:
         LabError: There is no step picture at all.
@@ -87,20 +90,24 @@ def _frame(title: str, strips: Sequence[Strip], moment: float | None) -> Image.I
     columns = min(MAX_COLUMNS, len(strips))
     rows = -(-len(strips) // columns)
     width = 2 * MARGIN + columns * (side + GAP) - GAP
-    height = MARGIN + HEAD + rows * (side + CAPTION + GAP) + FOOT + MARGIN
+    font, small = ImageFont.load_default(16), ImageFont.load_default(13)
+    lines = lettering.wrapped(_ruler(), title, font, width - 2 * MARGIN, TITLE_LINES)
+    head = TITLE_STEP * len(lines) + 9
+    height = MARGIN + head + rows * (side + CAPTION + GAP) + FOOT + MARGIN
     sheet = Image.new("RGB", (width, height), "white")
-    draw, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(16), ImageFont.load_default(13)
-    draw.text((MARGIN, MARGIN - 4), _cut(draw, title, font, width - 2 * MARGIN), INK, font)
+    draw = ImageDraw.Draw(sheet)
+    for number, line in enumerate(lines):
+        draw.text((MARGIN, MARGIN - 4 + TITLE_STEP * number), line, INK, font)
     for place, strip in enumerate(strips):
         left = MARGIN + place % columns * (side + GAP)
-        top = MARGIN + HEAD + place // columns * (side + CAPTION + GAP)
+        top = MARGIN + head + place // columns * (side + CAPTION + GAP)
         image = _shown(strip.pictures, moment)
         if image is None:
             draw.rectangle((left, top, left + side - 1, top + side - 1), MISSING)
         else:
             small_image = fitted(image, side, side)
             sheet.paste(small_image, (left + (side - small_image.width) // 2, top + (side - small_image.height) // 2))
-        draw.text((left, top + side + 4), _cut(draw, strip.label, small, side), PALE, small)
+        draw.text((left, top + side + 4), lettering.fitted(draw, strip.label, small, side), PALE, small)
     share, bottom = 1.0 if moment is None else moment, height - MARGIN
     draw.line((MARGIN, bottom, width - MARGIN, bottom), MISSING, 4)
     draw.line((MARGIN, bottom, MARGIN + share * (width - 2 * MARGIN), bottom), BAR, 4)
@@ -108,10 +115,10 @@ def _frame(title: str, strips: Sequence[Strip], moment: float | None) -> Image.I
 
 
 def _shown(pictures: CellPictures, moment: float | None) -> Image.Image | None:
-    made = [image for progress, image in pictures.steps if moment is not None and progress <= moment + 1e-9]
     if moment is None:
         return pictures.final or (pictures.steps[-1][1] if pictures.steps else None)
-    return made[-1] if made else None
+    made = [image for progress, image in pictures.steps if progress <= moment + 1e-9]
+    return made[-1] if made else pictures.steps[0][1] if pictures.steps else None
 
 
 def _side(strips: Sequence[Strip]) -> int:
@@ -120,10 +127,6 @@ def _side(strips: Sequence[Strip]) -> int:
     return min(256, max(128, 2 * max(first.size)))
 
 
-def _cut(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int) -> str:
-    line = " ".join(text[:500].split())
-    if draw.textlength(line, font) <= room:
-        return line
-    while line and draw.textlength(line + "...", font) > room:
-        line = line[:-1]
-    return line.rstrip() + "..."
+def _ruler() -> ImageDraw.ImageDraw:
+    """Measures text before there is a sheet."""
+    return ImageDraw.Draw(Image.new("RGB", (1, 1)))

@@ -19,7 +19,7 @@ from engine.cache.connection import reading, writing
 from engine.cache.inventory import TABLES
 from engine.cli import main
 from engine.errors import LabError
-from engine.sharing.animation import FRAME_MS, HOLD_MS, Strip, draw_frames
+from engine.sharing.animation import FRAME_MS, HOLD_MS, TITLE_STEP, Strip, draw_frames
 from engine.sharing.export import load_summary
 from engine.sharing.pictures import CellPictures, opened
 from engine.study.study import load_study
@@ -185,8 +185,14 @@ def test_an_animation_shows_each_lane_as_far_as_it_is():
     frames = draw_frames("title", strips(), 8)
     assert len(frames) == 9
     middle = [[frame.getpixel((16 + 64 + column * 138, 46 + 64))[0] for frame in frames] for column in range(2)]
-    assert middle[0] == [244, 64, 64, 128, 128, 191, 191, 255, 255]
-    assert middle[1] == [244] * 7 + [51, 255]
+    assert middle[0] == [64, 64, 64, 128, 128, 191, 191, 255, 255], "the first kept step from the first frame on"
+    assert middle[1] == [51] * 8 + [255]
+
+
+def test_a_title_is_wrapped_rather_than_cut():
+    titles = ("title", "a red apple: clean-image estimate, seed 0")
+    short, long = (draw_frames(title, strips(), 1)[0] for title in titles)
+    assert (long.width, long.height) == (short.width, short.height + TITLE_STEP)
 
 
 def test_without_step_pictures_there_is_nothing_to_animate():
