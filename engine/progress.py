@@ -7,6 +7,8 @@ from typing import Any, Literal, TextIO
 
 from tqdm import tqdm
 
+REFRESH_SECONDS = 0.2
+
 ProgressKind = Literal["bar", "json", "none"]
 
 
@@ -26,6 +28,9 @@ class Progress:
     def advance(self, units: int, detail: str = "") -> None:
         """Some units are done."""
 
+    def calls(self, done: int, expected: int) -> None:
+        """So many denoiser calls of the pass are done; units may take many of them."""
+
     def note(self, text: str) -> None:
         """A line for people: a warning, a failure, what happens next."""
 
@@ -38,6 +43,7 @@ class BarProgress(Progress):
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
+        self._shown = 0.0
 
     def start(self, what: str, total: int, unit: str) -> None:
         """Opens a new bar."""
@@ -50,6 +56,12 @@ class BarProgress(Progress):
             if detail:
                 self._bar.set_postfix_str(detail, refresh=False)
             self._bar.update(units)
+
+    def calls(self, done: int, expected: int) -> None:
+        """Shows them behind the bar, which otherwise stands still until the first unit is done."""
+        if self._bar is not None and time.monotonic() - self._shown > REFRESH_SECONDS:
+            self._shown = time.monotonic()
+            self._bar.set_postfix_str(f"{done:,} of {expected:,} denoiser calls")
 
     def note(self, text: str) -> None:
         """Prints a line above the bar."""

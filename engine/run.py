@@ -158,8 +158,15 @@ def _make_images(
 
     progress.start(what, len(plan.missing), "cells")
     group: list[TrajectoryRow] = []
-    committed = time.monotonic()
-    with closing(sample_cells(model, plan.missing, plan.study.frames, max_batch)) as samples:
+    committed, calls = time.monotonic(), 0
+
+    def tell(count: int) -> None:
+        # All cells advance together, so that the first one is finished late.
+        nonlocal calls
+        calls += count
+        progress.calls(calls, plan.image_calls)
+
+    with closing(sample_cells(model, plan.missing, plan.study.frames, max_batch, tell)) as samples:
         try:
             for sample in samples:
                 group.append(_trajectory_row(sample, plan))

@@ -110,10 +110,12 @@ class Hub:
     Attributes:
         max_batch: Most jobs in flight, and so most calls that share a forward. Lowered when memory runs out.
         forwards: Forwards run so far.
+        tell: Told after each forward how many calls it has answered.
     """
 
-    def __init__(self, denoiser: nn.Module, max_batch: int) -> None:
+    def __init__(self, denoiser: nn.Module, max_batch: int, tell: Callable[[int], None] | None = None) -> None:
         self.denoiser = denoiser
+        self.tell = tell
         self.max_batch = max_batch
         self.forwards = 0
         self._has_return_dict = "return_dict" in inspect.signature(denoiser.forward).parameters
@@ -173,6 +175,8 @@ class Hub:
         output = self.denoiser(**_unflatten(joined), **options)
         answer = output if isinstance(output, torch.Tensor) else output[0]
         total = sum(call.rows for call in calls)
+        if self.tell is not None:
+            self.tell(len(calls))
         return answer.split([call.rows * answer.shape[0] // total for call in calls])
 
 

@@ -1,7 +1,7 @@
 """The image pass: makes the pictures of many cells at once, as fast as the machine allows."""
 
 import inspect
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -74,8 +74,9 @@ class Sample:
 # As a decorator it holds while the generator runs, and not in the caller between two samples.
 @torch.no_grad()
 def sample_cells(
-    model: Model, cells: Sequence[Cell], settings: FrameSettings, max_batch: int
-) -> Generator[Sample, None, None]:
+    model: Model, cells: Sequence[Cell], settings: FrameSettings, max_batch: int,
+    tell: Callable[[int], None] | None = None,
+) -> Generator[Sample, None, None]:  # fmt: skip
     """Runs cells through unmodified pipelines at once and yields each as it is finished and decoded.
 
     A cell that raises becomes a sample with an `error`; the others go on.
@@ -85,9 +86,10 @@ def sample_cells(
         cells: All of this model, picture size and number format.
         settings: Which steps are kept as pictures.
         max_batch: Most cells in flight.
+        tell: Told on the way how many more denoiser calls are done.
     """
     finished: list[Sample] = []
-    for sample in run_cells(model, cells, settings, max_batch):
+    for sample in run_cells(model, cells, settings, max_batch, tell):
         if sample.error is not None:
             yield sample
             continue
@@ -98,10 +100,13 @@ def sample_cells(
     yield from _decoded(model.pipe, finished, settings)
 
 
-def run_cells(model: Model, cells: Iterable[Cell], settings: FrameSettings, max_batch: int) -> Iterator[Sample]:
+def run_cells(
+    model: Model, cells: Iterable[Cell], settings: FrameSettings, max_batch: int,
+    tell: Callable[[int], None] | None = None,
+) -> Iterator[Sample]:  # fmt: skip
     """Like `sample_cells`, but stops at the final latents. Call it under `torch.no_grad()`."""
     pipe = remembering_text(model.pipe)
-    hub = Hub(model.denoiser, max_batch)
+    hub = Hub(model.denoiser, max_batch, tell)
     yield from hub.run(partial(_run_cell, pipe, cell, settings) for cell in cells)
 
 
