@@ -149,7 +149,9 @@ def equivalence(findings: Findings, test: Mapping[str, Any]) -> Comparison:
     key, lane, baseline = str(test["metric"]), str(test["lane"]), str(test["baseline"])
     metric = _metric(findings, key)
     _pairs(findings, key, lane, baseline, int(metric["smallest_n"]))
-    found = compare(findings.quality, findings.metrics, baseline, findings.floors())
+    # The latent error too: what it cannot tell apart is not ranked by others.
+    values = findings.quality[findings.quality["metric"].isin([key, "latent_error"])]
+    found = compare(values, findings.metrics, baseline, findings.floors())
     row = next(row for row in found if (row.lane, row.metric) == (lane, key))
     if math.isnan(row.margin):
         raise Untestable(f"there is no margin: {row.margin_from}")

@@ -18,6 +18,7 @@ Definitions, on differences lane minus baseline of the same prompt and seed:
   for metrics where neither is better) if the adjusted difference p is. Otherwise "undecided", which is not "equal".
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -245,8 +246,12 @@ def prompts_needed(deviation: float, margin: float, power: float = 0.8, most: in
     return max(high, MIN_PROMPTS)
 
 
+@functools.lru_cache(maxsize=4)
 def _draws(n: int) -> npt.NDArray[np.int64]:
-    return np.random.default_rng(SEED).integers(0, n, (RESAMPLES, n))
+    """The same for all figures of n prompts, and kept: to draw them takes longer than to use them."""
+    draws = np.random.default_rng(SEED).integers(0, n, (RESAMPLES, n))
+    draws.flags.writeable = False
+    return draws
 
 
 def _expanded_tails(n: int, confidence: float) -> tuple[float, float]:
