@@ -1,9 +1,7 @@
 """Files from strangers in the hands of the commands: none runs what the file brings along, none ends in a traceback."""
 
 import contextlib
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import duckdb
 import pytest
@@ -13,20 +11,8 @@ from engine.cache.exchange import import_cache
 from engine.cli import main
 from engine.errors import CacheRefused
 from tests.engine.helpers import write_study
+from tests.hostile import files as FILES
 
-HERE = Path(__file__).resolve().parent
-
-
-def _files() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("hostile_files", HERE / "files.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-FILES = _files()
 MACROS = [name for name in FILES.REFUSED if "macro" in name]
 
 

@@ -1,10 +1,8 @@
 """Files from strangers: each is refused with a clear word, or shown as what it is; none reaches out, none hangs."""
 
-import importlib.util
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import streamlit as st
@@ -14,23 +12,12 @@ from engine.cache import trust
 from engine.cache.connection import reading
 from engine.cache.schema import MIGRATIONS
 from engine.errors import CacheError, CacheRefused
+from tests.hostile import files as FILES
 
 HERE = Path(__file__).resolve().parent
 APP = HERE.parents[1] / "dashboard" / "app.py"
 VIEWS = sorted(file.stem for file in (APP.parent / "views").glob("*.py") if file.stem != "__init__")
 SECONDS = 10.0
-
-
-def _files() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("hostile_files", HERE / "files.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-FILES = _files()
 
 
 @pytest.fixture
