@@ -231,3 +231,10 @@ def test_without_a_size_of_its_own_a_model_needs_width_and_height(folder, tmp_pa
     (folder / "unet" / "config.json").write_text("{}")
     with pytest.raises(LabError, match="names no picture size; give width and height"):
         run_study(parsed(model=str(folder)), tmp_path / "c.duckdb", device="cpu")
+
+
+def test_the_gaussian_model_is_known_by_its_version_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = find_model("gaussian").fingerprint
+    assert before == "913ac79ba8d8d30b526792da289e614280720148610eb3537a17af7f02fd0d34"
+    monkeypatch.setattr("engine.study.source.GAUSSIAN_VERSION", 2)
+    assert find_model("gaussian").fingerprint != before

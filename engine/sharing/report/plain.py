@@ -67,12 +67,13 @@ def _lanes(report: Report) -> list[str]:
     for _, row in rows.iterrows():
         base = row["is_baseline"]
         scored = known(row["difference"]) and not base
+        time = f"{duration(row['median_ms'])} ({duration_range(row['low_ms'], row['high_ms'])}), n = {whole(row['n'])}"
+        gap = f"{signed(row['difference'])} ({number_range(row['low'], row['high'])}), {whole(row['prompts'])} prompts"
         found.append((
             row["label"] + (" (baseline)" if base else ""), whole(row["nfe"]),
-            f"{duration(row['median_ms'])} ({duration_range(row['low_ms'], row['high_ms'])}), n = {whole(row['n'])}",
+            time,
             ratio(row["speedup"]) + ("" if base else f" ({ratio_range(row['speedup_low'], row['speedup_high'])})"),
-            f"{signed(row['difference'])} ({number_range(row['low'], row['high'])}), {whole(row['prompts'])} prompts"
-            if scored else NONE,
+            gap if scored else NONE,
             str(row["verdict"]),
         ))  # fmt: skip
     heads = ("Lane", "Denoiser calls", "Median time", "Speed-up", f"{label} minus baseline".strip(), "Verdict")
