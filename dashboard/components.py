@@ -55,13 +55,15 @@ def pick_timings(study: StudyView) -> pd.DataFrame:
 def timing_footer(table: pd.DataFrame, interval: str) -> str:
     """The line under each timing figure."""
     low, high = int(table["n"].min()), int(table["n"].max())
-    return markup.footer([
-        f"n = {low} per lane" if low == high else f"n = {low} to {high} per lane",
-        interval,
-        batch_of(table["batch_size"].iloc[0]),
-        str(table["device_name"].iloc[0]),
-        when(table["last_at"].max()),
-    ])  # fmt: skip
+    return markup.footer(
+        [
+            f"n = {low} per lane" if low == high else f"n = {low} to {high} per lane",
+            interval,
+            batch_of(table["batch_size"].iloc[0]),
+            str(table["device_name"].iloc[0]),
+            when(table["last_at"].max()),
+        ]
+    )
 
 
 def scheduler_names(study: StudyView) -> dict[str, str]:

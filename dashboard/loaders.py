@@ -130,9 +130,19 @@ def _pictures(db: Connection, ids: tuple[str, ...], kinds: tuple[str, ...], whol
         source = data_uri(bytes(row.image))
         if source is not None:
             found.append(
-                Picture(row.trajectory_id, row.kind, int(row.step_index), float(row.progress), _number(row.timestep),
-                        _number(row.log_snr), int(row.width), int(row.height), source, int(row.video_frame))
-            )  # fmt: skip
+                Picture(
+                    row.trajectory_id,
+                    row.kind,
+                    int(row.step_index),
+                    float(row.progress),
+                    _number(row.timestep),
+                    _number(row.log_snr),
+                    int(row.width),
+                    int(row.height),
+                    source,
+                    int(row.video_frame),
+                )
+            )
     return found
 
 

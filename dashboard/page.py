@@ -94,9 +94,7 @@ def _status(chosen: Options, study: StudyView, *, stale: bool, watch: bool) -> N
     _keep_watching(chosen, study.id, study.progress, live=live, stale=stale, watch=watch)
 
 
-def _keep_watching(
-    chosen: Options, study_id: str, known: Progress, *, live: bool, stale: bool, watch: bool
-) -> None:  # fmt: skip
+def _keep_watching(chosen: Options, study_id: str, known: Progress, *, live: bool, stale: bool, watch: bool) -> None:
     """A server remembers a fragment, and all it refers to, as long as the session: so it refers to no study."""
     drawn = False
 

@@ -72,9 +72,13 @@ def choose_kind() -> str:
     from_address("kind", {kind: kind for kind in KINDS})
     st.session_state.setdefault("kind_choice", "x0")
     kind = st.segmented_control(
-        "Picture", list(KINDS), format_func=lambda kind: KINDS[kind], required=True, key="kind_choice",
+        "Picture",
+        list(KINDS),
+        format_func=lambda kind: KINDS[kind],
+        required=True,
+        key="kind_choice",
         persist_state="session",
-    )  # fmt: skip
+    )
     return kind or "x0"
 
 

@@ -183,10 +183,14 @@ def _lanes(spec: Mapping[str, Any], cells: pd.DataFrame) -> list[LaneView]:
     if not entries:
         first = cells.drop_duplicates("study_lane")
         entries = [
-            {"key": row["study_lane"], "scheduler": row["scheduler"], "steps": row["steps"],
-             "label": f"{row['scheduler_label']} {row['steps']}"}
+            {
+                "key": row["study_lane"],
+                "scheduler": row["scheduler"],
+                "steps": row["steps"],
+                "label": f"{row['scheduler_label']} {row['steps']}",
+            }
             for _, row in first.iterrows()
-        ]  # fmt: skip
+        ]
     labels = _unique({str(entry["key"]): str(entry.get("label") or entry["key"]) for entry in entries})
     return [
         LaneView(

@@ -86,7 +86,7 @@ def _compared(findings: Findings) -> Verdicts:
     metric = deciding(set(findings.quality["metric"]))
     return Verdicts(
         findings.metrics, metric, tuple(found), findings.reference_line(), findings.set_metrics, findings.sets
-    )  # fmt: skip
+    )
 
 
 def _converging(findings: Findings) -> Convergence:

@@ -96,9 +96,15 @@ def describe_bench(result: dict[str, Any]) -> str:
 
 def _study(model: str) -> Study:
     return parse_study(
-        {"name": "bench", "model": model, "prompts": ["red apple", "owl"], "seeds": [0, 1], "guidance_scale": 2.0,
-         "lanes": list(LANES)}
-    )  # fmt: skip
+        {
+            "name": "bench",
+            "model": model,
+            "prompts": ["red apple", "owl"],
+            "seeds": [0, 1],
+            "guidance_scale": 2.0,
+            "lanes": list(LANES),
+        }
+    )
 
 
 def _loop(model: Model, every: list[Cell]) -> None:
@@ -182,12 +188,32 @@ def _memory_by_cells() -> dict[int, float]:
 def peak_memory_of_run(count: int, folder: Path) -> float:
     """Peak resident memory in MB of `python -m engine run` on a study of `count` cells, in a process of its own."""
     command = [
-        sys.executable, "-m", "engine", "run", "quickstart", "--device", "cpu", "--max-batch", "8",
-        "--progress", "none", "--cache", str(folder / f"{count}.duckdb"), "--set", "model=gaussian",
-        "--set", 'lanes=["ddim:10","euler:10"]',
-        "--set", "baseline=ddim:10", "--set", 'prompts=["disc"]', "--set", f"seeds={list(range(count // 2))}",
-        "--set", "timing.repeats=0",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "engine",
+        "run",
+        "quickstart",
+        "--device",
+        "cpu",
+        "--max-batch",
+        "8",
+        "--progress",
+        "none",
+        "--cache",
+        str(folder / f"{count}.duckdb"),
+        "--set",
+        "model=gaussian",
+        "--set",
+        'lanes=["ddim:10","euler:10"]',
+        "--set",
+        "baseline=ddim:10",
+        "--set",
+        'prompts=["disc"]',
+        "--set",
+        f"seeds={list(range(count // 2))}",
+        "--set",
+        "timing.repeats=0",
+    ]
     child = psutil.Popen(command, stdout=subprocess.DEVNULL)
     peak = 0.0
     while child.poll() is None:
@@ -200,21 +226,31 @@ def peak_memory_of_run(count: int, folder: Path) -> float:
 
 
 def _report(
-    results: dict[str, Measured], every: list[Cell], model: str, max_batch: int, environment: dict[str, Any],
+    results: dict[str, Measured],
+    every: list[Cell],
+    model: str,
+    max_batch: int,
+    environment: dict[str, Any],
     study: Study,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     report: dict[str, Any] = {
         "environment": environment | {"measured_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")},
-        "model": model, "pictures": len(every), "lanes": [lane.key for lane in study.lanes],
-        "dtype": every[0].dtype, "max_batch": max_batch,
-    }  # fmt: skip
+        "model": model,
+        "pictures": len(every),
+        "lanes": [lane.key for lane in study.lanes],
+        "dtype": every[0].dtype,
+        "max_batch": max_batch,
+    }
     for way, measured in results.items():
         median = statistics.median(measured.seconds)
         shares = [1 - inside / total for inside, total in zip(measured.denoiser_seconds, measured.seconds, strict=True)]
         report[way] = {
-            "images_per_second": len(every) / median, "median_seconds": median, "seconds": measured.seconds,
-            "share_outside_denoiser": statistics.median(shares), "peak_memory_mb": max(measured.peak_memory_mb),
-        }  # fmt: skip
+            "images_per_second": len(every) / median,
+            "median_seconds": median,
+            "seconds": measured.seconds,
+            "share_outside_denoiser": statistics.median(shares),
+            "peak_memory_mb": max(measured.peak_memory_mb),
+        }
     for other in ("loop", "batched"):
         ratios = [a / b for a, b in zip(results[other].seconds, results["engine"].seconds, strict=True)]
         report[f"engine_over_{other}"] = statistics.median(ratios)

@@ -69,8 +69,9 @@ def parser() -> argparse.ArgumentParser:
     lint.add_argument("--bugs", action="store_true", help="list known bugs of diffusers, and whether they hold here")
     lint.add_argument("--store", action="store_true", help="keep what is found of a study's lanes in the cache")
     lint.add_argument("--json", type=Path, metavar="FILE", help="write all of it to a file as well")
-    lint.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
-                      help="replace a value of the study")  # fmt: skip
+    lint.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="replace a value of the study"
+    )
     _cache(lint)
     lint.set_defaults(command="schedules.lint")
 
@@ -127,11 +128,21 @@ def parser() -> argparse.ArgumentParser:
 
 def _study(command: argparse.ArgumentParser) -> None:
     command.add_argument("study", help="a TOML file, or the name of a preset (see data/studies)")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
-                         help="replace a value of the study, e.g. --set model=FOLDER or timing.repeats=5")  # fmt: skip
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="replace a value of the study, e.g. --set model=FOLDER or timing.repeats=5",
+    )
     command.add_argument("--device", choices=DEVICES, default="auto")
-    command.add_argument("--memory", choices=MEMORIES, default="standard",
-                         help="low: attention slicing, and offload on CUDA, for cards of 6 GB")  # fmt: skip
+    command.add_argument(
+        "--memory",
+        choices=MEMORIES,
+        default="standard",
+        help="low: attention slicing, and offload on CUDA, for cards of 6 GB",
+    )
     _cache(command)
 
 

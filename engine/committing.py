@@ -51,11 +51,19 @@ def _edition(plan: Outline) -> str | None:
 def _row(sample: "SwapSample", plan: Outline, judge: str | None) -> SwapRow:
     swap, first = sample.swap, sample.swap.first
     row = SwapRow(
-        swap_id=swap.swap_id, environment_id=plan.environment.environment_id, model_id=plan.source.model_id,
-        lane=first.lane.key, first_id=first.trajectory_id, second_id=swap.second.trajectory_id,
-        first_prompt=first.prompt, second_prompt=swap.second.prompt, seed=first.seed,
-        guidance_scale=first.guidance_scale, share=swap.share, error=sample.error,
-    )  # fmt: skip
+        swap_id=swap.swap_id,
+        environment_id=plan.environment.environment_id,
+        model_id=plan.source.model_id,
+        lane=first.lane.key,
+        first_id=first.trajectory_id,
+        second_id=swap.second.trajectory_id,
+        first_prompt=first.prompt,
+        second_prompt=swap.second.prompt,
+        seed=first.seed,
+        guidance_scale=first.guidance_scale,
+        share=swap.share,
+        error=sample.error,
+    )
     if sample.picture is None:
         return row
     probability = None
@@ -63,10 +71,16 @@ def _row(sample: "SwapSample", plan: Outline, judge: str | None) -> SwapRow:
         texts = (first.prompt, swap.second.prompt)
         probability = float(clip.preference(plan.source, sample.picture[None], texts)[0])
     changes = {
-        "calls": sample.calls, "swap_call": sample.swap_call, "progress": sample.swap_call / sample.calls,
-        "log_snr": sample.log_snr, "first_distance": sample.first_distance, "second_distance": sample.second_distance,
-        "first_probability": probability, "judge": judge, "image": _shown(sample.picture),
-    }  # fmt: skip
+        "calls": sample.calls,
+        "swap_call": sample.swap_call,
+        "progress": sample.swap_call / sample.calls,
+        "log_snr": sample.log_snr,
+        "first_distance": sample.first_distance,
+        "second_distance": sample.second_distance,
+        "first_probability": probability,
+        "judge": judge,
+        "image": _shown(sample.picture),
+    }
     return SwapRow(**{**vars(row), **changes})
 
 

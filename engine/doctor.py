@@ -15,8 +15,24 @@ from engine.paths import DEFAULT_CACHE
 from engine.study.plan import resolve_dtype
 from engine.study.source import EXAMPLE_HUB_ID, find_model
 
-REQUIRED = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "greenlet", "duckdb", "pyarrow",
-            "pandas", "streamlit", "altair", "pillow", "scipy", "torchsde", "psutil", "tqdm")  # fmt: skip
+REQUIRED = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "safetensors",
+    "greenlet",
+    "duckdb",
+    "pyarrow",
+    "pandas",
+    "streamlit",
+    "altair",
+    "pillow",
+    "scipy",
+    "torchsde",
+    "psutil",
+    "tqdm",
+)
 
 
 def report() -> tuple[list[str], bool]:
@@ -42,8 +58,10 @@ def _packages(problems: list[str]) -> list[str]:
             found.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             problems.append(f"package {name}: `pip install -r requirements.txt`")
-    return ["Packages     " + ", ".join(found[i : i + 6]) if i == 0 else "             " + ", ".join(found[i : i + 6])
-            for i in range(0, len(found), 6)]  # fmt: skip
+    return [
+        "Packages     " + ", ".join(found[i : i + 6]) if i == 0 else "             " + ", ".join(found[i : i + 6])
+        for i in range(0, len(found), 6)
+    ]
 
 
 def _device(problems: list[str]) -> list[str]:

@@ -17,12 +17,15 @@ def without_verdict(study: Study, source: ModelSource) -> list[str]:
     lines, pairs = [], len(study.prompts) * len(study.seeds)
     bare = [metric.key for metric in measured if metric.margin is None]
     if len(study.seeds) == 1 and bare:
-        lines.append(f"{', '.join(bare)}: their margin is the baseline's seed-to-seed noise, which one seed does not "
-                     "show; give two seeds or more")  # fmt: skip
+        lines.append(
+            f"{', '.join(bare)}: their margin is the baseline's seed-to-seed noise, which one seed does not "
+            "show; give two seeds or more"
+        )
     for needed in sorted({metric.smallest_n for metric in measured if metric.smallest_n > pairs}):
         few = [metric.key for metric in measured if metric.smallest_n == needed]
-        lines.append(f"{', '.join(few)}: {pairs} of the {needed} pairs of pictures they need; give more prompts or "
-                     "seeds")  # fmt: skip
+        lines.append(
+            f"{', '.join(few)}: {pairs} of the {needed} pairs of pictures they need; give more prompts or seeds"
+        )
     return lines
 
 

@@ -43,9 +43,12 @@ def score_frames(plan: Outline, cache: Path, progress: Progress | None = None) -
         (cell, lacking)
         for cell in plan.cells
         if (found := done.get(cell.trajectory_id)) and found[0] > 0 and "x0" in found[1]
-        if (lacking := [m for m in FRAME_METRICS if m.key in usable
-                        and (cell.trajectory_id, m.key, usable[m.key]) not in have])
-    ]  # fmt: skip
+        if (
+            lacking := [
+                m for m in FRAME_METRICS if m.key in usable and (cell.trajectory_id, m.key, usable[m.key]) not in have
+            ]
+        )
+    ]
     writer = PhasesWriter(cache)
     before = {(row.metric, row.metric_version) for row in known.itertuples()}
     if done and before != {(row.metric, row.metric_version) for row in rows}:

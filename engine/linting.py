@@ -40,10 +40,12 @@ def lint_row(lint: Lint, config_id: str, source: ModelSource) -> LintRow:
     found = lint.probe
     columns = () if found is None else (found.timesteps, found.sigmas, found.told, found.log_snr)
     return LintRow(
-        model_id=source.model_id, config_id=config_id, lint_version=LINT_VERSION,
+        model_id=source.model_id,
+        config_id=config_id,
+        lint_version=LINT_VERSION,
         calls=None if found is None else len(found.timesteps),
         final_sigma=None if found is None else found.final_sigma,
         levels=tuple(zip(*columns, strict=True)),
         settings=tuple((setting.name, setting.value, setting.origin, setting.replaced) for setting in lint.settings),
         findings=tuple((finding.severity, finding.code, finding.message) for finding in lint.findings),
-    )  # fmt: skip
+    )

@@ -33,9 +33,16 @@ def chosen_cells(study: Study, every: Sequence[Cell], lanes: int, each: int) -> 
 
 
 def run_noise(
-    study: Study, cache: Path, *, device: str = "auto", memory: Literal["standard", "low"] = "standard",
-    lanes: int = 4, each: int = 4, compiled: bool = True, say: Callable[[str], None] = print,
-) -> list[NoiseRow]:  # fmt: skip
+    study: Study,
+    cache: Path,
+    *,
+    device: str = "auto",
+    memory: Literal["standard", "low"] = "standard",
+    lanes: int = 4,
+    each: int = 4,
+    compiled: bool = True,
+    say: Callable[[str], None] = print,
+) -> list[NoiseRow]:
     """Measures the noise floor of a study's lanes and writes it.
 
     Raises:
@@ -75,10 +82,21 @@ def _rows(found: "Distances", mine: Sequence[Cell], environment: Environment, mo
         for metric, table in zip(METRICS, (found.latents, found.pictures), strict=True):
             values = [table[cell.trajectory_id] for cell in lane_cells if cell.trajectory_id in table]
             yield NoiseRow(
-                environment.environment_id, model_id, first.config_id, lane, first.dtype, first.guidance_scale,
-                first.width, first.height, found.variation, metric, len(values),
-                float(np.median(values)) if values else None, max(values, default=None), found.reason or None,
-            )  # fmt: skip
+                environment.environment_id,
+                model_id,
+                first.config_id,
+                lane,
+                first.dtype,
+                first.guidance_scale,
+                first.width,
+                first.height,
+                found.variation,
+                metric,
+                len(values),
+                float(np.median(values)) if values else None,
+                max(values, default=None),
+                found.reason or None,
+            )
 
 
 def _sentence(found: "Distances") -> str:

@@ -87,9 +87,10 @@ class Outline:
         """Expected denoiser calls of the timing pass, warm-up included, weighted with the batch size."""
         return sum(
             timing.cell.lane.scheduler.expected_calls(timing.cell.lane.steps)
-            * (timing.missing + self.study.timing.warmup) * timing.batch_size
+            * (timing.missing + self.study.timing.warmup)
+            * timing.batch_size
             for timing in self.timings
-        )  # fmt: skip
+        )
 
     @property
     def seconds(self) -> float | None:
@@ -102,12 +103,19 @@ class Outline:
         """What a program should know at the start of a run: where it runs, and how much there is to do."""
         environment = self.environment
         return {
-            "study": self.study.name, "model": self.source.name, "device": environment.device,
-            "device_name": environment.device_name, "dtype": self.cells[0].dtype, "torch": environment.torch,
-            "diffusers": environment.diffusers, "cells": len(self.cells), "missing": len(self.missing),
-            "samples": sum(timing.missing for timing in self.timings), "references": len(self.missing_references),
+            "study": self.study.name,
+            "model": self.source.name,
+            "device": environment.device,
+            "device_name": environment.device_name,
+            "dtype": self.cells[0].dtype,
+            "torch": environment.torch,
+            "diffusers": environment.diffusers,
+            "cells": len(self.cells),
+            "missing": len(self.missing),
+            "samples": sum(timing.missing for timing in self.timings),
+            "references": len(self.missing_references),
             "denoiser_seconds": self.seconds,
-        }  # fmt: skip
+        }
 
     @property
     def bytes(self) -> int:
@@ -148,11 +156,19 @@ def outline(study: Study, source: ModelSource, cache: Path, device: str, memory:
         done, timed, pace, changed = {}, {}, None, set()
     missing = [cell for cell in every if not _is_complete(done.get(cell.trajectory_id), study.frames)]
     return Outline(
-        study, source, environment, tuple(every), tuple(_in_running_order(missing, study)),
-        tuple(_missing_timings(every, timed, study)), findings, pace, tuple(pairs),
+        study,
+        source,
+        environment,
+        tuple(every),
+        tuple(_in_running_order(missing, study)),
+        tuple(_missing_timings(every, timed, study)),
+        findings,
+        pace,
+        tuple(pairs),
         tuple(cell for cell in converged if cell.trajectory_id not in done),
-        tuple(changes), tuple(swap for swap in changes if swap.swap_id not in changed),
-    )  # fmt: skip
+        tuple(changes),
+        tuple(swap for swap in changes if swap.swap_id not in changed),
+    )
 
 
 def check_disk(plan: Outline, cache: Path) -> None:

@@ -100,9 +100,14 @@ class JsonProgress(Progress):
         rate = self._done / elapsed if elapsed > 0 and self._done else None
         left = (self._total - self._done) / rate if rate else None
         self._write(
-            "progress", what=self._what, done=self._done, total=self._total, detail=detail,
-            units_per_second=rate, seconds_left=left,
-        )  # fmt: skip
+            "progress",
+            what=self._what,
+            done=self._done,
+            total=self._total,
+            detail=detail,
+            units_per_second=rate,
+            seconds_left=left,
+        )
 
     def note(self, text: str) -> None:
         """Writes a note event."""

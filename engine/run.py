@@ -150,9 +150,14 @@ def _begin(plan: Outline, writer: CacheWriter) -> None:
 
 
 def _make_images(
-    plan: Outline, model: "Model", writer: CacheWriter, max_batch: int, progress: Progress, summary: Summary,
+    plan: Outline,
+    model: "Model",
+    writer: CacheWriter,
+    max_batch: int,
+    progress: Progress,
+    summary: Summary,
     what: str = "images",
-) -> None:  # fmt: skip
+) -> None:
     """The image pass: cells in flight together, groups committed as they come."""
     from engine.sampling.image_pass import sample_cells
 
@@ -198,8 +203,11 @@ def _take_times(plan: Outline, model: "Model", writer: CacheWriter, progress: Pr
         if lane not in alive:
             summary.untimed += 1
             progress.note(f"Not timed: {lane}: none of its pictures was finished.")
-    jobs = [TimingJob(alive[timing.cell.lane.key], timing.batch_size, timing.have, timing.missing)
-            for timing in plan.timings if timing.cell.lane.key in alive]  # fmt: skip
+    jobs = [
+        TimingJob(alive[timing.cell.lane.key], timing.batch_size, timing.have, timing.missing)
+        for timing in plan.timings
+        if timing.cell.lane.key in alive
+    ]
     progress.start("timing", sum(job.repeats for job in jobs), "samples")
     for sample in time_lanes(model, jobs, plan.study.timing.warmup):
         if sample.error is not None:
@@ -227,18 +235,41 @@ def _trajectory_row(sample: "Sample", plan: Outline) -> TrajectoryRow:
         metrics += [(name, index, value) for index, value in measured if value is not None]
     metrics += sample.spectra
     return TrajectoryRow(
-        trajectory_id=cell.trajectory_id, scheduler=cell.lane.scheduler.key, steps=cell.lane.steps,
-        scheduler_label=cell.lane.scheduler.label, lane=cell.lane.key, config_id=cell.config_id,
-        scheduler_config=sample.config, prompt=cell.prompt, negative_prompt=cell.negative_prompt, seed=cell.seed,
-        guidance_scale=cell.guidance_scale, width=cell.width, height=cell.height, dtype=cell.dtype,
-        status="done" if sample.error is None else "failed", nfe=sample.nfe, error=sample.error,
-        frame_count=plan.study.frames.count, frame_kinds=",".join(plan.study.frames.kinds),
-        latents=None if sample.final is None else LatentsRow(
-            "x".join(map(str, sample.final.shape)), sample.final.astype("<f4").tobytes()
-        ),
+        trajectory_id=cell.trajectory_id,
+        scheduler=cell.lane.scheduler.key,
+        steps=cell.lane.steps,
+        scheduler_label=cell.lane.scheduler.label,
+        lane=cell.lane.key,
+        config_id=cell.config_id,
+        scheduler_config=sample.config,
+        prompt=cell.prompt,
+        negative_prompt=cell.negative_prompt,
+        seed=cell.seed,
+        guidance_scale=cell.guidance_scale,
+        width=cell.width,
+        height=cell.height,
+        dtype=cell.dtype,
+        status="done" if sample.error is None else "failed",
+        nfe=sample.nfe,
+        error=sample.error,
+        frame_count=plan.study.frames.count,
+        frame_kinds=",".join(plan.study.frames.kinds),
+        latents=None
+        if sample.final is None
+        else LatentsRow("x".join(map(str, sample.final.shape)), sample.final.astype("<f4").tobytes()),
         frames=tuple(
-            FrameRow(p.kind, p.step_index, p.progress, p.timestep, p.log_snr, p.width, p.height, p.format, p.data,
-                     p.video_frame)
+            FrameRow(
+                p.kind,
+                p.step_index,
+                p.progress,
+                p.timestep,
+                p.log_snr,
+                p.width,
+                p.height,
+                p.format,
+                p.data,
+                p.video_frame,
+            )
             for p in sample.pictures
         ),
         step_metrics=tuple(
@@ -249,13 +280,26 @@ def _trajectory_row(sample: "Sample", plan: Outline) -> TrajectoryRow:
             SketchRow(index, (index + 1) / calls, sample.steps[index].log_snr, data.astype("<f2").tobytes())
             for index, data in sample.sketches
         ),
-    )  # fmt: skip
+    )
 
 
 def _timing_rows(sample: "TimingSample") -> list[TimingRow]:
     cell = sample.job.cell
     return [
-        TimingRow(cell.lane.scheduler.key, cell.lane.steps, cell.lane.key, cell.config_id, cell.width, cell.height,
-                  cell.dtype, cell.guidance_scale > 1, sample.job.batch_size, sample.repeat, stage, seconds, sample.nfe)
+        TimingRow(
+            cell.lane.scheduler.key,
+            cell.lane.steps,
+            cell.lane.key,
+            cell.config_id,
+            cell.width,
+            cell.height,
+            cell.dtype,
+            cell.guidance_scale > 1,
+            sample.job.batch_size,
+            sample.repeat,
+            stage,
+            seconds,
+            sample.nfe,
+        )
         for stage, seconds in sample.seconds.items()
-    ]  # fmt: skip
+    ]

@@ -149,9 +149,14 @@ def _jobs(
 
 
 def _work(
-    plan: Outline, subject: Subject, jobs: Sequence[Job], pairs: Sequence[ReferenceRow], cache: Path,
-    progress: Progress, result: Scoring,
-) -> None:  # fmt: skip
+    plan: Outline,
+    subject: Subject,
+    jobs: Sequence[Job],
+    pairs: Sequence[ReferenceRow],
+    cache: Path,
+    progress: Progress,
+    result: Scoring,
+) -> None:
     writer = QualityWriter(cache)
     by_id, references = {row.reference_id: row for row in pairs}, _references(plan)
     progress.start("scoring", len(jobs), "cells")
@@ -223,8 +228,18 @@ def _references(plan: Outline) -> dict[tuple[str, int], str]:
 
 
 def _metric_row(metric: Metric, version: str) -> MetricRow:
-    return MetricRow(metric.key, version, metric.label, metric.unit, metric.direction, metric.smallest_n,
-                     metric.has_true_zero, metric.span, metric.margin, metric.description)  # fmt: skip
+    return MetricRow(
+        metric.key,
+        version,
+        metric.label,
+        metric.unit,
+        metric.direction,
+        metric.smallest_n,
+        metric.has_true_zero,
+        metric.span,
+        metric.margin,
+        metric.description,
+    )
 
 
 def scoring_lines(study: str, result: Scoring) -> list[str]:

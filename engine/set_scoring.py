@@ -66,9 +66,13 @@ Job = tuple[Pairing, SetMetric, str]
 
 
 def score_sets(
-    plan: Outline, subject: Subject, done: Collection[str], pairs: Iterable[ReferenceRow], cache: Path,
+    plan: Outline,
+    subject: Subject,
+    done: Collection[str],
+    pairs: Iterable[ReferenceRow],
+    cache: Path,
     progress: Progress,
-) -> SetScoring:  # fmt: skip
+) -> SetScoring:
     """Measures the sets of a study that have changed, or never were measured; older metric versions are kept apart.
 
     Args:
@@ -90,8 +94,10 @@ def score_sets(
         except Unmeasurable as reason:
             result.unavailable[key] = str(reason)
     versions = {key: f"{SET_METRICS[key].version}@{name}" for key, name in names.items()}
-    used = [StudyMetricRow(key, versions.get(key, metric.version), result.unavailable.get(key))
-            for key, metric in SET_METRICS.items()]  # fmt: skip
+    used = [
+        StudyMetricRow(key, versions.get(key, metric.version), result.unavailable.get(key))
+        for key, metric in SET_METRICS.items()
+    ]
     with reading(cache) as db:
         have = sets.measured(db, plan.study.name)
         before = sets.recorded(db, plan.study.name)
@@ -124,8 +130,11 @@ def pairings(plan: Outline, done: Collection[str], agreeing: Collection[str]) ->
         for against, others in sides:
             if lane.key == against:
                 continue
-            both = [(cell.trajectory_id, other.trajectory_id, cell.prompt) for cell in own
-                    if (other := others.get((cell.prompt, cell.seed))) and other.trajectory_id in done]  # fmt: skip
+            both = [
+                (cell.trajectory_id, other.trajectory_id, cell.prompt)
+                for cell in own
+                if (other := others.get((cell.prompt, cell.seed))) and other.trajectory_id in done
+            ]
             if both:
                 yield Pairing(lane.key, against, *zip(*both, strict=True))
 
@@ -185,8 +194,21 @@ def _measured(pairing: Pairing, metric: SetMetric, name: str, vectors: Vectors) 
     n, prompts, version = len(pairing.ids), len(set(pairing.prompts)), f"{metric.version}@{name}"
 
     def row(value: float | None, low: float | None, high: float | None, error: float | None, warning: str) -> SetRow:
-        return SetRow(pairing.lane, pairing.against, metric.key, version, name, n, prompts, value, low, high,
-                      error, warning or None, pairing.set_id)  # fmt: skip
+        return SetRow(
+            pairing.lane,
+            pairing.against,
+            metric.key,
+            version,
+            name,
+            n,
+            prompts,
+            value,
+            low,
+            high,
+            error,
+            warning or None,
+            pairing.set_id,
+        )
 
     if refusal := metric.refusal(n, prompts):
         return row(None, None, None, None, refusal)
@@ -201,5 +223,13 @@ def _measured(pairing: Pairing, metric: SetMetric, name: str, vectors: Vectors) 
 
 
 def _described(metric: SetMetric, version: str) -> SetMetricRow:
-    return SetMetricRow(metric.key, version, metric.label, metric.unit, metric.direction, metric.smallest_n,
-                        metric.trusted_n, metric.description)  # fmt: skip
+    return SetMetricRow(
+        metric.key,
+        version,
+        metric.label,
+        metric.unit,
+        metric.direction,
+        metric.smallest_n,
+        metric.trusted_n,
+        metric.description,
+    )

@@ -50,8 +50,13 @@ def spread(every: Sequence[Cell], count: int) -> list[Cell]:
 
 
 def verify(
-    study: Study, cache: Path, *, count: int = 8, device: str = "auto", memory: Literal["standard", "low"] = "standard",
-) -> list[Checked]:  # fmt: skip
+    study: Study,
+    cache: Path,
+    *,
+    count: int = 8,
+    device: str = "auto",
+    memory: Literal["standard", "low"] = "standard",
+) -> list[Checked]:
     """Makes some finished cells again, whoever made them and wherever; writes nothing.
 
     Raises:
@@ -88,6 +93,15 @@ def verify(
     for cell in chosen:
         sample = found[cell.trajectory_id]
         distance = None if sample.final is None else relative_distance(sample.final, stored[cell.trajectory_id])
-        checked.append(Checked(cell.lane.key, cell.prompt, cell.seed, places[cell.trajectory_id], distance,
-                               TOLERANCES[cell.dtype], sample.error or ""))  # fmt: skip
+        checked.append(
+            Checked(
+                cell.lane.key,
+                cell.prompt,
+                cell.seed,
+                places[cell.trajectory_id],
+                distance,
+                TOLERANCES[cell.dtype],
+                sample.error or "",
+            )
+        )
     return checked

@@ -157,9 +157,15 @@ class DiffusionSchedulerVisualizer:
         return _trajectory(name, cell, frames, study.frames)
 
     def create_comparison_grid(
-        self, prompt: str, save_path: str | Path | None = None, *, seed: int = 0, columns: int = 6,
-        kind: FrameKind = "x0", repeats: int = 5,
-    ) -> Image.Image:  # fmt: skip
+        self,
+        prompt: str,
+        save_path: str | Path | None = None,
+        *,
+        seed: int = 0,
+        columns: int = 6,
+        kind: FrameKind = "x0",
+        repeats: int = 5,
+    ) -> Image.Image:
         """Draws how every scheduler turns the same noise into the prompt, with measured times in the margin.
 
         Args:
@@ -187,9 +193,13 @@ class DiffusionSchedulerVisualizer:
         return grid
 
     def analyze_scheduler_efficiency(
-        self, prompts: str | Sequence[str] = ("red apple",), *, seeds: Sequence[int] = (0,),
-        baseline: str | None = None, repeats: int = 10,
-    ) -> pd.DataFrame:  # fmt: skip
+        self,
+        prompts: str | Sequence[str] = ("red apple",),
+        *,
+        seeds: Sequence[int] = (0,),
+        baseline: str | None = None,
+        repeats: int = 10,
+    ) -> pd.DataFrame:
         """Measures what each scheduler costs.
 
         Args:
@@ -220,9 +230,14 @@ class DiffusionSchedulerVisualizer:
         return table
 
     def _study(
-        self, prompts: Sequence[str], seeds: Sequence[int], configs: Mapping[str, Mapping[str, Any]], repeats: int,
-        frames: FrameSettings, baseline: str | None = None,
-    ) -> Study:  # fmt: skip
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        configs: Mapping[str, Mapping[str, Any]],
+        repeats: int,
+        frames: FrameSettings,
+        baseline: str | None = None,
+    ) -> Study:
         lanes = {name: lane_of(name, config) for name, config in configs.items()}
         chosen = baseline if baseline is not None else next(iter(lanes), "")
         if chosen not in lanes:
@@ -280,10 +295,20 @@ def _trajectory(name: str, cell: pd.Series, frames: pd.DataFrame, settings: Fram
         return Image.open(io.BytesIO(bytes(data))).convert("RGB")
 
     kinds = {kind: group.set_index("step_index") for kind, group in frames.groupby("kind")}
-    steps = tuple(
-        CapturedStep(int(index), row["progress"], row["timestep"], row["log_snr"], picture(row["image"]),
-                     picture(kinds["xt"].loc[index, "image"]))
-        for index, row in kinds["x0"].iloc[frame_steps(settings, len(kinds["x0"]))].iterrows()
-    ) if "x0" in kinds else ()  # fmt: skip
+    steps = (
+        tuple(
+            CapturedStep(
+                int(index),
+                row["progress"],
+                row["timestep"],
+                row["log_snr"],
+                picture(row["image"]),
+                picture(kinds["xt"].loc[index, "image"]),
+            )
+            for index, row in kinds["x0"].iloc[frame_steps(settings, len(kinds["x0"]))].iterrows()
+        )
+        if "x0" in kinds
+        else ()
+    )
     final = picture(kinds["final"].iloc[0]["image"])
     return Trajectory(name, cell["prompt"], int(cell["seed"]), int(cell["nfe"]), steps, final)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-MAX_LINES = 300
+MAX_LINES = 400
 MAX_TRACKED_BYTES = 15_000_000
 
 FACE = "diffusion_scheduler_visualizer"
@@ -30,9 +30,14 @@ FORBIDDEN = [
 ]
 # What the dashboard may know of the engine.
 DASHBOARD_KNOWS = (
-    "engine.cache", "engine.analysis", "engine.display", "engine.sharing", "engine.study", "engine.errors",
+    "engine.cache",
+    "engine.analysis",
+    "engine.display",
+    "engine.sharing",
+    "engine.study",
+    "engine.errors",
     "engine.paths",
-)  # fmt: skip
+)
 # Importing these must not load torch.
 TORCH_FREE = ("dashboard", *DASHBOARD_KNOWS)
 
@@ -114,7 +119,7 @@ def sql_outside_the_cache(root: Path) -> list[str]:
 def long_files(root: Path) -> list[str]:
     lengths = {
         file.relative_to(root): len(file.read_text(encoding="utf-8").splitlines())
-        for file in python_files(root, "engine", "dashboard")
+        for file in python_files(root, "engine", "dashboard", "data")
     }
     return [f"{file}: {length} lines, {MAX_LINES} at most" for file, length in lengths.items() if length > MAX_LINES]
 

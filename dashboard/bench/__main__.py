@@ -99,15 +99,22 @@ def measure(cache: Path, views: int, repeats: int) -> dict[str, object]:
         idle = server.memory_mb()
         pages = [_page(server, name, max(2, views // len(names))) for name in names]
         memory = server.memory_mb()
-        shown = {name: first_picture_seconds(browser, f"{server.url}/{_address(name)}", repeats)
-                 for name in names if browser is not None and name in WITH_PICTURES}  # fmt: skip
+        shown = {
+            name: first_picture_seconds(browser, f"{server.url}/{_address(name)}", repeats)
+            for name in names
+            if browser is not None and name in WITH_PICTURES
+        }
     pages = [PageFigures(**{**asdict(page), "first_picture_s": shown.get(page.page)}) for page in pages]
     result: dict[str, object] = {
-        "environment": environment(), "cache_mb": cache.stat().st_size / 1e6, "pages": [asdict(page) for page in pages],
-        "views": sum(page.views for page in pages), "start_s": statistics.median(starts),
-        "start_cpu_s": statistics.median(used), "memory_idle_mb": idle,
+        "environment": environment(),
+        "cache_mb": cache.stat().st_size / 1e6,
+        "pages": [asdict(page) for page in pages],
+        "views": sum(page.views for page in pages),
+        "start_s": statistics.median(starts),
+        "start_cpu_s": statistics.median(used),
+        "memory_idle_mb": idle,
         "memory_mb": memory,
-    }  # fmt: skip
+    }
     return result | {"holds": _holds(pages, memory, statistics.median(starts))}
 
 
@@ -127,9 +134,14 @@ def _page(server: Server, name: str, views: int) -> PageFigures:
         sizes.append(view.bytes)
     warm = [1000 * value for value in seconds[1:]]
     return PageFigures(
-        page=name, first_ms=1000 * seconds[0], median_ms=statistics.median(warm), worst_ms=max(warm),
-        cpu_ms=1000 * used / len(warm), kilobytes=statistics.median(sizes) / 1000, views=views,
-    )  # fmt: skip
+        page=name,
+        first_ms=1000 * seconds[0],
+        median_ms=statistics.median(warm),
+        worst_ms=max(warm),
+        cpu_ms=1000 * used / len(warm),
+        kilobytes=statistics.median(sizes) / 1000,
+        views=views,
+    )
 
 
 def _address(name: str) -> str:
@@ -145,11 +157,14 @@ def _holds(pages: Sequence[PageFigures], memory: float, start: float) -> bool:
 def environment() -> dict[str, object]:
     """Where it was measured, and how busy that machine was with other things."""
     return {
-        "processor": platform.processor() or platform.machine(), "cores": os.cpu_count(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
         "load_1_minute": os.getloadavg()[0],
-        "system": platform.platform(), "python": platform.python_version(), "streamlit": version("streamlit"),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "streamlit": version("streamlit"),
         "duckdb": version("duckdb"),
-    }  # fmt: skip
+    }
 
 
 def describe(result: dict[str, object]) -> list[str]:

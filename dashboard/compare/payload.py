@@ -80,11 +80,13 @@ def lane_times(table: pd.DataFrame) -> dict[str, LaneTime]:
     """From the timing summaries of one environment and batch size (`StudyView.timings`)."""
     return {
         row.lane: LaneTime(
-            row.median_ms, int(row.n), row.text_ms if known(row.text_ms) else 0.0,
+            row.median_ms,
+            int(row.n),
+            row.text_ms if known(row.text_ms) else 0.0,
             row.denoiser_ms + (row.scheduler_ms if known(row.scheduler_ms) else 0.0),
         )
         for row in table.itertuples()
-    }  # fmt: skip
+    }
 
 
 def time_line(table: pd.DataFrame) -> str:
@@ -134,12 +136,16 @@ def _lane(lane: LaneView, own: Sequence[Picture], numbers: Sequence[int], scene:
     finals = [picture for picture in own if picture.kind == "final"]
     known_scheduler = SCHEDULERS.get(lane.scheduler)
     return {
-        "label": lane.label, "colour": look.colour, "glyph": look.glyph, "baseline": lane.key == scene.study.baseline,
+        "label": lane.label,
+        "colour": look.colour,
+        "glyph": look.glyph,
+        "baseline": lane.key == scene.study.baseline,
         "facts": [f"{lane.steps} steps", f"NFE {whole(lane.nfe)}", str(time) if time else "not timed"],
         "drawsNoise": known_scheduler is not None and known_scheduler.stochastic,
-        "frames": frames, "final": _sources(finals, numbers) if finals else None,
+        "frames": frames,
+        "final": _sources(finals, numbers) if finals else None,
         "why": _why(scene.cell(lane), frames, scene.kind),
-    }  # fmt: skip
+    }
 
 
 def _frame(
@@ -175,13 +181,22 @@ def _against(scene: Scene, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, 
     baseline = next((row for row in rows if row["baseline"]), None)
     none_converged = "not in the cache" if scene.converged else "the study has none"
     return [
-        {"key": "baseline", "label": f"the baseline, {baseline['label']}" if baseline else "the baseline",
-         "why": "" if baseline and (baseline["frames"] or baseline["final"]) else "no picture"},
-        {"key": "final", "label": "its own final image",
-         "why": "" if any(row["final"] for row in rows) else "no picture"},
-        {"key": "reference", "label": "the converged reference",
-         "why": "" if scene.converged and scene.converged.pictures else none_converged},
-    ]  # fmt: skip
+        {
+            "key": "baseline",
+            "label": f"the baseline, {baseline['label']}" if baseline else "the baseline",
+            "why": "" if baseline and (baseline["frames"] or baseline["final"]) else "no picture",
+        },
+        {
+            "key": "final",
+            "label": "its own final image",
+            "why": "" if any(row["final"] for row in rows) else "no picture",
+        },
+        {
+            "key": "reference",
+            "label": "the converged reference",
+            "why": "" if scene.converged and scene.converged.pictures else none_converged,
+        },
+    ]
 
 
 def _converged(found: Converged | None, numbers: Sequence[int]) -> dict[str, Any] | None:

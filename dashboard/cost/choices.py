@@ -37,30 +37,50 @@ PRICE = Number("price", "Price per GPU hour ($)", 1.0, 0.001, 1000.0, 0.1, "What
 
 
 SECONDS = Number(
-    "seconds", "Baseline seconds per image", None, 0.001, 600.0, 0.1,
+    "seconds",
+    "Baseline seconds per image",
+    None,
+    0.001,
+    600.0,
+    0.1,
     "On the GPU that is priced. The other lanes are scaled by their measured ratio. Empty: times as measured.",
-)  # fmt: skip
+)
 
 
 IMAGES = Number("images", "Images a month", 1_000_000, 1, 100_000_000, 100_000, "Images made in a month of 730 hours.")
 
 
 BUSY = Number(
-    "busy", "Utilisation (%)", 30, 1, 100, 5,
+    "busy",
+    "Utilisation (%)",
+    30,
+    1,
+    100,
+    5,
     "Share of the paid time in which images are made. Reported averages lie between 10 and 40 %.",
-)  # fmt: skip
+)
 
 
 PEAK = Number(
-    "peak", "Images per second at the peak", 1.0, 0.0, 100.0, 0.5,
+    "peak",
+    "Images per second at the peak",
+    1.0,
+    0.0,
+    100.0,
+    0.5,
     "Sets how many whole GPUs are needed. 0: not known; they then follow from the month and the utilisation.",
-)  # fmt: skip
+)
 
 
 WAIT = Number(
-    "wait", "Longest wait at the peak (s)", 5.0, 0.0, 600.0, 1.0,
+    "wait",
+    "Longest wait at the peak (s)",
+    5.0,
+    0.0,
+    600.0,
+    1.0,
     "95 % of the images are begun within this time; making them comes on top.",
-)  # fmt: skip
+)
 
 
 def preset_of(device: str, presets: Iterable[Preset]) -> Preset | None:
@@ -126,16 +146,22 @@ def choose_equal() -> bool:
     state.from_address("equal", {"1": True, "0": False})
     st.session_state.setdefault("equal_choice", True)
     return st.toggle(
-        "Only lanes as good as the baseline", key="equal_choice", persist_state="session",
+        "Only lanes as good as the baseline",
+        key="equal_choice",
+        persist_state="session",
         help="Found equivalent or better by the metric that decides.",
-    )  # fmt: skip
+    )
 
 
 def price_choices(choice: Pricing) -> dict[str, str]:
     """What the address of the Cost page holds."""
     numbers = {
-        PRICE: choice.rate.usd_per_hour, SECONDS: choice.seconds, IMAGES: choice.work.images_per_month,
-        BUSY: 100 * choice.work.utilisation, PEAK: choice.work.peak_per_second, WAIT: choice.work.wait_seconds,
-    }  # fmt: skip
+        PRICE: choice.rate.usd_per_hour,
+        SECONDS: choice.seconds,
+        IMAGES: choice.work.images_per_month,
+        BUSY: 100 * choice.work.utilisation,
+        PEAK: choice.work.peak_per_second,
+        WAIT: choice.work.wait_seconds,
+    }
     texts = {field.name: "" if value is None else f"{value:.10g}" for field, value in numbers.items()}
     return {"gpu": choice.preset.key if choice.preset else OWN, "lane": choice.lane, **texts}

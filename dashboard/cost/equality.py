@@ -53,8 +53,9 @@ def equality(study: StudyView, table: pd.DataFrame, verdicts: Verdicts) -> Equal
     words = {study.baseline: "baseline"} | words_of(verdicts.found, verdicts.deciding)
     best = choose(table, verdicts.found, study.baseline, verdicts.deciding).best
     cheapest = best.lane if best and best.lane != study.baseline else ""
-    return Equality({str(lane): words.get(lane, "not scored") for lane in table["lane"]}, cheapest,
-                    verdicts.metric_label)  # fmt: skip
+    return Equality(
+        {str(lane): words.get(lane, "not scored") for lane in table["lane"]}, cheapest, verdicts.metric_label
+    )
 
 
 def explained(equal: Equality, study: StudyView, verdicts: Verdicts, lane: str) -> str:
@@ -62,14 +63,19 @@ def explained(equal: Equality, study: StudyView, verdicts: Verdicts, lane: str) 
     chosen = study.lane(lane)
     row = verdicts.lane(lane)
     if not equal.known or chosen is None:
-        return (f"Money only: the images have not been scored, and whether a lane's are as good as the baseline's is "
-                f"not known. `python -m engine score {study.id}` scores them. {REAL}")  # fmt: skip
+        return (
+            f"Money only: the images have not been scored, and whether a lane's are as good as the baseline's is "
+            f"not known. `python -m engine score {study.id}` scores them. {REAL}"
+        )
     if row is None:
         return f"{chosen.label} has not been scored: whether the saving comes at equal quality is not known. {REAL}"
     gap = row.difference
     interval = number_range(gap.low, gap.high)
-    figure = (f"{equal.label} differs by {signed(gap.value)}" + (f" ({interval})" if interval != NONE else "")
-              + f", margin ±{number(row.margin)}, {count(gap.n, 'prompt')}")  # fmt: skip
+    figure = (
+        f"{equal.label} differs by {signed(gap.value)}"
+        + (f" ({interval})" if interval != NONE else "")
+        + f", margin ±{number(row.margin)}, {count(gap.n, 'prompt')}"
+    )
     if equal.as_good(lane):
         return f"The saving is at equal quality: {chosen.label} is {row.verdict} to the baseline; {figure}. {REAL}"
     return f"Not at equal quality as far as is known: {chosen.label} is {_word(row.verdict)}; {figure}. {REAL}"

@@ -26,13 +26,16 @@ def cost_table(table: pd.DataFrame, words: Mapping[str, str]) -> str:
         word = "" if base else words.get(row["lane"], "not scored")
         cells = (
             escape(word if word in AS_GOOD or base else f"({word})"),
-            f"{row['seconds']:.3g}" if known(row["seconds"]) else NONE, money(row["usd_1k"]),
+            f"{row['seconds']:.3g}" if known(row["seconds"]) else NONE,
+            money(row["usd_1k"]),
             _ranged(row, "usd_month", money, money_range),
             NONE if base else _ranged(row, "saving_usd", money, money_range),
             NONE if base else _ranged(row, "saving_share", percent, percent_range),
-            whole(row["gpus"]), percent(row["fleet_busy"]), f"<b>{money(row['fleet_usd'])}</b>",
+            whole(row["gpus"]),
+            percent(row["fleet_busy"]),
+            f"<b>{money(row['fleet_usd'])}</b>",
             NONE if base else _ranged(row, "fleet_saving_usd", money, money_range),
-        )  # fmt: skip
+        )
         rows.append(f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
     by_use = ("Seconds per image", "By use: 1,000 images", "By use: a month", "Saved", "Saved (%)")
     return markup.table(["Lane", "Quality", *by_use, "Whole GPUs", "Busy", "Whole GPUs: a month", "Saved"], rows)

@@ -66,8 +66,10 @@ def latent_space(subject: Subject | None) -> None:
     picture = final[0]
     channels, height, width = found.shape
     pixels = 3 * picture.width * picture.height
-    made = [Shot(source, f"Channel {place} of the latents of {subject.words}", f"channel {place}", small=True)
-            for place, source in enumerate(found.channels, 1)]  # fmt: skip
+    made = [
+        Shot(source, f"Channel {place} of the latents of {subject.words}", f"channel {place}", small=True)
+        for place, source in enumerate(found.channels, 1)
+    ]
     st.html(shots([*made, _shot(picture, f"decoded: {picture.width} × {picture.height} pixels", subject)]))
     times = f"{pixels / found.numbers:.0f} times fewer than the {pixels:,} of the picture"
     st.html(subject.footer(f"{channels} × {height} × {width} = {found.numbers:,} numbers, {times}", subject.lane.label))
@@ -120,8 +122,11 @@ def solvers(subject: Subject | None) -> None:
     cells = {lane.key: subject.study.cell(lane.key, subject.prompt, subject.seed) for lane in subject.study.lanes}
     ids = [cell.trajectory_id for cell in cells.values() if cell.state == "done"]
     found = {p.trajectory_id: p for p in _pictures(subject, ids, ["final"])}
-    made = [_shot(found[cells[lane.key].trajectory_id], f"{lane.label}: {lane.nfe or lane.steps} calls", subject)
-            for lane in subject.study.lanes if cells[lane.key].trajectory_id in found]  # fmt: skip
+    made = [
+        _shot(found[cells[lane.key].trajectory_id], f"{lane.label}: {lane.nfe or lane.steps} calls", subject)
+        for lane in subject.study.lanes
+        if cells[lane.key].trajectory_id in found
+    ]
     st.html(shots(made) if made else nothing("no lane has a picture of this prompt and seed."))
     if made:
         st.html(subject.footer(f"n = 1 prompt and seed, {count(len(made), 'lane')}"))
@@ -132,8 +137,16 @@ def solvers(subject: Subject | None) -> None:
     components.chart(error_chart, scores, alt="Latent error of each lane over its denoiser calls")
     low, high = int(scores["n"].min()), int(scores["n"].max())
     cells_counted = f"n = {low} cells per lane" if low == high else f"n = {low} to {high} cells per lane"
-    st.html(markup.footer([cells_counted, "mark: median, bar: 10 – 90 % of the cells", *subject.study.facts[:1],
-                           *components.image_places(subject.study)]))  # fmt: skip
+    st.html(
+        markup.footer(
+            [
+                cells_counted,
+                "mark: median, bar: 10 – 90 % of the cells",
+                *subject.study.facts[:1],
+                *components.image_places(subject.study),
+            ]
+        )
+    )
 
 
 def calls(subject: Subject | None) -> None:

@@ -35,9 +35,13 @@ def table_of_tests(verdicts: Sequence[ClaimVerdict]) -> str:
         results = verdict.tests or (TestResult(verdict.word, "", "", "", verdict.reason),)
         for place, result in enumerate(results):
             cells = (
-                verdict.text if place == 0 else "", result.word, result.hypothesis, result.figure, result.n,
+                verdict.text if place == 0 else "",
+                result.word,
+                result.hypothesis,
+                result.figure,
+                result.n,
                 result.reason,
-            )  # fmt: skip
+            )
             rows.append("".join(f'<td class="text wrap">{escape(cell)}</td>' for cell in cells))
     columns = ["Claim", "Verdict", "Tested as", "Found [95 % interval]", "n", "Note"]
     return markup.table(columns, [f"<tr>{row}</tr>" for row in rows], text=set(columns))

@@ -27,10 +27,15 @@ def timing_table(table: pd.DataFrame) -> str:
     for _, row in table.iterrows():
         name = markup.lane_name(row["label"], row["scheduler"], is_baseline=row["is_baseline"])
         cells = (
-            whole(row["steps"]), whole(row["nfe"]), f"<b>{duration(row['median_ms'])}</b>",
-            duration_range(row["low_ms"], row["high_ms"]), whole(row["n"]), f"<b>{ratio(row['speedup'])}</b>",
-            ratio_range(row["speedup_low"], row["speedup_high"]), escape(str(row["settled"])),
-        )  # fmt: skip
+            whole(row["steps"]),
+            whole(row["nfe"]),
+            f"<b>{duration(row['median_ms'])}</b>",
+            duration_range(row["low_ms"], row["high_ms"]),
+            whole(row["n"]),
+            f"<b>{ratio(row['speedup'])}</b>",
+            ratio_range(row["speedup_low"], row["speedup_high"]),
+            escape(str(row["settled"])),
+        )
         rows.append(f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
     return markup.table(
         [*markup.LANE_COLUMNS, "Median", "95 % interval", "n", "Speed-up", "95 % interval", "Samples"], rows

@@ -35,9 +35,16 @@ def top(study: StudyView, table: pd.DataFrame, found_verdicts: Verdicts) -> Head
     pricing = None
     if isinstance(prices, Answer) and not table.empty:
         pricing = default_pricing(str(table["device_name"].iloc[0]), prices.value)
-    found = Headline({lane.key: (lane.label, lane.scheduler) for lane in study.lanes}, study.baseline, table,
-                     found_verdicts.found, found_verdicts.metrics, found_verdicts.deciding, pricing,
-                     price_is_known=pricing is not None and pricing.preset is not None)  # fmt: skip
+    found = Headline(
+        {lane.key: (lane.label, lane.scheduler) for lane in study.lanes},
+        study.baseline,
+        table,
+        found_verdicts.found,
+        found_verdicts.metrics,
+        found_verdicts.deciding,
+        pricing,
+        price_is_known=pricing is not None and pricing.preset is not None,
+    )
     st.html(cards(found.figures, ("See the Cost page", _cost_page(study, found))))
     for sentence in found.reservations:
         st.html(markup.soft(sentence))
@@ -51,13 +58,19 @@ def _cost_page(study: StudyView, found: Headline) -> str:
 
 def _rests_on(study: StudyView, found: Headline) -> list[str]:
     progress, row = study.progress, found.comparison
-    outcome = [f"{progress.done} of {study.total} cells", f"{progress.failed} failed" if progress.failed else "",
-               f"{progress.missing} not run" if progress.missing else ""]  # fmt: skip
+    outcome = [
+        f"{progress.done} of {study.total} cells",
+        f"{progress.failed} failed" if progress.failed else "",
+        f"{progress.missing} not run" if progress.missing else "",
+    ]
     parts = [", ".join(filter(None, outcome)), f"quality: n = {row.extent}" if row else ""]
     times = found.times[found.times["lane"] == found.lane] if len(found.times) else found.times
     for _, timed in times.iterrows():
-        parts += [f"times: n = {timed['n']}, {batch_of(timed['batch_size'])}", str(timed["device_name"]),
-                  when(timed["last_at"])]  # fmt: skip
+        parts += [
+            f"times: n = {timed['n']}, {batch_of(timed['batch_size'])}",
+            str(timed["device_name"]),
+            when(timed["last_at"]),
+        ]
     return [*parts, "95 % bootstrap intervals"] if row or len(times) else parts
 
 

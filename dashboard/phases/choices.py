@@ -62,8 +62,14 @@ def address(study: StudyView, choice: Choice | None) -> dict[str, str]:
     if choice is None:
         return {"study": study.id}
     prompt = state.prompt_labels(study.prompts)[choice.prompt]
-    return {"study": study.id, "lanes": ",".join(choice.lanes), "measure": choice.measure, "lane": choice.lane,
-            "prompt": prompt, "seed": str(choice.seed)}  # fmt: skip
+    return {
+        "study": study.id,
+        "lanes": ",".join(choice.lanes),
+        "measure": choice.measure,
+        "lane": choice.lane,
+        "prompt": prompt,
+        "seed": str(choice.seed),
+    }
 
 
 def _choose_lanes(labels: Mapping[str, str], baseline: str) -> tuple[str, ...]:
@@ -78,9 +84,13 @@ def _choose_lanes(labels: Mapping[str, str], baseline: str) -> tuple[str, ...]:
     known = [key for key in st.session_state.get("lanes_choice", []) if key in labels]
     st.session_state["lanes_choice"] = known or usual
     chosen = st.multiselect(
-        "Lanes", list(labels), format_func=lambda key: labels[key], key="lanes_choice", max_selections=MOST_LANES,
+        "Lanes",
+        list(labels),
+        format_func=lambda key: labels[key],
+        key="lanes_choice",
+        max_selections=MOST_LANES,
         persist_state="session",
-    )  # fmt: skip
+    )
     return tuple(key for key in labels if key in chosen) or tuple(usual)
 
 

@@ -22,8 +22,13 @@ NONE_YET = (
 
 def commitment(chosen: Options, study: StudyView, choice: Choice) -> None:
     """When a run is committed to its prompt."""
-    st.html(markup.heading("When the picture is decided", "A run begins with one prompt and goes on with another. "
-                           "As long as the picture shows the second, nothing was decided yet."))  # fmt: skip
+    st.html(
+        markup.heading(
+            "When the picture is decided",
+            "A run begins with one prompt and goes on with another. "
+            "As long as the picture shows the second, nothing was decided yet.",
+        )
+    )
     answer = require(lambda: loading.changes(chosen.cache, study.id))
     found, pictures = answer.value.found, answer.value.pictures
     if found is None:
@@ -35,8 +40,9 @@ def commitment(chosen: Options, study: StudyView, choice: Choice) -> None:
         return
     names = {lane.key: lane for lane in lanes}
     curve = found.curve[found.curve["lane"].isin(list(names))]
-    curve = curve.assign(label=[names[key].label for key in curve["lane"]],
-                         scheduler=[names[key].scheduler for key in curve["lane"]])  # fmt: skip
+    curve = curve.assign(
+        label=[names[key].label for key in curve["lane"]], scheduler=[names[key].scheduler for key in curve["lane"]]
+    )
     left, right = st.columns([1, 1.15], gap="large")
     with left:
         st.html(lane_legend(lanes))
@@ -45,8 +51,13 @@ def commitment(chosen: Options, study: StudyView, choice: Choice) -> None:
         st.html(_footer(found, "95 % intervals over pairs"))
     with right:
         st.html(commitment_table(lanes, found))
-        st.html(_footer(found, "middle between the changes of prompt on either side; means over pairs, 95 % bootstrap "
-                        "intervals; left out: runs that follow the first or the second prompt throughout"))  # fmt: skip
+        st.html(
+            _footer(
+                found,
+                "middle between the changes of prompt on either side; means over pairs, 95 % bootstrap "
+                "intervals; left out: runs that follow the first or the second prompt throughout",
+            )
+        )
     _example(found, lanes, pictures, choice)
 
 

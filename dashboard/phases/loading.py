@@ -88,8 +88,13 @@ def _lane_phases(asked: tuple[pd.DataFrame, pd.DataFrame, str]) -> LanePhases:
         steps["metric"].isin(["x0_distance", "guidance_energy"]) | steps["metric"].str.startswith("coherence_")
     ]
     zero_or_one = frames["metric"].isin(SHARES)
-    table = [curves(plain), curves(octave_distances(steps[is_octave])), speeds(steps, SPEED),
-             curves(frames[~zero_or_one]), shares(frames[zero_or_one])]  # fmt: skip
+    table = [
+        curves(plain),
+        curves(octave_distances(steps[is_octave])),
+        speeds(steps, SPEED),
+        curves(frames[~zero_or_one]),
+        shares(frames[zero_or_one]),
+    ]
     known = [part for part in table if len(part)]
     recorded = steps.groupby("metric")["trajectory_id"].nunique() if len(steps) else pd.Series(dtype=int)
     return LanePhases(

@@ -95,9 +95,13 @@ def commitment_table(lanes: Sequence[LaneView], found: Commitment) -> str:
         row = points.loc[lane.key]
         never = f"{row['never']:.0f} of {row['never'] + row['runs']:.0f}"
         cells = (
-            percent_range(row["progress_low"], row["progress_high"]), number(row["log_snr"]),
-            number_range(row["log_snr_low"], row["log_snr_high"]), f"{row['pairs']:.0f}", f"{row['runs']:.0f}", never,
-        )  # fmt: skip
+            percent_range(row["progress_low"], row["progress_high"]),
+            number(row["log_snr"]),
+            number_range(row["log_snr_low"], row["log_snr_high"]),
+            f"{row['pairs']:.0f}",
+            f"{row['runs']:.0f}",
+            never,
+        )
         name = markup.lane_name(lane.label, lane.scheduler)
         rest = "".join(f"<td>{cell}</td>" for cell in cells)
         rows.append(f'<tr><th scope="row">{name}</th><td><b>{percent(row["progress"])}</b></td>{rest}</tr>')

@@ -54,20 +54,35 @@ def top(shown: Shown, claims: tuple[ClaimVerdict, ...]) -> None:
 
 def where(shown: Shown) -> None:
     """Where the phases lie per lane, in progress and in log-SNR."""
-    st.html(markup.heading("Where the phases lie", "The path is the way x0, the estimate of the clean image, goes "
-                           "from call to call. A noise level falls at other percentages under other spacings of the "
-                           "steps, so both are shown."))  # fmt: skip
+    st.html(
+        markup.heading(
+            "Where the phases lie",
+            "The path is the way x0, the estimate of the clean image, goes "
+            "from call to call. A noise level falls at other percentages under other spacings of the "
+            "steps, so both are shown.",
+        )
+    )
     titles: tuple[tuple[Axis, str], ...] = (("progress", "Progress (share of calls)"), ("log_snr", LOG_SNR))
-    st.html(markup.legend("Bar: half of the path. Line: 80 % of it. Mark: half is done. Dark ends: 95 % intervals. "
-                          "Grey: 40 – 80 %, said to be critical."))  # fmt: skip
+    st.html(
+        markup.legend(
+            "Bar: half of the path. Line: 80 % of it. Mark: half is done. Dark ends: 95 % intervals. "
+            "Grey: 40 – 80 %, said to be critical."
+        )
+    )
     for column, (axis, title) in zip(st.columns(2, gap="large"), titles, strict=True):
         spans = _spans(shown, axis)
         if spans.empty:
             continue
         with column:
             claimed = CLAIMED if axis == "progress" else None
-            components.chart(span_chart, spans, title, axis, claimed,
-                             alt=f"Critical phases of each lane, {title}, as in the table below")  # fmt: skip
+            components.chart(
+                span_chart,
+                spans,
+                title,
+                axis,
+                claimed,
+                alt=f"Critical phases of each lane, {title}, as in the table below",
+            )
             extent = (
                 f"n = {count(int(spans['prompts'].max()), 'prompt')}, {count(int(spans['runs'].max()), 'run')} per lane"
             )
@@ -76,15 +91,27 @@ def where(shown: Shown) -> None:
             )
     st.html(border_table(shown.lanes, shown.measured, shown.study.baseline))
     lowest = min((row.figures["progress"].n for row in shown.measured.values() if "progress" in row.figures), default=0)
-    st.html(markup.footer([f"n = {count(lowest, 'prompt')} or more", "means over prompts, [95 % bootstrap intervals]",
-                           *components.image_places(shown.study)]))  # fmt: skip
+    st.html(
+        markup.footer(
+            [
+                f"n = {count(lowest, 'prompt')} or more",
+                "means over prompts, [95 % bootstrap intervals]",
+                *components.image_places(shown.study),
+            ]
+        )
+    )
 
 
 def _spans(shown: Shown, axis: Axis) -> pd.DataFrame:
     rows = []
     for lane in shown.lanes:
-        keys = {"start_50": "critical_50_start", "end_50": "critical_50_end", "start_80": "critical_80_start",
-                "end_80": "critical_80_end", "half": "half_path"}  # fmt: skip
+        keys = {
+            "start_50": "critical_50_start",
+            "end_50": "critical_50_end",
+            "start_80": "critical_80_start",
+            "end_80": "critical_80_end",
+            "half": "half_path",
+        }
         found = {name: shown.measured.get((lane.key, key)) for name, key in keys.items()}
         figures = {name: row.figures[axis] for name, row in found.items() if row is not None and axis in row.figures}
         if len(figures) < len(keys):
@@ -92,8 +119,15 @@ def _spans(shown: Shown, axis: Axis) -> pd.DataFrame:
         row = {name: figure.value for name, figure in figures.items()}
         for name in ("start_50", "end_50"):
             row |= {f"{name}_low": figures[name].low, f"{name}_high": figures[name].high}
-        rows.append({"label": lane.label, "scheduler": lane.scheduler, **row, "prompts": figures["half"].n,
-                     "runs": figures["half"].pairs})  # fmt: skip
+        rows.append(
+            {
+                "label": lane.label,
+                "scheduler": lane.scheduler,
+                **row,
+                "prompts": figures["half"].n,
+                "runs": figures["half"].pairs,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -115,16 +149,26 @@ def forming(chosen: Options, shown: Shown, choice: Choice) -> None:
     with left:
         _likeness(chosen, shown, choice)
     with right:
-        _curve(shown, loading.SPEED, "Share of the path per unit of log-SNR (speed of x0)", ".0%",
-               "No change from call to call was recorded.")  # fmt: skip
+        _curve(
+            shown,
+            loading.SPEED,
+            "Share of the path per unit of log-SNR (speed of x0)",
+            ".0%",
+            "No change from call to call was recorded.",
+        )
     left, right = st.columns(2, gap="large")
     with left:
-        _curve(shown, "recognised", "Share of runs in which CLIP names the concept in x0", ".0%",
-               _unscored(shown), band="95 % interval over prompts",
-               footer="line: share of runs; band: 95 % interval over prompts")  # fmt: skip
+        _curve(
+            shown,
+            "recognised",
+            "Share of runs in which CLIP names the concept in x0",
+            ".0%",
+            _unscored(shown),
+            band="95 % interval over prompts",
+            footer="line: share of runs; band: 95 % interval over prompts",
+        )
     with right:
-        _curve(shown, "guidance_energy", "Guidance energy: pull of the prompt (0: none)", ".2~f",
-               _no_guidance(shown))  # fmt: skip
+        _curve(shown, "guidance_energy", "Guidance energy: pull of the prompt (0: none)", ".2~f", _no_guidance(shown))
 
 
 def _likeness(chosen: Options, shown: Shown, choice: Choice) -> None:
@@ -137,9 +181,15 @@ def _likeness(chosen: Options, shown: Shown, choice: Choice) -> None:
 
 
 def _curve(
-    shown: Shown, metric: str, title: str, value_format: str, missing: str, *, band: str = "10 – 90 % of runs",
+    shown: Shown,
+    metric: str,
+    title: str,
+    value_format: str,
+    missing: str,
+    *,
+    band: str = "10 – 90 % of runs",
     footer: str = BAND,
-) -> None:  # fmt: skip
+) -> None:
     curve = shown.curve(metric)
     if curve.empty:
         st.html(markup.soft(f"{title}."))
@@ -153,8 +203,11 @@ def _curve(
 def spectrum(shown: Shown, choice: Choice) -> None:
     """How far each octave of x0 is the final one."""
     lane = next((lane for lane in shown.lanes if lane.key == choice.lane), shown.lanes[0])
-    st.html(markup.heading(f"Band by band: {lane.label}", "Coarse octaves are few cycles per side of the latents, fine "
-                           "ones many."))  # fmt: skip
+    st.html(
+        markup.heading(
+            f"Band by band: {lane.label}", "Coarse octaves are few cycles per side of the latents, fine ones many."
+        )
+    )
     curve = shown.curves[(shown.curves["lane"] == lane.key) & shown.curves["metric"].str.startswith("octave_")]
     if curve.empty:
         st.html(markup.soft(older("The spectrum of x0")))
@@ -168,8 +221,13 @@ def spectrum(shown: Shown, choice: Choice) -> None:
 def paths(chosen: Options, shown: Shown, choice: Choice) -> None:
     """The way of x0 in three dimensions common to the lanes."""
     asked = cut(choice.prompt, 50)
-    st.html(markup.heading("The way of x0", f"“{asked}”, seed {choice.seed}: principal components of all its steps "
-                           "under all these lanes. Ring: begin. Mark: end."))  # fmt: skip
+    st.html(
+        markup.heading(
+            "The way of x0",
+            f"“{asked}”, seed {choice.seed}: principal components of all its steps "
+            "under all these lanes. Ring: begin. Mark: end.",
+        )
+    )
     lanes = tuple(lane.key for lane in shown.lanes)
     answer = require(lambda: loading.trajectories(chosen.cache, shown.study.id, choice.prompt, choice.seed, lanes))
     found = answer.value
@@ -184,11 +242,23 @@ def paths(chosen: Options, shown: Shown, choice: Choice) -> None:
     st.html(lane_legend([names[key] for key in dict.fromkeys(points["lane"])]))
     for column, axes in zip(st.columns(2), ((1, 2), (1, 3)), strict=True):
         with column:
-            components.chart(path_chart, points, axes, found.explained,
-                             alt=f"Paths of x0 on components {axes[0]} and {axes[1]}, a line a lane")  # fmt: skip
-    st.html(markup.footer([f"n = {count(len(lanes), 'run')}, {len(points)} steps",
-                           f"{sum(found.explained):.0%} of the variance shown; from sketches of the latents, whose "
-                           "distances are right to about 6 %", *components.image_places(shown.study)]))  # fmt: skip
+            components.chart(
+                path_chart,
+                points,
+                axes,
+                found.explained,
+                alt=f"Paths of x0 on components {axes[0]} and {axes[1]}, a line a lane",
+            )
+    st.html(
+        markup.footer(
+            [
+                f"n = {count(len(lanes), 'run')}, {len(points)} steps",
+                f"{sum(found.explained):.0%} of the variance shown; from sketches of the latents, whose "
+                "distances are right to about 6 %",
+                *components.image_places(shown.study),
+            ]
+        )
+    )
 
 
 def _no_guidance(shown: Shown) -> str:
@@ -199,5 +269,7 @@ def _no_guidance(shown: Shown) -> str:
 
 
 def _unscored(shown: Shown) -> str:
-    return (f"No x0 frame of these lanes has been scored. `python -m engine score {shown.study.id}` does, where a CLIP "
-            "knows the model's pictures and the study keeps x0 frames.")  # fmt: skip
+    return (
+        f"No x0 frame of these lanes has been scored. `python -m engine score {shown.study.id}` does, where a CLIP "
+        "knows the model's pictures and the study keeps x0 frames."
+    )

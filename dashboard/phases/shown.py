@@ -80,14 +80,20 @@ def older_cells(shown: Shown) -> None:
         if found.complete < found.cells:
             parts.append(f"{lane.label}: {found.cells - found.complete} of {count(found.cells, 'cell')}")
     if parts:
-        st.html(markup.soft(f"Made by an earlier version, without spectrum, guidance energy and way of x0: "
-                            f"{'; '.join(parts)}. Finished cells are never made again; a run into another file "
-                            "(`--cache NEW.duckdb`) records them."))  # fmt: skip
+        st.html(
+            markup.soft(
+                f"Made by an earlier version, without spectrum, guidance energy and way of x0: "
+                f"{'; '.join(parts)}. Finished cells are never made again; a run into another file "
+                "(`--cache NEW.duckdb`) records them."
+            )
+        )
 
 
 def older(what: str) -> str:
-    return (f"{what} was not recorded for these cells: an earlier version made them. A run into another file "
-            "(`--cache NEW.duckdb`) records it.")  # fmt: skip
+    return (
+        f"{what} was not recorded for these cells: an earlier version made them. A run into another file "
+        "(`--cache NEW.duckdb`) records it."
+    )
 
 
 def claims_of(chosen: Options, study: StudyView) -> tuple[ClaimVerdict, ...]:

@@ -65,9 +65,16 @@ def _own() -> Draft:
     with right:
         repeats = _number("Timing samples of each lane", "run_repeats", 5.0, 1000.0, 1.0, "%d")
     return Draft(
-        name=name, model=model, prompts=prompts or "", lanes=chosen, seeds=seeds, guidance=guidance,
-        baseline=baseline, negative_prompt=negative, repeats=int(repeats),
-    )  # fmt: skip
+        name=name,
+        model=model,
+        prompts=prompts or "",
+        lanes=chosen,
+        seeds=seeds,
+        guidance=guidance,
+        baseline=baseline,
+        negative_prompt=negative,
+        repeats=int(repeats),
+    )
 
 
 def _model() -> str:
@@ -80,9 +87,12 @@ def _lanes() -> tuple[tuple[str, str], ...]:
     """Schedulers of the table, and the steps of each."""
     _begin("run_schedulers", list(_DEFAULTS))
     keys = st.multiselect(
-        "Schedulers", list(SCHEDULERS), format_func=lambda key: SCHEDULERS[key].label, key="run_schedulers",
+        "Schedulers",
+        list(SCHEDULERS),
+        format_func=lambda key: SCHEDULERS[key].label,
+        key="run_schedulers",
         persist_state="session",
-    )  # fmt: skip
+    )
     chosen = []
     for first in range(0, len(keys), _STEPS_IN_A_ROW):
         for column, key in zip(st.columns(_STEPS_IN_A_ROW), keys[first : first + _STEPS_IN_A_ROW], strict=False):

@@ -52,10 +52,15 @@ def read(lines: Iterable[str]) -> Log:
             summary = {key: value for key, value in event.items() if key != "event"}
     what = str(current.get("what", ""))
     return Log(
-        facts=facts, what=PASSES.get(what, what.capitalize()), done=_whole(current.get("done")),
-        total=_whole(current.get("total")), unit=str(current.get("unit", "")),
-        seconds_left=_seconds(current.get("seconds_left")), notes=tuple(notes[-MOST_NOTES:]), summary=summary,
-    )  # fmt: skip
+        facts=facts,
+        what=PASSES.get(what, what.capitalize()),
+        done=_whole(current.get("done")),
+        total=_whole(current.get("total")),
+        unit=str(current.get("unit", "")),
+        seconds_left=_seconds(current.get("seconds_left")),
+        notes=tuple(notes[-MOST_NOTES:]),
+        summary=summary,
+    )
 
 
 def _events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:

@@ -60,10 +60,13 @@ def compose(request: Request) -> str:
         load_study(request.name)
         return (DATA / "studies" / f"{request.name}.toml").read_text(encoding="utf-8")
     values: dict[str, Any] = {
-        "name": request.name.strip(), "model": request.model.strip(), "prompts": prompts(request.prompts),
-        "seeds": _numbers("Seeds", request.seeds), "guidance_scale": float(request.guidance),
+        "name": request.name.strip(),
+        "model": request.model.strip(),
+        "prompts": prompts(request.prompts),
+        "seeds": _numbers("Seeds", request.seeds),
+        "guidance_scale": float(request.guidance),
         "lanes": lanes(request.lanes),
-    }  # fmt: skip
+    }
     if request.baseline:
         values["baseline"] = request.baseline
     if request.negative_prompt.strip():

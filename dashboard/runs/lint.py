@@ -17,9 +17,13 @@ from engine.display.formats import NONE, count, cut
 from engine.display.schedule_charts import schedule_chart
 
 ORIGINS = {
-    "lane": "this lane", "table": "the table of schedulers", "lab": "the lab", "model": "inherited from the model",
-    "default": "the class's default", "ignored": "given, but the class does not take it",
-}  # fmt: skip
+    "lane": "this lane",
+    "table": "the table of schedulers",
+    "lab": "the lab",
+    "model": "inherited from the model",
+    "default": "the class's default",
+    "ignored": "given, but the class does not take it",
+}
 _NOTE = (
     "Read from the scheduler as it was built, not from what was asked for. Sigma: noise over signal of the latents at "
     "that call; where the timestep names another noise level to the denoiser, both are shown."
@@ -84,8 +88,13 @@ def summary_table(lanes: Mapping[str, LaneView], levels: pd.DataFrame, findings:
         cells = ["not looked at", NONE, NONE, NONE, NONE] if own.empty and said.empty else [NONE] * 5
         if not own.empty:
             first, last = own.iloc[0], own.iloc[-1]
-            cells = [f"{len(own)}", f"{first['timestep']:g} → {last['timestep']:g}", f"{first['sigma']:.4g}",
-                     f"{last['sigma']:.3g}", f"{last['final_sigma']:.3g}"]  # fmt: skip
+            cells = [
+                f"{len(own)}",
+                f"{first['timestep']:g} → {last['timestep']:g}",
+                f"{first['sigma']:.4g}",
+                f"{last['sigma']:.3g}",
+                f"{last['final_sigma']:.3g}",
+            ]
         name = markup.lane_name(lane.label, lane.scheduler, is_baseline=key == baseline)
         rows.append(
             f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}'

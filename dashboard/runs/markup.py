@@ -12,9 +12,14 @@ from dashboard.runs.queue import Job
 from engine.display.formats import NONE, count, cut, duration, when
 
 STATES = {
-    "queued": "waiting", "running": "running", "done": "done", "failed": "failed", "refused": "refused",
-    "cancelled": "cancelled", "lost": "lost",
-}  # fmt: skip
+    "queued": "waiting",
+    "running": "running",
+    "done": "done",
+    "failed": "failed",
+    "refused": "refused",
+    "cancelled": "cancelled",
+    "lost": "lost",
+}
 ERROR_CHARACTERS = 4000
 
 
@@ -33,9 +38,12 @@ def history_table(jobs: Iterable[Job]) -> str:
     rows = []
     for job in jobs:
         cells = (
-            when(job.asked_at), escape(cut(job.by, 60)) or NONE, escape(environment(job.outcome.get("facts") or {})),
-            duration(None if job.seconds is None else 1000 * job.seconds), escape(outcome(job)),
-        )  # fmt: skip
+            when(job.asked_at),
+            escape(cut(job.by, 60)) or NONE,
+            escape(environment(job.outcome.get("facts") or {})),
+            duration(None if job.seconds is None else 1000 * job.seconds),
+            escape(outcome(job)),
+        )
         rows.append(
             f'<tr><th scope="row">{int(job.number)}</th><td class="text">{escape(job.study)}</td>'
             f'<td class="text">{cells[0]}</td><td class="text">{cells[1]}</td><td class="text wrap">{cells[2]}</td>'
@@ -66,9 +74,14 @@ def outcome(job: Job) -> str:
 
 
 _COUNTED = (
-    ("done", "cells made"), ("cached", "were cached"), ("timed", "timing samples"), ("references", "of the reference"),
-    ("scored", "scores"), ("failed", "failed"), ("untimed", "lanes not timed"),
-)  # fmt: skip
+    ("done", "cells made"),
+    ("cached", "were cached"),
+    ("timed", "timing samples"),
+    ("references", "of the reference"),
+    ("scored", "scores"),
+    ("failed", "failed"),
+    ("untimed", "lanes not timed"),
+)
 
 
 def last_words(job: Job, lines: Iterable[str], notes: Iterable[str]) -> str:

@@ -188,10 +188,18 @@ def read_job(folder: Path) -> Job | None:
     if outcome:
         state = next((known for known in ENDED if known == outcome.get("state")), "lost")
     return Job(
-        number=folder.name, folder=folder, study=str(job.get("study", "")), by=str(job.get("by", "")),
-        plan=str(job.get("plan", "")), state=state, asked_at=asked_at, started_at=moment(running.get("started_at")),
-        ended_at=moment(outcome.get("ended_at")), cancelling=(folder / "cancel").exists(), outcome=outcome,
-    )  # fmt: skip
+        number=folder.name,
+        folder=folder,
+        study=str(job.get("study", "")),
+        by=str(job.get("by", "")),
+        plan=str(job.get("plan", "")),
+        state=state,
+        asked_at=asked_at,
+        started_at=moment(running.get("started_at")),
+        ended_at=moment(outcome.get("ended_at")),
+        cancelling=(folder / "cancel").exists(),
+        outcome=outcome,
+    )
 
 
 def log_lines(file: Path) -> list[str]:

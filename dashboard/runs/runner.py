@@ -40,8 +40,12 @@ def ensure(queue: Queue) -> None:
         with begun.open("wb") as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", "dashboard.runs.runner", str(queue.cache)],
-                cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         write_json(queue.folder / "runner.json", _process(child.pid))
     _CHILDREN.append(child)
     _CHILDREN[:] = [one for one in _CHILDREN if one.poll() is None]  # no zombies
@@ -92,8 +96,7 @@ def _run(queue: Queue, job: Job) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         engine = _start(engine_command(job, queue.cache), log, errors, lock)
         if engine is not None:
-            write_json(job.folder / "running.json",
-                       {**read_json(job.folder / "running.json"), **_process(engine.pid)})  # fmt: skip
+            write_json(job.folder / "running.json", {**read_json(job.folder / "running.json"), **_process(engine.pid)})
     if engine is None:
         _end(job, "failed", None)
         return
@@ -106,16 +109,30 @@ def _run(queue: Queue, job: Job) -> None:
 
 def engine_command(job: Job, cache: Path) -> list[str]:
     """The command line of a run, the same that a person would type."""
-    return [sys.executable, "-m", "engine", "run", str(job.folder / "study.toml"),
-            "--cache", str(cache), "--progress", "json"]  # fmt: skip
+    return [
+        sys.executable,
+        "-m",
+        "engine",
+        "run",
+        str(job.folder / "study.toml"),
+        "--cache",
+        str(cache),
+        "--progress",
+        "json",
+    ]
 
 
 def _start(command: list[str], log: IO[bytes], errors: IO[bytes], lock: IO[bytes]) -> "subprocess.Popen[bytes] | None":
     try:
         return subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=errors, start_new_session=True,
+            command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=errors,
+            start_new_session=True,
             pass_fds=(lock.fileno(),),  # the lock is held as long as the engine lives, whatever becomes of the runner
-        )  # fmt: skip
+        )
     except OSError as error:
         errors.write(f"The engine could not be started: {error}\n".encode())
         return None

@@ -66,9 +66,14 @@ def plan(options: Options, request: Request) -> Plan:
         command = [sys.executable, "-m", "engine", "plan", str(file), "--cache", str(cache)]
         try:
             done = subprocess.run(
-                command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PLAN_SECONDS,
+                command,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=PLAN_SECONDS,
                 check=False,
-            )  # fmt: skip
+            )
         except subprocess.TimeoutExpired as error:
             raise QueueError(f"The engine made no plan within {PLAN_SECONDS:.0f} s; try again later.") from error
         except OSError as error:

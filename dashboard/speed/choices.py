@@ -15,9 +15,13 @@ def choose_axis(*, timed: bool) -> str:
     state.from_address("axis", {key: key for key in names})
     st.session_state.setdefault("axis_choice", next(iter(names)))
     chosen = st.segmented_control(
-        "Cost", list(names), format_func=lambda key: names[key], required=True, key="axis_choice",
+        "Cost",
+        list(names),
+        format_func=lambda key: names[key],
+        required=True,
+        key="axis_choice",
         persist_state="session",
-    )  # fmt: skip
+    )
     return chosen or next(iter(names))
 
 

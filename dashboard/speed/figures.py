@@ -14,17 +14,26 @@ QUALITY = {
     "prompts": "Prompts",
     "pairs": "Pairs",
 }
-TIMES = {"median_ms": "Median ms", "low_ms": "ms from", "high_ms": "ms to", "speedup": "Speed-up",
-         "speedup_low": "Speed-up from", "speedup_high": "Speed-up to", "n": "Timing samples"}  # fmt: skip
+TIMES = {
+    "median_ms": "Median ms",
+    "low_ms": "ms from",
+    "high_ms": "ms to",
+    "speedup": "Speed-up",
+    "speedup_low": "Speed-up from",
+    "speedup_high": "Speed-up to",
+    "n": "Timing samples",
+}
 HELP = {
     "Mean": "Mean of the lane by the metric chosen above.",
     "Difference": "Mean of lane minus baseline by the metric chosen above, on the same prompts, seeds and noise.",
-    "from": "Lower end of the difference's 95 % interval.", "to": "Upper end of the difference's 95 % interval.",
+    "from": "Lower end of the difference's 95 % interval.",
+    "to": "Upper end of the difference's 95 % interval.",
     "Verdict": "Equivalent: within the margin, by two one-sided tests at 5 %, adjusted for the number of lanes.",
-    "NFE": "Denoiser calls, as counted.", "ms from": "Lower end of the 95 % interval of the median.",
+    "NFE": "Denoiser calls, as counted.",
+    "ms from": "Lower end of the 95 % interval of the median.",
     "ms to": "Upper end of the 95 % interval of the median.",
     "Speed-up": "Median time of the baseline divided by that of the lane.",
-}  # fmt: skip
+}
 
 
 def wide_table(table: pd.DataFrame, metric: str) -> pd.DataFrame:

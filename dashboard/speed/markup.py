@@ -23,8 +23,12 @@ def order_table(orders: pd.DataFrame) -> str:
         if row["reason"]:
             rows.append(f'<tr>{name}<td class="text wrap soft" colspan="4">{escape(str(row["reason"]))}</td></tr>')
             continue
-        cells = (f"<b>{row['order']:.2f}</b>", number_range(row["low"], row["high"]),
-                 f"{whole(row['nfe_first'])} to {whole(row['nfe_last'])}", whole(row["n"]))  # fmt: skip
+        cells = (
+            f"<b>{row['order']:.2f}</b>",
+            number_range(row["low"], row["high"]),
+            f"{whole(row['nfe_first'])} to {whole(row['nfe_last'])}",
+            whole(row["n"]),
+        )
         rows.append(f"<tr>{name}{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     return markup.table(["Scheduler", "Observed order", "95 % interval", "Denoiser calls", "n (prompts)"], rows)
 
@@ -38,11 +42,13 @@ def set_table(table: pd.DataFrame, lanes: Mapping[str, tuple[str, str]]) -> str:
         name = f"{row['label']} ({row['unit']})" if row["unit"] else str(row["label"])
         warning = row["warning"] if isinstance(row["warning"], str) else ""
         cells = (
-            f'<td class="text">{escape(against)}</td>', f'<td class="text">{escape(name)}</td>',
-            f"<td><b>{number(row['value'])}</b></td>", f"<td>{number_range(row['low'], row['high'])}</td>",
+            f'<td class="text">{escape(against)}</td>',
+            f'<td class="text">{escape(name)}</td>',
+            f"<td><b>{number(row['value'])}</b></td>",
+            f"<td>{number_range(row['low'], row['high'])}</td>",
             f"<td>{whole(row['n'])} of {count(row['prompts'], 'prompt')}</td>",
             f'<td class="text wrap">{escape(warning)}</td>',
-        )  # fmt: skip
+        )
         rows.append(f'<tr><th scope="row">{markup.lane_name(label, scheduler)}</th>{"".join(cells)}</tr>')
     columns = ["Lane", "Against", "Metric", "Value", "95 % interval", "n (pictures)", "Warning"]
     return markup.table(columns, rows, text={"Against", "Metric", "Warning"})

@@ -30,8 +30,9 @@ _NO_ERRORS = (
 
 def every_figure(study: StudyView, table: pd.DataFrame, verdicts: Verdicts) -> pd.DataFrame:
     """All lanes by all metrics (`engine.analysis.standings`)."""
-    rows = [(lane.key, lane.label, lane.scheduler, lane.steps, lane.nfe, lane.key == study.baseline)
-            for lane in study.lanes]  # fmt: skip
+    rows = [
+        (lane.key, lane.label, lane.scheduler, lane.steps, lane.nfe, lane.key == study.baseline) for lane in study.lanes
+    ]
     lanes = pd.DataFrame(rows, columns=["lane", "label", "scheduler", "steps", "nfe", "is_baseline"])
     return standings(lanes, table, verdicts.found)
 
@@ -52,8 +53,12 @@ def trade_off(study: StudyView, table: pd.DataFrame, verdicts: Verdicts, cost: s
         batch_of(batch),
         alt="Difference in quality from the baseline over cost for each lane, as in the table below",
     )
-    st.html(markup.soft(_READING.format(name="steps" if plain else "the lane")
-                        + _DIRECTIONS.get(shown["direction"].iloc[0], " Neither side is better.")))  # fmt: skip
+    st.html(
+        markup.soft(
+            _READING.format(name="steps" if plain else "the lane")
+            + _DIRECTIONS.get(shown["direction"].iloc[0], " Neither side is better.")
+        )
+    )
     st.html(markup.footer(_footer(study, shown, cost)))
 
 
@@ -79,8 +84,11 @@ def _footer(study: StudyView, shown: pd.DataFrame, cost: str) -> list[str]:
     ]
     timed = shown.dropna(subset=["median_ms"])
     if cost == "ms" and len(timed):
-        parts += [f"times: n = {int(timed['n'].min())} per lane", str(timed["device_name"].iloc[0]),
-                  when(timed["last_at"].max())]  # fmt: skip
+        parts += [
+            f"times: n = {int(timed['n'].min())} per lane",
+            str(timed["device_name"].iloc[0]),
+            when(timed["last_at"].max()),
+        ]
         return parts
     return [*parts, *components.image_places(study)]
 
@@ -95,21 +103,40 @@ def converging(study: StudyView, found: Convergence, verdicts: Verdicts) -> None
     with left:
         names = dict(zip(found.errors["scheduler"], found.errors["label"].astype(str), strict=True))
         st.html(scheduler_legend(names))
-        components.chart(convergence_chart, found.errors, found.floor,
-                         alt="Median error of each lane over its denoiser calls")  # fmt: skip
+        components.chart(
+            convergence_chart, found.errors, found.floor, alt="Median error of each lane over its denoiser calls"
+        )
         low, high = int(found.errors["n"].min()), int(found.errors["n"].max())
         floor = f"dashed: errors below {number(found.floor)} say nothing" if found.floor > 0 else ""
-        st.html(markup.footer([f"n = {low if low == high else f'{low} to {high}'} prompts",
-                               "median over prompts with 95 % interval", floor,
-                               *components.image_places(study)]))  # fmt: skip
+        st.html(
+            markup.footer(
+                [
+                    f"n = {low if low == high else f'{low} to {high}'} prompts",
+                    "median over prompts with 95 % interval",
+                    floor,
+                    *components.image_places(study),
+                ]
+            )
+        )
         if verdicts.reference:
             st.html(markup.soft(verdicts.reference))
     with right:
-        st.html(markup.soft("Observed order p: ten times the calls, 10^p times less error. A solver of order k comes "
-                            "near k where its error is small and still above the floor."))  # fmt: skip
+        st.html(
+            markup.soft(
+                "Observed order p: ten times the calls, 10^p times less error. A solver of order k comes "
+                "near k where its error is small and still above the floor."
+            )
+        )
         st.html(order_table(found.orders))
-        st.html(markup.footer(["fitted to the filled marks of each scheduler", "95 % intervals, prompts resampled",
-                               *components.image_places(study)]))  # fmt: skip
+        st.html(
+            markup.footer(
+                [
+                    "fitted to the filled marks of each scheduler",
+                    "95 % intervals, prompts resampled",
+                    *components.image_places(study),
+                ]
+            )
+        )
 
 
 def figures(study: StudyView, table: pd.DataFrame, metric: str) -> None:
@@ -124,23 +151,34 @@ def figures(study: StudyView, table: pd.DataFrame, metric: str) -> None:
         else (components.image_places(study))
     )
     st.html(markup.footer(["n stands in each row", "95 % bootstrap intervals", *places]))
-    st.download_button("Download as CSV", csv_of(table, study.id), f"{study.id}-speed-quality.csv", "text/csv",
-                       on_click="ignore")  # fmt: skip
+    st.download_button(
+        "Download as CSV", csv_of(table, study.id), f"{study.id}-speed-quality.csv", "text/csv", on_click="ignore"
+    )
 
 
 def whole_sets(study: StudyView, verdicts: Verdicts) -> None:
     """Metrics of all pictures of a lane together, with their warnings; nothing if the study has none."""
-    missing = [f"{row['label']}: {row['unavailable']}" for _, row in verdicts.set_metrics.iterrows()
-               if isinstance(row["unavailable"], str)]  # fmt: skip
+    missing = [
+        f"{row['label']}: {row['unavailable']}"
+        for _, row in verdicts.set_metrics.iterrows()
+        if isinstance(row["unavailable"], str)
+    ]
     if verdicts.sets.empty and not missing:
         return
     known = verdicts.sets.dropna(subset=["value"])
     lanes = {lane.key: (lane.label, lane.scheduler) for lane in study.lanes}
     with st.expander(f"Metrics of whole sets of pictures ({count(len(known), 'value')})"):
-        st.html(markup.soft("Each lane's pictures together against those of another lane: how alike the two sets are. "
-                            "This takes many pictures; warnings say where there are too few."))  # fmt: skip
+        st.html(
+            markup.soft(
+                "Each lane's pictures together against those of another lane: how alike the two sets are. "
+                "This takes many pictures; warnings say where there are too few."
+            )
+        )
         if len(known):
             st.html(set_table(known, lanes))
-            st.html(markup.footer(["n stands in each row", "95 % intervals, prompts resampled",
-                                   *components.image_places(study)]))  # fmt: skip
+            st.html(
+                markup.footer(
+                    ["n stands in each row", "95 % intervals, prompts resampled", *components.image_places(study)]
+                )
+            )
         st.html(markup.method([*refusal_lines(verdicts.sets), *missing, *feature_lines(verdicts.sets)]))

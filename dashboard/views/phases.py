@@ -25,8 +25,13 @@ chosen, study = page.open_study()
 choice = choices.choose(study)
 shown = None if choice is None else load(chosen, study, choice)
 if choice is None or shown is None:
-    st.html(markup.note("No steps have been recorded yet", "Of these lanes no finished cell is in the cache with its "
-                        "steps. `python -m engine run` records them as it makes the images."))  # fmt: skip
+    st.html(
+        markup.note(
+            "No steps have been recorded yet",
+            "Of these lanes no finished cell is in the cache with its "
+            "steps. `python -m engine run` records them as it makes the images.",
+        )
+    )
 else:
     claims = claims_of(chosen, study)
     sections.top(shown, claims)

@@ -74,10 +74,15 @@ def _ask(chosen: Options, study: StudyView, voter: str, left: Sequence[Pair], vo
     one, two = sources[pair.left_id], sources[pair.right_id]
     _ballot(
         key="ballot",
-        data={"key": pair.key, "prompt": pair.prompt, "left": one.source, "right": two.source,
-              "small": one.width < markup.SMALL_PIXELS},
+        data={
+            "key": pair.key,
+            "prompt": pair.prompt,
+            "left": one.source,
+            "right": two.source,
+            "small": one.width < markup.SMALL_PIXELS,
+        },
         on_choice_change=answer,
-    )  # fmt: skip
+    )
 
 
 def _take(chosen: Options, study: StudyView, voter: str, pair: Pair, given: Any) -> bool:

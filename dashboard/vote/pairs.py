@@ -35,8 +35,19 @@ class Pair:
 
     def vote(self, study_id: str, voter: str, choice: Choice, seconds: float) -> Vote:
         """The vote of a voter on this pair."""
-        return Vote(study_id, voter, self.check_kind, self.left_id, self.right_id, self.left_lane, self.right_lane,
-                    self.prompt, self.seed, choice, seconds)  # fmt: skip
+        return Vote(
+            study_id,
+            voter,
+            self.check_kind,
+            self.left_id,
+            self.right_id,
+            self.left_lane,
+            self.right_lane,
+            self.prompt,
+            self.seed,
+            choice,
+            seconds,
+        )
 
 
 def pair_key(one: str, other: str) -> str:

@@ -40,22 +40,50 @@ class Border:
 
 
 BORDERS = (
-    Border("critical_50_start", "Critical half begins",
-           "start of the shortest interval that holds half of the path of x0", "path"),
+    Border(
+        "critical_50_start",
+        "Critical half begins",
+        "start of the shortest interval that holds half of the path of x0",
+        "path",
+    ),
     Border("half_path", "Half of the path", "half of the path of x0 is behind", "path"),
     Border("critical_50_end", "Critical half ends", "end of that interval", "path"),
-    Border("critical_80_start", "Critical 80 % begins",
-           "start of the shortest interval that holds 80 % of the path of x0", "path"),
+    Border(
+        "critical_80_start",
+        "Critical 80 % begins",
+        "start of the shortest interval that holds 80 % of the path of x0",
+        "path",
+    ),
     Border("critical_80_end", "Critical 80 % ends", "end of that interval", "path"),
-    Border("recognisable", "Recognisable", "CLIP names the prompt's concept in x0 from there to the end", "frames",
-           "recognised"),
-    Border("coarse", "Coarse shape settled", f"the lowest octave of x0 stays within {CLOSE:.0%} of the final one",
-           "octaves", "lowest"),
-    Border("detail", "Fine detail settled", f"the highest octave of x0 stays within {CLOSE:.0%} of the final one",
-           "octaves", "highest"),
-    Border("close", "Near the final picture", f"x0 stays within {CLOSE:.0%} (relative L2) of the final latents",
-           "steps", "x0_distance"),
-)  # fmt: skip
+    Border(
+        "recognisable",
+        "Recognisable",
+        "CLIP names the prompt's concept in x0 from there to the end",
+        "frames",
+        "recognised",
+    ),
+    Border(
+        "coarse",
+        "Coarse shape settled",
+        f"the lowest octave of x0 stays within {CLOSE:.0%} of the final one",
+        "octaves",
+        "lowest",
+    ),
+    Border(
+        "detail",
+        "Fine detail settled",
+        f"the highest octave of x0 stays within {CLOSE:.0%} of the final one",
+        "octaves",
+        "highest",
+    ),
+    Border(
+        "close",
+        "Near the final picture",
+        f"x0 stays within {CLOSE:.0%} (relative L2) of the final latents",
+        "steps",
+        "x0_distance",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -152,8 +180,13 @@ def border_rows(measured: Sequence[Measured]) -> list[tuple[str, ...]]:
     for found in measured:
         places = [found.figures.get(axis) for axis in ("progress", "log_snr")]
         prompts = max((place.n for place in places if place), default=0)
-        rows.append((
-            found.lane, found.border.label, *(str(place) if place else "-" for place in places),
-            f"{prompts} prompts, {found.runs} runs", f"{found.never} runs",
-        ))  # fmt: skip
+        rows.append(
+            (
+                found.lane,
+                found.border.label,
+                *(str(place) if place else "-" for place in places),
+                f"{prompts} prompts, {found.runs} runs",
+                f"{found.never} runs",
+            )
+        )
     return rows

@@ -25,15 +25,33 @@ from engine.cache.findings import Findings
 from engine.errors import StudyError, did_you_mean
 
 Word = Literal["confirmed", "refuted", "undecided", "not testable"]
-TEST_KEYS = {"quantity", "lane", "baseline", "metric", "at_least", "at_most", "batch_size", "start", "end", "share",
-             "distance", "note"}  # fmt: skip
+TEST_KEYS = {
+    "quantity",
+    "lane",
+    "baseline",
+    "metric",
+    "at_least",
+    "at_most",
+    "batch_size",
+    "start",
+    "end",
+    "share",
+    "distance",
+    "note",
+}
 NEEDED = {
-    "speedup": {"lane", "baseline"}, "call_reduction": {"lane", "baseline"},
-    "quality_ratio": {"lane", "baseline", "metric"}, "equivalence": {"lane", "baseline", "metric"},
-    "path_share": {"lane", "start", "end"}, "critical_start": {"lane"}, "critical_end": {"lane"},
-    "recognisable_at": {"lane"}, "recognisable_earlier": {"lane", "baseline"},
-    "close_at": {"lane", "distance"}, "close_earlier": {"lane", "baseline", "distance"},
-}  # fmt: skip
+    "speedup": {"lane", "baseline"},
+    "call_reduction": {"lane", "baseline"},
+    "quality_ratio": {"lane", "baseline", "metric"},
+    "equivalence": {"lane", "baseline", "metric"},
+    "path_share": {"lane", "start", "end"},
+    "critical_start": {"lane"},
+    "critical_end": {"lane"},
+    "recognisable_at": {"lane"},
+    "recognisable_earlier": {"lane", "baseline"},
+    "close_at": {"lane", "distance"},
+    "close_earlier": {"lane", "baseline", "distance"},
+}
 
 
 @dataclass(frozen=True)
@@ -102,8 +120,11 @@ def read_claims(path: Path) -> list[Claim]:
 
 def lanes_of(claims: Sequence[Claim]) -> tuple[str, ...]:
     """The lanes that claims speak of, each once."""
-    return tuple(dict.fromkeys(test[key] for claim in claims for test in claim.tests
-                               for key in ("lane", "baseline") if key in test))  # fmt: skip
+    return tuple(
+        dict.fromkeys(
+            test[key] for claim in claims for test in claim.tests for key in ("lane", "baseline") if key in test
+        )
+    )
 
 
 def evaluate(claims: Sequence[Claim], findings: Findings) -> list[ClaimVerdict]:
@@ -136,8 +157,12 @@ def claim_lines(verdicts: Sequence[ClaimVerdict], findings: Findings) -> list[st
             detail = "; ".join(filter(None, [f"{test.figure} ({test.n})" if test.figure else "", test.reason]))
             lines.append(f"              - {test.word}: {test.hypothesis}: {detail}")
         lines.append("")
-    lines += [*recommend(findings.quality, findings.metrics, findings.timings, findings.baseline,
-                         floors=findings.floors()).lines, ""]  # fmt: skip
+    lines += [
+        *recommend(
+            findings.quality, findings.metrics, findings.timings, findings.baseline, floors=findings.floors()
+        ).lines,
+        "",
+    ]
     models = ", ".join(findings.models["source"]) if len(findings.models) else "none"
     lines.append(f"Study {findings.study_id}, model {models}. Intervals are 95 %, prompts resampled.")
     lines += [findings.reference_line()] if findings.reference_line() else []

@@ -51,10 +51,15 @@ def commitment(rows: pd.DataFrame) -> Commitment | None:
     follows = done["first_probability"] > 0.5 if judged else done["first_distance"] < done["second_distance"]
     done = done.assign(follows=follows.astype(float), pair=done["first_prompt"] + "\0" + done["second_prompt"])
     curve = [
-        {"lane": lane, "share": share, "progress": group["progress"].mean(), "log_snr": group["log_snr"].mean(),
-         **_estimate(group["follows"], group["pair"])}
+        {
+            "lane": lane,
+            "share": share,
+            "progress": group["progress"].mean(),
+            "log_snr": group["log_snr"].mean(),
+            **_estimate(group["follows"], group["pair"]),
+        }
         for (lane, share), group in done.groupby(["lane", "share"], sort=False)
-    ]  # fmt: skip
+    ]
     points = [_point(str(lane), group) for lane, group in done.groupby("lane", sort=False)]
     by = "CLIP" if judged else "distance in latent space"
     places = tuple(dict.fromkeys(done["device_name"].dropna())) if "device_name" in done else ()
@@ -104,6 +109,7 @@ def point_rows(found: Commitment) -> list[tuple[str, ...]]:
             st.Estimate(row[axis], row[f"{axis}_low"], row[f"{axis}_high"], row["pairs"], row["runs"])
             for axis in ("progress", "log_snr")
         )
-        rows.append((str(row["lane"]), *map(str, places), f"{row['pairs']} pairs, {row['runs']} runs",
-                     f"{row['never']} runs"))  # fmt: skip
+        rows.append(
+            (str(row["lane"]), *map(str, places), f"{row['pairs']} pairs, {row['runs']} runs", f"{row['never']} runs")
+        )
     return rows

@@ -113,7 +113,7 @@ def _not_ranked_below_the_floor(found: Sequence[Comparison]) -> list[Comparison]
         if row.metric in OF_THE_REFERENCE and row.lane in same and row.verdict in {"better", "worse"}
         else row
         for row in found
-    ]  # fmt: skip
+    ]
 
 
 def margin_of(metric: dict[str, object], base: pd.DataFrame) -> tuple[float, str]:
@@ -136,9 +136,14 @@ def paired(values: pd.DataFrame, base: pd.DataFrame, lane: str) -> pd.DataFrame:
 
 
 def _compared(
-    values: pd.DataFrame, base: pd.DataFrame, lane: str, baseline: str, metric: dict[str, object], margin: float,
+    values: pd.DataFrame,
+    base: pd.DataFrame,
+    lane: str,
+    baseline: str,
+    metric: dict[str, object],
+    margin: float,
     source: str,
-) -> Comparison:  # fmt: skip
+) -> Comparison:
     pairs = paired(values, base, lane)
     prompts = pairs["prompt"].tolist()
     gaps = (pairs["value"] - pairs["value_base"]).to_numpy(dtype=np.float64)
@@ -150,12 +155,23 @@ def _compared(
         difference = replace(difference, low=low, high=high)
         p_equivalence = st.bounded_equivalence_p(means, margin, span)
     return Comparison(
-        lane, baseline, str(metric["metric"]), str(metric["label"]), str(metric["unit"]), str(metric["direction"]),
-        difference, _mean(pairs["value"].to_numpy(), prompts, metric),
+        lane,
+        baseline,
+        str(metric["metric"]),
+        str(metric["label"]),
+        str(metric["unit"]),
+        str(metric["direction"]),
+        difference,
+        _mean(pairs["value"].to_numpy(), prompts, metric),
         _mean(pairs["value_base"].to_numpy(), prompts, metric),
-        margin, source, p_equivalence, p_difference, int(str(metric["smallest_n"])),
-        float(means.std(ddof=1)) if len(means) > 1 else float("nan"), "undecided",
-    )  # fmt: skip
+        margin,
+        source,
+        p_equivalence,
+        p_difference,
+        int(str(metric["smallest_n"])),
+        float(means.std(ddof=1)) if len(means) > 1 else float("nan"),
+        "undecided",
+    )
 
 
 def _mean(values: np.ndarray, prompts: Sequence[object], metric: dict[str, object]) -> st.Estimate:
@@ -221,8 +237,10 @@ def undecided_lines(comparisons: Sequence[Comparison]) -> list[str]:
     for row in comparisons:
         if row.verdict != "undecided" or not row.deviation > 0:
             continue
-        line = (f"{row.label}, {row.lane}: {row.difference.n} prompts find a difference of {row.detectable:.3g} with "
-                "80 % power")  # fmt: skip
+        line = (
+            f"{row.label}, {row.lane}: {row.difference.n} prompts find a difference of {row.detectable:.3g} with "
+            "80 % power"
+        )
         if (needed := row.prompts_needed) is not None and needed > row.difference.n:
             line += f"; equality within {row.margin:.3g} needs about {needed:,} prompts"
         lines.append(f"{line}.")

@@ -27,8 +27,22 @@ Floats = npt.NDArray[np.float64]
 FLIPPED = 0.3
 ABOVE_FLOOR = 2.0
 
-ERROR_COLUMNS = ("scheduler", "label", "lane", "steps", "nfe", "error", "low", "high", "quarter", "three_quarters",
-                 "n", "pairs", "flipped", "above_floor")  # fmt: skip
+ERROR_COLUMNS = (
+    "scheduler",
+    "label",
+    "lane",
+    "steps",
+    "nfe",
+    "error",
+    "low",
+    "high",
+    "quarter",
+    "three_quarters",
+    "n",
+    "pairs",
+    "flipped",
+    "above_floor",
+)
 ORDER_COLUMNS = ("scheduler", "label", "order", "low", "high", "n", "points", "nfe_first", "nfe_last", "reason")
 
 
@@ -68,8 +82,10 @@ def convergence(
     lanes = _lanes(cells[cells["status"] == "done"])
     lanes = lanes[lanes["lane"].isin(set(values["lane"]))]
     by_lane = {str(lane): _by_prompt(rows) for lane, rows in values.groupby("lane", sort=False)}
-    errors = [_error(row, values[values["lane"] == row["lane"]], by_lane[row["lane"]], floor)
-              for row in lanes.to_dict("records")]  # fmt: skip
+    errors = [
+        _error(row, values[values["lane"] == row["lane"]], by_lane[row["lane"]], floor)
+        for row in lanes.to_dict("records")
+    ]
     table = pd.DataFrame(errors, columns=list(ERROR_COLUMNS))
     orders = [_order(rows, by_lane) for _, rows in table.groupby("scheduler", sort=False)]
     return Convergence(table, pd.DataFrame(orders, columns=list(ORDER_COLUMNS)), floor, metric)
@@ -103,8 +119,16 @@ def convergence_rows(parts: Mapping[str, Convergence]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [heading]
     for lane, row in tables[0].items():
         errors = [_error_text(table[lane]) if lane in table else "-" for table in tables]
-        rows.append((row["label"], str(row["steps"]), str(row["nfe"]), *errors, f"{row['flipped']:.0%}",
-                     f"{row['n']} prompts, {row['pairs']} cells"))  # fmt: skip
+        rows.append(
+            (
+                row["label"],
+                str(row["steps"]),
+                str(row["nfe"]),
+                *errors,
+                f"{row['flipped']:.0%}",
+                f"{row['n']} prompts, {row['pairs']} cells",
+            )
+        )
     return rows
 
 
@@ -155,19 +179,34 @@ def _error(lane: dict[str, object], rows: pd.DataFrame, by_prompt: pd.Series, fl
     error = float(np.median(medians))
     keys = ("scheduler", "label", "lane", "steps", "nfe")
     return {key: lane[key] for key in keys} | {
-        "error": error, "low": low, "high": high, "quarter": quarter, "three_quarters": three_quarters,
-        "n": len(medians), "pairs": len(cells), "flipped": float(np.mean(cells > FLIPPED)),
+        "error": error,
+        "low": low,
+        "high": high,
+        "quarter": quarter,
+        "three_quarters": three_quarters,
+        "n": len(medians),
+        "pairs": len(cells),
+        "flipped": float(np.mean(cells > FLIPPED)),
         "above_floor": bool(error > ABOVE_FLOOR * floor),
-    }  # fmt: skip
+    }
 
 
 def _order(rows: pd.DataFrame, by_lane: dict[str, pd.Series]) -> dict[str, object]:
     """The order of one scheduler from its rows of the table of errors."""
     fitted = rows[rows["above_floor"]]
     first = rows.iloc[0]
-    found = {"scheduler": first["scheduler"], "label": first["label"], "order": float("nan"), "low": float("nan"),
-             "high": float("nan"), "n": 0, "points": len(fitted), "nfe_first": int(rows["nfe"].min()),
-             "nfe_last": int(rows["nfe"].max()), "reason": ""}  # fmt: skip
+    found = {
+        "scheduler": first["scheduler"],
+        "label": first["label"],
+        "order": float("nan"),
+        "low": float("nan"),
+        "high": float("nan"),
+        "n": 0,
+        "points": len(fitted),
+        "nfe_first": int(rows["nfe"].min()),
+        "nfe_last": int(rows["nfe"].max()),
+        "reason": "",
+    }
     if fitted["nfe"].nunique() < 2:
         return found | {"reason": f"{len(fitted)} of {len(rows)} step counts above the floor"}
     table = pd.concat([by_lane[lane] for lane in fitted["lane"]], axis=1, join="inner").to_numpy(dtype=np.float64)
@@ -176,6 +215,10 @@ def _order(rows: pd.DataFrame, by_lane: dict[str, pd.Series]) -> dict[str, objec
         return found | {"reason": "no prompt has an error at all step counts"}
     low, high = st.resampled_interval(lambda drawn: observed_order(nfe, np.median(table[drawn], axis=1)), len(table))
     return found | {
-        "order": float(observed_order(nfe, np.median(table, axis=0))), "low": low, "high": high, "n": len(table),
-        "nfe_first": int(nfe.min()), "nfe_last": int(nfe.max()),
-    }  # fmt: skip
+        "order": float(observed_order(nfe, np.median(table, axis=0))),
+        "low": low,
+        "high": high,
+        "n": len(table),
+        "nfe_first": int(nfe.min()),
+        "nfe_last": int(nfe.max()),
+    }

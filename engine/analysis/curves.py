@@ -131,8 +131,18 @@ def _summary(table: Floats, grid: Floats, lane: str, metric: str, prompts: list[
     low, median, high = np.nanquantile(table[:, shown], [BAND[0], 0.5, BAND[1]], axis=0)
     names = np.array(prompts, dtype=object)
     counts = [len(set(names[column])) for column in there[:, shown].T]
-    return pd.DataFrame({"lane": lane, "metric": metric, "log_snr": grid[shown], "median": median, "low": low,
-                         "high": high, "runs": there[:, shown].sum(axis=0), "prompts": counts})  # fmt: skip
+    return pd.DataFrame(
+        {
+            "lane": lane,
+            "metric": metric,
+            "log_snr": grid[shown],
+            "median": median,
+            "low": low,
+            "high": high,
+            "runs": there[:, shown].sum(axis=0),
+            "prompts": counts,
+        }
+    )
 
 
 def _table(parts: Iterator[pd.DataFrame]) -> pd.DataFrame:

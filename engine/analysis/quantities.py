@@ -44,8 +44,10 @@ def speedup(findings: Findings, test: Mapping[str, Any]) -> Measured:
     both = [set(samples[samples["lane"] == key]["environment_id"]) for key in (lane, baseline)]
     shared = both[0] & both[1]
     if not shared:
-        raise Untestable(f"'{lane}' and '{baseline}' have not been timed in one environment at batch {batch_size}; "
-                         "run the study with [timing] repeats")  # fmt: skip
+        raise Untestable(
+            f"'{lane}' and '{baseline}' have not been timed in one environment at batch {batch_size}; "
+            "run the study with [timing] repeats"
+        )
     samples = samples[samples["environment_id"].isin(shared)]
     table = timing.summarise(samples, baseline)
     row = table[table["lane"] == lane].sort_values("last_at").iloc[-1]
@@ -117,8 +119,10 @@ def recognisable_earlier(findings: Findings, test: Mapping[str, Any]) -> Measure
     at_once = sum(late[key] == first[0] and early[key] == first[1] for key in late if key in early)
     if not at_once:
         return found
-    grid = (f"{at_once} of {len(late)} are recognised in the first picture under both, which alone puts them "
-            f"{first[0] - first[1]:+.3g} apart")  # fmt: skip
+    grid = (
+        f"{at_once} of {len(late)} are recognised in the first picture under both, which alone puts them "
+        f"{first[0] - first[1]:+.3g} apart"
+    )
     return replace(found, note="; ".join(filter(None, [found.note, grid])))
 
 
@@ -135,9 +139,19 @@ def close_earlier(findings: Findings, test: Mapping[str, Any]) -> Measured:
 
 QUANTITIES: dict[str, Quantity] = {
     function.__name__: function
-    for function in (speedup, call_reduction, quality_ratio, path_share, critical_start, critical_end, recognisable_at,
-                     recognisable_earlier, close_at, close_earlier)
-}  # fmt: skip
+    for function in (
+        speedup,
+        call_reduction,
+        quality_ratio,
+        path_share,
+        critical_start,
+        critical_end,
+        recognisable_at,
+        recognisable_earlier,
+        close_at,
+        close_earlier,
+    )
+}
 
 
 def equivalence(findings: Findings, test: Mapping[str, Any]) -> Comparison:
@@ -179,8 +193,10 @@ def _pairs(findings: Findings, key: str, lane: str, baseline: str, smallest_n: i
     pairs = paired(values, values[values["lane"] == baseline], lane)
     prompts = pairs["prompt"].nunique()
     if len(pairs) < smallest_n or prompts < st.MIN_PROMPTS:
-        raise Untestable(f"too few: {_n(prompts, len(pairs))} with '{key}' for '{lane}' and '{baseline}'; "
-                         f"{smallest_n} pairs of {st.MIN_PROMPTS} prompts are needed")  # fmt: skip
+        raise Untestable(
+            f"too few: {_n(prompts, len(pairs))} with '{key}' for '{lane}' and '{baseline}'; "
+            f"{smallest_n} pairs of {st.MIN_PROMPTS} prompts are needed"
+        )
     return pairs
 
 

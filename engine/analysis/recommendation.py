@@ -74,9 +74,13 @@ def deciding(scored: Collection[str]) -> str:
 
 
 def recommend(
-    quality: pd.DataFrame, metrics: pd.DataFrame, timings: pd.DataFrame, baseline: str, metric: str | None = None,
+    quality: pd.DataFrame,
+    metrics: pd.DataFrame,
+    timings: pd.DataFrame,
+    baseline: str,
+    metric: str | None = None,
     floors: Mapping[str, Floor] | None = None,
-) -> Recommendation:  # fmt: skip
+) -> Recommendation:
     """The recommendation by one metric.
 
     Args:
@@ -119,9 +123,12 @@ def choose(times: pd.DataFrame, found: Sequence[Comparison], baseline: str, metr
     best = ranked[0]
     cheaper = table[table["median_ms"] < best.median_ms].index
     chosen = Recommendation(
-        metric, best, ranked[1] if len(ranked) > 1 else None,
-        tuple((lane, words.get(lane, "not scored")) for lane in cheaper), tuple(sorted(good - set(table.index))),
-    )  # fmt: skip
+        metric,
+        best,
+        ranked[1] if len(ranked) > 1 else None,
+        tuple((lane, words.get(lane, "not scored")) for lane in cheaper),
+        tuple(sorted(good - set(table.index))),
+    )
     return replace(chosen, lines=tuple(_lines(chosen, rows, str(table["device_name"].iloc[0]))))
 
 
@@ -143,8 +150,10 @@ def _unknown(times: pd.DataFrame, found: Sequence[Comparison], baseline: str) ->
         return f"Too few timing samples of the baseline: {own['n'].iloc[0]}, {timing.MIN_SAMPLES} are needed."
     if all(row.verdict == "too few" for row in found):
         most = max(found, key=lambda row: row.difference.pairs)
-        return (f"Too few images to tell: {most.extent}; a verdict takes {st.MIN_PROMPTS} prompts and "
-                f"{most.smallest_n} pairs. Prompts can be added: only they are computed.")  # fmt: skip
+        return (
+            f"Too few images to tell: {most.extent}; a verdict takes {st.MIN_PROMPTS} prompts and "
+            f"{most.smallest_n} pairs. Prompts can be added: only they are computed."
+        )
     if all(row.margin != row.margin for row in found):
         return f"How much {found[0].label} may differ is {found[0].margin_from}."
     return ""
@@ -156,18 +165,28 @@ def _none(metric: str, reason: str) -> Recommendation:
 
 def _word(row: Comparison, found: Sequence[Comparison]) -> str:
     objections = [
-        other.label for other in found
+        other.label
+        for other in found
         if other.lane == row.lane and other.metric not in {row.metric, *NO_OBJECTION} and other.verdict == "worse"
-    ]  # fmt: skip
+    ]
     if row.verdict not in AS_GOOD or not objections:
         return row.verdict
     return f"{row.verdict} by {row.label}, worse by {' and '.join(objections)}"
 
 
 def _candidate(lane: object, row: "pd.Series", verdict: str) -> Candidate:
-    return Candidate(str(lane), float(row["median_ms"]), float(row["low_ms"]), float(row["high_ms"]), int(row["n"]),
-                     str(row["settled"]), float(row["speedup"]), float(row["speedup_low"]),
-                     float(row["speedup_high"]), verdict)  # fmt: skip
+    return Candidate(
+        str(lane),
+        float(row["median_ms"]),
+        float(row["low_ms"]),
+        float(row["high_ms"]),
+        int(row["n"]),
+        str(row["settled"]),
+        float(row["speedup"]),
+        float(row["speedup_low"]),
+        float(row["speedup_high"]),
+        verdict,
+    )
 
 
 def _lines(chosen: Recommendation, rows: Mapping[str, Comparison], device: str) -> Iterator[str]:
@@ -190,8 +209,7 @@ def _cost(candidate: Candidate) -> str:
     time = f"{candidate.median_ms:.0f} ms [{candidate.low_ms:.0f}, {candidate.high_ms:.0f}] ({sampled})"
     if candidate.verdict == "the baseline itself":
         return time
-    return (f"{time}, {candidate.speedup:.2f} times as fast "
-            f"[{candidate.speedup_low:.2f}, {candidate.speedup_high:.2f}]")  # fmt: skip
+    return f"{time}, {candidate.speedup:.2f} times as fast [{candidate.speedup_low:.2f}, {candidate.speedup_high:.2f}]"
 
 
 def _why(candidate: Candidate, found: Mapping[str, Comparison]) -> str:
@@ -199,5 +217,7 @@ def _why(candidate: Candidate, found: Mapping[str, Comparison]) -> str:
     if row is None:
         return "It is the baseline itself."
     gap = row.difference
-    return (f"It is {row.verdict}: difference {gap.value:+.3g} [{gap.low:.3g}, {gap.high:.3g}], "
-            f"margin {row.margin:.3g} ({row.margin_from}), {row.extent}. No other metric objects.")  # fmt: skip
+    return (
+        f"It is {row.verdict}: difference {gap.value:+.3g} [{gap.low:.3g}, {gap.high:.3g}], "
+        f"margin {row.margin:.3g} ({row.margin_from}), {row.extent}. No other metric objects."
+    )

@@ -10,11 +10,38 @@ import pandas as pd
 from engine.analysis.comparison import Comparison
 
 LANE_COLUMNS = ["lane", "label", "scheduler", "steps", "nfe", "is_baseline"]
-TIME_COLUMNS = ["median_ms", "low_ms", "high_ms", "n", "speedup", "speedup_low", "speedup_high", "settled",
-                "device_name", "batch_size", "last_at"]  # fmt: skip
-QUALITY_COLUMNS = ["metric", "metric_label", "unit", "direction", "mean", "mean_low", "mean_high", "difference", "low",
-                   "high", "margin", "margin_from", "prompts", "pairs", "p_equivalence", "p_difference",
-                   "verdict"]  # fmt: skip
+TIME_COLUMNS = [
+    "median_ms",
+    "low_ms",
+    "high_ms",
+    "n",
+    "speedup",
+    "speedup_low",
+    "speedup_high",
+    "settled",
+    "device_name",
+    "batch_size",
+    "last_at",
+]
+QUALITY_COLUMNS = [
+    "metric",
+    "metric_label",
+    "unit",
+    "direction",
+    "mean",
+    "mean_low",
+    "mean_high",
+    "difference",
+    "low",
+    "high",
+    "margin",
+    "margin_from",
+    "prompts",
+    "pairs",
+    "p_equivalence",
+    "p_difference",
+    "verdict",
+]
 NOT_COMPARED = "not compared"
 
 
@@ -53,26 +80,47 @@ def _by_metric(timed: pd.DataFrame, found: Sequence[Comparison]) -> pd.DataFrame
 
 
 def _shared(row: Comparison) -> dict[str, Any]:
-    return {"metric": row.metric, "metric_label": row.label, "unit": row.unit, "direction": row.direction,
-            "margin": row.margin, "margin_from": row.margin_from}  # fmt: skip
+    return {
+        "metric": row.metric,
+        "metric_label": row.label,
+        "unit": row.unit,
+        "direction": row.direction,
+        "margin": row.margin,
+        "margin_from": row.margin_from,
+    }
 
 
 def _baseline(row: Comparison) -> dict[str, Any]:
     """The baseline by a metric, taken from the comparison in which most of its cells take part."""
     mean = row.baseline_mean
     return _shared(row) | {
-        "mean": mean.value, "mean_low": mean.low, "mean_high": mean.high, "difference": 0.0, "low": 0.0, "high": 0.0,
-        "prompts": mean.n, "pairs": mean.pairs, "verdict": "baseline",
-    }  # fmt: skip
+        "mean": mean.value,
+        "mean_low": mean.low,
+        "mean_high": mean.high,
+        "difference": 0.0,
+        "low": 0.0,
+        "high": 0.0,
+        "prompts": mean.n,
+        "pairs": mean.pairs,
+        "verdict": "baseline",
+    }
 
 
 def _compared(row: Comparison) -> dict[str, Any]:
     gap, mean = row.difference, row.mean
     return _shared(row) | {
-        "mean": mean.value, "mean_low": mean.low, "mean_high": mean.high, "difference": gap.value, "low": gap.low,
-        "high": gap.high, "prompts": gap.n, "pairs": gap.pairs, "p_equivalence": row.p_equivalence,
-        "p_difference": row.p_difference, "verdict": row.verdict,
-    }  # fmt: skip
+        "mean": mean.value,
+        "mean_low": mean.low,
+        "mean_high": mean.high,
+        "difference": gap.value,
+        "low": gap.low,
+        "high": gap.high,
+        "prompts": gap.n,
+        "pairs": gap.pairs,
+        "p_equivalence": row.p_equivalence,
+        "p_difference": row.p_difference,
+        "verdict": row.verdict,
+    }
 
 
 def frontier(cost: npt.ArrayLike, gain: npt.ArrayLike) -> npt.NDArray[np.bool_]:

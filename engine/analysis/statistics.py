@@ -157,8 +157,9 @@ def bounded_equivalence_p(means: Floats, margin: float, span: float) -> float:
     if n < MIN_PROMPTS or not 0 < margin <= span:
         return equivalence_p(means, margin)
     sums = [float(np.clip(sign * means / span, 0, 1).sum()) for sign in (-1, 1)]
-    sparse = max(float(special.betainc(n - total, total + 1, 1 - margin / span)) if total < n else 1.0
-                 for total in sums)  # fmt: skip
+    sparse = max(
+        float(special.betainc(n - total, total + 1, 1 - margin / span)) if total < n else 1.0 for total in sums
+    )
     return max(equivalence_p(means, margin), sparse)
 
 
@@ -169,8 +170,10 @@ def bounded_interval(means: Floats, span: float, confidence: float = CONFIDENCE)
     if math.isnan(low):
         return low, high
     loss, gain = (float(np.clip(sign * means / span, 0, 1).sum()) for sign in (-1, 1))
-    return (min(low, centre - span * (upper_bound(loss, n, confidence) - loss / n)),
-            max(high, centre + span * (upper_bound(gain, n, confidence) - gain / n)))  # fmt: skip
+    return (
+        min(low, centre - span * (upper_bound(loss, n, confidence) - loss / n)),
+        max(high, centre + span * (upper_bound(gain, n, confidence) - gain / n)),
+    )
 
 
 def upper_bound(total: float, n: int, confidence: float = CONFIDENCE) -> float:

@@ -32,9 +32,20 @@ SEED = 0
 
 GROUP = ["lane", "environment_id", "device_name", "batch_size"]
 COLUMNS = [
-    *GROUP, "n", "median_ms", "low_ms", "high_ms", *(f"{stage}_ms" for stage in STAGES), "nfe",
-    "speedup", "speedup_low", "speedup_high", "settled", "first_at", "last_at",
-]  # fmt: skip
+    *GROUP,
+    "n",
+    "median_ms",
+    "low_ms",
+    "high_ms",
+    *(f"{stage}_ms" for stage in STAGES),
+    "nfe",
+    "speedup",
+    "speedup_low",
+    "speedup_high",
+    "settled",
+    "first_at",
+    "last_at",
+]
 
 Floats = npt.NDArray[np.float64]
 Settled = Literal["settled", "unsettled", "too few"]
@@ -60,15 +71,17 @@ def summarise(samples: pd.DataFrame, baseline: str) -> pd.DataFrame:
     rows = []
     for key, group in taken.items():
         reference = taken.get((baseline, *key[1:]))
-        rows.append({
-            **dict(zip(GROUP, key, strict=True)),
-            **_total(group),
-            **{f"{stage}_ms": stages.get((*key, stage), np.nan) for stage in STAGES},
-            **_speedup(group, reference, is_baseline=key[0] == baseline),
-            "settled": settled(_milliseconds(group)),
-            "first_at": group["created_at"].min(),
-            "last_at": group["created_at"].max(),
-        })  # fmt: skip
+        rows.append(
+            {
+                **dict(zip(GROUP, key, strict=True)),
+                **_total(group),
+                **{f"{stage}_ms": stages.get((*key, stage), np.nan) for stage in STAGES},
+                **_speedup(group, reference, is_baseline=key[0] == baseline),
+                "settled": settled(_milliseconds(group)),
+                "first_at": group["created_at"].min(),
+                "last_at": group["created_at"].max(),
+            }
+        )
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.sort_values(["environment_id", "batch_size", "median_ms", "lane"], ignore_index=True)
 

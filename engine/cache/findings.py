@@ -68,8 +68,13 @@ class Findings:
         rows = rows[rows["variation"].str.startswith(("again", "batch")) | (rows["variation"] == "float32")]
         if len(rows):
             worst = rows.sort_values("median").iloc[-1]
-            known.append(Floor(float(worst["median"]), f"noise of the arithmetic ({worst['variation']}, "
-                               f"{worst['lane']}, n = {int(worst['n'])}, on {worst['device_name']})"))  # fmt: skip
+            known.append(
+                Floor(
+                    float(worst["median"]),
+                    f"noise of the arithmetic ({worst['variation']}, "
+                    f"{worst['lane']}, n = {int(worst['n'])}, on {worst['device_name']})",
+                )
+            )
         return {"latent_error": max(known)} if known else {}
 
     def reference_line(self) -> str:
@@ -80,8 +85,10 @@ class Findings:
         line = f"Reference: {agree} of {len(self.references)} prompts and seeds have a ground truth"
         apart = self.references["distance"].dropna()
         if len(apart):
-            line += (f"; {self.references['reference'].iloc[0]} and {self.references['check'].iloc[0]} are "
-                     f"{apart.median():.2g} apart (median; largest {apart.max():.2g})")  # fmt: skip
+            line += (
+                f"; {self.references['reference'].iloc[0]} and {self.references['check'].iloc[0]} are "
+                f"{apart.median():.2g} apart (median; largest {apart.max():.2g})"
+            )
         return line + "."
 
     def environment_lines(self) -> list[str]:

@@ -61,25 +61,43 @@ _LANE = ("model_id", "config_id")
 _SCORE = ("trajectory_id", "metric", "metric_version")
 
 TABLES: tuple[Table, ...] = (
-    Table("environments", "shared", ("environment_id",), f"""environment_id IN (
+    Table(
+        "environments",
+        "shared",
+        ("environment_id",),
+        f"""environment_id IN (
         SELECT environment_id FROM {_RUNS}
         UNION SELECT environment_id FROM timings WHERE {_TIMED}
         UNION SELECT environment_id FROM noise_floors WHERE {_OF_LANES}
-        UNION SELECT environment_id FROM commitment WHERE swap_id IN ({_SWAPS}))"""),
-    Table("models", "shared", ("model_id",), f"""model_id IN (
+        UNION SELECT environment_id FROM commitment WHERE swap_id IN ({_SWAPS}))""",
+    ),
+    Table(
+        "models",
+        "shared",
+        ("model_id",),
+        f"""model_id IN (
         SELECT model_id FROM {_RUNS}
-        UNION SELECT model_id FROM commitment WHERE swap_id IN ({_SWAPS}))"""),
+        UNION SELECT model_id FROM commitment WHERE swap_id IN ({_SWAPS}))""",
+    ),
     Table("metrics", "shared", ("metric", "metric_version"), _USED_METRICS),
     Table("set_metrics", "shared", ("metric", "metric_version"), _USED_SET_METRICS),
-    Table("timings", "shared", ("environment_id", *_LANE, "width", "height", "dtype", "guided", "batch_size", "repeat"),
-          _TIMED),
+    Table(
+        "timings",
+        "shared",
+        ("environment_id", *_LANE, "width", "height", "dtype", "guided", "batch_size", "repeat"),
+        _TIMED,
+    ),
     # A lane's schedule, settings and findings go with its row in `lints`, which comes last.
     Table("schedules", "shared", _LANE, _OF_LANES, "lints"),
     Table("schedule_settings", "shared", _LANE, _OF_LANES, "lints"),
     Table("schedule_findings", "shared", _LANE, _OF_LANES, "lints"),
     Table("lints", "shared", _LANE, _OF_LANES),
-    Table("noise_floors", "shared", ("environment_id", *_LANE, "dtype", "guidance_scale", "width", "height",
-                                     "variation", "metric"), _OF_LANES),
+    Table(
+        "noise_floors",
+        "shared",
+        ("environment_id", *_LANE, "dtype", "guidance_scale", "width", "height", "variation", "metric"),
+        _OF_LANES,
+    ),
     Table("commitment", "shared", ("swap_id",), f"swap_id IN ({_SWAPS})"),
     Table("trajectories", "cell", ("trajectory_id",)),
     Table("frames", "cell", ("trajectory_id",)),
@@ -98,7 +116,7 @@ TABLES: tuple[Table, ...] = (
     Table("frame_metrics", "study", ("study_id", "metric")),
     Table("votes", "study", ("vote_id",)),
     Table("set_quality", "study", ("study_id", "lane", "against", "metric", "metric_version")),
-)  # fmt: skip
+)
 
 
 def of_kind(kind: Kind) -> list[Table]:

@@ -133,16 +133,20 @@ def _take_cells(source: Connection, db: Connection, ids: list[str], merged: Merg
     richer = [key for key in same if _has_more_frames(theirs[key], ours[key])]
     taken = [*new, *mended, *richer]
     for table in of_kind("cell"):
-        db.execute(f"DELETE FROM {table.name} WHERE trajectory_id IN (SELECT unnest($ids))",
-                   {"ids": [*mended, *richer]})  # fmt: skip
+        db.execute(
+            f"DELETE FROM {table.name} WHERE trajectory_id IN (SELECT unnest($ids))", {"ids": [*mended, *richer]}
+        )
         merged.added(table.name, _insert(db, table.name, rows_of(source, table.name, taken)))
     for table in of_kind("score"):
         db.execute(f"DELETE FROM {table.name} WHERE trajectory_id IN (SELECT unnest($ids))", {"ids": mended})
         scores = rows_of(source, table.name, [*new, *mended, *same])
         merged.added(table.name, insert_missing(db, table, scores))
-    db.execute("DELETE FROM unscored WHERE (trajectory_id, metric, metric_version) IN "
-               "(SELECT (trajectory_id, metric, metric_version) FROM quality) "
-               "AND trajectory_id IN (SELECT unnest($ids))", {"ids": ids})  # fmt: skip
+    db.execute(
+        "DELETE FROM unscored WHERE (trajectory_id, metric, metric_version) IN "
+        "(SELECT (trajectory_id, metric, metric_version) FROM quality) "
+        "AND trajectory_id IN (SELECT unnest($ids))",
+        {"ids": ids},
+    )
     merged.cells += len(new)
     merged.replaced += len(mended) + len(richer)
     merged.equal += len(same) - len(richer)
@@ -205,6 +209,8 @@ def _differing(db: Connection, table: Table, incoming: pa.Table) -> int:
 def _learn_parameters(db: Connection, incoming: pa.Table) -> None:
     """A model that was never loaded here has no count of its parameters yet."""
     db.register("incoming", incoming)
-    db.execute("UPDATE models SET parameters = i.parameters FROM incoming i "
-               "WHERE models.model_id = i.model_id AND models.parameters IS NULL")  # fmt: skip
+    db.execute(
+        "UPDATE models SET parameters = i.parameters FROM incoming i "
+        "WHERE models.model_id = i.model_id AND models.parameters IS NULL"
+    )
     db.unregister("incoming")

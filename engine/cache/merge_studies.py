@@ -101,8 +101,9 @@ def _here(db: Connection, title: str) -> _Study | None:
 
 def _studies(studies: pa.Table, links: pa.Table) -> dict[str, _Study]:
     cells: dict[str, set[str]] = {}
-    for study_id, trajectory_id in zip(*(links[name].to_pylist() for name in ("study_id", "trajectory_id")),
-                                       strict=True):  # fmt: skip
+    for study_id, trajectory_id in zip(
+        *(links[name].to_pylist() for name in ("study_id", "trajectory_id")), strict=True
+    ):
         cells.setdefault(study_id, set()).add(trajectory_id)
     return {
         row["study_id"]: _Study(str(row["spec"]), frozenset(cells.get(row["study_id"], ())))

@@ -95,18 +95,22 @@ class QualityWriter:
         """Records which metrics a study uses, what they mean, and its references."""
         with writing(self.path) as db:
             for row in metrics:
-                db.execute("DELETE FROM metrics WHERE metric = ? AND metric_version = ?",
-                           [row.metric, row.metric_version])  # fmt: skip
+                db.execute(
+                    "DELETE FROM metrics WHERE metric = ? AND metric_version = ?", [row.metric, row.metric_version]
+                )
             db.execute("DELETE FROM study_metrics WHERE study_id = ?", [study_id])
             db.execute("DELETE FROM study_references WHERE study_id = ?", [study_id])
             for row in metrics:
                 db.execute("INSERT INTO metrics VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", list(asdict(row).values()))
             for position, metric in enumerate(used):
-                db.execute("INSERT INTO study_metrics VALUES (?, ?, ?, ?, ?)",
-                           [study_id, metric.metric, metric.metric_version, position, metric.unavailable])  # fmt: skip
+                db.execute(
+                    "INSERT INTO study_metrics VALUES (?, ?, ?, ?, ?)",
+                    [study_id, metric.metric, metric.metric_version, position, metric.unavailable],
+                )
             for reference in references:
-                db.execute("INSERT INTO study_references VALUES (?, ?, ?, ?, ?)",
-                           [study_id, *asdict(reference).values()])  # fmt: skip
+                db.execute(
+                    "INSERT INTO study_references VALUES (?, ?, ?, ?, ?)", [study_id, *asdict(reference).values()]
+                )
 
     def scores(self, rows: Sequence[ScoreRow], frames: Sequence[FrameScoreRow]) -> None:
         """Writes a group of scores."""
@@ -158,9 +162,10 @@ def recorded(
         [study_id],
     ).fetchall()
     return (
-        [MetricRow(*row) for row in meant], [StudyMetricRow(*row) for row in used],
+        [MetricRow(*row) for row in meant],
+        [StudyMetricRow(*row) for row in used],
         [ReferenceRow(*row) for row in pairs],
-    )  # fmt: skip
+    )
 
 
 def metrics(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:

@@ -71,23 +71,54 @@ def write_lints(path: Path, rows: Sequence[LintRow]) -> None:
         for row in rows:
             for table in TABLES:
                 db.execute(f"DELETE FROM {table} WHERE model_id = ? AND config_id = ?", [row.model_id, row.config_id])
-        insert_rows(db, "lints", [
-            _id(row) | {"lint_version": row.lint_version, "calls": row.calls, "final_sigma": row.final_sigma,
-                        "created_at": now} for row in rows
-        ])  # fmt: skip
-        insert_rows(db, "schedules", [
-            _id(row) | {"call_index": index, "timestep": timestep, "sigma": sigma, "told_sigma": told, "log_snr": snr}
-            for row in rows for index, (timestep, sigma, told, snr) in enumerate(row.levels)
-        ])  # fmt: skip
-        insert_rows(db, "schedule_settings", [
-            _id(row) | {"setting": name, "value": _json(value), "origin": origin,
-                        "replaced": None if replaced is None else _json(replaced)}
-            for row in rows for name, value, origin, replaced in row.settings
-        ])  # fmt: skip
-        insert_rows(db, "schedule_findings", [
-            _id(row) | {"position": position, "severity": severity, "code": code, "message": message}
-            for row in rows for position, (severity, code, message) in enumerate(row.findings)
-        ])  # fmt: skip
+        insert_rows(
+            db,
+            "lints",
+            [
+                _id(row)
+                | {
+                    "lint_version": row.lint_version,
+                    "calls": row.calls,
+                    "final_sigma": row.final_sigma,
+                    "created_at": now,
+                }
+                for row in rows
+            ],
+        )
+        insert_rows(
+            db,
+            "schedules",
+            [
+                _id(row)
+                | {"call_index": index, "timestep": timestep, "sigma": sigma, "told_sigma": told, "log_snr": snr}
+                for row in rows
+                for index, (timestep, sigma, told, snr) in enumerate(row.levels)
+            ],
+        )
+        insert_rows(
+            db,
+            "schedule_settings",
+            [
+                _id(row)
+                | {
+                    "setting": name,
+                    "value": _json(value),
+                    "origin": origin,
+                    "replaced": None if replaced is None else _json(replaced),
+                }
+                for row in rows
+                for name, value, origin, replaced in row.settings
+            ],
+        )
+        insert_rows(
+            db,
+            "schedule_findings",
+            [
+                _id(row) | {"position": position, "severity": severity, "code": code, "message": message}
+                for row in rows
+                for position, (severity, code, message) in enumerate(row.findings)
+            ],
+        )
 
 
 def write_noise(path: Path, rows: Sequence[NoiseRow]) -> None:
@@ -103,9 +134,18 @@ def write_noise(path: Path, rows: Sequence[NoiseRow]) -> None:
             db.execute(
                 "DELETE FROM noise_floors WHERE environment_id = ? AND model_id = ? AND config_id = ? AND dtype = ? "
                 "AND guidance_scale = ? AND width = ? AND height = ? AND variation = ? AND metric = ?",
-                [row.environment_id, row.model_id, row.config_id, row.dtype, row.guidance_scale, row.width, row.height,
-                 row.variation, row.metric],
-            )  # fmt: skip
+                [
+                    row.environment_id,
+                    row.model_id,
+                    row.config_id,
+                    row.dtype,
+                    row.guidance_scale,
+                    row.width,
+                    row.height,
+                    row.variation,
+                    row.metric,
+                ],
+            )
         insert_rows(db, "noise_floors", [vars(row) | {"created_at": now} for row in rows])
 
 

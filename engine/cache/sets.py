@@ -64,8 +64,9 @@ class SetsWriter:
         """Records which set metrics a study uses and what they mean."""
         with writing(self.path) as db:
             for row in metrics:
-                db.execute("DELETE FROM set_metrics WHERE metric = ? AND metric_version = ?",
-                           [row.metric, row.metric_version])  # fmt: skip
+                db.execute(
+                    "DELETE FROM set_metrics WHERE metric = ? AND metric_version = ?", [row.metric, row.metric_version]
+                )
             db.execute("DELETE FROM study_set_metrics WHERE study_id = ?", [study_id])
             insert_rows(db, "set_metrics", [asdict(row) for row in metrics])
             places = [{"study_id": study_id, "position": place, **asdict(row)} for place, row in enumerate(used)]

@@ -10,18 +10,36 @@ from engine.errors import CacheRefused
 
 MAX_DEPTH = 16
 _WHOLE = range(-(2**63), 2**63)
-_LANE = {"key": str, "scheduler": str, "label": str, "steps": int, "target": str, "description": str,
-         "overrides": dict, "config": dict}  # fmt: skip
+_LANE = {
+    "key": str,
+    "scheduler": str,
+    "label": str,
+    "steps": int,
+    "target": str,
+    "description": str,
+    "overrides": dict,
+    "config": dict,
+}
 # What stands where: a type, a list of one kind in brackets, or a table with these entries. Any may be missing or null.
 _SHAPE: dict[str, Any] = {
-    "name": str, "model": str, "baseline": str, "description": str, "negative_prompt": str, "dtype": str,
-    "prompts": [str], "seeds": [int], "lanes": [_LANE], "plugins": [str],
-    "guidance_scale": float, "width": int, "height": int,
+    "name": str,
+    "model": str,
+    "baseline": str,
+    "description": str,
+    "negative_prompt": str,
+    "dtype": str,
+    "prompts": [str],
+    "seeds": [int],
+    "lanes": [_LANE],
+    "plugins": [str],
+    "guidance_scale": float,
+    "width": int,
+    "height": int,
     "frames": {"count": int, "kinds": [str]},
     "timing": {"repeats": int, "warmup": int, "batch_sizes": [int]},
     "reference": {"lane": str, "check": str, "tolerance": float},
     "commitment": dict,
-}  # fmt: skip
+}
 _NAMES = {str: "a text", int: "a whole number", float: "a number", dict: "a table"}
 
 

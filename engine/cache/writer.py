@@ -71,8 +71,16 @@ class CacheWriter:
         ids = [row.trajectory_id for row in rows]
         now = _now()
         with writing(self.path) as db:
-            for table in ("frames", "latents", "step_metrics", "step_sketches", "quality", "unscored", "frame_quality",
-                          "trajectories"):  # fmt: skip
+            for table in (
+                "frames",
+                "latents",
+                "step_metrics",
+                "step_sketches",
+                "quality",
+                "unscored",
+                "frame_quality",
+                "trajectories",
+            ):
                 db.execute(f"DELETE FROM {table} WHERE list_contains(?, trajectory_id)", [ids])
             insert_rows(db, "trajectories", [_trajectory(row, model, environment, now) for row in rows])
             insert_rows(db, "latents", [_child(row, row.latents) for row in rows if row.latents])
@@ -91,15 +99,28 @@ class CacheWriter:
 def _insert_places(db: duckdb.DuckDBPyConnection, model: ModelSource, environment: Environment) -> None:
     db.execute(
         "INSERT OR IGNORE INTO models VALUES (?, ?, ?, ?, ?, NULL, ?)",
-        [model.model_id, model.name, model.revision, model.fingerprint, model.pipeline,
-         canonical(model.scheduler_config)],
-    )  # fmt: skip
+        [
+            model.model_id,
+            model.name,
+            model.revision,
+            model.fingerprint,
+            model.pipeline,
+            canonical(model.scheduler_config),
+        ],
+    )
     row = asdict(environment)
     db.execute(
         "INSERT OR IGNORE INTO environments VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [environment.environment_id, row["device"], row["device_name"], row["memory"], row["torch"],
-         row["diffusers"], canonical(row["details"])],
-    )  # fmt: skip
+        [
+            environment.environment_id,
+            row["device"],
+            row["device_name"],
+            row["memory"],
+            row["torch"],
+            row["diffusers"],
+            canonical(row["details"]),
+        ],
+    )
 
 
 def _trajectory(

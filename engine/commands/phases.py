@@ -24,8 +24,7 @@ def show(arguments: argparse.Namespace) -> int:
     with reading(arguments.cache) as db:
         findings = load_findings(db, name, ())
         lanes = list(dict.fromkeys(findings.cells["study_lane"]))
-        curves = {lane: (phases.step_curves(db, name, lane), phases.frame_curves(db, name, lane))
-                  for lane in lanes}  # fmt: skip
+        curves = {lane: (phases.step_curves(db, name, lane), phases.frame_curves(db, name, lane)) for lane in lanes}
         changes = phases.commitment(db, name)
     measured = [row for lane, (steps, frames) in curves.items() for row in borders(steps, frames, [lane])]
     decided = commitment(changes) if len(changes) else None
@@ -39,17 +38,32 @@ def show(arguments: argparse.Namespace) -> int:
         print(f"\nWhen the picture is decided (prompts exchanged during the run, judged by {decided.by}):")
         print_table(point_rows(decided))
         print("Left out: runs that keep to the first prompt from the first exchange on, or never do.")
-    print("\nMeans over prompts, or pairs of prompts, with 95 % bootstrap intervals. Progress is the share of the "
-          "denoiser calls.")  # fmt: skip
+    print(
+        "\nMeans over prompts, or pairs of prompts, with 95 % bootstrap intervals. Progress is the share of the "
+        "denoiser calls."
+    )
     print("\n".join(f"Computed on {line}." for line in findings.environment_lines()))
-    write_json(arguments.json, {"study": name, "environments": findings.environment_lines(),
-                                **_plain(measured, decided)})  # fmt: skip
+    write_json(
+        arguments.json, {"study": name, "environments": findings.environment_lines(), **_plain(measured, decided)}
+    )
     return 0
 
 
 def _plain(measured: list[Measured], decided: Commitment | None) -> dict[str, Any]:
-    rows = [{"lane": row.lane, "border": row.border.key, "axis": axis, "value": place.value, "low": place.low,
-             "high": place.high, "prompts": place.n, "runs": row.runs, "never": row.never}
-            for row in measured for axis, place in row.figures.items()]  # fmt: skip
+    rows = [
+        {
+            "lane": row.lane,
+            "border": row.border.key,
+            "axis": axis,
+            "value": place.value,
+            "low": place.low,
+            "high": place.high,
+            "prompts": place.n,
+            "runs": row.runs,
+            "never": row.never,
+        }
+        for row in measured
+        for axis, place in row.figures.items()
+    ]
     points = decided.points if decided is not None else pd.DataFrame()
     return {"borders": rows, "commitment": json.loads(points.to_json(orient="records"))}

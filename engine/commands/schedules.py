@@ -36,8 +36,10 @@ def lint(arguments: argparse.Namespace) -> int:
     lanes, model = _lanes(arguments)
     source = find_model(model)
     if not source.scheduler_config:
-        raise StudyError(f"Model '{source.name}' is not here, so its scheduler configuration is not known; fetch it "
-                         "first (`run` does), or give another --model.")  # fmt: skip
+        raise StudyError(
+            f"Model '{source.name}' is not here, so its scheduler configuration is not known; fetch it "
+            "first (`run` does), or give another --model."
+        )
     found = [lint_lane(lane, source.scheduler_config) for lane in lanes]
     _print(found, levels=arguments.levels or len(found) == 1)
     write_json(arguments.json, [_plain(row) for row in found])
@@ -56,8 +58,9 @@ def show_convergence(arguments: argparse.Namespace) -> int:
         paths = schedules.paths(db, name)
     end = convergence(findings.quality, findings.cells, floor=findings.floors().get("latent_error", 0.0))
     if end.errors.empty:
-        raise StudyError(f"No cell of '{name}' has an error against a converged solution; give the study a "
-                         "[reference] and run it.")  # fmt: skip
+        raise StudyError(
+            f"No cell of '{name}' has an error against a converged solution; give the study a [reference] and run it."
+        )
     matched, floors = matched_errors(paths)
     parts = {"error at the end": end} | {
         f"at sigma {sigma:g}": convergence(matched, findings.cells, metric_at(sigma), floors.get(metric_at(sigma), 0.0))
@@ -70,14 +73,23 @@ def show_convergence(arguments: argparse.Namespace) -> int:
     print(f"\nMedians of relative L2 errors; intervals are 95 %, prompts resampled. Floors: {floor} (~: too near it).")
     print(findings.reference_line())
     print("\n".join(f"Computed on {line}." for line in findings.environment_lines()))
-    write_json(arguments.json, {"study": name, "environments": findings.environment_lines(),
-                                **{part.metric: _tables(part) for part in parts.values()}})  # fmt: skip
+    write_json(
+        arguments.json,
+        {
+            "study": name,
+            "environments": findings.environment_lines(),
+            **{part.metric: _tables(part) for part in parts.values()},
+        },
+    )
     return 0
 
 
 def _tables(part: Convergence) -> dict[str, Any]:
-    return {"floor": part.floor, "errors": json.loads(part.errors.to_json(orient="records")),
-            "orders": json.loads(part.orders.to_json(orient="records"))}  # fmt: skip
+    return {
+        "floor": part.floor,
+        "errors": json.loads(part.errors.to_json(orient="records")),
+        "orders": json.loads(part.orders.to_json(orient="records")),
+    }
 
 
 def noise(arguments: argparse.Namespace) -> int:
@@ -86,14 +98,31 @@ def noise(arguments: argparse.Namespace) -> int:
 
     study = load_study(arguments.study, arguments.settings)
     rows = run_noise(
-        study, arguments.cache, device=arguments.device, memory=arguments.memory, lanes=arguments.lanes,
-        each=arguments.cells, compiled=arguments.compile,
-    )  # fmt: skip
+        study,
+        arguments.cache,
+        device=arguments.device,
+        memory=arguments.memory,
+        lanes=arguments.lanes,
+        each=arguments.cells,
+        compiled=arguments.compile,
+    )
     print()
-    print_table([("lane", "variation", "metric", "n", "median", "largest"), *(
-        (row.lane, row.variation, row.metric, str(row.n), "-" if row.median is None else f"{row.median:.3g}",
-         "-" if row.largest is None else f"{row.largest:.3g}") for row in rows
-    )])  # fmt: skip
+    print_table(
+        [
+            ("lane", "variation", "metric", "n", "median", "largest"),
+            *(
+                (
+                    row.lane,
+                    row.variation,
+                    row.metric,
+                    str(row.n),
+                    "-" if row.median is None else f"{row.median:.3g}",
+                    "-" if row.largest is None else f"{row.largest:.3g}",
+                )
+                for row in rows
+            ),
+        ]
+    )
     print(f"\nlatent_error: relative L2 of the final latents; picture_rms: 0 to 255. Cache: {arguments.cache}")
     return 0
 
@@ -144,10 +173,20 @@ def _print(found: Sequence["Lint"], *, levels: bool) -> None:
         if levels and row.probe is not None:
             _print_levels(row)
             print()
-            print_table([("setting", "value", "from", "model's own"), *(
-                (setting.name, json.dumps(setting.value), setting.origin,
-                 "" if setting.replaced is None else json.dumps(setting.replaced)) for setting in row.settings
-            )])  # fmt: skip
+            print_table(
+                [
+                    ("setting", "value", "from", "model's own"),
+                    *(
+                        (
+                            setting.name,
+                            json.dumps(setting.value),
+                            setting.origin,
+                            "" if setting.replaced is None else json.dumps(setting.replaced),
+                        )
+                        for setting in row.settings
+                    ),
+                ]
+            )
 
 
 def _print_levels(row: "Lint") -> None:
@@ -155,8 +194,10 @@ def _print_levels(row: "Lint") -> None:
     print()
     rows: list[Sequence[str]] = [("call", "timestep", "sigma", "told sigma", "log SNR")]
     columns = (row.probe.timesteps, row.probe.sigmas, row.probe.told, row.probe.log_snr)
-    rows += [(str(index), f"{timestep:g}", f"{sigma:.5g}", f"{told:.5g}", f"{snr:.3f}")
-             for index, (timestep, sigma, told, snr) in enumerate(zip(*columns, strict=True))]  # fmt: skip
+    rows += [
+        (str(index), f"{timestep:g}", f"{sigma:.5g}", f"{told:.5g}", f"{snr:.3f}")
+        for index, (timestep, sigma, told, snr) in enumerate(zip(*columns, strict=True))
+    ]
     print_table(rows)
 
 
@@ -185,12 +226,34 @@ def _bugs(file: Path | None) -> int:
     from engine.sampling.known_bugs import KNOWN_BUGS
 
     held = {bug.code: bug.holds() for bug in KNOWN_BUGS}
-    print_table([("code", "issues", f"holds in {diffusers.__version__}", "what goes wrong", "remedy"), *(
-        (bug.code, ", ".join(f"#{issue}" for issue in bug.issues) or "-", "yes" if held[bug.code] else "NO LONGER",
-         bug.title, bug.remedy) for bug in KNOWN_BUGS
-    )])  # fmt: skip
-    write_json(file, [
-        {"code": bug.code, "issues": bug.issues, "seen": bug.seen, "title": bug.title, "remedy": bug.remedy,
-         "diffusers": diffusers.__version__, "holds": held[bug.code]} for bug in KNOWN_BUGS
-    ])  # fmt: skip
+    print_table(
+        [
+            ("code", "issues", f"holds in {diffusers.__version__}", "what goes wrong", "remedy"),
+            *(
+                (
+                    bug.code,
+                    ", ".join(f"#{issue}" for issue in bug.issues) or "-",
+                    "yes" if held[bug.code] else "NO LONGER",
+                    bug.title,
+                    bug.remedy,
+                )
+                for bug in KNOWN_BUGS
+            ),
+        ]
+    )
+    write_json(
+        file,
+        [
+            {
+                "code": bug.code,
+                "issues": bug.issues,
+                "seen": bug.seen,
+                "title": bug.title,
+                "remedy": bug.remedy,
+                "diffusers": diffusers.__version__,
+                "holds": held[bug.code],
+            }
+            for bug in KNOWN_BUGS
+        ],
+    )
     return 0 if all(held.values()) else 1

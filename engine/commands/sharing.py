@@ -23,8 +23,9 @@ def report(arguments: argparse.Namespace) -> int:
         raise LabError(f"-o {path}: its ending tells no format; end it in .{', .'.join(REPORT_FORMATS)}.")
     if arguments.price and arguments.usd_per_hour:
         raise LabError("--price and --usd-per-hour both name a price; give one of them.")
-    wish = Wish(arguments.claims, arguments.price, arguments.usd_per_hour, arguments.seconds, arguments.images,
-                arguments.busy)  # fmt: skip
+    wish = Wish(
+        arguments.claims, arguments.price, arguments.usd_per_hour, arguments.seconds, arguments.images, arguments.busy
+    )
     for file in write_report(arguments.cache, cached_name(arguments.study), path, form, wish, pdf=arguments.pdf):
         print(f"{file}: {file.stat().st_size / 1e6:,.2f} MB")
     return 0

@@ -31,8 +31,9 @@ def add_commands(add: Add, cache_option: Callable[[argparse.ArgumentParser], Non
 
     page = add("report", help="write a cached study as one page that opens offline: HTML, PDF, Markdown or a picture")
     page.add_argument("study", help="a cached study, by name or TOML file")
-    page.add_argument("-o", "--output", type=Path, required=True, metavar="PATH",
-                      help="file ending in .html, .pdf, .md or .png")  # fmt: skip
+    page.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="PATH", help="file ending in .html, .pdf, .md or .png"
+    )
     page.add_argument("--format", choices=REPORT_FORMATS, help="unless given, told by the ending of PATH")
     page.add_argument("--pdf", action="store_true", help="print the page to PATH with the ending .pdf as well")
     page.add_argument("--claims", type=Path, default=CLAIMS, metavar="FILE", help="another file of claims")

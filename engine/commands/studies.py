@@ -56,8 +56,10 @@ def plan(arguments: argparse.Namespace) -> int:
     print(f"Model        {source.name} ({source.pipeline}, {source.bytes / 1e6:,.0f} MB of weights)")
     print(f"Device       {environment.device}: {environment.device_name}, {found.cells[0].dtype}")
     print(f"Cache        {arguments.cache}")
-    print(f"Images       {len(found.cells) - len(found.missing)} cached, {len(found.missing)} to make "
-          f"({found.image_calls:,} denoiser calls, about {found.bytes / 1e6:,.0f} MB)")  # fmt: skip
+    print(
+        f"Images       {len(found.cells) - len(found.missing)} cached, {len(found.missing)} to make "
+        f"({found.image_calls:,} denoiser calls, about {found.bytes / 1e6:,.0f} MB)"
+    )
     print("\n".join(_work_lines(found)))
     for lane, finding in found.findings:
         print(f"Warning      {lane.key}: {finding.message}")
@@ -72,11 +74,15 @@ def _work_lines(found: Outline) -> Iterator[str]:
     samples = sum(timing.missing for timing in found.timings)
     yield f"Timing       {samples} samples to take ({found.timing_calls:,} denoiser calls with warm-up)"
     if study.reference is not None:
-        yield (f"Reference    {study.reference.lane.key} checked by {study.reference.check.key}: "
-               f"{len(found.missing_references)} cells to make ({found.reference_calls:,} denoiser calls)")  # fmt: skip
+        yield (
+            f"Reference    {study.reference.lane.key} checked by {study.reference.check.key}: "
+            f"{len(found.missing_references)} cells to make ({found.reference_calls:,} denoiser calls)"
+        )
     if study.commitment is not None:
-        yield (f"Commitment   {len(found.missing_swaps)} of {len(found.swaps)} changes of prompt to make "
-               f"({found.swap_calls:,} denoiser calls)")  # fmt: skip
+        yield (
+            f"Commitment   {len(found.missing_swaps)} of {len(found.swaps)} changes of prompt to make "
+            f"({found.swap_calls:,} denoiser calls)"
+        )
     yield f"Statistics   {_power(len(study.prompts))}"
     yield from (f"No verdict   {line}" for line in without_verdict(study, found.source))
     if found.nothing_to_do:
@@ -84,8 +90,10 @@ def _work_lines(found: Outline) -> Iterator[str]:
     elif found.seconds is None:
         yield "Time         unknown: this model has not been timed on this machine yet"
     else:
-        yield (f"Time         about {duration(found.seconds)} for the denoiser calls alone, one by one at "
-               f"{found.seconds_per_call:.3f} s; loading, decoding and scoring come on top")  # fmt: skip
+        yield (
+            f"Time         about {duration(found.seconds)} for the denoiser calls alone, one by one at "
+            f"{found.seconds_per_call:.3f} s; loading, decoding and scoring come on top"
+        )
 
 
 def score_study(arguments: argparse.Namespace) -> int:
@@ -130,8 +138,14 @@ def claims(arguments: argparse.Namespace) -> int:
         findings = load_findings(db, name)
     verdicts = evaluate(read_claims(arguments.claims), findings)
     print("\n".join(claim_lines(verdicts, findings)))
-    write_json(arguments.json, {"study": name, "environments": findings.environment_lines(),
-                                "claims": [asdict(verdict) for verdict in verdicts]})  # fmt: skip
+    write_json(
+        arguments.json,
+        {
+            "study": name,
+            "environments": findings.environment_lines(),
+            "claims": [asdict(verdict) for verdict in verdicts],
+        },
+    )
     return 0
 
 

@@ -22,8 +22,11 @@ def cost_chart(table: pd.DataFrame, figure: str, title: str) -> alt.LayerChart |
         saving=[percent(value) for value in table["saving_share"]],
     )
     tooltip = [
-        alt.Tooltip("label", title="Lane"), alt.Tooltip("cost", title="A month"),
-        alt.Tooltip("interval", title="95 % interval"), alt.Tooltip("saving", title="Saved by use"),
-        alt.Tooltip("seconds:Q", title="Seconds per image", format=".3~g"), alt.Tooltip("gpus:Q", title="Whole GPUs"),
-    ]  # fmt: skip
+        alt.Tooltip("label", title="Lane"),
+        alt.Tooltip("cost", title="A month"),
+        alt.Tooltip("interval", title="95 % interval"),
+        alt.Tooltip("saving", title="Saved by use"),
+        alt.Tooltip("seconds:Q", title="Seconds per image", format=".3~g"),
+        alt.Tooltip("gpus:Q", title="Whole GPUs"),
+    ]
     return lane_marks(shown, title, (figure, low, high), tooltip)

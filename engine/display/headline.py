@@ -129,8 +129,10 @@ class Headline:
         interval = percent_range(1 - 1 / best.speedup_low, 1 - 1 / best.speedup_high)
         spread = f" [{interval}]" if interval != NONE else ""
         saved = percent(1 - 1 / best.speedup)
-        return (f"{self.label(best.lane)} saves {saved}{spread} of the time of {base} and is {best.verdict} by "
-                f"{self.metric_label}.")  # fmt: skip
+        return (
+            f"{self.label(best.lane)} saves {saved}{spread} of the time of {base} and is {best.verdict} by "
+            f"{self.metric_label}."
+        )
 
     @property
     def reservations(self) -> tuple[str, ...]:
@@ -185,16 +187,20 @@ class Headline:
         name = "" if self.is_as_good else f"{self.label(lane)}: "
         if not known(row["speedup"]):
             return Figure(
-                title, NOT_KNOWN,
+                title,
+                NOT_KNOWN,
                 f"{name}{self._an_image(row['median_ms'])} an image; the baseline has not been timed here.",
-            )  # fmt: skip
+            )
         base = self.times[self.times["is_baseline"]].iloc[0]
         interval = percent_range(1 - 1 / row["speedup_low"], 1 - 1 / row["speedup_high"])
-        note = (f"{name}{self._an_image(row['median_ms'])} instead of {self._an_image(base['median_ms'])} an image, "
-                "all stages")  # fmt: skip
+        note = (
+            f"{name}{self._an_image(row['median_ms'])} instead of {self._an_image(base['median_ms'])} an image, "
+            "all stages"
+        )
         note += f": the time of a batch of {self._batch_size}, shared out." if self._batch_size > 1 else "."
-        return Figure(title, percent(1 - 1 / row["speedup"]), note,
-                      _sentence(interval_note(row["n"], interval, row["settled"])))  # fmt: skip
+        return Figure(
+            title, percent(1 - 1 / row["speedup"]), note, _sentence(interval_note(row["n"], interval, row["settled"]))
+        )
 
     def _quality(self) -> Figure:
         row, lane = self.comparison, self.lane
@@ -219,8 +225,10 @@ class Headline:
             return Figure("Saved a month", NOT_KNOWN, "The times were measured on another device than is priced.")
         row = price_lanes(self.times, pricing.rate, pricing.work, pricing.seconds).set_index("lane").loc[lane]
         work = pricing.work
-        month = (f"{whole(work.images_per_month)} images, {money(pricing.rate.usd_per_hour)} per GPU hour, "
-                 f"{100 * work.utilisation:.0f} % busy")  # fmt: skip
+        month = (
+            f"{whole(work.images_per_month)} images, {money(pricing.rate.usd_per_hour)} per GPU hour, "
+            f"{100 * work.utilisation:.0f} % busy"
+        )
         if not self.price_is_known:
             ends = percent_range(row["saving_share_low"], row["saving_share_high"])
             note = f"Of what is paid by use, whatever an hour costs; {money(row['saving_usd'])} a month for {month}."

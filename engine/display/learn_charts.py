@@ -16,9 +16,11 @@ def error_chart(scores: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """
     shown = scores[scores["median"] > 0]
     tooltip = [
-        alt.Tooltip("label", title="Lane"), alt.Tooltip("nfe:Q", title="Denoiser calls"),
-        alt.Tooltip("median:Q", title="Median error", format=".3g"), alt.Tooltip("n:Q", title="Cells"),
-    ]  # fmt: skip
+        alt.Tooltip("label", title="Lane"),
+        alt.Tooltip("nfe:Q", title="Denoiser calls"),
+        alt.Tooltip("median:Q", title="Median error", format=".3g"),
+        alt.Tooltip("n:Q", title="Cells"),
+    ]
     bar = shown.assign(low=shown["low"].clip(lower=1e-9))
     return _marks(bar, "Latent error (relative L2)", alt.Scale(type="log"), tooltip, ("median", "low", "high"))
 
@@ -30,9 +32,11 @@ def calls_chart(table: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
         table: Timing summaries with columns label, scheduler, nfe, n, median_ms, low_ms, high_ms.
     """
     tooltip = [
-        alt.Tooltip("label", title="Lane"), alt.Tooltip("nfe:Q", title="Denoiser calls"),
-        alt.Tooltip("median_ms:Q", title="Median (ms)", format=",.1f"), alt.Tooltip("n:Q", title="n"),
-    ]  # fmt: skip
+        alt.Tooltip("label", title="Lane"),
+        alt.Tooltip("nfe:Q", title="Denoiser calls"),
+        alt.Tooltip("median_ms:Q", title="Median (ms)", format=",.1f"),
+        alt.Tooltip("n:Q", title="n"),
+    ]
     return _marks(table, "Median time (ms)", alt.Scale(zero=True), tooltip, ("median_ms", "low_ms", "high_ms"))
 
 

@@ -39,17 +39,21 @@ def curve_chart(
     x = _across(curve, ruler)
     base = alt.Chart(shown).encode(x=x, color=colour, detail="label:N")
     tooltip = [
-        alt.Tooltip("label", title="Lane"), alt.Tooltip("log_snr:Q", title="Log-SNR", format=".2f"),
-        alt.Tooltip("median:Q", title="Value", format=".3g"), alt.Tooltip("low:Q", title=f"Low ({band})", format=".3g"),
-        alt.Tooltip("high:Q", title=f"High ({band})", format=".3g"), alt.Tooltip("runs:Q", title="Runs"),
-    ]  # fmt: skip
+        alt.Tooltip("label", title="Lane"),
+        alt.Tooltip("log_snr:Q", title="Log-SNR", format=".2f"),
+        alt.Tooltip("median:Q", title="Value", format=".3g"),
+        alt.Tooltip("low:Q", title=f"Low ({band})", format=".3g"),
+        alt.Tooltip("high:Q", title=f"High ({band})", format=".3g"),
+        alt.Tooltip("runs:Q", title="Runs"),
+    ]
     value = _up(title, "median", value_format)
     layers = [
         base.mark_area(opacity=0.13).encode(y=_up(title, "low", value_format), y2="high:Q"),
         base.mark_line(strokeWidth=1.8).encode(y=value, tooltip=tooltip),
-        base.transform_filter("datum.mark").mark_point(filled=True, size=46, opacity=1).encode(
-            y=value, shape=shape, tooltip=tooltip),
-    ]  # fmt: skip
+        base.transform_filter("datum.mark")
+        .mark_point(filled=True, size=46, opacity=1)
+        .encode(y=value, shape=shape, tooltip=tooltip),
+    ]
     return _with_ruler(layers, ruler, x)
 
 
@@ -69,23 +73,28 @@ def octave_chart(curve: pd.DataFrame, ruler: pd.DataFrame, title: str) -> Layers
     order = list(names.values())
     dashes = [list(OCTAVE_DASHES[min(place, len(OCTAVE_DASHES) - 1)]) for place in range(len(order))]
     base = alt.Chart(shown).encode(x=x, y=_up(title), detail="octave:N")
-    legend = alt.Legend(title="Cycles per side", orient="bottom", columns=4, symbolStrokeWidth=2, symbolType="stroke",
-                        symbolSize=300)  # fmt: skip
+    legend = alt.Legend(
+        title="Cycles per side", orient="bottom", columns=4, symbolStrokeWidth=2, symbolType="stroke", symbolSize=300
+    )
     tooltip = [
-        alt.Tooltip("octave", title="Cycles per side"), alt.Tooltip("log_snr:Q", title="Log-SNR", format=".2f"),
-        alt.Tooltip("median:Q", title="Median", format=".3g"), alt.Tooltip("low:Q", title="10 % of runs", format=".3g"),
-        alt.Tooltip("high:Q", title="90 % of runs", format=".3g"), alt.Tooltip("runs:Q", title="Runs"),
-    ]  # fmt: skip
+        alt.Tooltip("octave", title="Cycles per side"),
+        alt.Tooltip("log_snr:Q", title="Log-SNR", format=".2f"),
+        alt.Tooltip("median:Q", title="Median", format=".3g"),
+        alt.Tooltip("low:Q", title="10 % of runs", format=".3g"),
+        alt.Tooltip("high:Q", title="90 % of runs", format=".3g"),
+        alt.Tooltip("runs:Q", title="Runs"),
+    ]
     ends = base.transform_filter(alt.FieldOneOfPredicate("order", [int(numbers.min()), highest]))
     colour = theme.look(str(curve["scheduler"].iloc[0])).colour
     layers = [
         ends.mark_area(opacity=0.12, color=colour).encode(y=_up(title, "low"), y2="high:Q"),
         base.mark_line(strokeWidth=2, color=colour).encode(
-            strokeDash=alt.StrokeDash("octave:N", sort=order, scale=alt.Scale(domain=order, range=dashes),
-                                      legend=legend),
+            strokeDash=alt.StrokeDash(
+                "octave:N", sort=order, scale=alt.Scale(domain=order, range=dashes), legend=legend
+            ),
             tooltip=tooltip,
         ),
-    ]  # fmt: skip
+    ]
     return _with_ruler(layers, ruler, x, LEGEND_PIXELS)
 
 
@@ -118,8 +127,13 @@ def span_chart(spans: pd.DataFrame, title: str, place: Axis, claimed: tuple[floa
 
     number = ".0%" if percent else ".2f"
     tooltip = [alt.Tooltip("label", title="Lane")]
-    for name, text in (("start_50", "Half begins"), ("half", "Half of the path"), ("end_50", "Half ends"),
-                       ("start_80", "80 % begin"), ("end_80", "80 % end")):  # fmt: skip
+    for name, text in (
+        ("start_50", "Half begins"),
+        ("half", "Half of the path"),
+        ("end_50", "Half ends"),
+        ("start_80", "80 % begin"),
+        ("end_80", "80 % end"),
+    ):
         tooltip.append(alt.Tooltip(f"{name}:Q", title=text, format=number))
     layers = [
         base.mark_rule(strokeWidth=2, opacity=0.6).encode(x=x("start_80"), x2="end_80", color=colour, tooltip=tooltip),
@@ -152,9 +166,10 @@ def path_chart(points: pd.DataFrame, axes: tuple[int, int], explained: tuple[flo
     x = alt.X(f"pca_{axes[0]}:Q", title=titles[0], scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
     y = alt.Y(f"pca_{axes[1]}:Q", title=titles[1], scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
     tooltip = [
-        alt.Tooltip("label", title="Lane"), alt.Tooltip("progress:Q", title="Progress", format=".0%"),
+        alt.Tooltip("label", title="Lane"),
+        alt.Tooltip("progress:Q", title="Progress", format=".0%"),
         alt.Tooltip("log_snr:Q", title="Log-SNR", format=".2f"),
-    ]  # fmt: skip
+    ]
     base = alt.Chart(shown).encode(x=x, y=y, color=colour, detail="label:N", tooltip=tooltip)
     return alt.layer(
         base.mark_line(strokeWidth=1.4, opacity=0.75).encode(order="step_index:Q"),
@@ -173,14 +188,17 @@ def commitment_chart(curve: pd.DataFrame, title: str) -> Layers:
     colour, shape = looks(curve)
     base = alt.Chart(curve[curve["log_snr"].notna()]).encode(
         x=alt.X("log_snr:Q", title=LOG_SNR, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=8)),
-        color=colour, detail="label:N",
+        color=colour,
+        detail="label:N",
         tooltip=[
-            alt.Tooltip("label", title="Lane"), alt.Tooltip("progress:Q", title="Prompt changed at", format=".0%"),
+            alt.Tooltip("label", title="Lane"),
+            alt.Tooltip("progress:Q", title="Prompt changed at", format=".0%"),
             alt.Tooltip("value:Q", title="Keep to the first", format=".0%"),
             alt.Tooltip("low:Q", title="95 % interval from", format=".0%"),
-            alt.Tooltip("high:Q", title="to", format=".0%"), alt.Tooltip("runs:Q", title="Runs"),
+            alt.Tooltip("high:Q", title="to", format=".0%"),
+            alt.Tooltip("runs:Q", title="Runs"),
         ],
-    )  # fmt: skip
+    )
     value = _up(title, "value", ".0%")
     return alt.layer(
         base.mark_area(opacity=0.1).encode(y=_up(title, "low", ".0%"), y2="high:Q"),
@@ -202,10 +220,15 @@ def _with_ruler(layers: list[alt.Chart], ruler: pd.DataFrame, x: alt.X, more: in
         shown = own.assign(text=[f"{value:.0%}" for value in own["progress"]])
         colour, shape = looks(ruler)
         base = alt.Chart(shown).encode(
-            x=x, y=alt.value({"expr": f"height + {RULER_PIXELS * (place + 0.75)}"}), color=colour,
-            tooltip=[alt.Tooltip("label", title="Lane"), alt.Tooltip("text", title="Calls done"),
-                     alt.Tooltip("log_snr:Q", title="at log-SNR", format=".2f")],
-        )  # fmt: skip
+            x=x,
+            y=alt.value({"expr": f"height + {RULER_PIXELS * (place + 0.75)}"}),
+            color=colour,
+            tooltip=[
+                alt.Tooltip("label", title="Lane"),
+                alt.Tooltip("text", title="Calls done"),
+                alt.Tooltip("log_snr:Q", title="at log-SNR", format=".2f"),
+            ],
+        )
         layers += [
             base.mark_point(filled=True, size=26, opacity=1).encode(shape=shape),
             base.mark_text(align="left", dx=5, fontSize=9.5).encode(text="text:N"),
@@ -218,12 +241,26 @@ def _across(curve: pd.DataFrame, ruler: pd.DataFrame) -> alt.X:
     """Log-SNR, with its axis below the rulers."""
     domain = [float(curve["log_snr"].min()), float(curve["log_snr"].max())]
     offset = RULER_PIXELS * ruler["label"].nunique() + 6
-    return alt.X("log_snr:Q", title=LOG_SNR, scale=alt.Scale(domain=domain, nice=False, padding=4),
-                 axis=alt.Axis(tickCount=8, offset=offset))  # fmt: skip
+    return alt.X(
+        "log_snr:Q",
+        title=LOG_SNR,
+        scale=alt.Scale(domain=domain, nice=False, padding=4),
+        axis=alt.Axis(tickCount=8, offset=offset),
+    )
 
 
 def _up(title: str, field: str = "median", value_format: str = ".3~g") -> alt.Y:
     """The upright axis, its title above it."""
-    axis = alt.Axis(tickCount=5, format=value_format, titleLimit=520, titleAngle=0, titleAlign="left",
-                    titleAnchor="end", titleX=0, titleY=-8, titleBaseline="bottom", minExtent=38)  # fmt: skip
+    axis = alt.Axis(
+        tickCount=5,
+        format=value_format,
+        titleLimit=520,
+        titleAngle=0,
+        titleAlign="left",
+        titleAnchor="end",
+        titleX=0,
+        titleY=-8,
+        titleBaseline="bottom",
+        minExtent=38,
+    )
     return alt.Y(f"{field}:Q", title=title, axis=axis, scale=alt.Scale(zero=False))

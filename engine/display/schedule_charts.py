@@ -23,11 +23,13 @@ def schedule_chart(levels: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
         color=colour,
         detail="label:N",
         tooltip=[
-            alt.Tooltip("label", title="Lane"), alt.Tooltip("call_index:Q", title="Call, from 0"),
-            alt.Tooltip("timestep:Q", title="Timestep"), alt.Tooltip("sigma:Q", title="Sigma", format=".4g"),
+            alt.Tooltip("label", title="Lane"),
+            alt.Tooltip("call_index:Q", title="Call, from 0"),
+            alt.Tooltip("timestep:Q", title="Timestep"),
+            alt.Tooltip("sigma:Q", title="Sigma", format=".4g"),
             alt.Tooltip("log_snr:Q", title="Log-SNR", format=".2f"),
         ],
-    )  # fmt: skip
+    )
     middle = alt.Chart(pd.DataFrame({"log_snr": [0.0]})).mark_rule(strokeDash=[4, 4], color=theme.NEUTRAL)
     lines = base.mark_line(strokeWidth=1.5, opacity=0.7)
     points = base.mark_point(filled=True, size=28, opacity=1).encode(shape=shape)

@@ -105,11 +105,15 @@ def _front(shown: pd.DataFrame, column: str, x: alt.X, y: alt.Y) -> list[alt.Cha
 def _tooltip(timed: bool) -> list[alt.Tooltip]:
     time = [alt.Tooltip("time", title="Median time"), alt.Tooltip("n:Q", title="Timing samples")] if timed else []
     return [
-        alt.Tooltip("label", title="Lane"), *time, alt.Tooltip("nfe:Q", title="Denoiser calls"),
-        alt.Tooltip("value", title="Mean"), alt.Tooltip("gap", title="Difference"),
-        alt.Tooltip("interval", title="95 % interval"), alt.Tooltip("prompts:Q", title="Prompts"),
+        alt.Tooltip("label", title="Lane"),
+        *time,
+        alt.Tooltip("nfe:Q", title="Denoiser calls"),
+        alt.Tooltip("value", title="Mean"),
+        alt.Tooltip("gap", title="Difference"),
+        alt.Tooltip("interval", title="95 % interval"),
+        alt.Tooltip("prompts:Q", title="Prompts"),
         alt.Tooltip("verdict", title="Verdict"),
-    ]  # fmt: skip
+    ]
 
 
 def convergence_chart(errors: pd.DataFrame, floor: float) -> alt.LayerChart | alt.FacetChart:
@@ -128,14 +132,21 @@ def convergence_chart(errors: pd.DataFrame, floor: float) -> alt.LayerChart | al
     colour, shape = looks(shown)
     x = alt.X("nfe:Q", title="Denoiser calls (NFE)", scale=alt.Scale(type="log", nice=False, padding=18), axis=_AXIS)
     up = "Median error (relative L2 of the latents)"
-    y = alt.Y("error:Q", title=up, scale=alt.Scale(type="log", nice=False, padding=18),
-              axis=alt.Axis(tickCount=5, format=".3~g"))  # fmt: skip
+    y = alt.Y(
+        "error:Q",
+        title=up,
+        scale=alt.Scale(type="log", nice=False, padding=18),
+        axis=alt.Axis(tickCount=5, format=".3~g"),
+    )
     tooltip = [
-        alt.Tooltip("label", title="Scheduler"), alt.Tooltip("steps:Q", title="Steps"),
-        alt.Tooltip("nfe:Q", title="Denoiser calls"), alt.Tooltip("value", title="Median error"),
-        alt.Tooltip("interval", title="95 % interval"), alt.Tooltip("n:Q", title="Prompts"),
+        alt.Tooltip("label", title="Scheduler"),
+        alt.Tooltip("steps:Q", title="Steps"),
+        alt.Tooltip("nfe:Q", title="Denoiser calls"),
+        alt.Tooltip("value", title="Median error"),
+        alt.Tooltip("interval", title="95 % interval"),
+        alt.Tooltip("n:Q", title="Prompts"),
         alt.Tooltip("flipped:Q", title="Became another picture", format=".0%"),
-    ]  # fmt: skip
+    ]
     base = alt.Chart(shown)
     marks = {"x": x, "y": y, "color": colour, "shape": shape, "tooltip": tooltip}
     spread = _spread(shown[shown["low"] > 0], ("low", "high"))
@@ -146,11 +157,15 @@ def convergence_chart(errors: pd.DataFrame, floor: float) -> alt.LayerChart | al
             alt.Chart(rows).mark_point(filled=above, size=90, opacity=1, strokeWidth=2).encode(**marks)
             for above, rows in shown.groupby("above_floor")  # as above: no layer without a mark
         ),
-    ]  # fmt: skip
+    ]
     if floor > 0:
         dashed = alt.Chart(pd.DataFrame([{"floor": floor}]))
-        layers.insert(0, dashed.mark_rule(strokeDash=[4, 4], color=theme.NEUTRAL, strokeWidth=1.5).encode(
-            y=alt.Y("floor:Q", title=up)))  # fmt: skip
+        layers.insert(
+            0,
+            dashed.mark_rule(strokeDash=[4, 4], color=theme.NEUTRAL, strokeWidth=1.5).encode(
+                y=alt.Y("floor:Q", title=up)
+            ),
+        )
     return alt.layer(*layers).properties(height=HEIGHT)
 
 

@@ -13,9 +13,15 @@ COLOURS: Final = (BLUE, GOLD, TEAL, ROSE, OLIVE, LILAC)
 
 # Vega's name of each shape, and a character that looks like it.
 SHAPES: Final = {
-    "circle": "●", "square": "■", "diamond": "◆", "triangle-up": "▲", "triangle-down": "▼", "cross": "✚",
-    "triangle-right": "▶", "triangle-left": "◀",
-}  # fmt: skip
+    "circle": "●",
+    "square": "■",
+    "diamond": "◆",
+    "triangle-up": "▲",
+    "triangle-down": "▼",
+    "cross": "✚",
+    "triangle-right": "▶",
+    "triangle-left": "◀",
+}
 
 ACCENT: Final = "#2a849c"
 NEUTRAL: Final = "#7d8a92"
@@ -23,8 +29,12 @@ BACKGROUNDS: Final = ("#ffffff", "#13181b")
 
 # The stages of a run, in their order; the accent is where the time goes.
 STAGE_COLOURS: Final = {
-    "text": "#7fb0bd", "denoiser": ACCENT, "scheduler": "#c08a3e", "decode": "#7d8a92", "other": "#aab4ba",
-}  # fmt: skip
+    "text": "#7fb0bd",
+    "denoiser": ACCENT,
+    "scheduler": "#c08a3e",
+    "decode": "#7d8a92",
+    "other": "#aab4ba",
+}
 
 
 @dataclass(frozen=True)

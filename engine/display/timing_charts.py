@@ -17,10 +17,13 @@ def time_chart(table: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
         gain=[ratio(value) for value in table["speedup"]],
     )
     tooltip = [
-        alt.Tooltip("label", title="Lane"), alt.Tooltip("median", title="Median"),
-        alt.Tooltip("interval", title="95 % interval"), alt.Tooltip("n:Q", title="n"),
-        alt.Tooltip("nfe:Q", title="Denoiser calls"), alt.Tooltip("gain", title="Speed-up"),
-    ]  # fmt: skip
+        alt.Tooltip("label", title="Lane"),
+        alt.Tooltip("median", title="Median"),
+        alt.Tooltip("interval", title="95 % interval"),
+        alt.Tooltip("n:Q", title="n"),
+        alt.Tooltip("nfe:Q", title="Denoiser calls"),
+        alt.Tooltip("gain", title="Speed-up"),
+    ]
     return lane_marks(shown, "Median time (ms)", ("median_ms", "low_ms", "high_ms"), tooltip)
 
 
@@ -47,9 +50,11 @@ def stage_chart(table: pd.DataFrame) -> alt.Chart:
             color=colour,
             order=alt.Order("order:Q"),
             tooltip=[
-                alt.Tooltip("label", title="Lane"), alt.Tooltip("stage", title="Stage"),
-                alt.Tooltip("median", title="Median"), alt.Tooltip("share:Q", title="Share", format=".0%"),
+                alt.Tooltip("label", title="Lane"),
+                alt.Tooltip("stage", title="Stage"),
+                alt.Tooltip("median", title="Median"),
+                alt.Tooltip("share:Q", title="Share", format=".0%"),
             ],
         )
         .properties(height=height(table))
-    )  # fmt: skip
+    )

@@ -66,10 +66,24 @@ def sharpness(pictures: Pictures, final: Pictures, subject: Subject) -> float:
 
 
 FRAME_METRICS = (
-    FrameMetric("similarity_to_final", "CLIP similarity to the final picture", "cosine", "1", similarity,
-                "cosine of x0 and the final picture in CLIP space", clip.edition),
-    FrameMetric("ssim_to_final", "SSIM to the final picture", "", "1", ssim,
-                "structural similarity of x0 to the final picture"),
-    FrameMetric("sharpness_of_final", "Sharpness over the final picture's", "", "1", sharpness,
-                "variance of the Laplacian of x0's luminance over that of the final picture"),
-)  # fmt: skip
+    FrameMetric(
+        "similarity_to_final",
+        "CLIP similarity to the final picture",
+        "cosine",
+        "1",
+        similarity,
+        "cosine of x0 and the final picture in CLIP space",
+        clip.edition,
+    ),
+    FrameMetric(
+        "ssim_to_final", "SSIM to the final picture", "", "1", ssim, "structural similarity of x0 to the final picture"
+    ),
+    FrameMetric(
+        "sharpness_of_final",
+        "Sharpness over the final picture's",
+        "",
+        "1",
+        sharpness,
+        "variance of the Laplacian of x0's luminance over that of the final picture",
+    ),
+)

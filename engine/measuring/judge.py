@@ -45,8 +45,9 @@ class Judge:
         """The unit vector of a text, (D,) float32."""
         if text not in self._texts:
             length = min(int(self._tokenizer.model_max_length), self._model.config.text_config.max_position_embeddings)
-            ids = self._tokenizer([text], padding="max_length", truncation=True, max_length=length,
-                                  return_tensors="pt").input_ids  # fmt: skip
+            ids = self._tokenizer(
+                [text], padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+            ).input_ids
             self._texts[text] = self._run(ids, self._blank()).text_embeds[0].cpu().numpy()
         return self._texts[text]
 

@@ -125,11 +125,13 @@ def checkpoint(what: str, name: str, url: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
     folder = Path(os.environ.get("TORCH_HOME") or cache).expanduser() / "hub" / "checkpoints"
     if not (folder / name).is_file():
-        raise Unmeasurable(f"not available: {what} needs {folder / name}; "
-                           f"`curl --create-dirs -Lo {folder / name} {url}` fetches it")  # fmt: skip
+        raise Unmeasurable(
+            f"not available: {what} needs {folder / name}; `curl --create-dirs -Lo {folder / name} {url}` fetches it"
+        )
     if not Path(name).stem.endswith(f"-{clip.digest(folder / name)}"):
-        raise Unmeasurable(f"not available: {folder / name} is damaged or another file; "
-                           f"remove it and fetch it from {url}")  # fmt: skip
+        raise Unmeasurable(
+            f"not available: {folder / name} is damaged or another file; remove it and fetch it from {url}"
+        )
     return folder / name
 
 
@@ -145,8 +147,10 @@ def _aesthetic_files() -> tuple[Path, Path]:
 def _hub(what: str, repo: str, names: tuple[str, ...]) -> Path:
     folder = clip.in_hub_cache(repo, names)
     if folder is None:
-        raise Unmeasurable(f"not available: {what} needs {repo} in the local hub cache; "
-                           f"`hf download {repo} {' '.join(names)}` fetches it")  # fmt: skip
+        raise Unmeasurable(
+            f"not available: {what} needs {repo} in the local hub cache; "
+            f"`hf download {repo} {' '.join(names)}` fetches it"
+        )
     return folder
 
 

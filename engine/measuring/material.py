@@ -22,10 +22,14 @@ class Material:
         """What the metrics get to see of a cell, and of its reference if there is one."""
         key = cell.trajectory_id
         return Evidence(
-            subject, cell.prompt, cell.seed, _decoded(self._frames[key, "final"]), self.latents[key],
+            subject,
+            cell.prompt,
+            cell.seed,
+            _decoded(self._frames[key, "final"]),
+            self.latents[key],
             _decoded(self._frames[reference, "final"]) if (reference, "final") in self._frames else None,
             self.latents.get(reference) if reference else None,
-        )  # fmt: skip
+        )
 
     def final(self, trajectory_id: str) -> Pictures:
         """The final picture of a cell, or its frames."""

@@ -70,8 +70,10 @@ class Metric:
         parts = []
         if self.needs_reference:
             if subject.reference is None:
-                raise Unmeasurable("not available: the study has no reference; add a [reference] table to it, or "
-                                   "--set reference.enabled=true")  # fmt: skip
+                raise Unmeasurable(
+                    "not available: the study has no reference; add a [reference] table to it, or "
+                    "--set reference.enabled=true"
+                )
             reference = subject.reference
             parts.append(f"{reference.lane.key}|{reference.check.key}|{reference.tolerance:g}")
         if self.edition is not None:
@@ -87,34 +89,119 @@ _CLIP = "engine.measuring.clip"
 _LEARNED = "engine.measuring.learned"
 
 _BUILT_IN = (
-    Metric("latent_error", "Latent error", "relative L2", "lower", "1", formulas.latent_error,
-           "distance of the final latents to the converged solution's, over their norm",
-           has_true_zero=True, margin=0.05, needs_reference=True),
-    Metric("psnr", "PSNR to reference", "dB", "higher", "1", formulas.psnr,
-           f"peak signal-to-noise ratio to the converged picture; equal pictures get {formulas.PSNR_CAP:g}",
-           needs_reference=True),
-    Metric("ssim", "SSIM to reference", "", "higher", "1", formulas.ssim,
-           "structural similarity to the converged picture, 1 if equal", margin=0.02, needs_reference=True),
-    Metric("sharpness", "Sharpness", "", "neither", "1", formulas.sharpness,
-           "variance of the Laplacian of the luminance (0..1); more is not better, noise is sharp too"),
-    Metric("spectral_slope", "Spectral slope", "", "neither", "1", formulas.spectral_slope,
-           "slope of log power over log spatial frequency; nearer to 0 is more detail or noise"),
-    Metric("clip_score", "CLIP score", "100 cos", "higher", "1", f"{_CLIP}:clip_score",
-           "100 times the cosine of picture and prompt in CLIP space, at least 0", smallest_n=30,
-           edition=f"{_CLIP}:edition"),
-    Metric("recognised", "Recognised", "share", "higher", "1", f"{_CLIP}:recognised",
-           "1 if CLIP ranks the prompt's concept first among all labels of the vocabulary, else 0", smallest_n=30,
-           has_true_zero=True, span=1.0, margin=0.05, edition=f"{_CLIP}:vocabulary_edition", on_frames=True),
-    Metric("lpips", "LPIPS to reference", "", "lower", "1", f"{_LEARNED}:lpips",
-           "distance to the converged picture in the layers of AlexNet, as people see it; 0 if equal",
-           has_true_zero=True, margin=0.05, needs_reference=True, edition=f"{_LEARNED}:lpips_edition"),
-    Metric("pick_score", "PickScore", "", "higher", "1", f"{_LEARNED}:pick_score",
-           "scaled cosine of picture and prompt in a CLIP trained on which pictures people pick", smallest_n=30,
-           edition=f"{_LEARNED}:pick_score_edition"),
-    Metric("aesthetic", "Aesthetic score", "1 to 10", "higher", "1", f"{_LEARNED}:aesthetic",
-           "how much people like a picture, predicted from its CLIP vector (LAION predictor V2)", smallest_n=30,
-           edition=f"{_LEARNED}:aesthetic_edition"),
-)  # fmt: skip
+    Metric(
+        "latent_error",
+        "Latent error",
+        "relative L2",
+        "lower",
+        "1",
+        formulas.latent_error,
+        "distance of the final latents to the converged solution's, over their norm",
+        has_true_zero=True,
+        margin=0.05,
+        needs_reference=True,
+    ),
+    Metric(
+        "psnr",
+        "PSNR to reference",
+        "dB",
+        "higher",
+        "1",
+        formulas.psnr,
+        f"peak signal-to-noise ratio to the converged picture; equal pictures get {formulas.PSNR_CAP:g}",
+        needs_reference=True,
+    ),
+    Metric(
+        "ssim",
+        "SSIM to reference",
+        "",
+        "higher",
+        "1",
+        formulas.ssim,
+        "structural similarity to the converged picture, 1 if equal",
+        margin=0.02,
+        needs_reference=True,
+    ),
+    Metric(
+        "sharpness",
+        "Sharpness",
+        "",
+        "neither",
+        "1",
+        formulas.sharpness,
+        "variance of the Laplacian of the luminance (0..1); more is not better, noise is sharp too",
+    ),
+    Metric(
+        "spectral_slope",
+        "Spectral slope",
+        "",
+        "neither",
+        "1",
+        formulas.spectral_slope,
+        "slope of log power over log spatial frequency; nearer to 0 is more detail or noise",
+    ),
+    Metric(
+        "clip_score",
+        "CLIP score",
+        "100 cos",
+        "higher",
+        "1",
+        f"{_CLIP}:clip_score",
+        "100 times the cosine of picture and prompt in CLIP space, at least 0",
+        smallest_n=30,
+        edition=f"{_CLIP}:edition",
+    ),
+    Metric(
+        "recognised",
+        "Recognised",
+        "share",
+        "higher",
+        "1",
+        f"{_CLIP}:recognised",
+        "1 if CLIP ranks the prompt's concept first among all labels of the vocabulary, else 0",
+        smallest_n=30,
+        has_true_zero=True,
+        span=1.0,
+        margin=0.05,
+        edition=f"{_CLIP}:vocabulary_edition",
+        on_frames=True,
+    ),
+    Metric(
+        "lpips",
+        "LPIPS to reference",
+        "",
+        "lower",
+        "1",
+        f"{_LEARNED}:lpips",
+        "distance to the converged picture in the layers of AlexNet, as people see it; 0 if equal",
+        has_true_zero=True,
+        margin=0.05,
+        needs_reference=True,
+        edition=f"{_LEARNED}:lpips_edition",
+    ),
+    Metric(
+        "pick_score",
+        "PickScore",
+        "",
+        "higher",
+        "1",
+        f"{_LEARNED}:pick_score",
+        "scaled cosine of picture and prompt in a CLIP trained on which pictures people pick",
+        smallest_n=30,
+        edition=f"{_LEARNED}:pick_score_edition",
+    ),
+    Metric(
+        "aesthetic",
+        "Aesthetic score",
+        "1 to 10",
+        "higher",
+        "1",
+        f"{_LEARNED}:aesthetic",
+        "how much people like a picture, predicted from its CLIP vector (LAION predictor V2)",
+        smallest_n=30,
+        edition=f"{_LEARNED}:aesthetic_edition",
+    ),
+)
 
 METRICS: dict[str, Metric] = {entry.key: entry for entry in _BUILT_IN}
 

@@ -53,8 +53,15 @@ class Sets:
         kept = np.setdiff1d(np.arange(self.prompt_count), left_out)
         rows = np.isin(self.prompts, kept)
         numbers = np.searchsorted(kept, self.prompts[rows])
-        return replace(self, lane=self.lane[rows], against=self.against[rows], prompts=numbers, _whole=whole,
-                       _kept=names[kept], _sums={})  # fmt: skip
+        return replace(
+            self,
+            lane=self.lane[rows],
+            against=self.against[rows],
+            prompts=numbers,
+            _whole=whole,
+            _kept=names[kept],
+            _sums={},
+        )
 
     def disagreement(self, kernel: Kernel) -> Floats:
         """(P, P) means over pictures i of prompt p and j of prompt q of k(xi,xj) + k(yi,yj) - k(xi,yj) - k(yi,xj).

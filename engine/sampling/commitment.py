@@ -118,9 +118,13 @@ def _called(pipe: DiffusionPipeline, cell: Cell, callback: Callable[..., dict[st
         scheduler = build_scheduler(cell.lane, pipe.scheduler.config, cell.seed)
         recorder = Recorder(scheduler, lambda calls: ())
         latents = call_pipeline(
-            pipe, cell, scheduler, Parking(getattr(pipe, denoiser_name(pipe))),
-            callback_on_step_end=callback, callback_on_step_end_tensor_inputs=names,
-        )  # fmt: skip
+            pipe,
+            cell,
+            scheduler,
+            Parking(getattr(pipe, denoiser_name(pipe))),
+            callback_on_step_end=callback,
+            callback_on_step_end_tensor_inputs=names,
+        )
         recorder.detach()
     except Exception as error:
         return _Run(error=f"{type(error).__name__}: {error}"[:2000])
@@ -135,9 +139,14 @@ def _sample(pipe: DiffusionPipeline, swap: Swap, run: _Run, first: _Run, second:
     at = swap.call(calls)
     [picture] = frames.decode(pipe, run.latents)
     return SwapSample(
-        swap, calls, at, run.levels[at] if at < calls else None, _distance(run.latents, first.latents),
-        _distance(run.latents, second.latents), picture[0],
-    )  # fmt: skip
+        swap,
+        calls,
+        at,
+        run.levels[at] if at < calls else None,
+        _distance(run.latents, first.latents),
+        _distance(run.latents, second.latents),
+        picture[0],
+    )
 
 
 def _distance(found: torch.Tensor, reference: torch.Tensor) -> float:

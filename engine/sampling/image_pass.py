@@ -74,9 +74,12 @@ class Sample:
 # As a decorator it holds while the generator runs, and not in the caller between two samples.
 @torch.no_grad()
 def sample_cells(
-    model: Model, cells: Sequence[Cell], settings: FrameSettings, max_batch: int,
+    model: Model,
+    cells: Sequence[Cell],
+    settings: FrameSettings,
+    max_batch: int,
     tell: Callable[[int], None] | None = None,
-) -> Generator[Sample, None, None]:  # fmt: skip
+) -> Generator[Sample, None, None]:
     """Runs cells through unmodified pipelines at once and yields each as it is finished and decoded.
 
     A cell that raises becomes a sample with an `error`; the others go on.
@@ -101,9 +104,12 @@ def sample_cells(
 
 
 def run_cells(
-    model: Model, cells: Iterable[Cell], settings: FrameSettings, max_batch: int,
+    model: Model,
+    cells: Iterable[Cell],
+    settings: FrameSettings,
+    max_batch: int,
     tell: Callable[[int], None] | None = None,
-) -> Iterator[Sample]:  # fmt: skip
+) -> Iterator[Sample]:
     """Like `sample_cells`, but stops at the final latents. Call it under `torch.no_grad()`."""
     pipe = remembering_text(model.pipe)
     hub = Hub(model.denoiser, max_batch, tell)

@@ -26,11 +26,20 @@ ROUNDING = 0.51
 # A last step to zero from more than so many times the model's lowest level costs solvers of higher order their order.
 LONG_JUMP = 2.0
 # To stop at 'sigma_min' is no remedy (docs/findings.md): it gains DPM++ 2M nothing, UniPC a part; Karras lanes lose.
-SHORTER_JUMP = ("Karras levels, or more steps near the end, shorten the jump; final_sigmas_type = 'sigma_min' does not "
-                "repair it, it leaves the last level's noise in the picture")  # fmt: skip
+SHORTER_JUMP = (
+    "Karras levels, or more steps near the end, shorten the jump; final_sigmas_type = 'sigma_min' does not "
+    "repair it, it leaves the last level's noise in the picture"
+)
 # What defines the model rather than the way it is sampled.
-OF_THE_MODEL = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
-                "rescale_betas_zero_snr"}  # fmt: skip
+OF_THE_MODEL = {
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "rescale_betas_zero_snr",
+}
 
 Origin = Literal["lane", "table", "lab", "model", "default", "ignored"]
 
@@ -97,8 +106,11 @@ def lane_settings(lane: Lane, model_config: Mapping[str, Any]) -> Iterator[Setti
     Raises:
         StudyError: As `build_scheduler`.
     """
-    taken = {name: parameter.default for name, parameter in
-             inspect.signature(scheduler_type(lane).__init__).parameters.items() if name != "self"}  # fmt: skip
+    taken = {
+        name: parameter.default
+        for name, parameter in inspect.signature(scheduler_type(lane).__init__).parameters.items()
+        if name != "self"
+    }
     left_out = set(model_config.get("_use_default_values") or ())
     models = {key: value for key, value in model_config.items() if not key.startswith("_") and key not in left_out}
     resolved = resolved_config(build_scheduler(lane, model_config))
@@ -122,29 +134,42 @@ def _of_levels(lane: Lane, found: Probe) -> Iterator[Finding]:
     """What the measured levels say."""
     calls = len(found.timesteps)
     if calls != lane.scheduler.expected_calls(lane.steps):
-        yield Finding("warning", "unexpected_calls", f"{calls} denoiser calls for {lane.steps} steps; the table of "
-                      f"schedulers expects {lane.scheduler.expected_calls(lane.steps)}.")  # fmt: skip
+        yield Finding(
+            "warning",
+            "unexpected_calls",
+            f"{calls} denoiser calls for {lane.steps} steps; the table of "
+            f"schedulers expects {lane.scheduler.expected_calls(lane.steps)}.",
+        )
     elif calls != lane.steps:
         yield Finding("info", "more_calls", f"{calls} denoiser calls for {lane.steps} steps: compare at equal calls.")
     yield from _of_timesteps(found, planned_twice=calls != lane.steps)
     if found.starts_as_noise:
         signal = 1 / math.sqrt(1 + found.told[0] ** 2)
-        yield Finding("info", "start", f"the first call is told sigma {found.told[0]:.3g} (timestep "
-                      f"{found.timesteps[0]:g}), so {signal:.1%} of signal, but gets pure noise.")  # fmt: skip
+        yield Finding(
+            "info",
+            "start",
+            f"the first call is told sigma {found.told[0]:.3g} (timestep "
+            f"{found.timesteps[0]:g}), so {signal:.1%} of signal, but gets pure noise.",
+        )
     yield from _of_the_end(lane, found)
 
 
 def _of_timesteps(found: Probe, *, planned_twice: bool) -> Iterator[Finding]:
-    off = [0.0 if min(sigma, told) > NO_SIGNAL else abs(sigma / told - 1)
-           for sigma, told in zip(found.sigmas, found.told, strict=True)]  # fmt: skip
+    off = [
+        0.0 if min(sigma, told) > NO_SIGNAL else abs(sigma / told - 1)
+        for sigma, told in zip(found.sigmas, found.told, strict=True)
+    ]
     worst = max(range(len(off)), key=off.__getitem__)
     if off[worst] > SAME_LEVEL:
         aside = [abs(a - b) for a, b in zip(found.timesteps, found.true_timesteps, strict=True)]
         wrong = max(aside) > ROUNDING
-        yield Finding("warning" if wrong else "info", "wrong_level" if wrong else "rounded_timesteps",
-                      f"the denoiser is told another noise level than the latents have, by {off[worst]:.1%} of sigma "
-                      f"at call {worst} (told {found.told[worst]:.4g}, has {found.sigmas[worst]:.4g})"
-                      + ("." if wrong else ": timesteps are rounded, levels are not."))  # fmt: skip
+        yield Finding(
+            "warning" if wrong else "info",
+            "wrong_level" if wrong else "rounded_timesteps",
+            f"the denoiser is told another noise level than the latents have, by {off[worst]:.1%} of sigma "
+            f"at call {worst} (told {found.told[worst]:.4g}, has {found.sigmas[worst]:.4g})"
+            + ("." if wrong else ": timesteps are rounded, levels are not."),
+        )
     calls = list(zip(found.timesteps, found.sigmas, strict=True))
     twice = [a[0] for a, b in pairwise(calls) if a[0] == b[0] and abs(a[1] / b[1] - 1) > SAME_LEVEL]
     if twice and not planned_twice:  # Heun, PNDM and others call twice at a timestep on purpose
@@ -159,28 +184,43 @@ def _of_timesteps(found: Probe, *, planned_twice: bool) -> Iterator[Finding]:
 def _of_the_end(lane: Lane, found: Probe) -> Iterator[Finding]:
     last = found.sigmas[-1]
     if found.final_sigma > 0:
-        yield Finding("info", "stops_noisy", f"it stops at sigma {found.final_sigma:.3g}, coming from {last:.3g}: that "
-                      "much noise stays in the latents.")  # fmt: skip
+        yield Finding(
+            "info",
+            "stops_noisy",
+            f"it stops at sigma {found.final_sigma:.3g}, coming from {last:.3g}: that much noise stays in the latents.",
+        )
     elif found.jumps_to_zero:
         long = lane.scheduler.order > 1 and not lane.scheduler.stochastic and last > LONG_JUMP * found.lowest
-        yield Finding("warning" if long else "info", "last_jump",
-                      f"the last step is a first-order jump from sigma {last:.3g} to 0"
-                      + (f": a solver of order {lane.scheduler.order} then shows order 1. {SHORTER_JUMP}." if long
-                         else "."))  # fmt: skip
+        yield Finding(
+            "warning" if long else "info",
+            "last_jump",
+            f"the last step is a first-order jump from sigma {last:.3g} to 0"
+            + (f": a solver of order {lane.scheduler.order} then shows order 1. {SHORTER_JUMP}." if long else "."),
+        )
 
 
 def _of_settings(lane: Lane, settings: Sequence[Setting]) -> Iterator[Finding]:
     if not settings:
         return
     defaults = inspect.signature(scheduler_type(lane).__init__).parameters
-    inherited = [f"{setting.name} = {setting.value!r}" for setting in settings
-                 if setting.origin == "model" and setting.name not in OF_THE_MODEL
-                 and setting.value != defaults[setting.name].default]  # fmt: skip
+    inherited = [
+        f"{setting.name} = {setting.value!r}"
+        for setting in settings
+        if setting.origin == "model"
+        and setting.name not in OF_THE_MODEL
+        and setting.value != defaults[setting.name].default
+    ]
     if inherited:
-        yield Finding("info", "inherited", f"from the model's configuration, not {_class(lane)}'s default: "
-                      + ", ".join(inherited) + ".")  # fmt: skip
-    replaced = [f"{setting.name} = {setting.value!r} (model: {setting.replaced!r})" for setting in settings
-                if setting.replaced is not None]  # fmt: skip
+        yield Finding(
+            "info",
+            "inherited",
+            f"from the model's configuration, not {_class(lane)}'s default: " + ", ".join(inherited) + ".",
+        )
+    replaced = [
+        f"{setting.name} = {setting.value!r} (model: {setting.replaced!r})"
+        for setting in settings
+        if setting.replaced is not None
+    ]
     if replaced:
         yield Finding("info", "replaced", "in place of the model's own: " + ", ".join(replaced) + ".")
     ignored = [setting.name for setting in settings if setting.origin == "ignored"]

@@ -162,9 +162,13 @@ def _from_folder(source: ModelSource, dtype: torch.dtype) -> DiffusionPipeline:
     options: dict[str, Any] = dict.fromkeys(_skipped_parts(source.folder))
     try:
         return DiffusionPipeline.from_pretrained(
-            source.folder, dtype=dtype, use_safetensors=True, variant=variant_of(source.folder),
-            local_files_only=True, **options,
-        )  # fmt: skip
+            source.folder,
+            dtype=dtype,
+            use_safetensors=True,
+            variant=variant_of(source.folder),
+            local_files_only=True,
+            **options,
+        )
     except Exception as error:
         raise ModelError(f"Model '{source.name}' does not load: {type(error).__name__}: {error}") from error
 

@@ -131,11 +131,15 @@ def probe(scheduler: Any, steps: int) -> Probe:
     expected = _x0_weight(levels, sigmas[-1])
     jumps = final < ZERO and abs(weight - expected) < 0.01 * abs(expected)
     return Probe(
-        tuple(timesteps), tuple(sigmas), tuple(told), _timesteps_of(sigmas, levels),
+        tuple(timesteps),
+        tuple(sigmas),
+        tuple(told),
+        _timesteps_of(sigmas, levels),
         math.exp(levels.log_sigma(1.0 if levels.flow else 0.0)),
         starts_as_noise=first > 2 * told[0] and told[0] < NO_SIGNAL,
-        final_sigma=0.0 if final < ZERO else final, jumps_to_zero=jumps,
-    )  # fmt: skip
+        final_sigma=0.0 if final < ZERO else final,
+        jumps_to_zero=jumps,
+    )
 
 
 def _timesteps_of(sigmas: list[float], levels: NoiseLevels) -> tuple[float, ...]:

@@ -63,15 +63,41 @@ def write_mp4(frames: Sequence[Image.Image], path: Path) -> None:
     """
     program = shutil.which("ffmpeg")
     if program is None:
-        raise LabError("MP4 needs the program ffmpeg, and there is none on PATH. Install it (apt install ffmpeg, "
-                       "brew install ffmpeg), or use --format gif.")  # fmt: skip
+        raise LabError(
+            "MP4 needs the program ffmpeg, and there is none on PATH. Install it (apt install ffmpeg, "
+            "brew install ffmpeg), or use --format gif."
+        )
     held = [*frames, *[frames[-1]] * math.ceil(HOLD_MS / FRAME_MS)]
     size = (frames[0].width // 2 * 2, frames[0].height // 2 * 2)  # H.264 halves the colours: even sides only
     command = [
-        program, "-hide_banner", "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24",
-        "-s", f"{size[0]}x{size[1]}", "-r", f"{1000 / FRAME_MS:.4f}", "-i", "-", "-an", "-c:v", "libx264",
-        "-pix_fmt", "yuv420p", "-crf", "16", "-movflags", "+faststart", "-f", "mp4", str(path),
-    ]  # fmt: skip
+        program,
+        "-hide_banner",
+        "-loglevel",
+        "error",
+        "-y",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        f"{size[0]}x{size[1]}",
+        "-r",
+        f"{1000 / FRAME_MS:.4f}",
+        "-i",
+        "-",
+        "-an",
+        "-c:v",
+        "libx264",
+        "-pix_fmt",
+        "yuv420p",
+        "-crf",
+        "16",
+        "-movflags",
+        "+faststart",
+        "-f",
+        "mp4",
+        str(path),
+    ]
     data = b"".join(frame.crop((0, 0, *size)).tobytes() for frame in held)
     done = subprocess.run(command, input=data, capture_output=True, check=False, timeout=600)
     if done.returncode:

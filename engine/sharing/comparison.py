@@ -109,8 +109,11 @@ def _reached(paths: Sequence[Kept], columns: int) -> list[tuple[float, float]]:
 
     The first kept step is call 1, which is 2 % of 50 calls and 5 % of 20, so a column is a range.
     """
-    full = [[path[place][0] for place in frame_steps(FrameSettings(columns), len(path))]
-            for path in paths if len(path) >= columns]  # fmt: skip
+    full = [
+        [path[place][0] for place in frame_steps(FrameSettings(columns), len(path))]
+        for path in paths
+        if len(path) >= columns
+    ]
     return [(min(column), max(column)) for column in zip(*full, strict=True)]
 
 
@@ -120,9 +123,13 @@ def _heading(reached: tuple[float, float]) -> str:
 
 
 def _row(
-    cell: pd.Series, frames: pd.DataFrame, timings: pd.DataFrame, paths: Mapping[str, Kept],
-    reached: Sequence[tuple[float, float]], names: Mapping[str, str],
-) -> GridRow:  # fmt: skip
+    cell: pd.Series,
+    frames: pd.DataFrame,
+    timings: pd.DataFrame,
+    paths: Mapping[str, Kept],
+    reached: Sequence[tuple[float, float]],
+    names: Mapping[str, str],
+) -> GridRow:
     mine = frames[(frames["trajectory_id"] == cell["trajectory_id"]) & (frames["kind"] == "final")]
     final = [bytes(data) for data in mine["image"]]
     lane = cell["study_lane"]

@@ -53,8 +53,11 @@ def export(cache: Path, study: str | None, form: str, path: Path, view: View) ->
             files = export_parquet(db, study, path)
         return [f"{path}: {len(files)} files, {sum(file.stat().st_size for file in files) / 1e6:,.1f} MB"]
     writers: dict[str, Callable[[Path, str, Path, View], list[str]]] = {
-        "csv": _csv, "png": _png, "gif": _animation, "mp4": _animation,
-    }  # fmt: skip
+        "csv": _csv,
+        "png": _png,
+        "gif": _animation,
+        "mp4": _animation,
+    }
     return writers[form](cache, study, path, view)
 
 
@@ -140,8 +143,10 @@ def _png(cache: Path, study: str, path: Path, view: View) -> list[str]:
 def _sheets(cache: Path, summary: Summary, path: Path) -> list[str]:
     sheets = sheet_count(summary)
     if path.suffix.lower() == ".png" and sheets > 1:
-        raise LabError(f"-o {path}: the study makes {sheets} contact sheets. Give a folder, or one comparison with "
-                       "--prompt or --seed.")  # fmt: skip
+        raise LabError(
+            f"-o {path}: the study makes {sheets} contact sheets. Give a folder, or one comparison with "
+            "--prompt or --seed."
+        )
     if path.suffix.lower() != ".png":
         try:
             path.mkdir(exist_ok=True)

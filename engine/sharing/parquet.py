@@ -15,8 +15,11 @@ from engine.errors import CacheError
 from engine.sharing.study_file import study_toml
 
 ROWS_AT_ONCE = 256
-_KINDS = {"final": "final pictures, without loss", "x0": "clean-image estimates, step by step",
-          "xt": "noisy images, step by step"}  # fmt: skip
+_KINDS = {
+    "final": "final pictures, without loss",
+    "x0": "clean-image estimates, step by step",
+    "xt": "noisy images, step by step",
+}
 
 
 def export_parquet(db: Connection, study: str, folder: Path) -> list[Path]:
@@ -93,12 +96,24 @@ def _card(study: str, kinds: set[str]) -> str:
     ]
     said = [f"- `frames/kind={_plain(kind)}`: {_KINDS.get(kind, 'pictures')}" for kind in order]
     head = ["---", *(["configs:", *configs] if configs else []), "---"]
-    return "\n".join([
-        *head, f"# Study {study}", "",
-        "Written by `python -m engine export`. One row a picture, with lane, prompt, seed, step and noise level.", "",
-        *said, "- `tables/`: every other table of the cache, with the rows of this study (columns: see "
-        "`engine/cache/tables`).", "- `study.toml`: the study, to run it again.", "",
-        "```python", "import duckdb, pandas, datasets",
-        "duckdb.sql(\"FROM read_parquet('frames/**/*.parquet', hive_partitioning=true)\")",
-        "pandas.read_parquet('frames')", "datasets.load_dataset('.', 'final', split='train')[0]['image']", "```", "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            *head,
+            f"# Study {study}",
+            "",
+            "Written by `python -m engine export`. One row a picture, with lane, prompt, seed, step and noise level.",
+            "",
+            *said,
+            "- `tables/`: every other table of the cache, with the rows of this study (columns: see "
+            "`engine/cache/tables`).",
+            "- `study.toml`: the study, to run it again.",
+            "",
+            "```python",
+            "import duckdb, pandas, datasets",
+            "duckdb.sql(\"FROM read_parquet('frames/**/*.parquet', hive_partitioning=true)\")",
+            "pandas.read_parquet('frames')",
+            "datasets.load_dataset('.', 'final', split='train')[0]['image']",
+            "```",
+            "",
+        ]
+    )

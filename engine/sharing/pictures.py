@@ -120,8 +120,11 @@ def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
     """The picture scaled to fit into a box, as large as it gets; small ones are enlarged without inventing detail."""
     scale = min(width / image.width, height / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image if size == image.size else image.resize(
-        size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)  # fmt: skip
+    return (
+        image
+        if size == image.size
+        else image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+    )
 
 
 def encoded(image: Image.Image, quality: int = 80) -> bytes:

@@ -51,9 +51,14 @@ def _is_simple(lane: Mapping[str, Any]) -> bool:
 def _lane(lane: Mapping[str, Any]) -> list[str]:
     """A lane as a table; its label for people ends with the steps, which reading adds again."""
     label = str(lane.get("label") or "").removesuffix(f" {lane.get('steps')}")
-    values = {"key": lane.get("key"), "steps": lane.get("steps"), "scheduler_class": lane.get("target"),
-              "label": label or None, "description": lane.get("description") or "",
-              **(lane.get("config") or lane.get("overrides") or {})}  # fmt: skip
+    values = {
+        "key": lane.get("key"),
+        "steps": lane.get("steps"),
+        "scheduler_class": lane.get("target"),
+        "label": label or None,
+        "description": lane.get("description") or "",
+        **(lane.get("config") or lane.get("overrides") or {}),
+    }
     return [f"{_key(key)} = {_value(value)}" for key, value in values.items() if value is not None]
 
 

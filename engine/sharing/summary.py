@@ -57,10 +57,12 @@ class Summary:
             table = table[table["environment_id"] == last]
         shown = self.lanes.set_index("lane")
         table = table[table["lane"].isin(shown.index)]
-        return table.assign(**{
-            name: [shown.at[lane, name] for lane in table["lane"]]
-            for name in ("label", "scheduler", "steps", "is_baseline")
-        })  # fmt: skip
+        return table.assign(
+            **{
+                name: [shown.at[lane, name] for lane in table["lane"]]
+                for name in ("label", "scheduler", "steps", "is_baseline")
+            }
+        )
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
@@ -122,5 +124,9 @@ def _as_text(value: Any) -> Any:
 def _lane(lane: Mapping[str, Any]) -> tuple[str, str, str, int]:
     key = str(lane["key"])
     steps = lane.get("steps")
-    return (key, str(lane.get("label") or key), str(lane.get("scheduler") or key.partition(":")[0]),
-            steps if isinstance(steps, int) else 0)  # fmt: skip
+    return (
+        key,
+        str(lane.get("label") or key),
+        str(lane.get("scheduler") or key.partition(":")[0]),
+        steps if isinstance(steps, int) else 0,
+    )

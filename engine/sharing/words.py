@@ -14,13 +14,22 @@ def import_lines(merged: Merged, file: Path) -> list[str]:
     cells += [f"{merged.equal:,} were here already"] * bool(merged.equal)
     lines = [f"{file}: {', '.join(cells)}."]
     if merged.others:
-        lines.append(f"{len(merged.others):,} cells are on both sides with other pixels, as machines round "
-                     "differently: those here stay, and the scores measured on them.")  # fmt: skip
-    names = {"timings": "timing rows", "quality": "scores", "environments": "environments", "models": "models",
-             "votes": "votes"}  # fmt: skip
+        lines.append(
+            f"{len(merged.others):,} cells are on both sides with other pixels, as machines round "
+            "differently: those here stay, and the scores measured on them."
+        )
+    names = {
+        "timings": "timing rows",
+        "quality": "scores",
+        "environments": "environments",
+        "models": "models",
+        "votes": "votes",
+    }
     more = [f"{merged.rows[table]:,} {name}" for table, name in names.items() if merged.rows.get(table)]
     lines += [f"Also new: {', '.join(more)}."] if more else []
     lines += [f"Study {said}." for said in merged.studies]
-    lines += [f"{count:,} rows of '{table}' are here with another content, which stays."
-              for table, count in merged.differing.items()]  # fmt: skip
+    lines += [
+        f"{count:,} rows of '{table}' are here with another content, which stays."
+        for table, count in merged.differing.items()
+    ]
     return lines

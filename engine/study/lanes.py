@@ -110,39 +110,63 @@ def _findings(lane: Lane, config: Mapping[str, Any], model_config: Mapping[str, 
     trained = int(config.get("num_train_timesteps", 1000))
     spacing = config.get("timestep_spacing")
     if "FlowMatch" in str(model_config.get("_class_name", "")) and "FlowMatch" not in name:
-        yield Finding("error", "flow_model", "the model predicts flow (it came with a FlowMatch scheduler); this "
-                      "solver takes noise or velocity predictions. Use a FlowMatch scheduler_class.")  # fmt: skip
+        yield Finding(
+            "error",
+            "flow_model",
+            "the model predicts flow (it came with a FlowMatch scheduler); this "
+            "solver takes noise or velocity predictions. Use a FlowMatch scheduler_class.",
+        )
     if lane.steps > trained:
         yield Finding("error", "too_many_steps", f"{lane.steps} steps, but the model has {trained} timesteps.")
     if name in FIXED_STRIDE and spacing == "linspace":
-        yield Finding("error", "fixed_stride_linspace",
-                      f"{FIXED_STRIDE[name]} steps by a fixed stride, which is wrong for timestep_spacing 'linspace' "
-                      "(diffusers #12633). Use 'leading' or 'trailing'.")  # fmt: skip
+        yield Finding(
+            "error",
+            "fixed_stride_linspace",
+            f"{FIXED_STRIDE[name]} steps by a fixed stride, which is wrong for timestep_spacing 'linspace' "
+            "(diffusers #12633). Use 'leading' or 'trailing'.",
+        )
     if name in FIXED_STRIDE and spacing == "trailing" and trained % lane.steps:
-        yield Finding("error", "fixed_stride_trailing",
-                      f"'trailing' spacing needs a step count that divides {trained}; "
-                      f"{lane.steps} does not (diffusers #14357).")  # fmt: skip
+        yield Finding(
+            "error",
+            "fixed_stride_trailing",
+            f"'trailing' spacing needs a step count that divides {trained}; {lane.steps} does not (diffusers #14357).",
+        )
     first = (lane.steps - 1) * (trained // lane.steps) + int(config.get("steps_offset", 0))
     if name in {"DDIMScheduler", "DDPMScheduler"} and spacing in {None, "leading"} and first >= trained:
-        yield Finding("error", "outside_training",
-                      f"it would start at timestep {first}, outside the model's {trained} "
-                      "(diffusers #10003). Use fewer steps or steps_offset = 0.")  # fmt: skip
+        yield Finding(
+            "error",
+            "outside_training",
+            f"it would start at timestep {first}, outside the model's {trained} "
+            "(diffusers #10003). Use fewer steps or steps_offset = 0.",
+        )
     if name == "PNDMScheduler" and config.get("prediction_type") == "v_prediction":
-        yield Finding("warning", "pndm_velocity",
-                      "the model predicts velocity; PNDM averages predictions of several noise levels before it "
-                      "converts them, which is right for noise predictions only.")  # fmt: skip
+        yield Finding(
+            "warning",
+            "pndm_velocity",
+            "the model predicts velocity; PNDM averages predictions of several noise levels before it "
+            "converts them, which is right for noise predictions only.",
+        )
     if name.startswith(OTHER_TIME_AXES) and not str(model_config.get("_class_name", "")).startswith(OTHER_TIME_AXES):
-        yield Finding("error", "other_time_axis", f"{name} is for models trained on continuous noise levels (EDM, "
-                      "flow); this model counts discrete timesteps.")  # fmt: skip
+        yield Finding(
+            "error",
+            "other_time_axis",
+            f"{name} is for models trained on continuous noise levels (EDM, "
+            "flow); this model counts discrete timesteps.",
+        )
     if config.get("clip_sample") and lane.config.get("clip_sample"):
-        yield Finding("error", "clip_sample",
-                      "clip_sample clips latents to [-1, 1], which destroys images of latent models.")  # fmt: skip
+        yield Finding(
+            "error", "clip_sample", "clip_sample clips latents to [-1, 1], which destroys images of latent models."
+        )
     if config.get("rescale_betas_zero_snr") and config.get("prediction_type", "epsilon") == "epsilon":
-        yield Finding("error", "zero_snr",
-                      "rescale_betas_zero_snr divides by zero with noise prediction (diffusers #3851).")  # fmt: skip
+        yield Finding(
+            "error", "zero_snr", "rescale_betas_zero_snr divides by zero with noise prediction (diffusers #3851)."
+        )
     if config.get("algorithm_type") in {"dpmsolver", "sde-dpmsolver"} and config.get("final_sigmas_type") == "zero":
-        yield Finding("error", "solver_to_zero",
-                      f"algorithm_type '{config['algorithm_type']}' needs final_sigmas_type 'sigma_min'.")  # fmt: skip
+        yield Finding(
+            "error",
+            "solver_to_zero",
+            f"algorithm_type '{config['algorithm_type']}' needs final_sigmas_type 'sigma_min'.",
+        )
     if lane.scheduler.distilled:
         limit = int(config.get("original_inference_steps", 50))
         if lane.steps > limit:

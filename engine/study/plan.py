@@ -73,12 +73,22 @@ def cells(study: Study, model: ModelSource, device: str) -> list[Cell]:
     codes = {lane.key: class_version(lane.scheduler.target) for lane in study.lanes}
     dtype = resolve_dtype(study.dtype, device)
     return [
-        Cell(lane, prompt, seed, study.negative_prompt, study.guidance_scale, width, height, dtype,
-             model.fingerprint, codes[lane.key])
+        Cell(
+            lane,
+            prompt,
+            seed,
+            study.negative_prompt,
+            study.guidance_scale,
+            width,
+            height,
+            dtype,
+            model.fingerprint,
+            codes[lane.key],
+        )
         for prompt in study.prompts
         for seed in study.seeds
         for lane in study.lanes
-    ]  # fmt: skip
+    ]
 
 
 def reference_cells(study: Study, model: ModelSource, device: str) -> list[tuple[Cell, Cell]]:

@@ -240,7 +240,14 @@ def _gaussian() -> ModelSource:
         pipeline="StableDiffusionPipeline",
         size=(64, 64),
         # That of the pipeline that sampling/gaussian.py builds; importing it would import torch.
-        scheduler_config={"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085,
-                          "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1,
-                          "set_alpha_to_one": False, "clip_sample": False},
-    )  # fmt: skip
+        scheduler_config={
+            "_class_name": "DDIMScheduler",
+            "num_train_timesteps": 1000,
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "beta_schedule": "scaled_linear",
+            "steps_offset": 1,
+            "set_alpha_to_one": False,
+            "clip_sample": False,
+        },
+    )

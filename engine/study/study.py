@@ -63,11 +63,18 @@ class Study:
         """The study as plain data, as stored in the cache."""
         plain = asdict(self)
         plain["lanes"] = [
-            {"key": lane.key, "scheduler": lane.scheduler.key, "label": lane.label, "steps": lane.steps,
-             "overrides": dict(lane.overrides), "description": lane.description, "target": lane.scheduler.target,
-             "config": lane.config}
+            {
+                "key": lane.key,
+                "scheduler": lane.scheduler.key,
+                "label": lane.label,
+                "steps": lane.steps,
+                "overrides": dict(lane.overrides),
+                "description": lane.description,
+                "target": lane.scheduler.target,
+                "config": lane.config,
+            }
             for lane in self.lanes
-        ]  # fmt: skip
+        ]
         plain["reference"] = self.reference.spec() if self.reference else None
         return plain
 

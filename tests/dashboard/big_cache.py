@@ -71,10 +71,11 @@ def _trajectory(cell: Cell, study: Any, synthetic: ModuleType) -> dict[str, Any]
     plain = {field.name: getattr(row, field.name) for field in fields(TrajectoryRow)}
     plain = {name: value for name, value in plain.items() if not isinstance(value, tuple) and name != "latents"}
     return plain | {
-        "scheduler_config": json.dumps({}), "model_id": synthetic.MODEL.model_id,
+        "scheduler_config": json.dumps({}),
+        "model_id": synthetic.MODEL.model_id,
         "environment_id": synthetic.LAPTOP.environment_id,
         "created_at": np.datetime64("2026-11-01T12:00:00", "us").item(),
-    }  # fmt: skip
+    }
 
 
 def _frames(cell: Cell, study: Any, synthetic: ModuleType) -> Iterator[dict[str, Any]]:
@@ -103,10 +104,12 @@ def _step_metrics(cells: Sequence[Cell]) -> pa.Table:
             columns["log_snr"].append(12 * progress - 6)
             columns["metric"] += [metric] * steps
             columns["value"].append((1 - progress) ** 2 + 0.1 * generator.random(steps))
-    return pa.table({
-        name: values if name in {"trajectory_id", "metric"} else np.concatenate(values)
-        for name, values in columns.items()
-    })  # fmt: skip
+    return pa.table(
+        {
+            name: values if name in {"trajectory_id", "metric"} else np.concatenate(values)
+            for name, values in columns.items()
+        }
+    )
 
 
 def _scores(cell: Cell) -> Iterator[dict[str, Any]]:

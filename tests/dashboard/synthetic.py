@@ -26,9 +26,15 @@ HOSTILE = (
 )
 LONG = "a very long prompt " * 526 + "end."
 MODEL = ModelSource(
-    name="bundled", kind="folder", folder=None, revision="", fingerprint="f" * 64, pipeline="StableDiffusionPipeline",
-    size=(64, 64), scheduler_config={"num_train_timesteps": 1000},
-)  # fmt: skip
+    name="bundled",
+    kind="folder",
+    folder=None,
+    revision="",
+    fingerprint="f" * 64,
+    pipeline="StableDiffusionPipeline",
+    size=(64, 64),
+    scheduler_config={"num_train_timesteps": 1000},
+)
 LAPTOP = Environment("cpu", "Example CPU, 2 cores", "standard", "2.13.0", "0.42.1", {"cores": 2})
 SERVER = Environment("cuda", "Example GPU", "standard", "2.13.0", "0.42.1", {})
 CALL_SECONDS = {LAPTOP.device_name: 0.016, SERVER.device_name: 0.002}
@@ -44,8 +50,15 @@ def study(
     **more: object,
 ) -> Study:
     """A study of these lanes; the first is the baseline."""
-    data = {"name": name, "lanes": list(lanes), "prompts": list(prompts), "seeds": list(seeds),
-            "timing": {"repeats": repeats}, "description": "Made up for tests.", **more}  # fmt: skip
+    data = {
+        "name": name,
+        "lanes": list(lanes),
+        "prompts": list(prompts),
+        "seeds": list(seeds),
+        "timing": {"repeats": repeats},
+        "description": "Made up for tests.",
+        **more,
+    }
     return parse_study(data)
 
 
@@ -105,11 +118,22 @@ def outcome(cell: Cell, settings: FrameSettings, *, failed: bool = False, pictur
     """The row of a cell that has run."""
     calls = cell.lane.scheduler.expected_calls(cell.lane.steps)
     row = TrajectoryRow(
-        trajectory_id=cell.trajectory_id, scheduler=cell.lane.scheduler.key, scheduler_label=cell.lane.scheduler.label,
-        steps=cell.lane.steps, lane=cell.lane.key, config_id=cell.config_id, scheduler_config={}, prompt=cell.prompt,
-        negative_prompt="", seed=cell.seed, guidance_scale=cell.guidance_scale, width=cell.width, height=cell.height,
-        dtype=cell.dtype, status="done",
-    )  # fmt: skip
+        trajectory_id=cell.trajectory_id,
+        scheduler=cell.lane.scheduler.key,
+        scheduler_label=cell.lane.scheduler.label,
+        steps=cell.lane.steps,
+        lane=cell.lane.key,
+        config_id=cell.config_id,
+        scheduler_config={},
+        prompt=cell.prompt,
+        negative_prompt="",
+        seed=cell.seed,
+        guidance_scale=cell.guidance_scale,
+        width=cell.width,
+        height=cell.height,
+        dtype=cell.dtype,
+        status="done",
+    )
     if failed:
         return replace(row, status="failed", error=f"ValueError: no step for {HOSTILE}")
     frames = frames_of(cell, settings, calls) if pictures else ()
@@ -160,10 +184,23 @@ def timing_rows(cell: Cell, plan: Study, environment: Environment) -> list[Timin
             stages = {"text": 0.006, "denoiser": denoiser, "scheduler": calls * 0.0004, "decode": 0.02, "other": 0.004}
             stages["total"] = sum(stages.values())
             rows += [
-                TimingRow(cell.lane.scheduler.key, cell.lane.steps, cell.lane.key, cell.config_id, cell.width,
-                          cell.height, cell.dtype, cell.guidance_scale > 1, batch, repeat, stage, seconds, calls)
+                TimingRow(
+                    cell.lane.scheduler.key,
+                    cell.lane.steps,
+                    cell.lane.key,
+                    cell.config_id,
+                    cell.width,
+                    cell.height,
+                    cell.dtype,
+                    cell.guidance_scale > 1,
+                    batch,
+                    repeat,
+                    stage,
+                    seconds,
+                    calls,
+                )
                 for stage, seconds in stages.items()
-            ]  # fmt: skip
+            ]
     return rows
 
 
@@ -181,8 +218,7 @@ def write_foreign(path: Path) -> None:
 
 def write_video(path: Path, count: int = 4) -> Study:
     """A study of two lanes whose cells are videos of `count` frames; the disc wanders down from frame to frame."""
-    plan = study("video", lanes=("ddim:50", "euler:30"), prompts=("owl",), seeds=(0,), frames={"count": 5},
-                 repeats=0)  # fmt: skip
+    plan = study("video", lanes=("ddim:50", "euler:30"), prompts=("owl",), seeds=(0,), frames={"count": 5}, repeats=0)
     writer = CacheWriter(path)
     rows = [outcome(cell, plan.frames) for cell in begin(writer, plan)]
     writer.trajectories([replace(row, frames=_filmed(row.frames, count)) for row in rows], MODEL, LAPTOP)
@@ -229,8 +265,10 @@ def write_scores(path: Path, plan: Study, gaps: Mapping[str, float]) -> None:
         calls = cell.lane.scheduler.expected_calls(cell.lane.steps)
         noise = 0.1 * generator.normal()
         score = 80 + 2 * plan.prompts.index(cell.prompt) + cell.seed % 2 + gaps.get(cell.lane.key, 0.0) + noise
-        rows += [ScoreRow(cell.trajectory_id, CLIP.metric, "1", score),
-                 ScoreRow(cell.trajectory_id, ERROR.metric, "1", 3.0 / calls**1.5 * (1 + 0.1 * noise))]  # fmt: skip
+        rows += [
+            ScoreRow(cell.trajectory_id, CLIP.metric, "1", score),
+            ScoreRow(cell.trajectory_id, ERROR.metric, "1", 3.0 / calls**1.5 * (1 + 0.1 * noise)),
+        ]
     writer = QualityWriter(path)
     writer.study(plan.name, [CLIP, ERROR], [StudyMetricRow(row.metric, "1") for row in (CLIP, ERROR)], [])
     writer.scores(rows, [])

@@ -28,8 +28,10 @@ def maker() -> ModuleType:
 def test_the_made_up_cache_has_the_frames_and_metrics_it_says(maker: ModuleType, tmp_path: Path) -> None:
     maker.write(tmp_path / "cache.duckdb", share=1 / maker.PROMPTS)
     with duckdb.connect(str(tmp_path / "cache.duckdb"), read_only=True) as db:
-        counts = [db.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0]
-                  for table in ("frames", "step_metrics", "trajectories", "latents", "quality")]  # fmt: skip
+        counts = [
+            db.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0]
+            for table in ("frames", "step_metrics", "trajectories", "latents", "quality")
+        ]
     cells = len(maker.LANES) * maker.SEEDS
     assert maker.PROMPTS * counts[0] == 100_000
     assert maker.PROMPTS * counts[1] == 1_000_000
@@ -72,11 +74,15 @@ def test_figures_go_to_the_table_and_the_file(
 @pytest.mark.parametrize(
     ("page", "memory", "start", "holds"),
     [
-        ({}, 400, 2, True), ({"median_ms": 301.0}, 400, 2, False), ({"worst_ms": 1001.0}, 400, 2, False),
-        ({"first_picture_s": 2.1}, 400, 2, False), ({"first_picture_s": 1.9}, 400, 2, True), ({}, 500, 2, False),
+        ({}, 400, 2, True),
+        ({"median_ms": 301.0}, 400, 2, False),
+        ({"worst_ms": 1001.0}, 400, 2, False),
+        ({"first_picture_s": 2.1}, 400, 2, False),
+        ({"first_picture_s": 1.9}, 400, 2, True),
+        ({}, 500, 2, False),
         ({}, 400, 3.5, False),
     ],
-)  # fmt: skip
+)
 def test_every_limit_counts(page: dict[str, float], memory: float, start: float, holds: bool) -> None:
     usual = {"page": "x", "first_ms": 2000.0, "median_ms": 200.0, "worst_ms": 900.0, "cpu_ms": 100.0, "kilobytes": 9.0}
     figures = bench.PageFigures(**{**usual, "views": 5, **page})  # type: ignore[arg-type]

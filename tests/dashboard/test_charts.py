@@ -19,9 +19,13 @@ def study(usual_cache: Path) -> StudyView:
     """The usual study, read from its cache."""
     with reading(usual_cache) as db:
         data = StudyData(
-            queries.spec(db, "quick") or {}, queries.cells(db, "quick"), queries.missing_cells(db, "quick"),
-            queries.timings(db, "quick"), queries.environments(db, "quick"), queries.models(db, "quick"),
-        )  # fmt: skip
+            queries.spec(db, "quick") or {},
+            queries.cells(db, "quick"),
+            queries.missing_cells(db, "quick"),
+            queries.timings(db, "quick"),
+            queries.environments(db, "quick"),
+            queries.models(db, "quick"),
+        )
     return StudyView("quick", data)
 
 
@@ -70,8 +74,12 @@ def test_the_study_knows_what_is_left_to_do(study: StudyView) -> None:
 
 def test_an_empty_or_odd_spec_is_made_up_for_by_the_cells(study: StudyView) -> None:
     for spec in ({}, {"lanes": "x", "prompts": 3, "seeds": [None], "timing": [], "frames": 1, "baseline": None}):
-        bare = StudyView("quick", StudyData(spec, *[getattr(study.data, name) for name in
-                         ("cells", "missing", "timings", "environments", "models")]))  # fmt: skip
+        bare = StudyView(
+            "quick",
+            StudyData(
+                spec, *[getattr(study.data, name) for name in ("cells", "missing", "timings", "environments", "models")]
+            ),
+        )
         assert [lane.label for lane in bare.lanes] == [lane.label for lane in study.lanes]
         assert bare.prompts == study.prompts
         assert bare.seeds == study.seeds

@@ -252,9 +252,16 @@ def test_samples_that_have_not_settled_are_called_so(
 
 def test_a_copied_address_shows_the_same_prices(open_cost: OpenCost, usual_cache: Path) -> None:
     chosen = {
-        "study": "quick", "gpu": "own", "lane": "euler:30", "price": "2.75", "seconds": "1.5", "images": "123456",
-        "busy": "45", "peak": "3.5", "wait": "2",
-    }  # fmt: skip
+        "study": "quick",
+        "gpu": "own",
+        "lane": "euler:30",
+        "price": "2.75",
+        "seconds": "1.5",
+        "images": "123456",
+        "busy": "45",
+        "peak": "3.5",
+        "wait": "2",
+    }
     page = open_cost(usual_cache, **chosen)
     assert address(page) == chosen
     again = open_cost(usual_cache, **address(page))
@@ -275,8 +282,9 @@ def test_a_change_on_the_page_is_in_the_address(open_cost: OpenCost, usual_cache
 def test_bad_values_in_the_address_fall_back_quietly(open_cost: OpenCost, usual_cache: Path) -> None:
     usual = cards(open_cost(usual_cache))
     for bad in ("-1", "nan", "1e99", "<script>", "9" * 400):
-        page = open_cost(usual_cache, **dict.fromkeys(("price", "seconds", "images", "busy", "peak", "wait", "gpu",
-                                                       "lane"), bad))  # fmt: skip
+        page = open_cost(
+            usual_cache, **dict.fromkeys(("price", "seconds", "images", "busy", "peak", "wait", "gpu", "lane"), bad)
+        )
         assert not page.exception
         assert cards(page) == usual
     extremes = open_cost(usual_cache, price="1000", seconds="600", images="100000000", busy="1", peak="100", wait="0")
@@ -301,9 +309,13 @@ def test_prices_that_cannot_be_read_are_explained(
 def _table(cache: Path) -> Any:
     with reading(cache) as db:
         data = StudyData(
-            queries.spec(db, "quick") or {}, queries.cells(db, "quick"), queries.missing_cells(db, "quick"),
-            queries.timings(db, "quick"), queries.environments(db, "quick"), queries.models(db, "quick"),
-        )  # fmt: skip
+            queries.spec(db, "quick") or {},
+            queries.cells(db, "quick"),
+            queries.missing_cells(db, "quick"),
+            queries.timings(db, "quick"),
+            queries.environments(db, "quick"),
+            queries.models(db, "quick"),
+        )
     return StudyView("quick", data).timings
 
 

@@ -41,9 +41,16 @@ def test_secrets_results_and_environments_stay_out_of_the_images(path: str) -> N
 
 @pytest.mark.parametrize(
     "path",
-    ["dashboard/app.py", "dashboard/.streamlit/config.toml", "dashboard/runs/queue.py", "data/claims.toml",
-     "engine/run.py", "requirements.txt", "pyproject.toml"],
-)  # fmt: skip
+    [
+        "dashboard/app.py",
+        "dashboard/.streamlit/config.toml",
+        "dashboard/runs/queue.py",
+        "data/claims.toml",
+        "engine/run.py",
+        "requirements.txt",
+        "pyproject.toml",
+    ],
+)
 def test_what_the_lab_runs_with_is_in_the_images(path: str) -> None:
     assert (ROOT / path).is_file()
     assert not is_left_out(path)

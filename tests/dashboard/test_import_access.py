@@ -51,9 +51,11 @@ def upload(server: Server, view: View, data: bytes) -> int:
     token = next((cookie.value or "").strip('"') for cookie in jar if cookie.name == XSRF_COOKIE)
     head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="theirs.duckdb"\r\n\r\n'
     request = urllib.request.Request(
-        f"{server.url}/_stcore/upload_file/{view.session}/{FILE}", head + data + b"\r\n--x--\r\n", method="PUT",
+        f"{server.url}/_stcore/upload_file/{view.session}/{FILE}",
+        head + data + b"\r\n--x--\r\n",
+        method="PUT",
         headers={"Content-Type": "multipart/form-data; boundary=x", "X-Xsrftoken": token},
-    )  # fmt: skip
+    )
     try:
         with browser.open(request) as answer:
             return int(answer.status)
@@ -87,8 +89,10 @@ def test_a_sent_cache_is_taken_over_for_who_may_and_the_same_messages_do_nothing
         seen = viewer.view("runs")
         button, uploader = form_of(seen)
     for arguments, options in (
-        ((), ()), (("--read-only", "--allow-runs"), ()), ((), ("--secrets.files", str(secrets))),
-    ):  # fmt: skip
+        ((), ()),
+        (("--read-only", "--allow-runs"), ()),
+        ((), ("--secrets.files", str(secrets))),
+    ):
         with running(cache, *arguments, options=options) as server, session(server.url) as viewer:
             seen = viewer.view("runs")
             assert seen.uploaders == []

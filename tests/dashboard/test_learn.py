@@ -40,8 +40,10 @@ def words(page: AppTest) -> str:
 def rich_cache(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two studies that differ in guidance alone, with latents and scores."""
     path = tmp_path_factory.mktemp("rich") / "cache.duckdb"
-    plans = [synthetic.study("stronger", prompts=("owl",), seeds=(0,), guidance_scale=5.0),
-             synthetic.study("quick", prompts=("owl",), seeds=(0,), guidance_scale=2.0)]  # fmt: skip
+    plans = [
+        synthetic.study("stronger", prompts=("owl",), seeds=(0,), guidance_scale=5.0),
+        synthetic.study("quick", prompts=("owl",), seeds=(0,), guidance_scale=2.0),
+    ]
     metric = MetricRow("latent_error", "1@x", "Latent error", "relative L2", "lower", 1, True, None, None, "")
     for plan in plans:
         writer = CacheWriter(path)
@@ -119,8 +121,9 @@ def test_guidance_families_hold_all_else_equal(rich_cache: Path, synthetic: Modu
 def test_lane_scores_are_medians_over_the_cells_of_a_study(rich_cache: Path) -> None:
     with reading(rich_cache) as db:
         table = learning.lane_scores(db, "quick", "latent_error").set_index("lane")
-    assert table["median"].to_dict() == pytest.approx({"ddim:50": 1 / 50, "dpmpp_2m:20": 1 / 20, "euler:30": 1 / 30,
-                                                       "pndm:35": 1 / 35})  # fmt: skip
+    assert table["median"].to_dict() == pytest.approx(
+        {"ddim:50": 1 / 50, "dpmpp_2m:20": 1 / 20, "euler:30": 1 / 30, "pndm:35": 1 / 35}
+    )
     assert (table["n"] == 1).all()
 
 
@@ -152,8 +155,17 @@ def test_texts_in_pictures_and_tables_are_text(synthetic: ModuleType) -> None:
 
 
 def test_charts_name_their_units_and_scales() -> None:
-    scores = pd.DataFrame({"label": ["A", "B"], "scheduler": ["ddim", "euler"], "nfe": [50, 30], "n": [4, 4],
-                           "median": [0.1, 0.0], "low": [0.0, 0.0], "high": [0.2, 0.0]})  # fmt: skip
+    scores = pd.DataFrame(
+        {
+            "label": ["A", "B"],
+            "scheduler": ["ddim", "euler"],
+            "nfe": [50, 30],
+            "n": [4, 4],
+            "median": [0.1, 0.0],
+            "low": [0.0, 0.0],
+            "high": [0.2, 0.0],
+        }
+    )
     spec = error_chart(scores).to_dict()
     layers = {layer["mark"]["type"]: layer["encoding"] for layer in spec["layer"]}
     assert layers["point"]["y"]["title"] == "Latent error (relative L2)"

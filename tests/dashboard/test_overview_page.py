@@ -225,7 +225,11 @@ def _never(*_: object) -> None:
 def _times(cache: Path):  # type: ignore[no-untyped-def]
     with reading(cache) as db:
         data = StudyData(
-            queries.spec(db, "quick") or {}, queries.cells(db, "quick"), queries.missing_cells(db, "quick"),
-            queries.timings(db, "quick"), queries.environments(db, "quick"), queries.models(db, "quick"),
-        )  # fmt: skip
+            queries.spec(db, "quick") or {},
+            queries.cells(db, "quick"),
+            queries.missing_cells(db, "quick"),
+            queries.timings(db, "quick"),
+            queries.environments(db, "quick"),
+            queries.models(db, "quick"),
+        )
     return StudyView("quick", data).timings

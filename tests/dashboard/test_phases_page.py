@@ -85,16 +85,25 @@ def with_steps(row: TrajectoryRow, cell: Cell, *, older: bool = False) -> Trajec
             metrics[f"coherence_{octave}"] = np.ones(calls)
             metrics[f"power_{octave}"] = np.where(levels >= start, 1.0, 4.0)
     vector = np.random.default_rng(cell.seed).normal(size=(2, 128)).astype("<f2")
-    sketches = [SketchRow(i, (i + 1) / calls, float(levels[i]), (vector[0] * done[i] + vector[1] * done[i] ** 2).astype(
-        "<f2").tobytes()) for i in range(calls)]  # fmt: skip
+    sketches = [
+        SketchRow(
+            i,
+            (i + 1) / calls,
+            float(levels[i]),
+            (vector[0] * done[i] + vector[1] * done[i] ** 2).astype("<f2").tobytes(),
+        )
+        for i in range(calls)
+    ]
     return replace(
         row,
         step_metrics=tuple(
             StepMetricRow(i, (i + 1) / calls, float(levels[i]), metric, float(values[i]))
-            for metric, values in metrics.items() for i in range(calls) if np.isfinite(values[i])
+            for metric, values in metrics.items()
+            for i in range(calls)
+            if np.isfinite(values[i])
         ),
         sketches=() if older else tuple(sketches),
-    )  # fmt: skip
+    )
 
 
 def write(path: Path, synthetic: ModuleType, *, older: bool = False, scored: bool = True, **changes: Any) -> Any:
@@ -106,16 +115,25 @@ def write(path: Path, synthetic: ModuleType, *, older: bool = False, scored: boo
     writer.trajectories(rows, synthetic.MODEL, synthetic.LAPTOP)
     if scored:
         phases = PhasesWriter(path)
-        phases.frame_metrics(plan.name, [
-            FrameMetricRow("ssim_to_final", "1", "SSIM", "", "structural similarity"),
-            FrameMetricRow("recognised", "1", "Recognised", "share", "named by CLIP"),
-            FrameMetricRow("similarity_to_final", "1", "CLIP", "cosine", "cosine", "not available: no CLIP is here"),
-        ])  # fmt: skip
-        phases.frame_scores([
-            FrameScoreRow(row.trajectory_id, "x0", frame.step_index, metric, "1", float(value))
-            for row in rows for frame in row.frames if frame.kind == "x0"
-            for metric, value in (("ssim_to_final", frame.progress), ("recognised", frame.progress > 0.5))
-        ])  # fmt: skip
+        phases.frame_metrics(
+            plan.name,
+            [
+                FrameMetricRow("ssim_to_final", "1", "SSIM", "", "structural similarity"),
+                FrameMetricRow("recognised", "1", "Recognised", "share", "named by CLIP"),
+                FrameMetricRow(
+                    "similarity_to_final", "1", "CLIP", "cosine", "cosine", "not available: no CLIP is here"
+                ),
+            ],
+        )
+        phases.frame_scores(
+            [
+                FrameScoreRow(row.trajectory_id, "x0", frame.step_index, metric, "1", float(value))
+                for row in rows
+                for frame in row.frames
+                if frame.kind == "x0"
+                for metric, value in (("ssim_to_final", frame.progress), ("recognised", frame.progress > 0.5))
+            ]
+        )
     return plan
 
 
@@ -126,14 +144,34 @@ def write_swaps(path: Path, synthetic: ModuleType, *, failed: bool = False) -> N
     rows = []
     for swap in asked:
         calls, keeps = swap.first.lane.steps, swap.share >= 0.5
-        row = SwapRow(swap.swap_id, synthetic.LAPTOP.environment_id, synthetic.MODEL.model_id, swap.first.lane.key,
-                      swap.first.trajectory_id, swap.second.trajectory_id, swap.first.prompt, swap.second.prompt,
-                      swap.first.seed, 7.5, swap.share)  # fmt: skip
-        outcome = {"error": "ValueError: it broke"} if failed else {
-            "calls": calls, "swap_call": swap.call(calls), "progress": swap.share, "first_distance": 0.1,
-            "log_snr": None if swap.share == 1 else 10 * swap.share - 5, "second_distance": 0.9, "judge": "clip",
-            "first_probability": 0.9 if keeps else 0.1, "image": synthetic.drawing(40, 0, "x0", 0.5),
-        }  # fmt: skip
+        row = SwapRow(
+            swap.swap_id,
+            synthetic.LAPTOP.environment_id,
+            synthetic.MODEL.model_id,
+            swap.first.lane.key,
+            swap.first.trajectory_id,
+            swap.second.trajectory_id,
+            swap.first.prompt,
+            swap.second.prompt,
+            swap.first.seed,
+            7.5,
+            swap.share,
+        )
+        outcome = (
+            {"error": "ValueError: it broke"}
+            if failed
+            else {
+                "calls": calls,
+                "swap_call": swap.call(calls),
+                "progress": swap.share,
+                "first_distance": 0.1,
+                "log_snr": None if swap.share == 1 else 10 * swap.share - 5,
+                "second_distance": 0.9,
+                "judge": "clip",
+                "first_probability": 0.9 if keeps else 0.1,
+                "image": synthetic.drawing(40, 0, "x0", 0.5),
+            }
+        )
         rows.append(replace(row, **outcome))
     writer = PhasesWriter(path)
     writer.swaps(rows)
@@ -264,8 +302,14 @@ def test_every_chart_has_its_axis_in_log_snr_and_a_ruler_of_progress(open_phases
 
 def test_pickers_change_what_is_shown_and_the_address(open_phases: OpenPhases, recorded: Path) -> None:
     page = open_phases(recorded)
-    assert address(page) == {"study": "quick", "lanes": "ddim:50,dpmpp_2m:20", "measure": "x0_distance",
-                             "lane": "ddim:50", "prompt": "p0", "seed": "0"}  # fmt: skip
+    assert address(page) == {
+        "study": "quick",
+        "lanes": "ddim:50,dpmpp_2m:20",
+        "measure": "x0_distance",
+        "lane": "ddim:50",
+        "prompt": "p0",
+        "seed": "0",
+    }
     page.multiselect("lanes_choice").set_value(["dpmpp_2m:20"]).run()
     assert address(page)["lanes"] == "dpmpp_2m:20"
     assert address(page)["lane"] == "dpmpp_2m:20"
@@ -370,8 +414,18 @@ def test_a_phase_lies_within_the_claimed_span_if_its_intervals_do(
 def test_labels_cannot_be_markup(synthetic: ModuleType) -> None:
     lane = LaneView("ddim:50", synthetic.HOSTILE, "ddim", 50, 50)
     measured = {("ddim:50", b.key): Measured(b, "ddim:50", {"progress": estimate(0.5)}, 12, 3) for b in BORDERS}
-    point = {"lane": "ddim:50", "progress": 0.4, "progress_low": 0.3, "progress_high": 0.5, "runs": 3, "log_snr": -1.0,
-             "log_snr_low": -2.0, "log_snr_high": 0.0, "pairs": 3, "never": 1}  # fmt: skip
+    point = {
+        "lane": "ddim:50",
+        "progress": 0.4,
+        "progress_low": 0.3,
+        "progress_high": 0.5,
+        "runs": 3,
+        "log_snr": -1.0,
+        "log_snr_low": -2.0,
+        "log_snr_high": 0.0,
+        "pairs": 3,
+        "never": 1,
+    }
     points = pd.DataFrame([point])
     html = border_table([lane], measured, "ddim:50") + commitment_table([lane], Commitment(points, points, "CLIP", 0))
     html += swap_pictures([lane], [0.5], {("ddim:50", 0.5): "data:x"}, (synthetic.HOSTILE, "b"))
@@ -382,19 +436,57 @@ def test_labels_cannot_be_markup(synthetic: ModuleType) -> None:
 
 def test_charts_are_drawn_from_little_as_well() -> None:
     """One place, one lane, no ruler, no interval."""
-    one = pd.DataFrame([{"label": "A", "scheduler": "ddim", "log_snr": 0.5, "median": 1.0, "low": 1.0, "high": 1.0,
-                         "runs": 1, "prompts": 1, "metric": "octave_0"}])  # fmt: skip
+    one = pd.DataFrame(
+        [
+            {
+                "label": "A",
+                "scheduler": "ddim",
+                "log_snr": 0.5,
+                "median": 1.0,
+                "low": 1.0,
+                "high": 1.0,
+                "runs": 1,
+                "prompts": 1,
+                "metric": "octave_0",
+            }
+        ]
+    )
     none = pd.DataFrame(columns=["label", "scheduler", "log_snr", "progress"])
     assert curve_chart(one, none, "t").to_dict()
     assert octave_chart(one, none, "t").to_dict()
     span = {name: 0.5 for part in ("start_50", "end_50") for name in (part, f"{part}_low", f"{part}_high")}
     spans = pd.DataFrame([{"label": "A", "scheduler": "ddim", **span, "start_80": 0.4, "end_80": 0.6, "half": 0.5}])
     assert span_chart(spans, "t", "progress", (0.4, 0.8)).to_dict()
-    points = pd.DataFrame([{"label": "A", "scheduler": "ddim", "step_index": 0, "progress": 1.0, "log_snr": 0.0,
-                            "pca_1": 0.0, "pca_2": 0.0, "pca_3": 0.0}])  # fmt: skip
+    points = pd.DataFrame(
+        [
+            {
+                "label": "A",
+                "scheduler": "ddim",
+                "step_index": 0,
+                "progress": 1.0,
+                "log_snr": 0.0,
+                "pca_1": 0.0,
+                "pca_2": 0.0,
+                "pca_3": 0.0,
+            }
+        ]
+    )
     assert path_chart(points, (1, 2), (1.0, 0.0, 0.0)).to_dict()
-    curve = pd.DataFrame([{"label": "A", "scheduler": "ddim", "progress": 0.5, "log_snr": 0.0, "value": 1.0,
-                           "low": np.nan, "high": np.nan, "pairs": 1, "runs": 1}])  # fmt: skip
+    curve = pd.DataFrame(
+        [
+            {
+                "label": "A",
+                "scheduler": "ddim",
+                "progress": 0.5,
+                "log_snr": 0.0,
+                "value": 1.0,
+                "low": np.nan,
+                "high": np.nan,
+                "pairs": 1,
+                "runs": 1,
+            }
+        ]
+    )
     assert commitment_chart(curve, "t").to_dict()
 
 

@@ -250,8 +250,11 @@ def test_the_queue_takes_no_more_than_it_should_and_forgets_the_oldest(
         runs.cancel(job.number, "")
     runs.submit("s", "fine", "", "")
     assert [(job.number, job.state) for job in runs.jobs()] == [
-        ("000021", "queued"), ("000020", "queued"), ("000019", "cancelled"), ("000018", "cancelled"),
-    ]  # fmt: skip
+        ("000021", "queued"),
+        ("000020", "queued"),
+        ("000019", "cancelled"),
+        ("000018", "cancelled"),
+    ]
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
@@ -264,10 +267,16 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_a_log_is_read_whatever_stands_in_it(tmp_path: Path) -> None:
     file = tmp_path / "log.jsonl"
     filler = [json.dumps({"event": "note", "text": "x" * 1000}) for _ in range(300)]
-    lines = ['{"event": "begin", "device_name": "CPU"}', "no JSON", "[1]", '{"event": 3}', *filler,
-             '{"event": "start", "what": "timing", "total": 8, "unit": "samples"}',
-             '{"event": "progress", "what": "timing", "done": 2, "total": 8, "seconds_left": 6.5}',
-             '{"event": "prog']  # fmt: skip
+    lines = [
+        '{"event": "begin", "device_name": "CPU"}',
+        "no JSON",
+        "[1]",
+        '{"event": 3}',
+        *filler,
+        '{"event": "start", "what": "timing", "total": 8, "unit": "samples"}',
+        '{"event": "progress", "what": "timing", "done": 2, "total": 8, "seconds_left": 6.5}',
+        '{"event": "prog',
+    ]
     file.write_text("\n".join(lines))
     log = events.read(queue.log_lines(file))
     assert log.facts["device_name"] == "CPU"
@@ -299,15 +308,25 @@ def test_any_text_survives_the_way_through_the_study_file() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"name": "a b"}, "'name'"), ({"name": ""}, "'name'"), ({"prompts": "  \n"}, "prompts"),
-        ({"prompts": "x\nx"}, "twice"), ({"seeds": "one"}, "Seeds: 'one'"), ({"seeds": "5-1"}, "Seeds"),
-        ({"seeds": "0-99999"}, "at most"), ({"seeds": "1, 1"}, "twice"), ({"lanes": ()}, "lanes"),
-        ({"lanes": (("ddim", "0"),)}, "from 1 to 1000"), ({"lanes": (("ddim", ""),)}, "Steps of ddim"),
-        ({"lanes": (("dimm", "5"),)}, "Did you mean 'ddim'"), ({"baseline": "pndm:5"}, "none of the lanes"),
-        ({"guidance": 1000.0}, "guidance_scale"), ({"prompts": "\ud800"}, "surrogate"),
-        ({"prompts": "x" * 30_000}, "at most"), ({"repeats": -1}, "repeats"),
+        ({"name": "a b"}, "'name'"),
+        ({"name": ""}, "'name'"),
+        ({"prompts": "  \n"}, "prompts"),
+        ({"prompts": "x\nx"}, "twice"),
+        ({"seeds": "one"}, "Seeds: 'one'"),
+        ({"seeds": "5-1"}, "Seeds"),
+        ({"seeds": "0-99999"}, "at most"),
+        ({"seeds": "1, 1"}, "twice"),
+        ({"lanes": ()}, "lanes"),
+        ({"lanes": (("ddim", "0"),)}, "from 1 to 1000"),
+        ({"lanes": (("ddim", ""),)}, "Steps of ddim"),
+        ({"lanes": (("dimm", "5"),)}, "Did you mean 'ddim'"),
+        ({"baseline": "pndm:5"}, "none of the lanes"),
+        ({"guidance": 1000.0}, "guidance_scale"),
+        ({"prompts": "\ud800"}, "surrogate"),
+        ({"prompts": "x" * 30_000}, "at most"),
+        ({"repeats": -1}, "repeats"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_a_form_is_said(changes: dict[str, object], words: str) -> None:
     with pytest.raises(StudyError, match=words):
         form.check(form.compose(form.Draft(**{**vars(DRAFT), **changes})))

@@ -156,16 +156,19 @@ def test_running_and_waiting_runs_show_progress_and_can_be_cancelled(
     for name in ("first", "second"):
         queue.submit(name, TOML, "", "ann@example.org")
     write_json(queue.folder / "000001" / "running.json", {"started_at": stamp()})
-    lines = [{"event": "start", "what": "images", "total": 8, "unit": "cells"},
-             {"event": "progress", "what": "images", "done": 2, "total": 8, "seconds_left": 12.0}]  # fmt: skip
+    lines = [
+        {"event": "start", "what": "images", "total": 8, "unit": "cells"},
+        {"event": "progress", "what": "images", "done": 2, "total": 8, "seconds_left": 12.0},
+    ]
     (queue.folder / "000001" / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
     reader = open_page("runs", cache)
     assert buttons(reader) == set()
     page = open_page("runs", cache, "--allow-runs")
     (bar,) = page.get("progress")
     assert (bar.proto.value, bar.proto.text) == (
-        25, "Run 1, first: Images: 2 of 8 cells, about 12.0 s left in this pass",
-    )  # fmt: skip
+        25,
+        "Run 1, first: Images: 2 of 8 cells, about 12.0 s left in this pass",
+    )
     assert "1 run waits" in words(page)
     page.button("cancel_000002").click().run()
     page.button("cancel_000001").click().run()
@@ -218,10 +221,12 @@ def test_no_function_that_starts_or_stops_runs_works_without_the_right(
     queue = Queue(options.cache)
     queue.submit("mine", TOML, "", "")
     for deed in (
-        lambda: starting.plan(options, draft), lambda: starting.plan(options, Preset("quickstart")),
-        lambda: starting.start(options, starting.Plan("mine", TOML, "")), lambda: starting.cancel(options, "000001"),
+        lambda: starting.plan(options, draft),
+        lambda: starting.plan(options, Preset("quickstart")),
+        lambda: starting.start(options, starting.Plan("mine", TOML, "")),
+        lambda: starting.cancel(options, "000001"),
         lambda: starting.keep_going(options),
-    ):  # fmt: skip
+    ):
         with pytest.raises(AccessDenied):
             deed()
     assert [job.state for job in queue.jobs()] == ["queued"]

@@ -44,9 +44,13 @@ def known(scored_cache: Path) -> tuple[StudyView, Findings, pd.DataFrame]:
     with reading(scored_cache) as db:
         findings = load_findings(db, "quick")
         data = StudyData(
-            queries.spec(db, "quick") or {}, queries.cells(db, "quick"), queries.missing_cells(db, "quick"),
-            queries.timings(db, "quick"), queries.environments(db, "quick"), queries.models(db, "quick"),
-        )  # fmt: skip
+            queries.spec(db, "quick") or {},
+            queries.cells(db, "quick"),
+            queries.missing_cells(db, "quick"),
+            queries.timings(db, "quick"),
+            queries.environments(db, "quick"),
+            queries.models(db, "quick"),
+        )
     study = StudyView("quick", data)
     found = tuple(compare(findings.quality, findings.metrics, findings.baseline))
     verdicts = Verdicts(findings.metrics, "clip_score", found, "", findings.set_metrics, findings.sets)
@@ -135,8 +139,9 @@ def test_where_lower_is_better_the_axis_runs_down_and_without_margin_there_is_no
 
 def test_in_a_crowd_only_the_lanes_on_the_front_are_named(known: tuple[StudyView, Findings, pd.DataFrame]) -> None:
     row = known[2][(known[2]["metric"] == "clip_score") & (known[2]["lane"] == "euler:20")]
-    crowd = pd.concat([row.assign(steps=steps, median_ms=100.0 + steps, difference=-0.01 * steps)
-                       for steps in range(1, 41)])  # fmt: skip
+    crowd = pd.concat(
+        [row.assign(steps=steps, median_ms=100.0 + steps, difference=-0.01 * steps) for steps in range(1, 41)]
+    )
     for shown, named in ((crowd, {"1"}), (crowd.head(3), {"1", "2", "3"})):
         spec = trade_off_chart(shown, "ms", "").to_dict()
         (points,) = (rows for rows in spec["datasets"].values() if len(rows) == len(shown) and "name" in rows[0])
@@ -200,8 +205,12 @@ def test_errors_fall_along_each_schedulers_line_and_the_order_has_its_interval(
     _, findings, _ = known
     found = convergence(findings.quality, findings.cells, floor=0.001)
     spec = convergence_chart(found.errors, found.floor).to_dict()
-    scales = {(axis, layer["encoding"][axis]["scale"]["type"]) for layer in spec["layer"] for axis in "xy"
-              if "scale" in layer["encoding"].get(axis, {})}  # fmt: skip
+    scales = {
+        (axis, layer["encoding"][axis]["scale"]["type"])
+        for layer in spec["layer"]
+        for axis in "xy"
+        if "scale" in layer["encoding"].get(axis, {})
+    }
     assert scales == {("x", "log"), ("y", "log")}
     assert any("strokeDash" in layer["mark"] for layer in spec["layer"])
     table = order_table(found.orders)
@@ -210,8 +219,18 @@ def test_errors_fall_along_each_schedulers_line_and_the_order_has_its_interval(
 
 
 def test_metrics_of_whole_sets_show_n_interval_and_warning_as_text(synthetic: ModuleType) -> None:
-    row = {"lane": "euler:30", "against": "ddim:50", "label": "KID", "value": 0.012, "low": 0.008, "high": 0.02,
-           "n": 48, "prompts": 24, "unit": "", "warning": synthetic.HOSTILE}  # fmt: skip
+    row = {
+        "lane": "euler:30",
+        "against": "ddim:50",
+        "label": "KID",
+        "value": 0.012,
+        "low": 0.008,
+        "high": 0.02,
+        "n": 48,
+        "prompts": 24,
+        "unit": "",
+        "warning": synthetic.HOSTILE,
+    }
     refused = row | {"label": "FID", "value": np.nan, "low": np.nan, "high": np.nan, "warning": "too few: 48"}
     html = set_table(pd.DataFrame([row, refused]), {"euler:30": ("Euler 30", "euler"), "ddim:50": ("DDIM 50", "ddim")})
     assert "0.008 to 0.02" in html

@@ -203,8 +203,15 @@ def test_equal_lanes_are_found_equivalent_with_about_the_power_that_was_promised
     found = []
     for _ in range(300):
         choices = np.where(generator.random(needed) < 0.5, "left", "right")
-        table = pd.DataFrame({"left_lane": "a", "right_lane": "b", "choice": choices, "voter": "v",
-                              "prompt": [f"p{n}" for n in range(needed)]})  # fmt: skip
+        table = pd.DataFrame(
+            {
+                "left_lane": "a",
+                "right_lane": "b",
+                "choice": choices,
+                "voter": "v",
+                "prompt": [f"p{n}" for n in range(needed)],
+            }
+        )
         found.append(tally.preference(table, "a", "b").verdict == "equivalent")
     assert 0.72 < np.mean(found) < 0.88
 

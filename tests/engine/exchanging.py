@@ -29,12 +29,18 @@ def schema():
         for step in MIGRATIONS:
             db.execute(step.sql)
         found = {}
-        rows = db.execute("SELECT table_name, column_name, data_type, is_nullable FROM duckdb_columns() "
-                          "WHERE NOT internal ORDER BY table_name, column_index").fetchall()  # fmt: skip
+        rows = db.execute(
+            "SELECT table_name, column_name, data_type, is_nullable FROM duckdb_columns() "
+            "WHERE NOT internal ORDER BY table_name, column_index"
+        ).fetchall()
         for table, column, kind, nullable in rows:
             found.setdefault(table, {})[column] = (kind, nullable)
-        keys = dict(db.execute("SELECT table_name, constraint_column_names FROM duckdb_constraints() "
-                               "WHERE constraint_type = 'PRIMARY KEY'").fetchall())  # fmt: skip
+        keys = dict(
+            db.execute(
+                "SELECT table_name, constraint_column_names FROM duckdb_constraints() "
+                "WHERE constraint_type = 'PRIMARY KEY'"
+            ).fetchall()
+        )
     return found, keys
 
 
@@ -94,8 +100,9 @@ def units(table, held):
     rest = [name for name in table.unit if plain and name not in plain[0]]
     spread = [
         {**unit, **{name: value(table.name, name, ("unit", sorted(unit.items()), number)) for name in rest}}
-        for unit in plain for number in range(2 if rest else 1)
-    ]  # fmt: skip
+        for unit in plain
+        for number in range(2 if rest else 1)
+    ]
     return list({tuple(sorted(unit.items())): unit for unit in spread}.values())
 
 
@@ -128,15 +135,23 @@ def run(path, study, environment=HERE, dtype="float32", latents=b"same", failed=
     planned = cells(replace(study, dtype=dtype), source, "cpu")
     writer = CacheWriter(path)
     writer.begin(study, planned, source, environment)
-    writer.trajectories([outcome(cell, latents, failed=cell.lane.key in failed) for cell in planned], source,
-                        environment)  # fmt: skip
+    writer.trajectories(
+        [outcome(cell, latents, failed=cell.lane.key in failed) for cell in planned], source, environment
+    )
     return planned
 
 
 def outcome(cell, latents, *, failed=False, **changes):
     lane = cell.lane
-    made = {"scheduler": lane.scheduler.key, "steps": lane.steps, "lane": lane.key, "seed": cell.seed,
-            "config_id": cell.config_id, "prompt": cell.prompt, "dtype": cell.dtype}  # fmt: skip
+    made = {
+        "scheduler": lane.scheduler.key,
+        "steps": lane.steps,
+        "lane": lane.key,
+        "seed": cell.seed,
+        "config_id": cell.config_id,
+        "prompt": cell.prompt,
+        "dtype": cell.dtype,
+    }
     made["latents"] = LatentsRow("1", latents + cell.trajectory_id.encode())
     if failed:
         made |= {"status": "failed", "error": "no memory", "frames": (), "latents": None, "step_metrics": ()}

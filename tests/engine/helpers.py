@@ -29,16 +29,29 @@ PATIENCE_SECONDS = 120.0
 
 # Children are forked from a server that has torch loaded already: a start takes milliseconds instead of seconds.
 _CHILDREN = multiprocessing.get_context("forkserver")
-_CHILDREN.set_forkserver_preload(["engine.cli", "engine.sampling.models", "engine.sampling.gaussian",
-                                  "engine.sampling.image_pass", "engine.measuring.timing"])  # fmt: skip
+_CHILDREN.set_forkserver_preload(
+    [
+        "engine.cli",
+        "engine.sampling.models",
+        "engine.sampling.gaussian",
+        "engine.sampling.image_pass",
+        "engine.measuring.timing",
+    ]
+)
 
 
 def small_study(**changes: Any) -> dict[str, Any]:
     """Plain data of a study that takes milliseconds."""
     plain = {
-        "name": "small", "model": "gaussian", "prompts": ["disc"], "seeds": [0], "lanes": ["ddim:4", "euler:3"],
-        "guidance_scale": 3.0, "frames": {"count": 2}, "timing": {"repeats": 0},
-    }  # fmt: skip
+        "name": "small",
+        "model": "gaussian",
+        "prompts": ["disc"],
+        "seeds": [0],
+        "lanes": ["ddim:4", "euler:3"],
+        "guidance_scale": 3.0,
+        "frames": {"count": 2},
+        "timing": {"repeats": 0},
+    }
     return plain | changes
 
 
@@ -67,8 +80,11 @@ def _toml(value: Any) -> str:
 
 def write_model(folder: Path, **index: Any) -> Path:
     """A folder that looks like a Stable Diffusion pipeline and can be found, but not loaded."""
-    parts = {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
-             "scheduler": ["diffusers", "DDIMScheduler"]}  # fmt: skip
+    parts = {
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+    }
     folder.mkdir(parents=True)
     _json(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline", **parts, **index})
     _json(folder / "unet" / "config.json", {"sample_size": 8})
@@ -87,15 +103,33 @@ def _json(path: Path, value: Any) -> None:
 def row(trajectory_id: str, **changes: Any) -> TrajectoryRow:
     """A row of a finished cell with two pictures and two step metrics."""
     values: dict[str, Any] = {
-        "trajectory_id": trajectory_id, "scheduler": "ddim", "scheduler_label": "DDIM", "steps": 2, "lane": "ddim:2",
-        "config_id": "c", "scheduler_config": {"beta_start": 0.1}, "prompt": "disc", "negative_prompt": "", "seed": 0,
-        "guidance_scale": 3.0, "width": 64, "height": 64, "dtype": "float32", "status": "done", "nfe": 2,
-        "frame_count": 1, "frame_kinds": "x0",
-        "frames": (FrameRow("x0", 1, 1.0, 1.0, 3.5, 64, 64, "webp", b"webp"),
-                   FrameRow("final", 1, 1.0, None, None, 64, 64, "png", b"png")),
-        "step_metrics": (StepMetricRow(0, 0.5, -1.0, "x0_change", 0.25),
-                         StepMetricRow(1, 1.0, 3.5, "x0_change", 0.125)),
-    }  # fmt: skip
+        "trajectory_id": trajectory_id,
+        "scheduler": "ddim",
+        "scheduler_label": "DDIM",
+        "steps": 2,
+        "lane": "ddim:2",
+        "config_id": "c",
+        "scheduler_config": {"beta_start": 0.1},
+        "prompt": "disc",
+        "negative_prompt": "",
+        "seed": 0,
+        "guidance_scale": 3.0,
+        "width": 64,
+        "height": 64,
+        "dtype": "float32",
+        "status": "done",
+        "nfe": 2,
+        "frame_count": 1,
+        "frame_kinds": "x0",
+        "frames": (
+            FrameRow("x0", 1, 1.0, 1.0, 3.5, 64, 64, "webp", b"webp"),
+            FrameRow("final", 1, 1.0, None, None, 64, 64, "png", b"png"),
+        ),
+        "step_metrics": (
+            StepMetricRow(0, 0.5, -1.0, "x0_change", 0.25),
+            StepMetricRow(1, 1.0, 3.5, "x0_change", 0.125),
+        ),
+    }
     return TrajectoryRow(**values | changes)
 
 

@@ -45,42 +45,83 @@ TEXT_WIDTH = 32
 # scheduler_config.json of Stable Diffusion 1.5 and SDXL on the hub. They leave things out, which matters: keys that a
 # file states are passed on to every scheduler built from it, keys it leaves out stay at each class's own default.
 SD_SCHEDULER = {
-    "_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "beta_end": 0.012, "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085, "num_train_timesteps": 1000, "set_alpha_to_one": False, "skip_prk_steps": True,
-    "steps_offset": 1, "trained_betas": None, "clip_sample": False,
-}  # fmt: skip
+    "_class_name": "PNDMScheduler",
+    "_diffusers_version": "0.6.0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+    "clip_sample": False,
+}
 SDXL_SCHEDULER = {
-    "_class_name": "EulerDiscreteScheduler", "_diffusers_version": "0.19.0.dev0", "beta_end": 0.012,
-    "beta_schedule": "scaled_linear", "beta_start": 0.00085, "clip_sample": False, "interpolation_type": "linear",
-    "num_train_timesteps": 1000, "prediction_type": "epsilon", "sample_max_value": 1.0, "set_alpha_to_one": False,
-    "skip_prk_steps": True, "steps_offset": 1, "timestep_spacing": "leading", "trained_betas": None,
+    "_class_name": "EulerDiscreteScheduler",
+    "_diffusers_version": "0.19.0.dev0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "interpolation_type": "linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "sample_max_value": 1.0,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+    "trained_betas": None,
     "use_karras_sigmas": False,
-}  # fmt: skip
+}
 
 
 def write_sd(folder: Path) -> Path:
     """A StableDiffusionPipeline for 64 x 64 px, with the scheduler configuration of SD 1.5 on the hub."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(**_UNET, cross_attention_dim=TEXT_WIDTH)
-    return _write(folder, StableDiffusionPipeline(
-        vae=_vae(), text_encoder=_text_encoder(CLIPTextModel), tokenizer=_tokenizer(), unet=unet,
-        scheduler=PNDMScheduler.from_config(SD_SCHEDULER), safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False,
-    ), SD_SCHEDULER)  # fmt: skip
+    return _write(
+        folder,
+        StableDiffusionPipeline(
+            vae=_vae(),
+            text_encoder=_text_encoder(CLIPTextModel),
+            tokenizer=_tokenizer(),
+            unet=unet,
+            scheduler=PNDMScheduler.from_config(SD_SCHEDULER),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ),
+        SD_SCHEDULER,
+    )
 
 
 def write_sdxl(folder: Path) -> Path:
     """A StableDiffusionXLPipeline for 64 x 64 px: two text encoders, pooled text and time ids."""
     torch.manual_seed(1)
     unet = UNet2DConditionModel(
-        **_UNET, cross_attention_dim=2 * TEXT_WIDTH, addition_embed_type="text_time", addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + TEXT_WIDTH, use_linear_projection=True,
-    )  # fmt: skip
-    return _write(folder, StableDiffusionXLPipeline(
-        vae=_vae(), text_encoder=_text_encoder(CLIPTextModel), tokenizer=_tokenizer(),
-        text_encoder_2=_text_encoder(CLIPTextModelWithProjection), tokenizer_2=_tokenizer(), unet=unet,
-        scheduler=EulerDiscreteScheduler.from_config(SDXL_SCHEDULER), add_watermarker=False,
-    ), SDXL_SCHEDULER)  # fmt: skip
+        **_UNET,
+        cross_attention_dim=2 * TEXT_WIDTH,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + TEXT_WIDTH,
+        use_linear_projection=True,
+    )
+    return _write(
+        folder,
+        StableDiffusionXLPipeline(
+            vae=_vae(),
+            text_encoder=_text_encoder(CLIPTextModel),
+            tokenizer=_tokenizer(),
+            text_encoder_2=_text_encoder(CLIPTextModelWithProjection),
+            tokenizer_2=_tokenizer(),
+            unet=unet,
+            scheduler=EulerDiscreteScheduler.from_config(SDXL_SCHEDULER),
+            add_watermarker=False,
+        ),
+        SDXL_SCHEDULER,
+    )
 
 
 def write_animatediff(folder: Path) -> Path:
@@ -88,26 +129,42 @@ def write_animatediff(folder: Path) -> Path:
     torch.manual_seed(2)
     still = UNet2DConditionModel(**_UNET, cross_attention_dim=TEXT_WIDTH)
     adapter = MotionAdapter(
-        block_out_channels=_UNET["block_out_channels"], motion_layers_per_block=1, motion_norm_num_groups=8,
-        motion_num_attention_heads=2, motion_mid_block_layers_per_block=1,
-    )  # fmt: skip
+        block_out_channels=_UNET["block_out_channels"],
+        motion_layers_per_block=1,
+        motion_norm_num_groups=8,
+        motion_num_attention_heads=2,
+        motion_mid_block_layers_per_block=1,
+    )
     for name, parameter in adapter.named_parameters():
         if "proj_out" in name and parameter.ndim > 1:
             # Motion modules start as zero; frames would not know of each other.
             torch.nn.init.normal_(parameter, std=0.1)
-    return _write(folder, AnimateDiffPipeline(
-        vae=_vae(), text_encoder=_text_encoder(CLIPTextModel), tokenizer=_tokenizer(),
-        unet=UNetMotionModel.from_unet2d(still, adapter), motion_adapter=None,
-        scheduler=PNDMScheduler.from_config(SD_SCHEDULER),
-    ), SD_SCHEDULER)  # fmt: skip
+    return _write(
+        folder,
+        AnimateDiffPipeline(
+            vae=_vae(),
+            text_encoder=_text_encoder(CLIPTextModel),
+            tokenizer=_tokenizer(),
+            unet=UNetMotionModel.from_unet2d(still, adapter),
+            motion_adapter=None,
+            scheduler=PNDMScheduler.from_config(SD_SCHEDULER),
+        ),
+        SD_SCHEDULER,
+    )
 
 
 def cells_of(folder: Path | str, lanes: Sequence[str | Lane], **settings: Any) -> list[Cell]:
     """The cells of a study on a model folder (or "gaussian"), float32."""
-    study = parse_study({
-        "name": "parity", "model": str(folder), "prompts": ["red apple"], "dtype": "float32",
-        "lanes": [lane for lane in lanes if isinstance(lane, str)] or ["ddim:2"], **settings,
-    })  # fmt: skip
+    study = parse_study(
+        {
+            "name": "parity",
+            "model": str(folder),
+            "prompts": ["red apple"],
+            "dtype": "float32",
+            "lanes": [lane for lane in lanes if isinstance(lane, str)] or ["ddim:2"],
+            **settings,
+        }
+    )
     extra = [lane for lane in lanes if isinstance(lane, Lane)]
     listed = study.lanes if len(extra) < len(lanes) else ()
     return cells(replace(study, lanes=(*listed, *extra)), find_model(str(folder)), "cpu")
@@ -140,17 +197,26 @@ FAILING = Lane("failing:5", Scheduler("failing", "Failing", "tests.engine.miniat
 
 
 _UNET: dict[str, Any] = {
-    "sample_size": PIXELS // 8, "in_channels": 4, "out_channels": 4, "layers_per_block": 1, "norm_num_groups": 8,
-    "block_out_channels": (32, 64), "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), "attention_head_dim": 2,
-}  # fmt: skip
+    "sample_size": PIXELS // 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "block_out_channels": (32, 64),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "attention_head_dim": 2,
+}
 
 
 def _vae() -> AutoencoderKL:
     vae = AutoencoderKL(
-        block_out_channels=(8, 8, 16, 16), down_block_types=["DownEncoderBlock2D"] * 4,
-        up_block_types=["UpDecoderBlock2D"] * 4, norm_num_groups=4, sample_size=PIXELS,
-    )  # fmt: skip
+        block_out_channels=(8, 8, 16, 16),
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        norm_num_groups=4,
+        sample_size=PIXELS,
+    )
     with torch.no_grad():
         pictures = vae.decode(torch.randn(4, 4, 8, 8) / 0.18215).sample
         vae.decoder.conv_out.weight /= 2 * pictures.std()
@@ -159,10 +225,17 @@ def _vae() -> AutoencoderKL:
 
 def _text_encoder(kind: type[CLIPTextModel]) -> CLIPTextModel:
     config = CLIPTextConfig(
-        vocab_size=len(_vocabulary()), hidden_size=TEXT_WIDTH, projection_dim=TEXT_WIDTH, intermediate_size=64,
-        num_hidden_layers=2, num_attention_heads=2, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+        vocab_size=len(_vocabulary()),
+        hidden_size=TEXT_WIDTH,
+        projection_dim=TEXT_WIDTH,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
         initializer_factor=2.0,
-    )  # fmt: skip
+    )
     return kind(config).eval()
 
 
@@ -190,9 +263,12 @@ def _merges() -> list[tuple[str, str]]:
 
 def _tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(
-        vocab=_vocabulary(), merges=_merges(), unk_token="<|endoftext|>", pad_token="<|endoftext|>",
+        vocab=_vocabulary(),
+        merges=_merges(),
+        unk_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
         model_max_length=77,
-    )  # fmt: skip
+    )
 
 
 def _write(folder: Path, pipe: DiffusionPipeline, scheduler_config: dict[str, Any]) -> Path:

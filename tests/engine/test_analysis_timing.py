@@ -19,11 +19,20 @@ def samples(lanes: dict[str, list[float]], **more: object) -> pd.DataFrame:
     for lane, values in lanes.items():
         for repeat, value in enumerate(values):
             for stage, share in (("total", 1.0), ("denoiser", 0.8), ("text", 0.2)):
-                rows.append({
-                    "lane": lane, "environment_id": "e", "device_name": "device", "batch_size": 1, "repeat": repeat,
-                    "stage": stage, "seconds": value * share / 1000, "nfe": int(lane.split(":")[1]),
-                    "created_at": START + timedelta(seconds=repeat), **more,
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "lane": lane,
+                        "environment_id": "e",
+                        "device_name": "device",
+                        "batch_size": 1,
+                        "repeat": repeat,
+                        "stage": stage,
+                        "seconds": value * share / 1000,
+                        "nfe": int(lane.split(":")[1]),
+                        "created_at": START + timedelta(seconds=repeat),
+                        **more,
+                    }
+                )
     return pd.DataFrame(rows)
 
 
@@ -86,11 +95,13 @@ def test_settled_needs_little_drift_and_little_spread(values: list[float], expec
 
 
 def test_environments_and_batch_sizes_are_never_mixed() -> None:
-    raw = pd.concat([
-        samples({"ddim:50": [100, 100, 100], "euler:20": [50, 50, 50]}),
-        samples({"euler:20": [10, 10, 10]}, environment_id="other"),
-        samples({"ddim:50": [300, 300, 300]}, batch_size=4),
-    ])  # fmt: skip
+    raw = pd.concat(
+        [
+            samples({"ddim:50": [100, 100, 100], "euler:20": [50, 50, 50]}),
+            samples({"euler:20": [10, 10, 10]}, environment_id="other"),
+            samples({"ddim:50": [300, 300, 300]}, batch_size=4),
+        ]
+    )
     table = timing.summarise(raw, "ddim:50").set_index(["lane", "environment_id", "batch_size"])
     assert table.loc[("euler:20", "e", 1), "speedup"] == pytest.approx(2.0)
     assert np.isnan(table.loc[("euler:20", "other", 1), "speedup"])

@@ -29,9 +29,14 @@ class Denoiser(nn.Module):
         self.seen: list[dict[str, Any]] = []
 
     def forward(
-        self, sample: torch.Tensor, timestep: Any, text: Any = None, extra: Any = None, flag: Any = None,
+        self,
+        sample: torch.Tensor,
+        timestep: Any,
+        text: Any = None,
+        extra: Any = None,
+        flag: Any = None,
         return_dict: bool = True,
-    ) -> tuple[torch.Tensor]:  # fmt: skip
+    ) -> tuple[torch.Tensor]:
         self.check(sample)
         self.seen.append({"sample": sample, "timestep": timestep, "text": text, "extra": extra, "flag": flag})
         answer = sample * 2 + timestep.reshape(-1, *[1] * (sample.ndim - 1))

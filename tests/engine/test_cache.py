@@ -233,11 +233,14 @@ def test_two_writers_in_two_processes_lose_nothing(cache):
         writer.join(120)
         assert writer.exitcode == 0
     wanted = [(f"{prefix}{number}", 2, 2) for prefix in "ab" for number in range(25)]
-    found = ask(cache, """
+    found = ask(
+        cache,
+        """
         SELECT t.trajectory_id, (SELECT count(*) FROM frames f WHERE f.trajectory_id = t.trajectory_id),
                (SELECT count(*) FROM step_metrics m WHERE m.trajectory_id = t.trajectory_id)
         FROM trajectories t
-    """)  # fmt: skip
+    """,
+    )
     assert sorted(found) == sorted(wanted)
 
 
@@ -311,32 +314,72 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 NUMBERS = st.floats(allow_nan=False)
 COUNTS = st.integers(0, 2**31 - 1)
 FRAMES = st.builds(
-    FrameRow, kind=st.sampled_from(["x0", "xt", "final"]), step_index=COUNTS, progress=NUMBERS,
-    timestep=st.none() | NUMBERS, log_snr=st.none() | NUMBERS, width=COUNTS, height=COUNTS,
-    format=st.sampled_from(["png", "webp"]), image=st.binary(max_size=200), video_frame=COUNTS,
-)  # fmt: skip
+    FrameRow,
+    kind=st.sampled_from(["x0", "xt", "final"]),
+    step_index=COUNTS,
+    progress=NUMBERS,
+    timestep=st.none() | NUMBERS,
+    log_snr=st.none() | NUMBERS,
+    width=COUNTS,
+    height=COUNTS,
+    format=st.sampled_from(["png", "webp"]),
+    image=st.binary(max_size=200),
+    video_frame=COUNTS,
+)
 METRICS = st.builds(
     StepMetricRow, step_index=COUNTS, progress=NUMBERS, log_snr=st.none() | NUMBERS, metric=TEXTS, value=NUMBERS
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3), max_leaves=5,
-)  # fmt: skip
-ROWS = st.fixed_dictionaries({
-    "scheduler": TEXTS, "scheduler_label": TEXTS, "steps": COUNTS, "lane": TEXTS, "config_id": TEXTS,
-    "scheduler_config": st.none() | st.dictionaries(TEXTS, JSON, max_size=3), "prompt": TEXTS, "negative_prompt": TEXTS,
-    "seed": st.integers(0, 2**63 - 1), "guidance_scale": NUMBERS, "width": COUNTS, "height": COUNTS, "dtype": TEXTS,
-    "status": st.sampled_from(["done", "failed"]), "nfe": st.none() | COUNTS, "error": st.none() | TEXTS,
-    "frame_count": COUNTS, "frame_kinds": st.sampled_from(["", "x0", "xt", "x0,xt"]),
-    "frames": st.lists(FRAMES, max_size=3, unique_by=lambda f: (f.kind, f.step_index, f.video_frame)).map(tuple),
-    "step_metrics": st.lists(METRICS, max_size=3).map(tuple),
-})  # fmt: skip
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=5,
+)
+ROWS = st.fixed_dictionaries(
+    {
+        "scheduler": TEXTS,
+        "scheduler_label": TEXTS,
+        "steps": COUNTS,
+        "lane": TEXTS,
+        "config_id": TEXTS,
+        "scheduler_config": st.none() | st.dictionaries(TEXTS, JSON, max_size=3),
+        "prompt": TEXTS,
+        "negative_prompt": TEXTS,
+        "seed": st.integers(0, 2**63 - 1),
+        "guidance_scale": NUMBERS,
+        "width": COUNTS,
+        "height": COUNTS,
+        "dtype": TEXTS,
+        "status": st.sampled_from(["done", "failed"]),
+        "nfe": st.none() | COUNTS,
+        "error": st.none() | TEXTS,
+        "frame_count": COUNTS,
+        "frame_kinds": st.sampled_from(["", "x0", "xt", "x0,xt"]),
+        "frames": st.lists(FRAMES, max_size=3, unique_by=lambda f: (f.kind, f.step_index, f.video_frame)).map(tuple),
+        "step_metrics": st.lists(METRICS, max_size=3).map(tuple),
+    }
+)
 
 
 ROW_COLUMNS = (
-    "trajectory_id", "scheduler", "scheduler_label", "steps", "lane", "config_id", "prompt", "negative_prompt", "seed",
-    "guidance_scale", "width", "height", "dtype", "status", "nfe", "error", "frame_count", "frame_kinds",
-)  # fmt: skip
+    "trajectory_id",
+    "scheduler",
+    "scheduler_label",
+    "steps",
+    "lane",
+    "config_id",
+    "prompt",
+    "negative_prompt",
+    "seed",
+    "guidance_scale",
+    "width",
+    "height",
+    "dtype",
+    "status",
+    "nfe",
+    "error",
+    "frame_count",
+    "frame_kinds",
+)
 
 
 @settings(max_examples=15, deadline=None)

@@ -62,8 +62,13 @@ FALSE = World(speedup=1.5, calls=30, recognised=0.5, shift=-3.0, error=5.0, midd
 def write(path, world):
     """A cache that says so."""
     prompts = [f"prompt {i}" for i in range(world.prompts)]
-    study = parsed(name="readme_claims", prompts=prompts, seeds=list(range(SEEDS)), lanes=["ddim:50", "dpmpp_2m:20"],
-                   frames={"count": 10})  # fmt: skip
+    study = parsed(
+        name="readme_claims",
+        prompts=prompts,
+        seeds=list(range(SEEDS)),
+        lanes=["ddim:50", "dpmpp_2m:20"],
+        frames={"count": 10},
+    )
     model, environment, writer = find_model("gaussian"), describe("cpu"), CacheWriter(path)
     every = cells(study, model, "cpu")
     writer.begin(study, every, model, environment)
@@ -77,13 +82,25 @@ def write(path, world):
         noise = np.random.default_rng(place // 2).normal() + 0.05 * generator.normal()
         # Spread evenly over prompts and seeds, so that shares are exact.
         seen = (place // 2) % 10 < round(10 * (world.recognised if fast else 0.8))
-        values = {"clip_score": 25 + noise + (world.shift if fast else 0), "recognised": float(seen),
-                  "latent_error": 0.1 * math.exp(0.3 * noise) * (world.error if fast else 1),
-                  "ssim": 0.9 - 0.02 * noise - (0.1 * (world.error - 1) if fast else 0)}  # fmt: skip
+        values = {
+            "clip_score": 25 + noise + (world.shift if fast else 0),
+            "recognised": float(seen),
+            "latent_error": 0.1 * math.exp(0.3 * noise) * (world.error if fast else 1),
+            "ssim": 0.9 - 0.02 * noise - (0.1 * (world.error - 1) if fast else 0),
+        }
         scores += [ScoreRow(cell.trajectory_id, key, "1", value) for key, value in values.items()]
-        frames += [FrameScoreRow(cell.trajectory_id, "x0", f.step_index, "recognised", "1",
-                                 float(f.progress >= world.seen[0 if fast else 1]))
-                   for f in rows[-1].frames if f.kind == "x0"]  # fmt: skip
+        frames += [
+            FrameScoreRow(
+                cell.trajectory_id,
+                "x0",
+                f.step_index,
+                "recognised",
+                "1",
+                float(f.progress >= world.seen[0 if fast else 1]),
+            )
+            for f in rows[-1].frames
+            if f.kind == "x0"
+        ]
     writer.trajectories(rows, model, environment)
     _write_times(writer, every, world, model, environment)
     quality = QualityWriter(path)
@@ -100,30 +117,63 @@ def _trajectory(cell, calls, world, fast):
     near = np.where(progress >= world.seen[0 if fast else 1], 0.1, 0.9)
     kept = sorted({round(i * (calls - 1) / 9) for i in range(10)})
     return row(
-        cell.trajectory_id, scheduler=cell.lane.scheduler.key, steps=cell.lane.steps, lane=cell.lane.key,
-        config_id=cell.config_id, prompt=cell.prompt, seed=cell.seed, nfe=calls, frame_count=10, frame_kinds="x0,xt",
+        cell.trajectory_id,
+        scheduler=cell.lane.scheduler.key,
+        steps=cell.lane.steps,
+        lane=cell.lane.key,
+        config_id=cell.config_id,
+        prompt=cell.prompt,
+        seed=cell.seed,
+        nfe=calls,
+        frame_count=10,
+        frame_kinds="x0,xt",
         frames=tuple(FrameRow("x0", i, float(progress[i]), 1.0, 0.0, 8, 8, "webp", b"-") for i in kept),
         step_metrics=(
             *(StepMetricRow(i, float(progress[i]), 0.0, "x0_change", float(changes[i])) for i in range(1, calls)),
             *(StepMetricRow(i, float(progress[i]), 0.0, "x0_distance", float(near[i])) for i in range(calls)),
         ),
-    )  # fmt: skip
+    )
 
 
 def _write_times(writer, every, world, model, environment):
     generator = np.random.default_rng(1)
     for cell in every[:2]:
         seconds = 1.0 / (world.speedup if cell.lane.steps == 20 else 1.0)
-        rows = [TimingRow(cell.lane.scheduler.key, cell.lane.steps, cell.lane.key, cell.config_id, 64, 64, cell.dtype,
-                          True, 1, repeat, "total", seconds * (1 + 0.001 * generator.normal()), cell.lane.steps)
-                for repeat in range(10)]  # fmt: skip
+        rows = [
+            TimingRow(
+                cell.lane.scheduler.key,
+                cell.lane.steps,
+                cell.lane.key,
+                cell.config_id,
+                64,
+                64,
+                cell.dtype,
+                True,
+                1,
+                repeat,
+                "total",
+                seconds * (1 + 0.001 * generator.normal()),
+                cell.lane.steps,
+            )
+            for repeat in range(10)
+        ]
         writer.timings(rows, model, environment)
 
 
 def _metric(key):
     entry = METRICS[key]
-    return MetricRow(key, "1", entry.label, entry.unit, entry.direction, entry.smallest_n, entry.has_true_zero,
-                     entry.span, entry.margin, entry.description)  # fmt: skip
+    return MetricRow(
+        key,
+        "1",
+        entry.label,
+        entry.unit,
+        entry.direction,
+        entry.smallest_n,
+        entry.has_true_zero,
+        entry.span,
+        entry.margin,
+        entry.description,
+    )
 
 
 def findings(path):
@@ -196,12 +246,16 @@ def test_a_study_without_scores_or_times_says_what_is_missing(tmp_path):
 
 def test_a_percentage_of_a_metric_without_a_true_zero_is_refused(caches, tmp_path):
     claims = tmp_path / "claims.toml"
-    claims.write_text('[[claim]]\nkey = "a"\ntext = "97 % of the CLIP score"\n[[claim.test]]\n'
-                      'quantity = "quality_ratio"\nmetric = "clip_score"\nlane = "dpmpp_2m:20"\nbaseline = "ddim:50"\n'
-                      "at_least = 0.965\n")  # fmt: skip
+    claims.write_text(
+        '[[claim]]\nkey = "a"\ntext = "97 % of the CLIP score"\n[[claim.test]]\n'
+        'quantity = "quality_ratio"\nmetric = "clip_score"\nlane = "dpmpp_2m:20"\nbaseline = "ddim:50"\n'
+        "at_least = 0.965\n"
+    )
     (verdict,) = evaluate(read_claims(claims), findings(caches[0]))
     assert (verdict.word, verdict.tests[0].reason) == (
-        "not testable", "a percentage of 'clip_score' means nothing: it has no true zero to count up from")  # fmt: skip
+        "not testable",
+        "a percentage of 'clip_score' means nothing: it has no true zero to count up from",
+    )
 
 
 def test_an_unknown_study_is_named_with_the_known_ones(caches, capsys):
@@ -242,8 +296,12 @@ def test_a_claim_is_no_better_than_its_tests():
 
 def table(lanes, prompts=20, seeds=2, metric="clip_score"):
     """Quality rows: lane -> function of (prompt, seed)."""
-    rows = [{"lane": lane, "prompt": f"p{p}", "seed": s, "metric": metric, "value": value(p, s)}
-            for lane, value in lanes.items() for p in range(prompts) for s in range(seeds)]  # fmt: skip
+    rows = [
+        {"lane": lane, "prompt": f"p{p}", "seed": s, "metric": metric, "value": value(p, s)}
+        for lane, value in lanes.items()
+        for p in range(prompts)
+        for s in range(seeds)
+    ]
     return pd.DataFrame(rows)
 
 
@@ -262,11 +320,20 @@ def plus(first, second):
 
 def test_comparisons_are_paired_and_worded_by_direction():
     base = noisy(1.0)
-    lanes = {"base": base, "same": plus(base, noisy(0.1, 0, 1)), "down": plus(base, noisy(0.1, -3, 2)),
-             "up": plus(base, noisy(0.1, 3, 3)), "wild": plus(base, noisy(9, 0, 4))}  # fmt: skip
+    lanes = {
+        "base": base,
+        "same": plus(base, noisy(0.1, 0, 1)),
+        "down": plus(base, noisy(0.1, -3, 2)),
+        "up": plus(base, noisy(0.1, 3, 3)),
+        "wild": plus(base, noisy(9, 0, 4)),
+    }
     found = {row.lane: row for row in compare(table(lanes), described("clip_score"), "base")}
     assert {lane: row.verdict for lane, row in found.items()} == {
-        "same": "equivalent", "down": "worse", "up": "better", "wild": "undecided"}  # fmt: skip
+        "same": "equivalent",
+        "down": "worse",
+        "up": "better",
+        "wild": "undecided",
+    }
     assert found["down"].difference.value == pytest.approx(-3, abs=0.1)
     assert (found["same"].difference.n, found["same"].difference.pairs) == (20, 40)
     assert found["same"].margin == pytest.approx(2 / np.sqrt(np.pi), rel=0.3)
@@ -330,10 +397,12 @@ def test_differences_below_what_the_reference_can_tell_apart_are_not_ranked():
 
 def test_pictures_of_latents_that_cannot_be_told_apart_are_not_ranked_by_their_likeness_to_the_reference():
     error, likeness = noisy(0.01, 1.0), noisy(0.1, 40)
-    quality = pd.concat([
-        table({"base": error, "near": plus(error, noisy(0.001, 0.003, 1))}, metric="latent_error"),
-        table({"base": likeness, "near": plus(likeness, noisy(0.1, 20, 1))}, metric="psnr"),
-    ])  # fmt: skip
+    quality = pd.concat(
+        [
+            table({"base": error, "near": plus(error, noisy(0.001, 0.003, 1))}, metric="latent_error"),
+            table({"base": likeness, "near": plus(likeness, noisy(0.1, 20, 1))}, metric="psnr"),
+        ]
+    )
     metrics = pd.concat([described("latent_error"), described("psnr")])
     verdicts = {row.metric: row.verdict for row in compare(quality, metrics, "base")}
     assert verdicts["psnr"] == "better"
@@ -345,16 +414,34 @@ def test_pictures_of_latents_that_cannot_be_told_apart_are_not_ranked_by_their_l
 
 def times(milliseconds):
     start = pd.Timestamp("2026-01-01")
-    rows = [{"lane": lane, "environment_id": "e", "device_name": "device", "batch_size": 1, "repeat": repeat,
-             "stage": "total", "seconds": value / 1000 * (1 + 0.001 * repeat), "nfe": 1, "created_at": start}
-            for lane, value in milliseconds.items() for repeat in range(10)]  # fmt: skip
+    rows = [
+        {
+            "lane": lane,
+            "environment_id": "e",
+            "device_name": "device",
+            "batch_size": 1,
+            "repeat": repeat,
+            "stage": "total",
+            "seconds": value / 1000 * (1 + 0.001 * repeat),
+            "nfe": 1,
+            "created_at": start,
+        }
+        for lane, value in milliseconds.items()
+        for repeat in range(10)
+    ]
     return pd.DataFrame(rows)
 
 
 def test_the_cheapest_lane_that_is_as_good_is_recommended_with_the_runner_up_and_why():
     base = noisy(1.0)
-    quality = table({"base": base, "fast": plus(base, noisy(0.1, 0, 1)), "faster": plus(base, noisy(0.1, -3, 2)),
-                     "slow": plus(base, noisy(0.1, 0, 3))})  # fmt: skip
+    quality = table(
+        {
+            "base": base,
+            "fast": plus(base, noisy(0.1, 0, 1)),
+            "faster": plus(base, noisy(0.1, -3, 2)),
+            "slow": plus(base, noisy(0.1, 0, 3)),
+        }
+    )
     timings = times({"base": 100, "fast": 40, "faster": 20, "slow": 80})
     found = recommend(quality, described("clip_score"), timings, "base")
     assert found.best is not None
@@ -373,11 +460,15 @@ def test_the_cheapest_lane_that_is_as_good_is_recommended_with_the_runner_up_and
 def test_a_lane_that_another_metric_calls_worse_is_passed_over_with_the_reason():
     base, error = noisy(1.0), noisy(0.01, 1.0)
     lanes = {"base": 0.0, "wrong": 0.2, "right": 0.001}
-    quality = pd.concat([
-        table({lane: plus(base, noisy(0.1, 0, 1)) if lane != "base" else base for lane in lanes}),
-        table({lane: plus(error, noisy(0.01, gap, 1)) if gap else error for lane, gap in lanes.items()},
-              metric="latent_error"),
-    ])  # fmt: skip
+    quality = pd.concat(
+        [
+            table({lane: plus(base, noisy(0.1, 0, 1)) if lane != "base" else base for lane in lanes}),
+            table(
+                {lane: plus(error, noisy(0.01, gap, 1)) if gap else error for lane, gap in lanes.items()},
+                metric="latent_error",
+            ),
+        ]
+    )
     metrics = pd.concat([described("clip_score"), described("latent_error")])
     found = recommend(quality, metrics, times({"base": 100, "wrong": 20, "right": 40}), "base")
     assert found.best is not None
@@ -418,8 +509,12 @@ def test_lanes_whose_times_overlap_leave_their_order_open():
 
 def test_without_times_or_values_there_is_no_recommendation_and_the_reason():
     quality = table({"base": noisy(1.0), "fast": noisy(1.0)})
-    assert "has been timed" in recommend(quality, described("clip_score"), times({}).reindex(
-        columns=["lane", "batch_size", "stage"]), "base").lines[0]  # fmt: skip
+    assert (
+        "has been timed"
+        in recommend(
+            quality, described("clip_score"), times({}).reindex(columns=["lane", "batch_size", "stage"]), "base"
+        ).lines[0]
+    )
     assert "score it first" in recommend(quality, described("ssim"), times({"base": 1}), "base", "ssim").lines[0]
     assert (
         "baseline has not been timed"
@@ -453,6 +548,13 @@ def test_shares_of_the_path_add_up_and_a_path_without_changes_is_refused():
 
 
 def test_settled_means_to_the_end():
-    rows = pd.DataFrame({"prompt": ["a"] * 4 + ["b"] * 4, "seed": 0, "step_index": [0, 1, 2, 3] * 2,
-                         "progress": [0.25, 0.5, 0.75, 1.0] * 2, "value": [1, 0, 1, 1, 1, 1, 1, 0]})  # fmt: skip
+    rows = pd.DataFrame(
+        {
+            "prompt": ["a"] * 4 + ["b"] * 4,
+            "seed": 0,
+            "step_index": [0, 1, 2, 3] * 2,
+            "progress": [0.25, 0.5, 0.75, 1.0] * 2,
+            "value": [1, 0, 1, 1, 1, 1, 1, 0],
+        }
+    )
     assert phases.settled_at(rows, lambda values: values > 0) == {("a", 0): 0.625, ("b", 0): None}

@@ -103,9 +103,17 @@ def test_the_module_can_be_run_and_says_how():
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["fly"], ["run"], ["run", "a", "--device", "tpu"], ["run", "a", "--max-batch", "0"],
-                  ["run", "a", "--progress", "loud"], ["bench", "--repeats", "-1"]],
-)  # fmt: skip
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["run"],
+        ["run", "a", "--device", "tpu"],
+        ["run", "a", "--max-batch", "0"],
+        ["run", "a", "--progress", "loud"],
+        ["bench", "--repeats", "-1"],
+    ],
+)
 def test_wrong_arguments_end_with_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
@@ -177,10 +185,17 @@ def test_progress_for_programs_is_json_line_by_line(tmp_path, cache, capsys):
 def test_only_what_is_new_is_computed(run):
     assert run()[1]["done"] == 2
     for setting, cached, done in [
-        ("seeds=[0, 1]", 2, 2), ('prompts=["disc", "ring"]', 2, 2), ('lanes=["ddim:4", "euler:3", "ddim:5"]', 2, 1),
-        ("guidance_scale=2.5", 0, 2), ("negative_prompt=ring", 0, 2), ("dtype=bfloat16", 0, 2), ("name=other", 2, 0),
-        ("frames.count=1", 2, 0), ("frames.count=0", 2, 0), ('frames.kinds=["x0"]', 2, 0),
-    ]:  # fmt: skip
+        ("seeds=[0, 1]", 2, 2),
+        ('prompts=["disc", "ring"]', 2, 2),
+        ('lanes=["ddim:4", "euler:3", "ddim:5"]', 2, 1),
+        ("guidance_scale=2.5", 0, 2),
+        ("negative_prompt=ring", 0, 2),
+        ("dtype=bfloat16", 0, 2),
+        ("name=other", 2, 0),
+        ("frames.count=1", 2, 0),
+        ("frames.count=0", 2, 0),
+        ('frames.kinds=["x0"]', 2, 0),
+    ]:
         code, summary = run(setting)
         assert (code, summary["cached"], summary["done"]) == (0, cached, done), setting
 
@@ -236,12 +251,14 @@ def test_a_changed_plug_in_is_computed_again(run, plug_in, tmp_path):
 
 @pytest.mark.parametrize(
     ("lane", "words"),
-    [({"key": "mine:3", "scheduler_class": "NoSuchScheduler"}, "cannot be imported"),
-     ({"key": "mine:3", "scheduler_class": "json:JSONDecoder"}, "is no diffusers scheduler"),
-     ({"key": "ddim:3", "etaa": 1}, "has no setting 'etaa'"),
-     ({"key": "ddim:3", "beta_schedule": "zigzag"}, "refuses its configuration"),
-     ({"key": "ddim:3", "timestep_spacing": "linspace"}, "diffusers #12633")],
-)  # fmt: skip
+    [
+        ({"key": "mine:3", "scheduler_class": "NoSuchScheduler"}, "cannot be imported"),
+        ({"key": "mine:3", "scheduler_class": "json:JSONDecoder"}, "is no diffusers scheduler"),
+        ({"key": "ddim:3", "etaa": 1}, "has no setting 'etaa'"),
+        ({"key": "ddim:3", "beta_schedule": "zigzag"}, "refuses its configuration"),
+        ({"key": "ddim:3", "timestep_spacing": "linspace"}, "diffusers #12633"),
+    ],
+)
 def test_a_lane_that_cannot_work_is_refused_before_anything_runs(tmp_path, cache, capsys, lane, words):
     study = str(write_study(tmp_path / "a.toml", lane=[lane]))
     assert main(["run", study, "--cache", str(cache), "--progress", "none"]) == 2

@@ -25,8 +25,17 @@ PAIR = {"prompts": [["red apple", "owl"]], "at": [0.25, 0.5, 0.75]}
 
 
 def swaps_of(folder: object, lanes: list[str], **settings: Any) -> list[Swap]:
-    study = parse_study({"name": "swaps", "model": str(folder), "prompts": ["owl"], "dtype": "float32", "lanes": lanes,
-                         "commitment": PAIR, **settings})  # fmt: skip
+    study = parse_study(
+        {
+            "name": "swaps",
+            "model": str(folder),
+            "prompts": ["owl"],
+            "dtype": "float32",
+            "lanes": lanes,
+            "commitment": PAIR,
+            **settings,
+        }
+    )
     return swaps(study, find_model(str(folder)), "cpu")
 
 
@@ -49,10 +58,16 @@ def plain_swapped(folder: Path, swap: Swap, at: int) -> torch.Tensor:
         return {"prompt_embeds": torch.cat([without, given])} if index + 1 >= at else {}
 
     prompt = swap.second.prompt if at == 0 else cell.prompt
-    output = pipe(prompt, negative_prompt=cell.negative_prompt or None, num_inference_steps=cell.lane.steps,
-                  guidance_scale=cell.guidance_scale, generator=torch.Generator("cpu").manual_seed(cell.seed),
-                  output_type="latent", callback_on_step_end=change,
-                  callback_on_step_end_tensor_inputs=["prompt_embeds"])  # fmt: skip
+    output = pipe(
+        prompt,
+        negative_prompt=cell.negative_prompt or None,
+        num_inference_steps=cell.lane.steps,
+        guidance_scale=cell.guidance_scale,
+        generator=torch.Generator("cpu").manual_seed(cell.seed),
+        output_type="latent",
+        callback_on_step_end=change,
+        callback_on_step_end_tensor_inputs=["prompt_embeds"],
+    )
     return torch.as_tensor(output.images)
 
 
@@ -60,8 +75,9 @@ def plain_swapped(folder: Path, swap: Swap, at: int) -> torch.Tensor:
 def test_a_changed_run_is_that_of_plain_diffusers_with_the_second_prompts_embeddings(
     negative: str, sd_model: Model, sd_folder: Path
 ) -> None:
-    asked = swaps_of(sd_folder, ["ddim:8", "heun:4", "euler_a:6"], guidance_scale=5.0, seeds=[2],
-                     negative_prompt=negative)  # fmt: skip
+    asked = swaps_of(
+        sd_folder, ["ddim:8", "heun:4", "euler_a:6"], guidance_scale=5.0, seeds=[2], negative_prompt=negative
+    )
     for sample in samples_of(sd_model, asked):
         swap = sample.swap
         found = plain_swapped(sd_folder, swap, sample.swap_call)
@@ -103,8 +119,13 @@ def test_a_pipeline_that_lets_no_prompt_be_changed_gives_a_row_with_the_reason(
 
 
 def test_a_study_makes_its_changes_once_and_the_cache_knows_them(tmp_path: Path, capsys: Any) -> None:
-    study = write_study(tmp_path / "s.toml", prompts=["disc"], lanes=["ddim:6"], seeds=[0, 1],
-                        commitment={"prompts": [["disc", "ring"]], "at": [0.5]})  # fmt: skip
+    study = write_study(
+        tmp_path / "s.toml",
+        prompts=["disc"],
+        lanes=["ddim:6"],
+        seeds=[0, 1],
+        commitment={"prompts": [["disc", "ring"]], "at": [0.5]},
+    )
     cache = tmp_path / "cache.duckdb"
     arguments = [str(study), "--cache", str(cache), "--device", "cpu"]
     assert main(["plan", *arguments]) == 0
@@ -187,12 +208,24 @@ def test_the_preset_tells_pairs_apart_and_has_enough_of_them_for_intervals() -> 
 def decided_at(points: dict[str, float], shares: list[float], *, judged: bool = True) -> pd.DataFrame:
     """Rows of runs that follow their first prompt if it had at least a share of the calls, pair by pair."""
     rows = [
-        {"lane": "ddim:10", "first_prompt": pair, "second_prompt": "other", "seed": seed, "share": share,
-         "progress": share, "log_snr": np.nan if share == 1 else 10 * share - 5, "calls": 10,
-         "first_distance": 0.1 if share >= at else 0.9, "second_distance": 0.5,
-         "first_probability": (0.9 if share >= at else 0.2) if judged else None, "error": None}
-        for pair, at in points.items() for seed in (0, 1) for share in shares
-    ]  # fmt: skip
+        {
+            "lane": "ddim:10",
+            "first_prompt": pair,
+            "second_prompt": "other",
+            "seed": seed,
+            "share": share,
+            "progress": share,
+            "log_snr": np.nan if share == 1 else 10 * share - 5,
+            "calls": 10,
+            "first_distance": 0.1 if share >= at else 0.9,
+            "second_distance": 0.5,
+            "first_probability": (0.9 if share >= at else 0.2) if judged else None,
+            "error": None,
+        }
+        for pair, at in points.items()
+        for seed in (0, 1)
+        for share in shares
+    ]
     return pd.DataFrame(rows)
 
 

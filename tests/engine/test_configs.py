@@ -30,8 +30,10 @@ def test_a_class_may_be_named_by_text_or_be_ones_own() -> None:
     ids=["punctuation", "no Latin letter", "long", "key of the table", "blank"],
 )
 def test_names_that_differ_are_lanes_that_differ_and_stay_the_same_lanes(names: tuple[str, ...]) -> None:
-    configs = [{"scheduler_class": DDIMScheduler, "num_inference_steps": 10, "config": {"timestep_spacing": spacing}}
-               for spacing in ("leading", "trailing")]  # fmt: skip
+    configs = [
+        {"scheduler_class": DDIMScheduler, "num_inference_steps": 10, "config": {"timestep_spacing": spacing}}
+        for spacing in ("leading", "trailing")
+    ]
     keys = [lane_of(name, configs[0]).key for name in names]
     plain = lane_of("plain", {"scheduler_class": DDIMScheduler, "num_inference_steps": 10}).key
     assert len({*keys, plain}) == len(names) + 1

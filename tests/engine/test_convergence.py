@@ -29,8 +29,17 @@ def made_up(order: float, prompts: int = 12, seeds: int = 2, spread: float = 0.1
         wobble = np.exp(rng.normal(0, spread / 5))
         value = sizes[prompt, seed] * wobble * nfe**-order + floor
         rows.append({"lane": lane, "prompt": f"p{prompt}", "seed": seed, "metric": "latent_error", "value": value})
-        cells.append({"study_lane": lane, "lane": "other:1", "scheduler": "s", "scheduler_label": "S", "steps": nfe,
-                      "nfe": nfe, "status": "done"})  # fmt: skip
+        cells.append(
+            {
+                "study_lane": lane,
+                "lane": "other:1",
+                "scheduler": "s",
+                "scheduler_label": "S",
+                "steps": nfe,
+                "nfe": nfe,
+                "status": "done",
+            }
+        )
     return pd.DataFrame(rows), pd.DataFrame(cells)
 
 
@@ -114,15 +123,24 @@ def spacing_on(prompts) -> dict:
     lanes = [
         {"key": f"{key}:{steps}", "scheduler": base, "steps": steps, **overrides}
         for key, base, overrides in (
-            ("euler_linspace", "euler", lane), ("dpmpp_default", "dpmpp_2m", lane),
-            ("unipc_default", "unipc", lane), ("dpmpp_karras", "dpmpp_2m_karras", {}),
+            ("euler_linspace", "euler", lane),
+            ("dpmpp_default", "dpmpp_2m", lane),
+            ("unipc_default", "unipc", lane),
+            ("dpmpp_karras", "dpmpp_2m_karras", {}),
             ("heun_linspace", "heun", lane),
         )
         for steps in (10, 20, 40)
-    ]  # fmt: skip
-    return {"name": "orders", "lanes": [], "lane": lanes, "baseline": "euler_linspace:20", "prompts": prompts,
-            "guidance_scale": 2.0, "frames": {"count": 0},
-            "reference": {"lane": "dpmpp_2m_karras:100", "check": "heun:100"}}  # fmt: skip
+    ]
+    return {
+        "name": "orders",
+        "lanes": [],
+        "lane": lanes,
+        "baseline": "euler_linspace:20",
+        "prompts": prompts,
+        "guidance_scale": 2.0,
+        "frames": {"count": 0},
+        "reference": {"lane": "dpmpp_2m_karras:100", "check": "heun:100"},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -162,16 +180,29 @@ def straight(lane: str, role: str, shift: float, calls: int, prompt: str = "p") 
     """A path x0*(log sigma) = (10 + log sigma, 0, ...) and, at right angles, an error of shift * sigma."""
     where = np.linspace(2, -3, calls)
     sketches = [np.array([10 + x, shift * np.exp(x), *[0] * 6]) for x in where]
-    return pd.DataFrame({"role": role, "lane": lane, "prompt": prompt, "seed": 0, "step_index": range(calls),
-                         "log_snr": -2 * where, "sketch": sketches})  # fmt: skip
+    return pd.DataFrame(
+        {
+            "role": role,
+            "lane": lane,
+            "prompt": prompt,
+            "seed": 0,
+            "step_index": range(calls),
+            "log_snr": -2 * where,
+            "sketch": sketches,
+        }
+    )
 
 
 def test_errors_at_a_level_are_those_beside_the_interpolated_reference():
-    paths = pd.concat([
-        straight("reference", "reference", 0.0, 200), straight("check", "check", 0.001, 100),
-        straight("coarse:9", "lane", 0.5, 9), straight("fine:80", "lane", 0.25, 80),
-        straight("alone:9", "lane", 0.5, 9, prompt="without a reference"),
-    ])  # fmt: skip
+    paths = pd.concat(
+        [
+            straight("reference", "reference", 0.0, 200),
+            straight("check", "check", 0.001, 100),
+            straight("coarse:9", "lane", 0.5, 9),
+            straight("fine:80", "lane", 0.25, 80),
+            straight("alone:9", "lane", 0.5, 9, prompt="without a reference"),
+        ]
+    )
     found, floors = matched_errors(paths, (1.0, 0.4, 0.01))
     values = found.set_index(["lane", "metric"])["value"]
     norm = 10 - 3

@@ -22,12 +22,32 @@ WORK = Workload(images_per_month=1_000_000, utilisation=0.5, peak_per_second=2.0
 def lanes(batch: int = 1, **more: object) -> pd.DataFrame:
     """A baseline of 2 s (1.9 to 2.1) an image, and a lane twice as fast (1.8 to 2.2)."""
     common = {"batch_size": batch, **more}
-    return pd.DataFrame([
-        {"lane": "b:20", "is_baseline": False, "median_ms": 1000.0 * batch, "low_ms": 950.0 * batch,
-         "high_ms": 1080.0 * batch, "speedup": 2.0, "speedup_low": 1.8, "speedup_high": 2.2, **common},
-        {"lane": "a:50", "is_baseline": True, "median_ms": 2000.0 * batch, "low_ms": 1900.0 * batch,
-         "high_ms": 2100.0 * batch, "speedup": 1.0, "speedup_low": math.nan, "speedup_high": math.nan, **common},
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                "lane": "b:20",
+                "is_baseline": False,
+                "median_ms": 1000.0 * batch,
+                "low_ms": 950.0 * batch,
+                "high_ms": 1080.0 * batch,
+                "speedup": 2.0,
+                "speedup_low": 1.8,
+                "speedup_high": 2.2,
+                **common,
+            },
+            {
+                "lane": "a:50",
+                "is_baseline": True,
+                "median_ms": 2000.0 * batch,
+                "low_ms": 1900.0 * batch,
+                "high_ms": 2100.0 * batch,
+                "speedup": 1.0,
+                "speedup_low": math.nan,
+                "speedup_high": math.nan,
+                **common,
+            },
+        ]
+    )
 
 
 def priced(**changes: object) -> tuple[pd.Series, pd.Series]:
@@ -122,8 +142,9 @@ def test_costs_are_those_worked_out_by_hand() -> None:
     assert lane["saving_usd"] == pytest.approx(2000)
     assert lane["saving_share"] == pytest.approx(0.5)
     assert (lane["saving_share_low"], lane["saving_share_high"]) == (
-        pytest.approx(1 - 1 / 1.8), pytest.approx(1 - 1 / 2.2),
-    )  # fmt: skip
+        pytest.approx(1 - 1 / 1.8),
+        pytest.approx(1 - 1 / 2.2),
+    )
     assert lane["saving_usd_low"] == pytest.approx(3800 * (1 - 1 / 1.8))
     assert lane["saving_usd_high"] == pytest.approx(4200 * (1 - 1 / 2.2))
 
@@ -210,9 +231,12 @@ def test_times_of_one_device_are_not_priced_as_anothers() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(
-    price=st.floats(0.01, 100), images=st.floats(1, 1e7), used=st.floats(0.01, 1), peak=st.floats(0, 20),
+    price=st.floats(0.01, 100),
+    images=st.floats(1, 1e7),
+    used=st.floats(0.01, 1),
+    peak=st.floats(0, 20),
     times=st.floats(1.01, 3),
-)  # fmt: skip
+)
 def test_costs_grow_with_price_and_volume_and_lie_between_their_ends(
     price: float, images: float, used: float, peak: float, times: float
 ) -> None:
@@ -245,9 +269,15 @@ def test_every_price_of_the_file_has_a_date_a_source_and_a_key_of_its_own() -> N
 
 
 GOOD = {
-    "gpu": '"T4"', "provider": '"x"', "product": '"y"', "usd_per_hour": "0.5", "billing": '"spot"',
-    "as_of": '"2026-05"', "source": '"s"', "confidence": '"A"',
-}  # fmt: skip
+    "gpu": '"T4"',
+    "provider": '"x"',
+    "product": '"y"',
+    "usd_per_hour": "0.5",
+    "billing": '"spot"',
+    "as_of": '"2026-05"',
+    "source": '"s"',
+    "confidence": '"A"',
+}
 
 
 def write(path: Path, key: str = "t4-2026-05", **changes: str | None) -> Path:
@@ -264,14 +294,25 @@ def test_a_good_entry_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"usd_per_hour": "0"}, "above 0"), ({"usd_per_hour": "nan"}, "above 0"), ({"usd_per_hour": "true"}, "above 0"),
-        ({"usd_per_hour": "inf"}, "above 0"), ({"sold_in": "0"}, "sold_in"), ({"billing": '"rent"'}, "on-demand"),
-        ({"billing": "[1]"}, "texts"), ({"source": "{}"}, "texts"), ({"as_of": "2026-05-01"}, "date"),
-        ({"as_of": '"May 2026"'}, "date"), ({"as_of": '"2026-06"'}, "key"), ({"source": '"other"'}, "sources"),
-        ({"gpu": '""'}, "texts"), ({"gpu": None}, "needs"), ({"colour": "1"}, "needs"), ({"device": "1"}, "device"),
+        ({"usd_per_hour": "0"}, "above 0"),
+        ({"usd_per_hour": "nan"}, "above 0"),
+        ({"usd_per_hour": "true"}, "above 0"),
+        ({"usd_per_hour": "inf"}, "above 0"),
+        ({"sold_in": "0"}, "sold_in"),
+        ({"billing": '"rent"'}, "on-demand"),
+        ({"billing": "[1]"}, "texts"),
+        ({"source": "{}"}, "texts"),
+        ({"as_of": "2026-05-01"}, "date"),
+        ({"as_of": '"May 2026"'}, "date"),
+        ({"as_of": '"2026-06"'}, "key"),
+        ({"source": '"other"'}, "sources"),
+        ({"gpu": '""'}, "texts"),
+        ({"gpu": None}, "needs"),
+        ({"colour": "1"}, "needs"),
+        ({"device": "1"}, "device"),
         ({"confidence": '"X"'}, "confidence"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_entry_is_named_with_what_is_wrong(changes: dict[str, str | None], said: str, tmp_path: Path) -> None:
     with pytest.raises(PriceError, match=said) as error:
         load_presets(write(tmp_path / "p.toml", **changes))

@@ -60,12 +60,14 @@ def test_whatever_names_a_cell_hangs_on_it(table):
 
 
 def caches(seed):
-    return st.fixed_dictionaries({
-        "cells": st.sets(st.sampled_from(CELLS)).map(sorted),
-        "studies": st.sets(st.sampled_from(STUDIES)).map(sorted),
-        "lanes": st.sets(st.sampled_from(LANES)).map(sorted),
-        "seed": st.just(seed),
-    })  # fmt: skip
+    return st.fixed_dictionaries(
+        {
+            "cells": st.sets(st.sampled_from(CELLS)).map(sorted),
+            "studies": st.sets(st.sampled_from(STUDIES)).map(sorted),
+            "lanes": st.sets(st.sampled_from(LANES)).map(sorted),
+            "seed": st.just(seed),
+        }
+    )
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ def fresh(tmp_path):
         counter[0] += 1
         return tmp_path / f"{name}{counter[0]}.duckdb"
 
-    return make  # fmt: skip
+    return make
 
 
 ANY = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -36,8 +36,10 @@ def cache(tmp_path_factory):
     synthetic.write_scores(path, plan, {})
     synthetic.write_converged(path, plan)
     with writing(path) as db:
-        db.execute("INSERT INTO study_metrics VALUES ('quick', 'clip_score', '1', 0, NULL), "
-                   "('quick', 'latent_error', '1', 1, NULL)")  # fmt: skip
+        db.execute(
+            "INSERT INTO study_metrics VALUES ('quick', 'clip_score', '1', 0, NULL), "
+            "('quick', 'latent_error', '1', 1, NULL)"
+        )
     return path
 
 
@@ -178,7 +180,7 @@ def strips():
         return Image.new("RGB", (64, 64), (round(255 * share),) * 3)
 
     slow = CellPictures(tuple(((step + 1) / 4, grey((step + 1) / 4)) for step in range(4)), grey(1))
-    return [Strip("slow", slow), Strip("fast", CellPictures(((1.0, grey(0.2)),), grey(1)))]  # fmt: skip
+    return [Strip("slow", slow), Strip("fast", CellPictures(((1.0, grey(0.2)),), grey(1)))]
 
 
 def test_an_animation_shows_each_lane_as_far_as_it_is():
@@ -217,8 +219,20 @@ def test_a_gif_plays_all_frames_and_holds_the_last(cache, tmp_path):
 def test_an_mp4_plays_as_long_as_the_gif(cache, tmp_path):
     assert run(cache, "-o", tmp_path / "a.mp4") == 0
     assert (tmp_path / "a.mp4").read_bytes()[4:8] == b"ftyp"
-    answer = subprocess.run(["ffprobe", "-v", "error", "-show_entries", "stream=width,height,pix_fmt:format=duration",
-                             "-of", "json", str(tmp_path / "a.mp4")], capture_output=True, check=True)  # fmt: skip
+    answer = subprocess.run(
+        [
+            "ffprobe",
+            "-v",
+            "error",
+            "-show_entries",
+            "stream=width,height,pix_fmt:format=duration",
+            "-of",
+            "json",
+            str(tmp_path / "a.mp4"),
+        ],
+        capture_output=True,
+        check=True,
+    )
     found = json.loads(answer.stdout)
     assert found["streams"][0]["pix_fmt"] == "yuv420p"
     assert float(found["format"]["duration"]) == pytest.approx((24 * FRAME_MS + HOLD_MS) / 1000, abs=0.4)
@@ -234,13 +248,16 @@ def test_without_ffmpeg_an_mp4_is_refused_with_the_remedy(cache, tmp_path, monke
 # --- The command line -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (["-o", "a.xyz"], "tells no format"),
-    (["-o", "a.csv", "--format", "gif"], "make them agree"),
-    (["-o", "nowhere/a.csv"], "there is no folder"),
-    (["-o", "a.gif", "--prompt", "ow"], "Did you mean 'owl'"),
-    (["-o", "a.gif", "--seed", "7"], "no seed 7"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-o", "a.xyz"], "tells no format"),
+        (["-o", "a.csv", "--format", "gif"], "make them agree"),
+        (["-o", "nowhere/a.csv"], "there is no folder"),
+        (["-o", "a.gif", "--prompt", "ow"], "Did you mean 'owl'"),
+        (["-o", "a.gif", "--seed", "7"], "no seed 7"),
+    ],
+)
 def test_what_cannot_be_done_is_refused_with_the_remedy(cache, tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
     assert run(cache, *arguments) == 2

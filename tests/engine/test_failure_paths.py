@@ -57,7 +57,8 @@ def test_a_cell_whose_steps_cannot_be_measured_fails_alone(cache, monkeypatch):
     summary = run_study(parsed(), cache, device="cpu")
     assert (summary.done, summary.failed) == (1, 1)
     assert ask(cache, "SELECT lane, error FROM trajectories WHERE status = 'failed'") == [
-        ("ddim:4", "MemoryError: no room for the spectra")]  # fmt: skip
+        ("ddim:4", "MemoryError: no room for the spectra")
+    ]
 
 
 @pytest.mark.parametrize("bad", [lambda evidence: 1 / 0, lambda evidence: float("nan")])

@@ -67,9 +67,14 @@ def test_a_hub_id_runs_from_the_local_hub_cache_without_network(tmp_path):
     study = write_study(tmp_path / "a.toml", model="owner/tiny", prompts=["red apple"], lanes=["ddim:2", "euler:2"])
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGINGFACE"))}
     done = subprocess.run(
-        [sys.executable, "-c", RUN_BY_ID, str(study), str(tmp_path / "c.duckdb")], cwd=ROOT, text=True, check=False,
-        timeout=300, capture_output=True, env=environment | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")},
-    )  # fmt: skip
+        [sys.executable, "-c", RUN_BY_ID, str(study), str(tmp_path / "c.duckdb")],
+        cwd=ROOT,
+        text=True,
+        check=False,
+        timeout=300,
+        capture_output=True,
+        env=environment | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")},
+    )
     assert done.returncode == 0, done.stderr
     first, *_, last = done.stdout.splitlines()
     kind, revision, fingerprint, pipeline, parameters = json.loads(first)

@@ -68,10 +68,15 @@ def test_votes_and_set_metrics_come_only_for_the_same_pictures(here, there, thei
     run(here, parsed(), latents=b"a")
     one, other = run(there, parsed(), latents=theirs)
     with writing(there) as db:
-        db.execute("INSERT INTO votes VALUES ('v', 'small', 'someone', 'none', ?, ?, 'a', 'b', 'disc', 0, 'left', 1.5, "
-                   "now()::TIMESTAMP)", [one.trajectory_id, other.trajectory_id])  # fmt: skip
-        db.execute("INSERT INTO set_quality VALUES ('small', 'a', 'b', 'kid', '1', 'f', 9, 9, 0.5, 0.4, 0.6, 0.1, "
-                   "NULL, 'set', now()::TIMESTAMP)")  # fmt: skip
+        db.execute(
+            "INSERT INTO votes VALUES ('v', 'small', 'someone', 'none', ?, ?, 'a', 'b', 'disc', 0, 'left', 1.5, "
+            "now()::TIMESTAMP)",
+            [one.trajectory_id, other.trajectory_id],
+        )
+        db.execute(
+            "INSERT INTO set_quality VALUES ('small', 'a', 'b', 'kid', '1', 'f', 9, 9, 0.5, 0.4, 0.6, 0.1, "
+            "NULL, 'set', now()::TIMESTAMP)"
+        )
     import_cache(there, here)
     assert (count(here, "votes"), count(here, "set_quality")) == (taken, taken)
 
@@ -126,8 +131,9 @@ def test_more_frames_of_the_same_picture_are_taken_and_the_scores_stay(here, the
     score(here, mine, 0.5)
     more = tuple(FrameRow("x0", step, (step + 1) / 4, None, None, 8, 8, "webp", b"w") for step in range(4))
     final = FrameRow("final", 3, 1.0, None, None, 8, 8, "png", b"png")
-    CacheWriter(there).trajectories([outcome(cell, b"same", frame_count=4, frames=(*more, final)) for cell in theirs],
-                                    find_model("gaussian"), HERE)  # fmt: skip
+    CacheWriter(there).trajectories(
+        [outcome(cell, b"same", frame_count=4, frames=(*more, final)) for cell in theirs], find_model("gaussian"), HERE
+    )
     assert import_cache(there, here).replaced == 2
     assert count(here, "frames") == 10
     assert count(here, "quality") == 2
@@ -140,9 +146,11 @@ def test_times_of_another_machine_stand_beside_those_of_this_one(here, there):
     for path, environment in ((here, HERE), (there, THERE)):
         planned = run(path, parsed(), environment)
         with writing(path) as db:
-            db.execute("INSERT INTO timings SELECT ?, model_id, scheduler, steps, lane, config_id, width, height, "
-                       "dtype, true, 1, 0, 'total', 0.5, 4, created_at FROM trajectories",
-                       [environment.environment_id])  # fmt: skip
+            db.execute(
+                "INSERT INTO timings SELECT ?, model_id, scheduler, steps, lane, config_id, width, height, "
+                "dtype, true, 1, 0, 'total', 0.5, 4, created_at FROM trajectories",
+                [environment.environment_id],
+            )
         assert len(planned) == 2
     import_cache(there, here)
     found = ask(here, "SELECT device_name, count(*) FROM timings JOIN environments USING (environment_id) GROUP BY ALL")
@@ -238,8 +246,10 @@ def test_a_file_of_today_stays_as_it_was(here, there):
 
 def test_a_log_that_was_not_yet_written_back_comes_along(here, there, tmp_path):
     run(there, parsed())
-    killed = ("import duckdb, os, sys\ndb = duckdb.connect(sys.argv[1])\n"
-              "db.execute(\"UPDATE studies SET name = 'late'\")\nos._exit(0)")  # fmt: skip
+    killed = (
+        "import duckdb, os, sys\ndb = duckdb.connect(sys.argv[1])\n"
+        "db.execute(\"UPDATE studies SET name = 'late'\")\nos._exit(0)"
+    )
     subprocess.run([sys.executable, "-c", killed, str(there)], check=True)
     assert there.with_name(there.name + ".wal").exists()
     import_cache(there, here)
@@ -255,12 +265,19 @@ def test_a_newer_file_is_refused_by_its_own_name(here, there):
     assert not here.exists()
 
 
-@pytest.mark.parametrize(("bad", "error", "words"), [
-    (lambda path: None, CacheMissing, "There is no file"),
-    (lambda path: path.write_bytes(b"not a database" * 100), CacheError, "not a DuckDB file"),
-    (lambda path: duckdb.connect(str(path)).execute("CREATE TABLE flowers (a INTEGER)"), CacheError, "no cache"),
-    (lambda path: migrate(path) and duckdb.connect(str(path)).execute("CREATE VIEW v AS SELECT 1"), CacheRefused, "v"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("bad", "error", "words"),
+    [
+        (lambda path: None, CacheMissing, "There is no file"),
+        (lambda path: path.write_bytes(b"not a database" * 100), CacheError, "not a DuckDB file"),
+        (lambda path: duckdb.connect(str(path)).execute("CREATE TABLE flowers (a INTEGER)"), CacheError, "no cache"),
+        (
+            lambda path: migrate(path) and duckdb.connect(str(path)).execute("CREATE VIEW v AS SELECT 1"),
+            CacheRefused,
+            "v",
+        ),
+    ],
+)
 def test_what_is_no_cache_is_refused_and_nothing_is_made(here, there, bad, error, words):
     bad(there)
     with pytest.raises(error, match=words):
@@ -271,8 +288,10 @@ def test_what_is_no_cache_is_refused_and_nothing_is_made(here, there, bad, error
 def test_rows_that_break_the_rules_of_the_tables_are_refused(here, there):
     write_rows(there, row("b"))
     with duckdb.connect(str(there)) as db:
-        db.execute("CREATE OR REPLACE TABLE latents "
-                   "(trajectory_id VARCHAR NOT NULL, shape VARCHAR NOT NULL, data BLOB NOT NULL)")  # fmt: skip
+        db.execute(
+            "CREATE OR REPLACE TABLE latents "
+            "(trajectory_id VARCHAR NOT NULL, shape VARCHAR NOT NULL, data BLOB NOT NULL)"
+        )
         db.execute("INSERT INTO latents SELECT 'b', '1', 'x'::BLOB FROM range(2)")
     with pytest.raises(CacheRefused, match=r"there\.duckdb .* duplicate key"):
         import_cache(there, here)
@@ -289,8 +308,9 @@ def test_a_run_that_is_writing_is_waited_for(here, there, held):
     run(here, parsed())
     run(there, parsed(seeds=[0, 1]))
     path = {"source": there, "target": here}[held]
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                          text=True) as process:  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout.readline() == "held\n"
         process.stdin.write("\n")
         process.stdin.flush()
@@ -303,8 +323,9 @@ def test_a_run_that_is_writing_is_waited_for(here, there, held):
 def test_an_import_and_a_run_write_to_one_cache_in_turns(here, there, monkeypatch):
     run(there, parsed(seeds=list(range(12))))
     monkeypatch.setattr(merge, "CELLS_AT_ONCE", 2)
-    with subprocess.Popen([sys.executable, "-c", WRITER, str(here)], stdout=subprocess.PIPE, text=True,
-                          cwd=ROOT) as process:  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(here)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
         assert process.stdout.readline() == "begun\n"
         import_cache(there, here)
         assert process.wait(120) == 0
@@ -315,8 +336,9 @@ def test_an_import_and_a_run_write_to_one_cache_in_turns(here, there, monkeypatc
 def test_a_writer_that_never_lets_go_is_named(here, there, monkeypatch):
     run(there, parsed())
     monkeypatch.setattr(snapshot, "PATIENCE_SECONDS", 0.1)
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(there)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                          text=True) as process:  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(there)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout.readline() == "held\n"
         with pytest.raises(CacheBusy, match="in use"):
             import_cache(there, here)

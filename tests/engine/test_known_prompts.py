@@ -29,8 +29,14 @@ def test_other_models_are_left_alone():
 
 def test_the_note_says_what_will_be_drawn_and_what_draws_such_prompts():
     [note] = prompt_notes("bundled", [GARDEN])
-    for words in (GARDEN, "names none of them", "something else", "vocabulary.txt", f"{len(vocabulary())} things",
-                  'model="stable-diffusion-v1-5/'):  # fmt: skip
+    for words in (
+        GARDEN,
+        "names none of them",
+        "something else",
+        "vocabulary.txt",
+        f"{len(vocabulary())} things",
+        'model="stable-diffusion-v1-5/',
+    ):
         assert words in note
     [many] = prompt_notes("bundled", [f"prompt {n}" for n in range(9)])
     assert "and 6 more name none" in many

@@ -88,10 +88,20 @@ def write_checkpoint(name, state):
 def alexnet():
     """The convolutions of AlexNet as in torchvision."""
     return nn.Sequential(
-        nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(),
-        nn.MaxPool2d(3, 2), nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(), nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2),
-    )  # fmt: skip
+        nn.Conv2d(3, 64, 11, 4, 2),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(64, 192, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(192, 384, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(384, 256, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(256, 256, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2),
+    )
 
 
 def test_lpips_is_the_formula_of_the_paper_on_the_layers_of_alexnet(subject, monkeypatch):
@@ -118,10 +128,12 @@ def test_lpips_is_the_formula_of_the_paper_on_the_layers_of_alexnet(subject, mon
     expected = []
     for pair in zip(found.pictures, found.reference_pictures, strict=True):
         layers = [unit_layers(network.double(), picture) for picture in pair]
-        expected.append(sum(
-            float(functional.conv2d((x - y) ** 2, linear[f"lin{number}.model.1.weight"].double()).mean())
-            for number, (x, y) in enumerate(zip(*layers, strict=True))
-        ))  # fmt: skip
+        expected.append(
+            sum(
+                float(functional.conv2d((x - y) ** 2, linear[f"lin{number}.model.1.weight"].double()).mean())
+                for number, (x, y) in enumerate(zip(*layers, strict=True))
+            )
+        )
     assert METRICS["lpips"].value(found) == pytest.approx(np.mean(expected), rel=1e-4)
     same = dataclasses.replace(found, reference_pictures=found.pictures)
     assert METRICS["lpips"].value(same) == 0
@@ -135,8 +147,9 @@ def test_lpips_is_the_formula_of_the_paper_on_the_layers_of_alexnet(subject, mon
 
 def unit_layers(network, picture):
     """What stands behind each rectification, channels at unit length."""
-    shift, scale = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1)
-                    for v in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)))  # fmt: skip
+    shift, scale = (
+        torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450))
+    )
     x = (torch.from_numpy(picture.copy()).permute(2, 0, 1).double() / 127.5 - 1 - shift) / scale
     found, x = [], x[None]
     with torch.no_grad():
@@ -162,8 +175,10 @@ def test_pick_score_is_the_logit_of_its_clip_with_the_tokenizer_of_another_repos
     model, tokenizer = CLIPModel.from_pretrained(whole).eval(), CLIPTokenizer.from_pretrained(whole)
     values = (found.pictures / 255 - OPENAI_MEAN) / OPENAI_STD
     with torch.no_grad():
-        logits = model(input_ids=tokenizer(["red apple"], return_tensors="pt").input_ids,
-                       pixel_values=torch.from_numpy(values).permute(0, 3, 1, 2).float()).logits_per_image  # fmt: skip
+        logits = model(
+            input_ids=tokenizer(["red apple"], return_tensors="pt").input_ids,
+            pixel_values=torch.from_numpy(values).permute(0, 3, 1, 2).float(),
+        ).logits_per_image
     assert METRICS["pick_score"].value(found) == pytest.approx(float(logits.mean()), rel=1e-4)
     version = METRICS["pick_score"].full_version(subject)
     assert version == f"1@{learned.PICK_MODEL} {clip.digest(whole / 'model.safetensors')}"

@@ -133,8 +133,11 @@ def test_the_long_last_step_of_default_second_order_solvers_is_a_warning_and_kar
 
 
 def test_the_advice_against_the_long_last_step_is_what_was_measured_to_help() -> None:
-    [finding] = [finding for finding in lint_lane(parse_lane("dpmpp_2m:20"), SD_SCHEDULER).findings
-                 if finding.code == "last_jump"]  # fmt: skip
+    [finding] = [
+        finding
+        for finding in lint_lane(parse_lane("dpmpp_2m:20"), SD_SCHEDULER).findings
+        if finding.code == "last_jump"
+    ]
     bug = known_bugs.bug_of("last_jump")
     assert bug is not None
     for text in (finding.message, bug.remedy):
@@ -160,8 +163,13 @@ def test_settings_say_where_they_come_from() -> None:
     config = SD_SCHEDULER | {"timestep_spacing": "leading", "use_karras_sigmas": True, "set_alpha_to_one": False}
     lane = lane_with("dpmpp_2m:10", solver_order=3)
     found = {setting.name: setting for setting in lane_settings(lane, config)}
-    origins = {"solver_order": "lane", "use_karras_sigmas": "table", "timestep_spacing": "model",
-               "lower_order_final": "default", "set_alpha_to_one": "ignored"}  # fmt: skip
+    origins = {
+        "solver_order": "lane",
+        "use_karras_sigmas": "table",
+        "timestep_spacing": "model",
+        "lower_order_final": "default",
+        "set_alpha_to_one": "ignored",
+    }
     assert {name: found[name].origin for name in origins} == origins
     assert (found["use_karras_sigmas"].value, found["use_karras_sigmas"].replaced) == (False, True)
     bare = {key: value for key, value in SD_SCHEDULER.items() if key != "clip_sample"}

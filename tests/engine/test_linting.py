@@ -31,8 +31,10 @@ def test_a_run_keeps_what_its_lanes_really_ran(tmp_path):
 
 def test_an_older_cache_gets_what_it_lacks_by_storing_or_at_the_next_run_that_computes(tmp_path, capsys):
     cache, file = tmp_path / "c.duckdb", tmp_path / "small.toml"
-    file.write_text('name = "small"\nmodel = "gaussian"\nprompts = ["disc"]\nlanes = ["ddim:4"]\n'
-                    "frames.count = 1\ntiming.repeats = 0\n")  # fmt: skip
+    file.write_text(
+        'name = "small"\nmodel = "gaussian"\nprompts = ["disc"]\nlanes = ["ddim:4"]\n'
+        "frames.count = 1\ntiming.repeats = 0\n"
+    )
     assert main(["run", str(file), "--cache", str(cache), "--progress", "none"]) == 0
     schedules.write_lints(cache, [])  # nothing to write is nothing done
     forget(cache)

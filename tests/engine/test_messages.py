@@ -16,12 +16,15 @@ def no_cache_of_the_driver():
     environment._cuda.cache_clear()
 
 
-@pytest.fixture(params=[
-    ("2.13.0+cpu", {}, "is for CPUs; install one for CUDA"),
-    ("2.13.0+cu130", {"CUDA_VISIBLE_DEVICES": "-1"}, "hides all GPUs; unset it"),
-    ("2.13.0+cu130", {"CUDA_VISIBLE_DEVICES": ""}, "hides all GPUs; unset it"),
-    ("2.13.0+cu130", {}, "there is no NVIDIA driver"),
-], ids=["build", "hidden", "empty", "driver"])  # fmt: skip
+@pytest.fixture(
+    params=[
+        ("2.13.0+cpu", {}, "is for CPUs; install one for CUDA"),
+        ("2.13.0+cu130", {"CUDA_VISIBLE_DEVICES": "-1"}, "hides all GPUs; unset it"),
+        ("2.13.0+cu130", {"CUDA_VISIBLE_DEVICES": ""}, "hides all GPUs; unset it"),
+        ("2.13.0+cu130", {}, "there is no NVIDIA driver"),
+    ],
+    ids=["build", "hidden", "empty", "driver"],
+)
 def without_cuda(request, monkeypatch, no_cache_of_the_driver):
     """A machine without a usable GPU; returns why."""
     version, variables, why = request.param

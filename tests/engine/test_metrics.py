@@ -37,9 +37,15 @@ def noisy(pictures, spread):
 
 def evidence(pictures, reference=None, latents=None, reference_latents=None, **changes):
     zeros = np.zeros((4, 8, 8), np.float32)
-    values = {"subject": Subject(find_model("gaussian")), "prompt": "disc", "seed": 0, "pictures": pictures,
-              "latents": zeros if latents is None else latents, "reference_pictures": reference,
-              "reference_latents": reference_latents}  # fmt: skip
+    values = {
+        "subject": Subject(find_model("gaussian")),
+        "prompt": "disc",
+        "seed": 0,
+        "pictures": pictures,
+        "latents": zeros if latents is None else latents,
+        "reference_pictures": reference,
+        "reference_latents": reference_latents,
+    }
     return Evidence(**values | changes)
 
 
@@ -59,9 +65,14 @@ def test_psnr_and_ssim_agree_with_scikit_image(found, reference):
     found_there = skimage_metrics.peak_signal_noise_ratio(reference[0], found[0], data_range=255)
     assert formulas.psnr(evidence(found, reference)) == pytest.approx(found_there, abs=1e-9)
     found_there = skimage_metrics.structural_similarity(
-        reference[0], found[0], data_range=255, channel_axis=-1, gaussian_weights=True, sigma=1.5,
+        reference[0],
+        found[0],
+        data_range=255,
+        channel_axis=-1,
+        gaussian_weights=True,
+        sigma=1.5,
         use_sample_covariance=False,
-    )  # fmt: skip
+    )
     assert formulas.ssim(evidence(found, reference)) == pytest.approx(found_there, abs=1e-9)
 
 
@@ -216,8 +227,13 @@ def write_clip(folder):
 
     torch.manual_seed(3)
     tokenizer = miniatures._tokenizer()
-    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-             "projection_dim": 16}  # fmt: skip
+    small = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "projection_dim": 16,
+    }
     text = {**small, "vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
     vision = {**small, "image_size": 32, "patch_size": 8}
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).save_pretrained(folder)
@@ -238,8 +254,10 @@ def test_clip_vectors_agree_with_the_model_called_by_hand(tmp_path):
     resized = Image.fromarray(wide[0]).resize((48, 32), Image.Resampling.BICUBIC).crop((8, 0, 40, 32))
     values = (np.asarray(resized) / 255 - OPENAI_MEAN) / OPENAI_STD
     with torch.no_grad():
-        output = model(input_ids=tokenizer(["red apple"], return_tensors="pt").input_ids,
-                       pixel_values=torch.from_numpy(values).permute(2, 0, 1)[None].float())  # fmt: skip
+        output = model(
+            input_ids=tokenizer(["red apple"], return_tensors="pt").input_ids,
+            pixel_values=torch.from_numpy(values).permute(2, 0, 1)[None].float(),
+        )
     judge = Judge(folder)
     assert judge.pictures(wide)[0] == pytest.approx(output.image_embeds[0].numpy(), abs=0.01)
     assert judge.text("red apple") == pytest.approx(output.text_embeds[0].numpy(), abs=1e-5)
@@ -270,8 +288,9 @@ def test_clip_metrics_follow_their_formulas(tmp_path):
 def test_a_clip_of_the_hub_cache_is_found_and_named(tmp_path, monkeypatch):
     folder = write_clip(tmp_path / "models--openai--clip-vit-base-patch32" / "snapshots" / "abc")
     there = {"openai/clip-vit-base-patch32": folder}
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache",
-                        lambda repo, name: str(there[repo] / name) if repo in there else None)  # fmt: skip
+    monkeypatch.setattr(
+        "huggingface_hub.try_to_load_from_cache", lambda repo, name: str(there[repo] / name) if repo in there else None
+    )
     model = dataclasses.replace(find_model("gaussian"), kind="folder", folder=tmp_path)
     version = METRICS["clip_score"].full_version(Subject(model))
     assert version.startswith("1@openai/clip-vit-base-patch32 ")
@@ -291,6 +310,8 @@ def test_the_bundled_clip_agrees_with_the_judge_of_the_bundled_recipe():
         images = theirs.model(input_ids=torch.zeros(1, 2, dtype=torch.long), pixel_values=unit).image_embeds
     expected = (images @ theirs.text.T).numpy()
     subject = Subject(find_model("bundled"))
-    found = [[METRICS["clip_score"].value(evidence(p[None], subject=subject, prompt=label)) for label in labels[:5]]
-             for p in pictures]  # fmt: skip
+    found = [
+        [METRICS["clip_score"].value(evidence(p[None], subject=subject, prompt=label)) for label in labels[:5]]
+        for p in pictures
+    ]
     np.testing.assert_allclose(found, 100 * np.maximum(expected[:, :5], 0), atol=1e-3)

@@ -73,8 +73,11 @@ def test_the_baseline_is_always_among_the_lanes_measured():
     study = parsed(lanes=["ddim:4", "euler:3", "heun:3"], baseline="heun:3", seeds=[0, 1, 2])
     mine = chosen_cells(study, cells(study, find_model("gaussian"), "cpu"), lanes=2, each=2)
     assert [(cell.lane.key, cell.seed) for cell in mine] == [
-        ("heun:3", 0), ("heun:3", 1), ("ddim:4", 0), ("ddim:4", 1),
-    ]  # fmt: skip
+        ("heun:3", 0),
+        ("heun:3", 1),
+        ("ddim:4", 0),
+        ("ddim:4", 1),
+    ]
 
 
 def test_the_floor_of_a_study_is_kept_and_found_again(tmp_path):
@@ -105,9 +108,20 @@ def cache(tmp_path_factory):
 def floor_row(study, **changes) -> NoiseRow:
     cell = cells(study, find_model("gaussian"), "cpu")[0]
     row = NoiseRow(
-        describe("cpu").environment_id, find_model("gaussian").model_id, cell.config_id, cell.lane.key, cell.dtype,
-        cell.guidance_scale, cell.width, cell.height, "batch 8", "latent_error", 4, 0.5, 0.6,
-    )  # fmt: skip
+        describe("cpu").environment_id,
+        find_model("gaussian").model_id,
+        cell.config_id,
+        cell.lane.key,
+        cell.dtype,
+        cell.guidance_scale,
+        cell.width,
+        cell.height,
+        "batch 8",
+        "latent_error",
+        4,
+        0.5,
+        0.6,
+    )
     return replace(row, **changes)
 
 
@@ -142,11 +156,26 @@ def test_only_noise_of_the_studys_own_kind_of_run_is_its_floor(cache, changes, c
 
 def test_differences_below_the_floor_are_not_ranked_and_the_comparison_says_why():
     prompts = [f"p{i}" for i in range(12)]
-    rows = [(lane, prompt, seed, 0.2 + 0.01 * (lane == "b:1") + 1e-4 * seed + 1e-5 * i)
-            for lane in ("a:1", "b:1") for i, prompt in enumerate(prompts) for seed in (0, 1)]  # fmt: skip
+    rows = [
+        (lane, prompt, seed, 0.2 + 0.01 * (lane == "b:1") + 1e-4 * seed + 1e-5 * i)
+        for lane in ("a:1", "b:1")
+        for i, prompt in enumerate(prompts)
+        for seed in (0, 1)
+    ]
     quality = pd.DataFrame(rows, columns=["lane", "prompt", "seed", "value"]).assign(metric="latent_error")
-    metrics = pd.DataFrame([{"metric": "latent_error", "label": "Error", "unit": "", "direction": "lower",
-                             "smallest_n": 10, "span": np.nan, "margin": np.nan}])  # fmt: skip
+    metrics = pd.DataFrame(
+        [
+            {
+                "metric": "latent_error",
+                "label": "Error",
+                "unit": "",
+                "direction": "lower",
+                "smallest_n": 10,
+                "span": np.nan,
+                "margin": np.nan,
+            }
+        ]
+    )
     [plain] = compare(quality, metrics, "a:1")
     assert plain.verdict == "worse"
     [floored] = compare(quality, metrics, "a:1", {"latent_error": Floor(0.02, "noise of the arithmetic (batch 8)")})

@@ -45,10 +45,17 @@ def plain(folder: Path, cell: Cell, output_type: str = "pil", **options: Any) ->
     calls: list[int] = []
     hook = pipe.unet.register_forward_hook(lambda unet, inputs, output: calls.append(1))
     output = pipe(
-        cell.prompt, negative_prompt=cell.negative_prompt or None, num_inference_steps=cell.lane.steps,
-        guidance_scale=cell.guidance_scale, width=cell.width, height=cell.height, output_type=output_type,
-        generator=torch.Generator("cpu").manual_seed(cell.seed), return_dict=False, **options,
-    )  # fmt: skip
+        cell.prompt,
+        negative_prompt=cell.negative_prompt or None,
+        num_inference_steps=cell.lane.steps,
+        guidance_scale=cell.guidance_scale,
+        width=cell.width,
+        height=cell.height,
+        output_type=output_type,
+        generator=torch.Generator("cpu").manual_seed(cell.seed),
+        return_dict=False,
+        **options,
+    )
     hook.remove()
     return Plain(output[0], len(calls))
 

@@ -23,19 +23,34 @@ LEVELS = np.linspace(-5, 5, 21)
 
 
 def steps(
-    metric: str, value: Callable[[np.ndarray, int, int], np.ndarray], *, lane: str = "ddim:21", prompts: int = 6,
-    seeds: int = 2, levels: np.ndarray = LEVELS,
-) -> pd.DataFrame:  # fmt: skip
+    metric: str,
+    value: Callable[[np.ndarray, int, int], np.ndarray],
+    *,
+    lane: str = "ddim:21",
+    prompts: int = 6,
+    seeds: int = 2,
+    levels: np.ndarray = LEVELS,
+) -> pd.DataFrame:
     """Step metrics of runs whose value is a function of log-SNR, prompt and seed."""
     runs = []
     for prompt in range(prompts):
         for seed in range(seeds):
             index = np.arange(len(levels))
-            runs.append(pd.DataFrame({
-                "lane": lane, "prompt": f"p{prompt}", "seed": seed, "trajectory_id": f"{lane} {prompt} {seed}",
-                "step_index": index, "progress": (index + 1) / len(levels), "log_snr": levels, "metric": metric,
-                "value": value(levels, prompt, seed),
-            }))  # fmt: skip
+            runs.append(
+                pd.DataFrame(
+                    {
+                        "lane": lane,
+                        "prompt": f"p{prompt}",
+                        "seed": seed,
+                        "trajectory_id": f"{lane} {prompt} {seed}",
+                        "step_index": index,
+                        "progress": (index + 1) / len(levels),
+                        "log_snr": levels,
+                        "metric": metric,
+                        "value": value(levels, prompt, seed),
+                    }
+                )
+            )
     return pd.concat(runs, ignore_index=True)
 
 
@@ -183,8 +198,15 @@ def test_settling_can_be_read_in_log_snr() -> None:
 
 def sketched(points: np.ndarray, lane: str) -> pd.DataFrame:
     index = np.arange(len(points))
-    return pd.DataFrame({"lane": lane, "step_index": index, "progress": (index + 1) / len(points),
-                         "log_snr": index - 3.0, "sketch": list(points)})  # fmt: skip
+    return pd.DataFrame(
+        {
+            "lane": lane,
+            "step_index": index,
+            "progress": (index + 1) / len(points),
+            "log_snr": index - 3.0,
+            "sketch": list(points),
+        }
+    )
 
 
 def test_projected_paths_keep_their_distances_and_share_their_axes() -> None:
@@ -227,8 +249,13 @@ def test_what_does_not_move_has_no_trajectory() -> None:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished study of the gaussian model: two lanes, six prompts."""
     folder = tmp_path_factory.mktemp("phases")
-    study = write_study(folder / "s.toml", prompts=["disc", "ring", "stripes", "checkerboard", "cross", "ramp"][:3],
-                        lanes=["ddim:8", "heun:5"], seeds=[0], frames={"count": 3, "kinds": ["x0"]})  # fmt: skip
+    study = write_study(
+        folder / "s.toml",
+        prompts=["disc", "ring", "stripes", "checkerboard", "cross", "ramp"][:3],
+        lanes=["ddim:8", "heun:5"],
+        seeds=[0],
+        frames={"count": 3, "kinds": ["x0"]},
+    )
     assert main(["run", str(study), "--cache", str(folder / "c.duckdb"), "--device", "cpu", "--progress", "none"]) == 0
     return folder / "c.duckdb"
 
@@ -272,8 +299,9 @@ def test_the_command_prints_every_border_that_was_measured_with_its_definition(
     plain = json.loads(file.read_text())
     with reading(cache) as db:
         own = {lane: phases.step_curves(db, "small", lane) for lane in ("ddim:8", "heun:5")}
-    measured = {(row.lane, row.border.key): row
-                for lane, rows in own.items() for row in borders(rows, rows.iloc[:0], [lane])}  # fmt: skip
+    measured = {
+        (row.lane, row.border.key): row for lane, rows in own.items() for row in borders(rows, rows.iloc[:0], [lane])
+    }
     assert {(row["lane"], row["border"]) for row in plain["borders"]} == set(measured)
     for row in plain["borders"]:
         assert row["value"] == pytest.approx(measured[row["lane"], row["border"]].figures[row["axis"]].value)

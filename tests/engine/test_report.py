@@ -111,8 +111,9 @@ def test_only_the_scripts_of_the_page_itself_are_allowed(page):
     assert rules["img-src"] == "data:"
     kinds = [item.get("type") for item in page.all("script")]
     assert kinds == ["application/json", None, None]
-    digests = {f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-               for text in page.scripts[1:]}  # fmt: skip
+    digests = {
+        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in page.scripts[1:]
+    }
     assert set(rules["script-src"].split()) == digests
 
 
@@ -242,13 +243,16 @@ def test_eight_lanes_of_six_prompts_stay_below_five_megabytes(tmp_path):
     assert len(finals) == 48
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"timed": False}, "Nothing has been timed"),
-    ({"missing": ["euler:30"]}, "6 not run"),
-    ({"failed": ["euler:30"]}, "6 failed"),
-    ({"pictures": False}, "no picture"),
-    ({}, "have not been scored"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"timed": False}, "Nothing has been timed"),
+        ({"missing": ["euler:30"]}, "6 not run"),
+        ({"failed": ["euler:30"]}, "6 failed"),
+        ({"pictures": False}, "no picture"),
+        ({}, "have not been scored"),
+    ],
+)
 def test_what_is_not_there_is_said(tmp_path, changes, words):
     path = tmp_path / "c.duckdb"
     synthetic.write(path, synthetic.study(lanes=("ddim:50", "euler:30")), **changes)
@@ -318,13 +322,16 @@ def test_the_ending_tells_what_is_written(scored, tmp_path, name, capsys):
     assert str(target) in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (["-o", "r.docx"], "tells no format"),
-    (["-o", "nowhere/r.html"], "there is no folder"),
-    (["-o", "r.html", "--price", "l4-modal-serverles-2026-05-07"], "Did you mean 'l4-modal-serverless-2026-05-07'"),
-    (["-o", "r.html", "--price", "x", "--usd-per-hour", "1"], "give one of them"),
-    (["-o", "r.html", "--claims", "none.toml"], "cannot be read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-o", "r.docx"], "tells no format"),
+        (["-o", "nowhere/r.html"], "there is no folder"),
+        (["-o", "r.html", "--price", "l4-modal-serverles-2026-05-07"], "Did you mean 'l4-modal-serverless-2026-05-07'"),
+        (["-o", "r.html", "--price", "x", "--usd-per-hour", "1"], "give one of them"),
+        (["-o", "r.html", "--claims", "none.toml"], "cannot be read"),
+    ],
+)
 def test_what_cannot_be_done_is_said_before_any_work(scored, tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
     assert main(["report", study_of(scored), "--cache", str(scored), *arguments]) == 2

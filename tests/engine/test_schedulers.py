@@ -192,10 +192,19 @@ def test_an_unknown_key_is_refused_with_the_nearest_one_and_where_to_look() -> N
     assert "python -m engine schedulers" in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "problem"), [
-    ("ddim", "should read"), ("ddim:0", "1 to 1000"), ("ddim:1001", "1 to 1000"), ("ddim:-5", "1 to 1000"),
-    ("ddim:5.5", "should read"), (":5", "should read"), ("", "should read"), ("ddim:5:6", "should read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("ddim", "should read"),
+        ("ddim:0", "1 to 1000"),
+        ("ddim:1001", "1 to 1000"),
+        ("ddim:-5", "1 to 1000"),
+        ("ddim:5.5", "should read"),
+        (":5", "should read"),
+        ("", "should read"),
+        ("ddim:5:6", "should read"),
+    ],
+)
 def test_a_lane_that_cannot_be_read_says_what_it_should_read(text: str, problem: str) -> None:
     with pytest.raises(StudyError, match=problem):
         parse_lane(text)
@@ -324,11 +333,18 @@ def test_a_missing_plug_in_and_one_that_hides_a_module_are_refused(tmp_path: Pat
 
 
 def test_lanes_of_one_class_under_two_names_have_identities_of_their_own() -> None:
-    study = parse_study({
-        "name": "two", "model": "gaussian", "prompts": ["disc"], "lanes": ["euler:5"],
-        "lane": [{"key": "euler_trailing:5", "scheduler": "euler", "timestep_spacing": "trailing"},
-                 {"key": "flow:5", "scheduler_class": "FlowMatchEulerDiscreteScheduler"}],
-    })  # fmt: skip
+    study = parse_study(
+        {
+            "name": "two",
+            "model": "gaussian",
+            "prompts": ["disc"],
+            "lanes": ["euler:5"],
+            "lane": [
+                {"key": "euler_trailing:5", "scheduler": "euler", "timestep_spacing": "trailing"},
+                {"key": "flow:5", "scheduler_class": "FlowMatchEulerDiscreteScheduler"},
+            ],
+        }
+    )
     assert [lane.key for lane in study.lanes] == ["euler:5", "euler_trailing:5", "flow:5"]
     assert study.lanes[1].config["timestep_spacing"] == "trailing"
     assert scheduler_type(study.lanes[2]) is FlowMatchEulerDiscreteScheduler

@@ -50,11 +50,20 @@ def stored(data):
 def solvers(tmp_path_factory):
     """A scored study of five solvers at about 40 calls, and a stochastic one, with a reference."""
     cache = tmp_path_factory.mktemp("solvers") / "c.duckdb"
-    study = parse_study({
-        "name": "solvers", "model": "gaussian", "guidance_scale": 3.0, "seeds": [0, 1],
-        "prompts": PROMPTS, "baseline": "ddim:40", "lanes": SOLVERS, "frames": {"count": 0},
-        "timing": {"repeats": 0}, "reference": {},
-    })  # fmt: skip
+    study = parse_study(
+        {
+            "name": "solvers",
+            "model": "gaussian",
+            "guidance_scale": 3.0,
+            "seeds": [0, 1],
+            "prompts": PROMPTS,
+            "baseline": "ddim:40",
+            "lanes": SOLVERS,
+            "frames": {"count": 0},
+            "timing": {"repeats": 0},
+            "reference": {},
+        }
+    )
     return study, cache, run_study(study, cache, device="cpu")
 
 
@@ -91,11 +100,14 @@ def test_solvers_rank_as_theory_says_at_equal_calls(solvers):
 def test_the_scores_are_those_of_the_stored_pictures_and_latents(solvers):
     skimage_metrics = pytest.importorskip("skimage.metrics", reason="scikit-image is in requirements-dev.txt")
     _, cache, _ = solvers
-    rows = ask(cache, """
+    rows = ask(
+        cache,
+        """
         SELECT t.prompt, t.seed, t.lane, f.image, l.data FROM trajectories t
         JOIN frames f ON f.trajectory_id = t.trajectory_id AND f.kind = 'final'
         JOIN latents l ON l.trajectory_id = t.trajectory_id WHERE t.prompt = 'cross' AND t.seed = 1
-    """)  # fmt: skip
+    """,
+    )
     made = {lane: (stored(image), np.frombuffer(data, "<f4").astype(float)) for _, _, lane, image, data in rows}
     picture, latents = made["ddim:40"]
     reference, converged = made["dpmpp_2m_karras:100"]
@@ -133,9 +145,15 @@ def test_what_cannot_be_measured_at_all_is_recorded_with_the_reason(solvers):
 def test_a_second_call_has_nothing_to_do_and_imports_no_torch(solvers, tmp_path):
     _, cache, _ = solvers
     study = write_study(
-        tmp_path / "s.toml", name="solvers", seeds=[0, 1], baseline="ddim:40", reference={"enabled": True},
-        prompts=PROMPTS, lanes=SOLVERS, frames={"count": 0},
-    )  # fmt: skip
+        tmp_path / "s.toml",
+        name="solvers",
+        seeds=[0, 1],
+        baseline="ddim:40",
+        reference={"enabled": True},
+        prompts=PROMPTS,
+        lanes=SOLVERS,
+        frames={"count": 0},
+    )
     code = (
         "import sys; from engine.cli import main\n"
         "print([main([command, *sys.argv[1:]]) for command in ('score', 'run')], 'torch' in sys.modules)"
@@ -224,9 +242,18 @@ def test_a_metric_of_a_plugin_is_scored(cache, tmp_path, monkeypatch):
         "register(Metric('brightness', 'Brightness', '', 'neither', '1', brightness, 'mean of all values'))\n"
     )
     try:
-        study = parse_study({"name": "small", "model": "gaussian", "prompts": ["disc"], "lanes": ["ddim:4"],
-                             "frames": {"count": 0}, "timing": {"repeats": 0}, "plugins": ["my_metric_plugin.py"]},
-                            folder=tmp_path)  # fmt: skip
+        study = parse_study(
+            {
+                "name": "small",
+                "model": "gaussian",
+                "prompts": ["disc"],
+                "lanes": ["ddim:4"],
+                "frames": {"count": 0},
+                "timing": {"repeats": 0},
+                "plugins": ["my_metric_plugin.py"],
+            },
+            folder=tmp_path,
+        )
         run_study(study, cache, device="cpu")
         found = findings(cache).quality
         assert 0 < found[found["metric"] == "brightness"]["value"].item() < 1

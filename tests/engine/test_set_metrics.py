@@ -73,10 +73,15 @@ def test_kernel_distances_are_the_mean_over_pairs_of_prompts_written_out(sets, m
     for p in range(sets.prompt_count):
         for q in range(sets.prompt_count):
             if p != q:
-                of_pairs.append(np.mean([
-                    kernel(x[i], x[j]) + kernel(y[i], y[j]) - kernel(x[i], y[j]) - kernel(y[i], x[j])
-                    for i in np.flatnonzero(prompts == p) for j in np.flatnonzero(prompts == q)
-                ]))  # fmt: skip
+                of_pairs.append(
+                    np.mean(
+                        [
+                            kernel(x[i], x[j]) + kernel(y[i], y[j]) - kernel(x[i], y[j]) - kernel(y[i], x[j])
+                            for i in np.flatnonzero(prompts == p)
+                            for j in np.flatnonzero(prompts == q)
+                        ]
+                    )
+                )
     assert metric(sets) == pytest.approx(scale * np.mean(of_pairs), rel=1e-9, abs=1e-10)
 
 

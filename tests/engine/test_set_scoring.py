@@ -44,9 +44,17 @@ SMALL = {
 
 def settings(**changes):
     return {
-        "name": "sets", "model": "gaussian", "prompts": PROMPTS, "seeds": [0, 1], "lanes": LANES,
-        "guidance_scale": 3.0, "frames": {"count": 0}, "timing": {"repeats": 0}, "reference": REFERENCE, **changes,
-    }  # fmt: skip
+        "name": "sets",
+        "model": "gaussian",
+        "prompts": PROMPTS,
+        "seeds": [0, 1],
+        "lanes": LANES,
+        "guidance_scale": 3.0,
+        "frames": {"count": 0},
+        "timing": {"repeats": 0},
+        "reference": REFERENCE,
+        **changes,
+    }
 
 
 def rescored(cache, **changes):
@@ -82,8 +90,12 @@ def findings(cache):
 
 def colours(cache, lane):
     """(prompt, seed) -> mean colour of the stored picture."""
-    rows = ask(cache, "SELECT prompt, seed, image FROM trajectories JOIN frames USING (trajectory_id) "
-                      "WHERE kind = 'final' AND lane = ?", lane)  # fmt: skip
+    rows = ask(
+        cache,
+        "SELECT prompt, seed, image FROM trajectories JOIN frames USING (trajectory_id) "
+        "WHERE kind = 'final' AND lane = ?",
+        lane,
+    )
     return {(p, s): np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).mean((0, 1)) for p, s, data in rows}
 
 
@@ -255,10 +267,16 @@ def test_a_rerun_of_a_study_measured_with_clip_imports_no_torch(tmp_path, sd_fol
     write_clip(folder / "clip")
     cache = tmp_path / "c.duckdb"
     study = write_study(
-        tmp_path / "s.toml", name="sets", model=str(folder), guidance_scale=2.0, lanes=["ddim:2", "euler:2"],
-        prompts=["red apple", "owl", "green pear", "small house", "owl house"], seeds=list(range(6)),
-        frames={"count": 0}, timing={"repeats": 0},
-    )  # fmt: skip
+        tmp_path / "s.toml",
+        name="sets",
+        model=str(folder),
+        guidance_scale=2.0,
+        lanes=["ddim:2", "euler:2"],
+        prompts=["red apple", "owl", "green pear", "small house", "owl house"],
+        seeds=list(range(6)),
+        frames={"count": 0},
+        timing={"repeats": 0},
+    )
     arguments = [str(study), "--cache", str(cache), "--device", "cpu", "--progress", "none"]
     assert main(["run", *arguments]) == 0
     found = findings(cache).sets.set_index("metric")

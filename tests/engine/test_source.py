@@ -194,10 +194,18 @@ def test_a_folder_that_is_found_but_does_not_load_leaves_no_cache(folder, tmp_pa
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("gausian", "Did you mean 'gaussian'"), ("bundeld", "Did you mean 'bundled'"), ("no/such/folder", "No model"),
-     ("", "model_index.json"), ("x" * 5000, "No model"), ("~no_such_user_here/model", "No model"),
-     ("owner/name@", "No model"), ("-owner/name", "No model"), ("a..b/c", "No model")],
-)  # fmt: skip
+    [
+        ("gausian", "Did you mean 'gaussian'"),
+        ("bundeld", "Did you mean 'bundled'"),
+        ("no/such/folder", "No model"),
+        ("", "model_index.json"),
+        ("x" * 5000, "No model"),
+        ("~no_such_user_here/model", "No model"),
+        ("owner/name@", "No model"),
+        ("-owner/name", "No model"),
+        ("a..b/c", "No model"),
+    ],
+)
 def test_an_unknown_name_is_refused(name, words):
     with pytest.raises(ModelError, match=words):
         find_model(name)

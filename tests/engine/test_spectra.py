@@ -125,8 +125,14 @@ def test_guidance_energy_of_every_call_is_that_of_plain_diffusers(
     pipe, seen = _plain_pipeline(sd_folder), []  # type: ignore[arg-type]
     pipe.scheduler = _plain_scheduler(sample.cell, _plain_config(sd_folder))  # type: ignore[arg-type]
     hook = pipe.unet.register_forward_hook(lambda unet, inputs, output: seen.append(output[0].double()))
-    pipe(sample.cell.prompt, negative_prompt="blurry", num_inference_steps=sample.cell.lane.steps, guidance_scale=6.0,
-         generator=torch.Generator("cpu").manual_seed(4), output_type="latent")  # fmt: skip
+    pipe(
+        sample.cell.prompt,
+        negative_prompt="blurry",
+        num_inference_steps=sample.cell.lane.steps,
+        guidance_scale=6.0,
+        generator=torch.Generator("cpu").manual_seed(4),
+        output_type="latent",
+    )
     hook.remove()
     expected = [float(np.linalg.norm(given - without) / np.linalg.norm(without)) for without, given in seen]
     assert [step.guidance_energy for step in sample.steps] == pytest.approx(expected, rel=1e-3)

@@ -25,8 +25,10 @@ def verdicts(true: float, margin: float, n: int = N, runs: int = RUNS, seed: int
 def test_the_equivalence_test_errs_as_often_as_it_says(capsys):
     rate = verdicts(true=0.6, margin=0.6)
     with capsys.disabled():
-        print(f"\nequivalence test, n = {N}: false positives {rate:.2%} at a true difference of the margin "
-              f"(nominal {st.ALPHA:.0%}, {RUNS:,} runs)")  # fmt: skip
+        print(
+            f"\nequivalence test, n = {N}: false positives {rate:.2%} at a true difference of the margin "
+            f"(nominal {st.ALPHA:.0%}, {RUNS:,} runs)"
+        )
     assert rate == pytest.approx(st.ALPHA, abs=0.02)
 
 
@@ -34,8 +36,10 @@ def test_the_equivalence_test_has_the_power_that_is_foretold(capsys):
     for margin, true in ((0.6, 0.0), (0.5, 0.0), (0.6, 0.2)):
         found, foretold = verdicts(true, margin), st.equivalence_power(1.0, N, margin, true)
         with capsys.disabled():
-            print(f"\nequivalence test, n = {N}: power {found:.2%} at margin {margin} sd, true difference {true} sd "
-                  f"(foretold {foretold:.2%})")  # fmt: skip
+            print(
+                f"\nequivalence test, n = {N}: power {found:.2%} at margin {margin} sd, true difference {true} sd "
+                f"(foretold {foretold:.2%})"
+            )
         assert found == pytest.approx(foretold, abs=0.02)
 
 

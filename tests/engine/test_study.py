@@ -16,10 +16,17 @@ from engine.study.study import canonical, load_study, parse_study
 from tests.engine.helpers import ask, parsed, small_study, write_study
 
 ODD_PROMPTS = [
-    'a "quoted" \'prompt\' with \\backslash\\', "snow ☃, emoji 🦉👩‍👩‍👧, Zalgo z̴̡", "two\nlines\r\nand\ttabs",
-    "x" * 10_000, "", " ",
-    "'; DROP TABLE trajectories; --", "عربي עברית 日本語", "\x01\x1f\x7f", "{braces} %s $1 ?",
-]  # fmt: skip
+    "a \"quoted\" 'prompt' with \\backslash\\",
+    "snow ☃, emoji 🦉👩‍👩‍👧, Zalgo z̴̡",
+    "two\nlines\r\nand\ttabs",
+    "x" * 10_000,
+    "",
+    " ",
+    "'; DROP TABLE trajectories; --",
+    "عربي עברית 日本語",
+    "\x01\x1f\x7f",
+    "{braces} %s $1 ?",
+]
 
 
 def refused(*expected: str, **changes):
@@ -52,9 +59,12 @@ def test_an_unknown_scheduler_names_the_nearest_and_the_list():
 
 
 def test_several_step_counts_make_a_lane_each():
-    study = parsed(lanes=["ddim:50", "dpmpp_2m:10, 20"], lane=[
-        {"key": "thick", "scheduler": "dpmpp_2m", "steps": [5, 10], "solver_order": 3},
-    ])  # fmt: skip
+    study = parsed(
+        lanes=["ddim:50", "dpmpp_2m:10, 20"],
+        lane=[
+            {"key": "thick", "scheduler": "dpmpp_2m", "steps": [5, 10], "solver_order": 3},
+        ],
+    )
     assert [lane.key for lane in study.lanes] == ["ddim:50", "dpmpp_2m:10", "dpmpp_2m:20", "thick:5", "thick:10"]
     assert [lane.config["solver_order"] for lane in study.lanes[3:]] == [3, 3]
 
@@ -167,9 +177,14 @@ def test_a_prompts_file_is_looked_for_beside_the_study_then_in_data(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "not found; looked at"), (b"# only a remark\n", "holds no prompt"), (b"\xff\xfe", "not UTF-8"),
-     (b"disc\ndisc\n", "listed twice"), (b"a\0b", "NUL")],
-)  # fmt: skip
+    [
+        (None, "not found; looked at"),
+        (b"# only a remark\n", "holds no prompt"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"disc\ndisc\n", "listed twice"),
+        (b"a\0b", "NUL"),
+    ],
+)
 def test_a_bad_prompts_file_is_refused(tmp_path, content, words):
     if content is not None:
         (tmp_path / "p.txt").write_bytes(content)
@@ -184,10 +199,19 @@ def test_a_prompts_file_with_an_impossible_name_is_refused():
 
 def test_set_replaces_values_of_all_kinds(tmp_path):
     path = write_study(tmp_path / "a.toml")
-    study = load_study(path, [
-        "guidance_scale=5", "frames.count=7", 'prompts=["ring", "a = b"]', "description=plain words", "seeds=[3,4]",
-        'frames.kinds=["xt"]', "timing.repeats=2", "description=with = inside",
-    ])  # fmt: skip
+    study = load_study(
+        path,
+        [
+            "guidance_scale=5",
+            "frames.count=7",
+            'prompts=["ring", "a = b"]',
+            "description=plain words",
+            "seeds=[3,4]",
+            'frames.kinds=["xt"]',
+            "timing.repeats=2",
+            "description=with = inside",
+        ],
+    )
     assert (study.guidance_scale, study.frames.count, study.prompts) == (5.0, 7, ("ring", "a = b"))
     assert (study.description, study.seeds, study.frames.kinds) == ("with = inside", (3, 4), ("xt",))
     assert study.timing.repeats == 2
@@ -202,10 +226,17 @@ def test_set_prompts_and_set_prompts_file_replace_each_other(tmp_path):
 
 @pytest.mark.parametrize(
     ("setting", "words"),
-    [("frames", "should read key=value"), ("=3", "should read key=value"), ("guidence_scale=3", "'guidance_scale'"),
-     ("model.size=3", "'model' is no table"), ("frames.count=many", "must be from 0"), ("timing=3", "must be a table"),
-     ("seeds=" + "[" * 5000, "must be a list"), ("seeds=[" + "9" * 5000 + "]", "must be a list")],
-)  # fmt: skip
+    [
+        ("frames", "should read key=value"),
+        ("=3", "should read key=value"),
+        ("guidence_scale=3", "'guidance_scale'"),
+        ("model.size=3", "'model' is no table"),
+        ("frames.count=many", "must be from 0"),
+        ("timing=3", "must be a table"),
+        ("seeds=" + "[" * 5000, "must be a list"),
+        ("seeds=[" + "9" * 5000 + "]", "must be a list"),
+    ],
+)
 def test_a_bad_set_is_refused(tmp_path, setting, words):
     with pytest.raises(StudyError) as caught:
         load_study(write_study(tmp_path / "a.toml"), [setting])
@@ -213,13 +244,16 @@ def test_a_bad_set_is_refused(tmp_path, setting, words):
 
 
 def test_lane_tables_take_a_class_a_variant_or_a_known_scheduler():
-    study = parsed(lanes=[], lane=[
-        {"key": "mine:12", "scheduler_class": "EulerDiscreteScheduler", "steps": 12, "use_karras_sigmas": True},
-        {"key": "ddim:7", "description": "as it is", "eta": 0.0},
-        {"key": "thick", "scheduler": "dpmpp_2m", "steps": 5, "solver_order": 3, "label": "Third order"},
-        {"key": "plug:3", "scheduler_class": "json:JSONDecoder"},
-        {"key": "euler:6", "label": "Plain Euler"},
-    ])  # fmt: skip
+    study = parsed(
+        lanes=[],
+        lane=[
+            {"key": "mine:12", "scheduler_class": "EulerDiscreteScheduler", "steps": 12, "use_karras_sigmas": True},
+            {"key": "ddim:7", "description": "as it is", "eta": 0.0},
+            {"key": "thick", "scheduler": "dpmpp_2m", "steps": 5, "solver_order": 3, "label": "Third order"},
+            {"key": "plug:3", "scheduler_class": "json:JSONDecoder"},
+            {"key": "euler:6", "label": "Plain Euler"},
+        ],
+    )
     mine, ddim, thick, plug, euler = study.lanes
     assert [lane.key for lane in study.lanes] == ["mine:12", "ddim:7", "thick:5", "plug:3", "euler:6"]
     assert mine.scheduler.target == "diffusers:EulerDiscreteScheduler"
@@ -268,10 +302,14 @@ def test_a_scheduler_whose_code_is_nowhere_is_refused(target):
 
 @pytest.mark.parametrize(
     ("source", "words"),
-    [(None, "There is no plug-in file"), ("import no_such_module_here", "ModuleNotFoundError: No module named"),
-     ("raise RuntimeError('on purpose')", "RuntimeError: on purpose"), ("syntax error here", "SyntaxError"),
-     ("import sys; sys.exit(0)", "SystemExit")],
-)  # fmt: skip
+    [
+        (None, "There is no plug-in file"),
+        ("import no_such_module_here", "ModuleNotFoundError: No module named"),
+        ("raise RuntimeError('on purpose')", "RuntimeError: on purpose"),
+        ("syntax error here", "SyntaxError"),
+        ("import sys; sys.exit(0)", "SystemExit"),
+    ],
+)
 def test_a_plug_in_that_cannot_be_imported_is_refused(tmp_path, source, words):
     if source is not None:
         (tmp_path / "broken_plug_in.py").write_text(source)
@@ -288,9 +326,14 @@ def test_a_plug_in_module_that_is_not_installed_is_named():
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"name = ", "not valid TOML"), (b"\xff", "cannot be read"), (b"", "'lanes' is empty"),
-     (b"a = " + b"[" * 5000, "not valid TOML"), (b"a = " + b"9" * 5000, "not valid TOML")],
-)  # fmt: skip
+    [
+        (b"name = ", "not valid TOML"),
+        (b"\xff", "cannot be read"),
+        (b"", "'lanes' is empty"),
+        (b"a = " + b"[" * 5000, "not valid TOML"),
+        (b"a = " + b"9" * 5000, "not valid TOML"),
+    ],
+)
 def test_a_file_that_is_no_study_is_refused(tmp_path, content, words):
     (tmp_path / "a.toml").write_bytes(content)
     with pytest.raises(StudyError, match=words):
@@ -314,18 +357,42 @@ def test_a_bad_study_ends_with_exit_code_2_and_leaves_no_cache(tmp_path, capsys)
 
 
 LEAVES = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8),
-    st.from_regex(r"(ddim|euler|eular|pndm|):[-+]?\d{0,6}", fullmatch=True), st.sampled_from(["x0", "ddim", "float16"]),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.from_regex(r"(ddim|euler|eular|pndm|):[-+]?\d{0,6}", fullmatch=True),
+    st.sampled_from(["x0", "ddim", "float16"]),
+)
 VALUES = st.recursive(
     LEAVES,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )
-KEYS = st.sampled_from([
-    "name", "model", "prompts", "seeds", "lanes", "lane", "guidance_scale", "negative_prompt", "baseline", "width",
-    "height", "dtype", "frames", "timing", "reference", "description", "prompts_file", "plugins", "promts",
-]) | st.text(max_size=8)  # fmt: skip
+KEYS = st.sampled_from(
+    [
+        "name",
+        "model",
+        "prompts",
+        "seeds",
+        "lanes",
+        "lane",
+        "guidance_scale",
+        "negative_prompt",
+        "baseline",
+        "width",
+        "height",
+        "dtype",
+        "frames",
+        "timing",
+        "reference",
+        "description",
+        "prompts_file",
+        "plugins",
+        "promts",
+    ]
+) | st.text(max_size=8)
 LANE = st.dictionaries(
     st.sampled_from(["key", "scheduler", "scheduler_class", "steps", "label", "description"]) | st.text(max_size=4),
     LEAVES,

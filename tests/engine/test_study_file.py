@@ -13,10 +13,10 @@ from engine.study.study import load_study, parse_study, presets
 PLAIN = {"name": "own", "prompts": ["owl"], "lanes": ["ddim:50"]}
 LANES = [
     {"key": "mine:12", "scheduler_class": "DPMSolverMultistepScheduler", "use_karras_sigmas": True, "label": "Mine"},
-    {"key": "ddim:20", "timestep_spacing": "trailing", "description": "said \"so\""},
+    {"key": "ddim:20", "timestep_spacing": "trailing", "description": 'said "so"'},
     {"key": "late:8", "scheduler": "dpmpp_2m_sde", "label": "SDE late"},
     {"key": "euler:4", "label": "My own name"},
-]  # fmt: skip
+]
 
 
 def again(study):
@@ -30,7 +30,13 @@ def assert_same(study):
     assert found.spec() | {"lanes": []} == study.spec() | {"lanes": []}
     for one, other in zip(study.lanes, found.lanes, strict=True):
         assert (one.key, one.label, one.config, one.scheduler.target, one.steps, one.description) == (
-            other.key, other.label, other.config, other.scheduler.target, other.steps, other.description)  # fmt: skip
+            other.key,
+            other.label,
+            other.config,
+            other.scheduler.target,
+            other.steps,
+            other.description,
+        )
 
 
 @pytest.mark.parametrize("name", presets())

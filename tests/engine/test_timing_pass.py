@@ -146,10 +146,16 @@ def finished(sd_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _study(folder: Path, repeats: int) -> Any:
-    return parse_study({
-        "name": "timed", "model": str(folder), "prompts": ["owl", "red apple"], "lanes": ["ddim:3", "heun:2"],
-        "frames": {"count": 2}, "timing": {"repeats": repeats, "warmup": 1, "batch_sizes": [1, 2]},
-    })  # fmt: skip
+    return parse_study(
+        {
+            "name": "timed",
+            "model": str(folder),
+            "prompts": ["owl", "red apple"],
+            "lanes": ["ddim:3", "heun:2"],
+            "frames": {"count": 2},
+            "timing": {"repeats": repeats, "warmup": 1, "batch_sizes": [1, 2]},
+        }
+    )
 
 
 def test_a_study_run_to_its_end_stores_pictures_steps_and_times(finished: Path) -> None:
@@ -182,11 +188,16 @@ def test_a_finished_study_is_not_computed_again_and_more_repeats_are_added_to_th
 
 
 def test_a_lane_that_fails_leaves_a_row_with_its_error_and_exit_code_one(tmp_path: Path) -> None:
-    study = parse_study({
-        "name": "broken", "model": "gaussian", "prompts": ["disc"], "lanes": ["ddim:4"],
-        "lane": [{"key": "failing:5", "scheduler_class": "tests.engine.miniatures:FailsAtStepThree"}],
-        "timing": {"repeats": 1, "warmup": 0},
-    })  # fmt: skip
+    study = parse_study(
+        {
+            "name": "broken",
+            "model": "gaussian",
+            "prompts": ["disc"],
+            "lanes": ["ddim:4"],
+            "lane": [{"key": "failing:5", "scheduler_class": "tests.engine.miniatures:FailsAtStepThree"}],
+            "timing": {"repeats": 1, "warmup": 0},
+        }
+    )
     summary = run_study(study, tmp_path / "cache.duckdb", device="cpu")
     assert (summary.done, summary.failed, summary.timed, summary.untimed) == (1, 1, 1, 1)
     assert summary.exit_code == 1
@@ -197,11 +208,16 @@ def test_a_lane_that_fails_leaves_a_row_with_its_error_and_exit_code_one(tmp_pat
 
 
 def test_a_lane_without_a_finished_picture_is_not_timed_now_or_later(tmp_path: Path) -> None:
-    study = parse_study({
-        "name": "nan", "model": "gaussian", "prompts": ["disc"], "lanes": ["ddim:4"],
-        "lane": [{"key": "nan:4", "scheduler_class": "tests.engine.miniatures:ReturnsNan"}],
-        "timing": {"repeats": 2, "warmup": 0},
-    })  # fmt: skip
+    study = parse_study(
+        {
+            "name": "nan",
+            "model": "gaussian",
+            "prompts": ["disc"],
+            "lanes": ["ddim:4"],
+            "lane": [{"key": "nan:4", "scheduler_class": "tests.engine.miniatures:ReturnsNan"}],
+            "timing": {"repeats": 2, "warmup": 0},
+        }
+    )
     for _ in range(2):
         summary = run_study(study, tmp_path / "cache.duckdb", device="cpu")
         assert (summary.failed, summary.untimed, summary.exit_code) == (1, 1, 1)
@@ -213,8 +229,15 @@ def test_a_lane_without_a_finished_picture_is_not_timed_now_or_later(tmp_path: P
 def test_a_lane_that_fails_on_its_first_prompt_alone_is_timed_on_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = parse_study({"name": "some", "model": "gaussian", "prompts": ["disc", "ring"], "lanes": ["ddim:2"],
-                         "timing": {"repeats": 1, "warmup": 0}})  # fmt: skip
+    study = parse_study(
+        {
+            "name": "some",
+            "model": "gaussian",
+            "prompts": ["disc", "ring"],
+            "lanes": ["ddim:2"],
+            "timing": {"repeats": 1, "warmup": 0},
+        }
+    )
     prompts = []
     real = engine.sampling.image_pass.call_pipeline
 

@@ -165,8 +165,10 @@ def test_threads_that_vote_and_read_and_a_process_that_writes_lose_nothing(cache
     """Without turns this file breaks within seconds: unreadable, or with groups and votes missing."""
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(cache), str(SECONDS)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     end, voted, troubles = time.monotonic() + SECONDS, [], []
 
     def vote(voter: str) -> None:

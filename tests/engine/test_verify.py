@@ -33,8 +33,11 @@ def test_cells_come_out_as_they_are_stored_and_nothing_is_written(study, cache, 
 
 
 def test_a_cell_that_was_tampered_with_is_named(study, cache, capsys):
-    [(key, data)] = ask(cache, "SELECT trajectory_id, data FROM latents JOIN trajectories USING (trajectory_id) "
-                               "WHERE lane = 'heun:3' AND seed = 1")  # fmt: skip
+    [(key, data)] = ask(
+        cache,
+        "SELECT trajectory_id, data FROM latents JOIN trajectories USING (trajectory_id) "
+        "WHERE lane = 'heun:3' AND seed = 1",
+    )
     other = np.frombuffer(bytes(data), "<f4") * 1.01
     with writing(cache) as db:
         db.execute("UPDATE latents SET data = ? WHERE trajectory_id = ?", [other.tobytes(), key])

@@ -17,10 +17,26 @@ from tests.engine.miniatures import FailsAtStepThree
 
 PROMPT = "disc and ring"
 COLUMNS = {
-    "scheduler", "lane", "steps", "nfe", "n", "median_ms", "low_ms", "high_ms", "speedup", "speedup_low",
-    "speedup_high", "settled", "device_name", "description", "text_ms", "denoiser_ms", "scheduler_ms", "decode_ms",
+    "scheduler",
+    "lane",
+    "steps",
+    "nfe",
+    "n",
+    "median_ms",
+    "low_ms",
+    "high_ms",
+    "speedup",
+    "speedup_low",
+    "speedup_high",
+    "settled",
+    "device_name",
+    "description",
+    "text_ms",
+    "denoiser_ms",
+    "scheduler_ms",
+    "decode_ms",
     "error",
-}  # fmt: skip
+}
 THREE = {"DDIM (50 steps)": 50, "DPM-Solver++ (20 steps)": 20, "Euler (30 steps)": 30}
 
 
@@ -181,8 +197,10 @@ def test_what_was_computed_once_is_not_computed_again(
 def test_a_configuration_override_makes_another_scheduler(quick: DiffusionSchedulerVisualizer) -> None:
     """Two entries of one class and step count, told apart by their configuration."""
     quick.scheduler_configs["Euler Karras"] = {
-        "scheduler_class": EulerDiscreteScheduler, "num_inference_steps": 4, "config": {"use_karras_sigmas": True},
-    }  # fmt: skip
+        "scheduler_class": EulerDiscreteScheduler,
+        "num_inference_steps": 4,
+        "config": {"use_karras_sigmas": True},
+    }
     plain, karras = (quick.capture_denoising_trajectory(PROMPT, name) for name in ("Euler", "Euler Karras"))
     assert plain.steps[1].log_snr < karras.steps[1].log_snr - 0.1 or plain.steps[1].log_snr > karras.steps[1].log_snr
     assert plain.final.tobytes() != karras.final.tobytes()
@@ -230,12 +248,14 @@ GOOD = {"scheduler_class": PNDMScheduler, "num_inference_steps": 5}
         (GOOD | {"config": 5}, "config"),
         (GOOD | {"config": "skip_prk_steps"}, "config"),
         (GOOD | {"description": None}, "description"),
-        ({"scheduler_class": DDIMScheduler, "num_inference_steps": 30, "config": {"timestep_spacing": "trailing"}},
-         "30 does not"),
+        (
+            {"scheduler_class": DDIMScheduler, "num_inference_steps": 30, "config": {"timestep_spacing": "trailing"}},
+            "30 does not",
+        ),
         ({"scheduler_class": EulerDiscreteScheduler, "num_inference_steps": 4}, "the same scheduler"),
         (5, "scheduler_configs"),
     ],
-)  # fmt: skip
+)
 def test_an_entry_that_makes_no_sense_is_refused_by_name_before_anything_runs(
     entry: Any, message: str, quick: DiffusionSchedulerVisualizer
 ) -> None:

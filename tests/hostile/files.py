@@ -137,9 +137,11 @@ REFUSED: dict[str, Callable[[Path], None]] = {
     "macro that reads a local file, in an older cache": lambda path: _macro_of_a_file(path, older=True),
     "sequence": _statements("CREATE SEQUENCE numbers"),
     "column that computes": _statements(
-        "CREATE TABLE made AS SELECT * FROM latents", "DROP TABLE latents",
+        "CREATE TABLE made AS SELECT * FROM latents",
+        "DROP TABLE latents",
         "CREATE TABLE latents (trajectory_id VARCHAR, shape VARCHAR, data BLOB, "
-        "more VARCHAR GENERATED ALWAYS AS (repeat(shape, 1000000000)))", "DROP TABLE made",
+        "more VARCHAR GENERATED ALWAYS AS (repeat(shape, 1000000000)))",
+        "DROP TABLE made",
     ),
     "type of its own": _statements("CREATE TYPE mood AS ENUM ('calm')"),
     "schema of its own": _statements("CREATE SCHEMA elsewhere", "CREATE TABLE elsewhere.frames (image BLOB)"),
@@ -148,7 +150,9 @@ REFUSED: dict[str, Callable[[Path], None]] = {
     "column of another type": _statements("ALTER TABLE frames ALTER image TYPE VARCHAR USING image::VARCHAR"),
     "renamed column": _statements("ALTER TABLE frames RENAME image TO picture"),
     "columns that may be empty": _statements(
-        "CREATE TABLE made AS SELECT * FROM studies", "DROP TABLE studies", "ALTER TABLE made RENAME TO studies",
+        "CREATE TABLE made AS SELECT * FROM studies",
+        "DROP TABLE studies",
+        "ALTER TABLE made RENAME TO studies",
         "INSERT INTO studies SELECT NULL, name, spec, created_at, updated_at FROM studies",
     ),
     "too many rows": _statements(
@@ -159,9 +163,7 @@ REFUSED: dict[str, Callable[[Path], None]] = {
         _more("study_trajectories", "trajectory_id || i AS trajectory_id", 200_000)
     ),
     "too many times": _statements(_more("timings", "repeat + 10 + i AS repeat", 500_000)),
-    "too many scores": _statements(
-        "INSERT INTO quality SELECT i::VARCHAR, 'm', '1', 0.5 FROM range(1_000_001) t(i)"
-    ),
+    "too many scores": _statements("INSERT INTO quality SELECT i::VARCHAR, 'm', '1', 0.5 FROM range(1_000_001) t(i)"),
     "endless text": _statements("UPDATE studies SET spec = '\"' || repeat('x', 3_000_000) || '\"'"),
     "much text": _statements(
         "INSERT INTO unscored SELECT i::VARCHAR, 'm', '1', repeat('x', 900_000) FROM range(700) t(i)"
@@ -175,7 +177,7 @@ REFUSED: dict[str, Callable[[Path], None]] = {
     "random bytes": lambda path: path.write_bytes(bytes(range(256)) * 64) and None,
     "pipe": _pipe,
     "link to a device": _link_to_a_device,
-}  # fmt: skip
+}
 
 
 def _bomb() -> bytes:
@@ -238,9 +240,10 @@ HARMLESS: dict[str, Callable[[Path], None]] = {
     "plan of large numbers": _spec('{"seeds": [' + "9" * 4000 + '], "lanes": [{"key": "ddim:50", "steps": 1e999}]}'),
     "plan that is nested": _spec('{"commitment": {"pairs": ' + "[" * 400 + "]" * 400 + "}}"),
     "figures that are none": _statements(
-        "UPDATE timings SET seconds = 'NaN'::DOUBLE, nfe = -1", "UPDATE trajectories SET nfe = -5, steps = -1",
+        "UPDATE timings SET seconds = 'NaN'::DOUBLE, nfe = -1",
+        "UPDATE trajectories SET nfe = -5, steps = -1",
     ),
-}  # fmt: skip
+}
 
 
 def main(folder: Path) -> None:

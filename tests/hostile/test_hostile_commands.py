@@ -35,10 +35,17 @@ def commands(cache: Path, folder: Path, study: str = "shared") -> dict[str, list
         "grid": ["export", study, "--format", "png", "--prompt", "owl", "-o", str(out / "grid.png"), *at],
         "import": ["import", str(cache), "--cache", str(out / "mine.duckdb")],
         **{f"report {form}": ["report", study, "-o", str(out / f"r.{form}"), *at] for form in ("html", "md", "png")},
-        **{f"export {form}": ["export", study, "--format", form, "-o", str(out / name), *at]
-           for form, name in (("csv", "e.csv"), ("parquet", "parquet"), ("png", "sheets"), ("gif", "e.gif"),
-                              ("duckdb", "e.duckdb"))},
-    }  # fmt: skip
+        **{
+            f"export {form}": ["export", study, "--format", form, "-o", str(out / name), *at]
+            for form, name in (
+                ("csv", "e.csv"),
+                ("parquet", "parquet"),
+                ("png", "sheets"),
+                ("gif", "e.gif"),
+                ("duckdb", "e.duckdb"),
+            )
+        },
+    }
 
 
 @pytest.mark.parametrize("name", MACROS)

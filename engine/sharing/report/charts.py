@@ -20,12 +20,20 @@ WIDTH = 620
 CONFIG: dict[str, Any] = {
     "background": "white",
     "font": "Helvetica, Arial, sans-serif",
-    "axis": {"labelColor": "#22303a", "titleColor": "#22303a", "labelFontSize": 12, "titleFontSize": 12,
-             "titleFontWeight": "normal", "gridColor": "#e3e8eb", "domainColor": "#9aa7af", "tickColor": "#9aa7af",
-             "aria": False},
+    "axis": {
+        "labelColor": "#22303a",
+        "titleColor": "#22303a",
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "gridColor": "#e3e8eb",
+        "domainColor": "#9aa7af",
+        "tickColor": "#9aa7af",
+        "aria": False,
+    },
     "view": {"stroke": None},
     "mark": {"aria": False},  # the figure as a whole carries the text
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -48,15 +56,26 @@ def charts(report: Report) -> list[Picture]:
     summary, found = report.summary, []
     times = summary.times
     if len(times):
-        found.append(Picture("time", time_chart(times), "Median time of each lane with its 95 % interval; "
-                             "the table below has the same figures"))  # fmt: skip
+        found.append(
+            Picture(
+                "time",
+                time_chart(times),
+                "Median time of each lane with its 95 % interval; the table below has the same figures",
+            )
+        )
         found.append(Picture("stages", stage_chart(times), "Median time of each stage, stacked for each lane"))
     rows = summary.standings
     rows = rows[rows["metric"] == summary.deciding].dropna(subset=["difference", "median_ms"])
     if len(rows):
         batch = batch_of(float(rows["batch_size"].max()))
-        found.append(Picture("trade", trade_off_chart(rows, "ms", batch), "Difference in quality from the baseline "
-                             "over time for each lane; the tables below have the same figures"))  # fmt: skip
+        found.append(
+            Picture(
+                "trade",
+                trade_off_chart(rows, "ms", batch),
+                "Difference in quality from the baseline "
+                "over time for each lane; the tables below have the same figures",
+            )
+        )
     priced = report.priced
     if len(priced):
         chart = cost_chart(priced, "usd_month", "Paid by use (US dollars a month)")

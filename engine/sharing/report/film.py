@@ -91,8 +91,13 @@ def _film(mine: CellPictures, final_side: int, step_side: int, steps: int) -> Fi
         for place, image in enumerate(sized):
             sheet.paste(image.resize(sized[0].size), (place * sized[0].width, 0))
         strip = data_uri(encoded(sheet, 72 if sized[0].width >= 128 else 90))
-    return Film(data_uri(encoded(final, 86)) if mine.final else None, strip,
-                tuple(progress for progress, _ in chosen), final.width, final.height)  # fmt: skip
+    return Film(
+        data_uri(encoded(final, 86)) if mine.final else None,
+        strip,
+        tuple(progress for progress, _ in chosen),
+        final.width,
+        final.height,
+    )
 
 
 def _places(have: int, want: int) -> list[int]:

@@ -100,8 +100,16 @@ class Report:
         summary = self.summary
         lanes = {row.lane: (row.label, row.scheduler) for row in summary.lanes.itertuples()}
         findings = summary.findings
-        return Headline(lanes, findings.baseline, summary.times, summary.comparisons, findings.metrics,
-                        summary.deciding, self.pricing, self.price_is_known)  # fmt: skip
+        return Headline(
+            lanes,
+            findings.baseline,
+            summary.times,
+            summary.comparisons,
+            findings.metrics,
+            summary.deciding,
+            self.pricing,
+            self.price_is_known,
+        )
 
     @property
     def shown_lanes(self) -> pd.DataFrame:
@@ -129,10 +137,18 @@ def read_report(db: Connection, study: str, wish: Wish | None = None) -> Report:
     step_side = STEP_SIDE if len(cells) <= MANY_CELLS else SMALL_STEP_SIDE
     pricing, note = _pricing(wish, _device(summary.findings.timings))
     return Report(
-        summary, tuple(known), prompts, seed, kind, cells,
-        load_pictures(db, list(cells.values()), kind, SIDE, FRAMES, step_side), pricing, note,
-        pricing.preset is not None or wish.usd_per_hour is not None, datetime.datetime.now(datetime.UTC),
-    )  # fmt: skip
+        summary,
+        tuple(known),
+        prompts,
+        seed,
+        kind,
+        cells,
+        load_pictures(db, list(cells.values()), kind, SIDE, FRAMES, step_side),
+        pricing,
+        note,
+        pricing.preset is not None or wish.usd_per_hour is not None,
+        datetime.datetime.now(datetime.UTC),
+    )
 
 
 def _device(timings: pd.DataFrame) -> str:
@@ -145,8 +161,10 @@ def _pricing(wish: Wish, device: str) -> tuple[Pricing, str]:
     work = Workload(wish.images_per_month, wish.utilisation)
     presets = {preset.key: preset for preset in load_presets(GPU_PRICES)}
     if wish.price is not None and wish.price not in presets:
-        raise PriceError(f"There is no price '{wish.price}'.{did_you_mean(wish.price, presets)} "
-                         f"Those of {GPU_PRICES.name}: {', '.join(presets)}.")  # fmt: skip
+        raise PriceError(
+            f"There is no price '{wish.price}'.{did_you_mean(wish.price, presets)} "
+            f"Those of {GPU_PRICES.name}: {', '.join(presets)}."
+        )
     preset = presets[wish.price] if wish.price else None
     if preset is None and wish.usd_per_hour is None:
         preset = next((entry for entry in presets.values() if device and entry.device == device), None)
@@ -160,9 +178,11 @@ def _pricing(wish: Wish, device: str) -> tuple[Pricing, str]:
 
 
 def _said(preset: Preset) -> str:
-    note = (f"Price: ${preset.usd_per_hour:g} per GPU hour, {preset.gpu} at {preset.provider} "
-            f"({preset.product}, {preset.billing}), as of {preset.as_of}, from {preset.source}; "
-            f"confidence {preset.confidence}.")  # fmt: skip
+    note = (
+        f"Price: ${preset.usd_per_hour:g} per GPU hour, {preset.gpu} at {preset.provider} "
+        f"({preset.product}, {preset.billing}), as of {preset.as_of}, from {preset.source}; "
+        f"confidence {preset.confidence}."
+    )
     return note + (f" Rented {preset.sold_in} at a time." if preset.sold_in > 1 else "")
 
 

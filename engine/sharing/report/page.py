@@ -36,22 +36,31 @@ def render(report: Report) -> str:
     drawn = charts.charts(report)
     script = (_HERE / "report.js").read_text(encoding="utf-8")
     scripts = [charts.bundle(), script] if drawn else [script]
-    policy = "; ".join([
-        "default-src 'none'", "img-src data:", "style-src 'unsafe-inline'",  # charts style their own marks
-        f"script-src {' '.join(_digest(text) for text in scripts)}", "base-uri 'none'", "form-action 'none'",
-    ])  # fmt: skip
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            "img-src data:",
+            "style-src 'unsafe-inline'",  # charts style their own marks
+            f"script-src {' '.join(_digest(text) for text in scripts)}",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
     style = f":root {{ --accent: {theme.ACCENT}; }}\n{(_HERE / 'report.css').read_text(encoding='utf-8')}"
     title = f"{report.summary.findings.study_id}: what the schedulers buy"
-    return "".join([
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
-        f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">\n',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n',
-        '<meta name="referrer" content="no-referrer">\n',
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n",
-        f"{_header(report)}<main>\n{''.join(_sections(report, drawn))}</main>\n{_footer(report)}",
-        f'<script type="application/json" id="charts">{charts.specs_json(drawn)}</script>\n',
-        *(f"<script>{text}</script>\n" for text in scripts), "</body>\n</html>\n",
-    ])  # fmt: skip
+    return "".join(
+        [
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
+            f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">\n',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n',
+            '<meta name="referrer" content="no-referrer">\n',
+            f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n",
+            f"{_header(report)}<main>\n{''.join(_sections(report, drawn))}</main>\n{_footer(report)}",
+            f'<script type="application/json" id="charts">{charts.specs_json(drawn)}</script>\n',
+            *(f"<script>{text}</script>\n" for text in scripts),
+            "</body>\n</html>\n",
+        ]
+    )
 
 
 def _digest(script: str) -> str:
@@ -81,11 +90,17 @@ def _extent(report: Report) -> str:
     cells = summary.findings.cells
     done, failed = int((cells["status"] == "done").sum()), int((cells["status"] == "failed").sum())
     parts = [
-        " × ".join([count(len(summary.lanes), "lane"), count(len(summary.prompts), "prompt"),
-                    count(len(summary.seeds), "seed")]),
-        f"{done:,} cells done", f"{failed:,} failed" if failed else "",
+        " × ".join(
+            [
+                count(len(summary.lanes), "lane"),
+                count(len(summary.prompts), "prompt"),
+                count(len(summary.seeds), "seed"),
+            ]
+        ),
+        f"{done:,} cells done",
+        f"{failed:,} failed" if failed else "",
         f"{summary.findings.missing:,} not run" if summary.findings.missing else "",
-    ]  # fmt: skip
+    ]
     if len(cells):
         first = cells.iloc[0]
         parts.append(f"{first['width']} × {first['height']} px, guidance {first['guidance_scale']:g}, {first['dtype']}")
@@ -134,8 +149,9 @@ def _pictures(report: Report) -> Iterator[str]:
         '<input type="range" id="moment" min="0" max="100" value="100" step="1">'
         '<output id="told" for="moment">final pictures</output></div>'
     )
-    yield _section("Pictures", f'<p class="soft">{escape(", ".join(shown).capitalize())}.</p>{scrubber}'
-                   f"{film_grid(report)}")  # fmt: skip
+    yield _section(
+        "Pictures", f'<p class="soft">{escape(", ".join(shown).capitalize())}.</p>{scrubber}{film_grid(report)}'
+    )
 
 
 def _speed(report: Report, drawn: list[charts.Picture]) -> Iterator[str]:
@@ -149,13 +165,18 @@ def _speed(report: Report, drawn: list[charts.Picture]) -> Iterator[str]:
         for stage, colour in theme.STAGE_COLOURS.items()
     )
     least, most = int(times["n"].min()), int(times["n"].max())
-    foot = (f"n = {least if least == most else f'{least} to {most}'} per lane, {batch_of(float(first['batch_size']))}, "
-            f"{first['device_name']}, {when(times['last_at'].max())}.")  # fmt: skip
-    yield _section("Time per lane", (
-        '<div class="two"><div><p class="legend">Mark: median. Thick bar: 95 % interval. Dashed: baseline.</p>'
-        f'{_chart(drawn, "time")}</div><div><p class="legend">{stages}</p>{_chart(drawn, "stages")}</div></div>'
-        f'{tables.time_table(times)}<p class="soft">{escape(foot)}</p>'
-    ))  # fmt: skip
+    foot = (
+        f"n = {least if least == most else f'{least} to {most}'} per lane, {batch_of(float(first['batch_size']))}, "
+        f"{first['device_name']}, {when(times['last_at'].max())}."
+    )
+    yield _section(
+        "Time per lane",
+        (
+            '<div class="two"><div><p class="legend">Mark: median. Thick bar: 95 % interval. Dashed: baseline.</p>'
+            f'{_chart(drawn, "time")}</div><div><p class="legend">{stages}</p>{_chart(drawn, "stages")}</div></div>'
+            f'{tables.time_table(times)}<p class="soft">{escape(foot)}</p>'
+        ),
+    )
 
 
 def _quality(report: Report, drawn: list[charts.Picture]) -> Iterator[str]:
@@ -170,8 +191,12 @@ def _quality(report: Report, drawn: list[charts.Picture]) -> Iterator[str]:
     for metric in order:
         mine = rows[rows["metric"] == metric]
         first = mine.iloc[0]
-        facts = [str(first["unit"]), {"higher": "higher is better", "lower": "lower is better"}.get(
-            str(first["direction"]), "neither side is better")]  # fmt: skip
+        facts = [
+            str(first["unit"]),
+            {"higher": "higher is better", "lower": "lower is better"}.get(
+                str(first["direction"]), "neither side is better"
+            ),
+        ]
         if first["margin"] == first["margin"]:
             facts.append(f"margin ±{first['margin']:.3g} ({first['margin_from']})")
         told = f'<p class="soft">{escape(", ".join(filter(None, facts)))}</p>'
@@ -186,14 +211,20 @@ def _costs(report: Report, drawn: list[charts.Picture]) -> Iterator[str]:
     if report.summary.times.empty:
         return
     work, priced = report.pricing.work, report.priced
-    note = (f"{report.price_note} {work.images_per_month:,.0f} images a month, {100 * work.utilisation:.0f} % of the "
-            "paid time busy. Saved: baseline less lane, its range over the intervals of both.")  # fmt: skip
+    note = (
+        f"{report.price_note} {work.images_per_month:,.0f} images a month, {100 * work.utilisation:.0f} % of the "
+        "paid time busy. Saved: baseline less lane, its range over the intervals of both."
+    )
     if report.pricing.seconds is not None:
-        note += (f" The baseline takes {report.pricing.seconds:g} s per image there, as stated; other lanes by their "
-                 "measured ratio, which is an assumption.")  # fmt: skip
+        note += (
+            f" The baseline takes {report.pricing.seconds:g} s per image there, as stated; other lanes by their "
+            "measured ratio, which is an assumption."
+        )
     if priced.empty:
-        gap = (f"The times were measured on {report.summary.times['device_name'].iloc[0]}; what they would be on the "
-               "GPU of this price is not known. State the baseline's seconds per image there (--seconds).")  # fmt: skip
+        gap = (
+            f"The times were measured on {report.summary.times['device_name'].iloc[0]}; what they would be on the "
+            "GPU of this price is not known. State the baseline's seconds per image there (--seconds)."
+        )
         yield _section("Cost", f'<p class="soft">{escape(note)}</p><p>{escape(gap)}</p>')
         return
     yield _section("Cost", f'<p class="soft">{escape(note)}</p>{_chart(drawn, "cost")}{tables.cost_table(priced)}')

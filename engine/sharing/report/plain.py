@@ -26,8 +26,10 @@ def render_markdown(report: Report) -> str:
     """The report in Markdown; texts of the cache are escaped, so that none becomes a link, a mention or markup."""
     summary = report.summary
     lines = [f"## {plain(summary.findings.study_id)}", "", f"**{plain(report.headline.sentence)}**", ""]
-    lines += [f"- {plain(item.name)}: **{plain(item.value)}**. {plain(item.note)} {plain(item.small)}".rstrip()
-              for item in report.headline.figures]  # fmt: skip
+    lines += [
+        f"- {plain(item.name)}: **{plain(item.value)}**. {plain(item.note)} {plain(item.small)}".rstrip()
+        for item in report.headline.figures
+    ]
     for sentence in report.headline.reservations:
         lines += ["", plain(sentence)]
     if report.claims:
@@ -38,8 +40,10 @@ def render_markdown(report: Report) -> str:
         first = summary.times.iloc[0]
         lines += ["", "### Time and quality of each lane", "", *_lanes(report), ""]
         device, moment = plain(str(first["device_name"])), when(summary.times["last_at"].max())
-        lines.append(f"Times: median of whole calls, {batch_of(float(first['batch_size']))}, on {device}, {moment}. "
-                     "Intervals: 95 %.")  # fmt: skip
+        lines.append(
+            f"Times: median of whole calls, {batch_of(float(first['batch_size']))}, on {device}, {moment}. "
+            "Intervals: 95 %."
+        )
     lines += ["", *(f"- Computed on {plain(line)}." for line in summary.findings.environment_lines())]
     lines += [f"- {plain(line)}" for line in [summary.findings.reference_line()] if line]
     if summary.findings.missing:
@@ -69,13 +73,16 @@ def _lanes(report: Report) -> list[str]:
         scored = known(row["difference"]) and not base
         time = f"{duration(row['median_ms'])} ({duration_range(row['low_ms'], row['high_ms'])}), n = {whole(row['n'])}"
         gap = f"{signed(row['difference'])} ({number_range(row['low'], row['high'])}), {whole(row['prompts'])} prompts"
-        found.append((
-            row["label"] + (" (baseline)" if base else ""), whole(row["nfe"]),
-            time,
-            ratio(row["speedup"]) + ("" if base else f" ({ratio_range(row['speedup_low'], row['speedup_high'])})"),
-            gap if scored else NONE,
-            str(row["verdict"]),
-        ))  # fmt: skip
+        found.append(
+            (
+                row["label"] + (" (baseline)" if base else ""),
+                whole(row["nfe"]),
+                time,
+                ratio(row["speedup"]) + ("" if base else f" ({ratio_range(row['speedup_low'], row['speedup_high'])})"),
+                gap if scored else NONE,
+                str(row["verdict"]),
+            )
+        )
     heads = ("Lane", "Denoiser calls", "Median time", "Speed-up", f"{label} minus baseline".strip(), "Verdict")
     return _table(heads, found)
 

@@ -39,11 +39,21 @@ def print_pdf(page: str, path: Path) -> None:
         source, target = folder / "report.html", folder / "report.pdf"
         source.write_text(page, encoding="utf-8")
         command = [
-            program, "--headless", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-            "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--no-pdf-header-footer",
-            "--virtual-time-budget=10000", f"--user-data-dir={folder / 'profile'}", f"--print-to-pdf={target}",
-            *(["--no-sandbox"] if _is_root() else []), source.as_uri(),
-        ]  # fmt: skip
+            program,
+            "--headless",
+            "--disable-gpu",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-dev-shm-usage",
+            "--no-pdf-header-footer",
+            "--virtual-time-budget=10000",
+            f"--user-data-dir={folder / 'profile'}",
+            f"--print-to-pdf={target}",
+            *(["--no-sandbox"] if _is_root() else []),
+            source.as_uri(),
+        ]
         try:
             done = subprocess.run(command, capture_output=True, check=False, timeout=SECONDS)
         except (OSError, subprocess.TimeoutExpired) as error:

@@ -80,13 +80,32 @@ def _word(word: Word) -> str:
 def time_table(times: pd.DataFrame) -> str:
     """Timing summaries, one row a lane."""
     rows = [
-        _row(row, [whole(row["steps"]), whole(row["nfe"]), f"<b>{duration(row['median_ms'])}</b>",
-                   duration_range(row["low_ms"], row["high_ms"]), whole(row["n"]), f"<b>{ratio(row['speedup'])}</b>",
-                   ratio_range(row["speedup_low"], row["speedup_high"]), escape(str(row["settled"]))])
+        _row(
+            row,
+            [
+                whole(row["steps"]),
+                whole(row["nfe"]),
+                f"<b>{duration(row['median_ms'])}</b>",
+                duration_range(row["low_ms"], row["high_ms"]),
+                whole(row["n"]),
+                f"<b>{ratio(row['speedup'])}</b>",
+                ratio_range(row["speedup_low"], row["speedup_high"]),
+                escape(str(row["settled"])),
+            ],
+        )
         for _, row in times.iterrows()
-    ]  # fmt: skip
-    columns = ["Lane", "Steps", "Denoiser calls", "Median time", "95 % interval", "n", "Speed-up", "95 % interval",
-               "Samples"]  # fmt: skip
+    ]
+    columns = [
+        "Lane",
+        "Steps",
+        "Denoiser calls",
+        "Median time",
+        "95 % interval",
+        "n",
+        "Speed-up",
+        "95 % interval",
+        "Samples",
+    ]
     return table("Times", columns, rows)
 
 
@@ -96,10 +115,18 @@ def quality_table(rows_of_metric: pd.DataFrame) -> str:
     for _, row in rows_of_metric.iterrows():
         base = row["is_baseline"]
         extent = f"{whole(row['prompts'])} / {whole(row['pairs'])}" if known(row["prompts"]) else NONE
-        rows.append(_row(row, [
-            f"<b>{number(row['mean'])}</b>", NONE if base else signed(row["difference"]),
-            NONE if base else number_range(row["low"], row["high"]), extent, escape(str(row["verdict"])),
-        ]))  # fmt: skip
+        rows.append(
+            _row(
+                row,
+                [
+                    f"<b>{number(row['mean'])}</b>",
+                    NONE if base else signed(row["difference"]),
+                    NONE if base else number_range(row["low"], row["high"]),
+                    extent,
+                    escape(str(row["verdict"])),
+                ],
+            )
+        )
     first = rows_of_metric.iloc[0]
     columns = ["Lane", "Mean", "Minus baseline", "95 % interval", "n (prompts / pairs)", "Verdict"]
     return table(f"Quality by {first['metric_label']}", columns, rows)
@@ -126,16 +153,34 @@ def cost_table(priced: pd.DataFrame) -> str:
     rows = []
     for _, row in priced.iterrows():
         base = row["is_baseline"]
-        rows.append(_row(row, [
-            f"{row['seconds']:.3g}" if known(row["seconds"]) else NONE, money(row["usd_1k"]),
-            f"<b>{money(row['usd_month'])}</b>", money_range(row["usd_month_low"], row["usd_month_high"]),
-            NONE if base else f"<b>{money(row['saving_usd'])}</b>",
-            NONE if base else money_range(row["saving_usd_low"], row["saving_usd_high"]),
-            NONE if base else percent(row["saving_share"]),
-            NONE if base else percent_range(row["saving_share_low"], row["saving_share_high"]), whole(row["gpus"]),
-        ]))  # fmt: skip
-    columns = ["Lane", "Seconds per image", "1,000 images", "A month", "Range", "Saved a month", "Range", "Saved",
-               "Range", "Whole machines"]  # fmt: skip
+        rows.append(
+            _row(
+                row,
+                [
+                    f"{row['seconds']:.3g}" if known(row["seconds"]) else NONE,
+                    money(row["usd_1k"]),
+                    f"<b>{money(row['usd_month'])}</b>",
+                    money_range(row["usd_month_low"], row["usd_month_high"]),
+                    NONE if base else f"<b>{money(row['saving_usd'])}</b>",
+                    NONE if base else money_range(row["saving_usd_low"], row["saving_usd_high"]),
+                    NONE if base else percent(row["saving_share"]),
+                    NONE if base else percent_range(row["saving_share_low"], row["saving_share_high"]),
+                    whole(row["gpus"]),
+                ],
+            )
+        )
+    columns = [
+        "Lane",
+        "Seconds per image",
+        "1,000 images",
+        "A month",
+        "Range",
+        "Saved a month",
+        "Range",
+        "Saved",
+        "Range",
+        "Whole machines",
+    ]
     return table("Cost", columns, rows)
 
 
@@ -164,7 +209,7 @@ def model_table(models: pd.DataFrame) -> str:
         f'<td>{whole(row["parameters"])}</td><td class="text wrap"><code>{escape(str(row["fingerprint"]))}</code></td>'
         "</tr>"
         for _, row in models.iterrows()
-    ]  # fmt: skip
+    ]
     columns = ["Model", "Pipeline", "Parameters", "SHA-256 of its files"]
     return table("Models", columns, rows, text={"Pipeline", "SHA-256 of its files"})
 
