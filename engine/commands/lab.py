@@ -7,14 +7,14 @@ from engine.cache.connection import migrate
 from engine.commands.files import check_json, write_json
 from engine.commands.words import print_table
 from engine.errors import CacheMissing, ModelError
-from engine.study.schedulers import SCHEDULERS, lookup
+from engine.study.schedulers import SCHEDULERS
 from engine.study.source import EXAMPLE_HUB_ID, ModelSource, find_model
 
 
 def schedulers(arguments: argparse.Namespace) -> int:
     """`schedulers [KEY]`."""
     if arguments.key:
-        entry = lookup(arguments.key)
+        entry = SCHEDULERS.lookup(arguments.key)
         for name, value in vars(entry).items():
             print(f"{name:<12} {json.dumps(value) if isinstance(value, dict) else value}")
         return 0

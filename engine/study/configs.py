@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.errors import StudyError, did_you_mean
 from engine.study.lanes import Lane, check_steps
-from engine.study.schedulers import SCHEDULERS, Scheduler, check_entry
+from engine.study.schedulers import SCHEDULERS, Scheduler
 
 KEY_LETTERS, DIGEST_LETTERS = 64, 8
 CONFIG_KEYS = ("scheduler_class", "num_inference_steps", "description", "config")
@@ -55,9 +55,7 @@ def _entry(name: str, scheduler_class: Any) -> Scheduler:
     known = next((entry for entry in SCHEDULERS.values() if entry.target == target), None)
     if known is not None:
         return known
-    entry = Scheduler(_key(name), name, target)
-    check_entry(entry)
-    return entry
+    return SCHEDULERS.check(Scheduler(_key(name), name, target))
 
 
 def _key(name: str) -> str:

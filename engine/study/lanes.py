@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from engine.errors import StudyError
-from engine.study.schedulers import Scheduler, lookup
+from engine.study.schedulers import SCHEDULERS, Scheduler
 
 MAX_STEPS = 1000
 # Classes that take the timestep before to be t - 1000 // steps, wherever their own list puts it.
@@ -79,7 +79,7 @@ def parse_lanes(text: str) -> list[Lane]:
     match = re.fullmatch(r"\s*([^:\s]+)\s*:\s*([+-]?[0-9]{1,9}(?:\s*,\s*[+-]?[0-9]{1,9})*)\s*", text)
     if match is None:
         raise StudyError(f"Lane {text!r} should read 'scheduler:steps', e.g. 'dpmpp_2m:20' or 'dpmpp_2m:10,20'.")
-    entry = lookup(match[1])
+    entry = SCHEDULERS.lookup(match[1])
     counts = [check_steps(text, int(steps)) for steps in match[2].split(",")]
     return [Lane(f"{entry.key}:{steps}", entry, steps) for steps in counts]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.errors import StudyError, did_you_mean
 from engine.study.lanes import Lane, check_steps
-from engine.study.schedulers import SCHEDULERS, Scheduler, check_entry, lookup
+from engine.study.schedulers import SCHEDULERS, Scheduler
 
 _REQUIRED = object()
 
@@ -181,12 +181,9 @@ def _scheduler(table: Table, key: str) -> Scheduler:
             stochastic=known.stochastic if known else False,
             calls=known.calls if known else "steps",
         )
-        check_entry(entry)
-        return entry
+        return SCHEDULERS.check(entry)
     if base:
-        entry = dataclasses.replace(lookup(base), key=key, label=label or key)
-        check_entry(entry)
-        return entry
+        return SCHEDULERS.check(dataclasses.replace(SCHEDULERS.lookup(base), key=key, label=label or key))
     raise table.error("key", f"names no known scheduler ('{key}'): add scheduler = ... or scheduler_class = ...")
 
 

@@ -18,9 +18,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.errors import StudyError, did_you_mean
+from engine.errors import StudyError
+from engine.study.registry import Registry
 
 Calls = Literal["steps", "steps+1", "2*steps-1"]
+
+_TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,15 @@ class Scheduler:
     def expected_calls(self, steps: int) -> int:
         """Denoiser calls expected for `steps` steps, for time estimates."""
         return {"steps": steps, "steps+1": steps + 1, "2*steps-1": 2 * steps - 1}[self.calls]
+
+    def check(self) -> None:
+        """Checks the form of the target.
+
+        Raises:
+            StudyError: It is malformed.
+        """
+        if not _TARGET.fullmatch(self.target):
+            raise StudyError(f"Scheduler '{self.key}': target {self.target!r} should read 'module:Class'.")
 
 
 _DPM = "diffusers:DPMSolverMultistepScheduler"
@@ -230,51 +242,8 @@ _BUILT_IN = (
     ),
 )
 
-SCHEDULERS: dict[str, Scheduler] = {entry.key: entry for entry in _BUILT_IN}
-
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
-_TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-
-
-def register(entry: Scheduler) -> Scheduler:
-    """Adds a scheduler to the table; the same entry twice is harmless.
-
-    Raises:
-        StudyError: The key or target is malformed, or the key names another scheduler already.
-    """
-    check_entry(entry)
-    known = SCHEDULERS.get(entry.key)
-    if known is not None and known != entry:
-        raise StudyError(
-            f"Scheduler key '{entry.key}' is taken by {known.target}; {entry.target} needs a key of its own."
-        )
-    SCHEDULERS[entry.key] = entry
-    return entry
-
-
-def check_entry(entry: Scheduler) -> None:
-    """Checks the form of key and target.
-
-    Raises:
-        StudyError: One of them is malformed.
-    """
-    if not _KEY.fullmatch(entry.key):
-        raise StudyError(f"Scheduler key {entry.key!r} may hold letters, digits, '_', '.', '+', '-' only, at most 64.")
-    if not _TARGET.fullmatch(entry.target):
-        raise StudyError(f"Scheduler '{entry.key}': target {entry.target!r} should read 'module:Class'.")
-
-
-def lookup(key: str) -> Scheduler:
-    """The entry of a key.
-
-    Raises:
-        StudyError: No such key; the message names the nearest one.
-    """
-    if key not in SCHEDULERS:
-        raise StudyError(
-            f"Unknown scheduler '{key}'.{did_you_mean(key, SCHEDULERS)} `python -m engine schedulers` lists all."
-        )
-    return SCHEDULERS[key]
+SCHEDULERS = Registry("scheduler", _BUILT_IN, "python -m engine schedulers")
+register = SCHEDULERS.register
 
 
 def class_version(target: str) -> str:

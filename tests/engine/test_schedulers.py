@@ -16,7 +16,7 @@ from engine.run import run_study
 from engine.sampling.building import build_scheduler, resolved_config, scheduler_type
 from engine.study.lanes import Lane, check_lane, parse_lane
 from engine.study.plan import check_lanes
-from engine.study.schedulers import SCHEDULERS, Scheduler, class_version, lookup, register
+from engine.study.schedulers import SCHEDULERS, Scheduler, class_version, register
 from engine.study.study import Study, load_study, parse_study
 from tests.engine.miniatures import SD_SCHEDULER, SDXL_SCHEDULER
 
@@ -188,7 +188,7 @@ def test_all_wrong_lanes_are_named_at_once_and_distilled_ones_only_warned_of() -
 
 def test_an_unknown_key_is_refused_with_the_nearest_one_and_where_to_look() -> None:
     with pytest.raises(StudyError, match="Did you mean 'euler'") as caught:
-        lookup("eular")
+        SCHEDULERS.lookup("eular")
     assert "python -m engine schedulers" in str(caught.value)
 
 
@@ -215,8 +215,8 @@ def test_a_key_is_given_out_once_and_the_same_entry_twice_is_harmless(scheduler_
     register(mine)
     assert register(Scheduler("mine", "Mine", "my_package:Mine")) == mine
     assert scheduler_table["mine"] == mine
-    with pytest.raises(StudyError, match=r"'mine' is taken by my_package:Mine; other:Mine needs"):
-        register(Scheduler("mine", "Mine", "other:Mine"))
+    with pytest.raises(StudyError, match="'mine' is taken by 'Mine'; give 'Other' another"):
+        register(Scheduler("mine", "Other", "other:Mine"))
     with pytest.raises(StudyError, match="'ddim' is taken"):
         register(Scheduler("ddim", "DDIM", "other:DDIM"))
     assert scheduler_table["ddim"].target == "diffusers:DDIMScheduler"
