@@ -17,7 +17,6 @@ control (lower 95 % bound). Differences are clipped at twice the seed noise.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,48 +25,12 @@ from scipy import special
 
 from engine.analysis import eprocess as ep
 from engine.analysis import statistics as st
-from engine.analysis.guards import EXCESS, OTHER, Guard, weigh
+from engine.analysis.guards import EXCESS, OTHER, Guard, Kind, weigh
+from engine.study.decision_settings import DecisionSettings, Goal
 
 Floats = npt.NDArray[np.float64]
-Goal = Literal["same-picture", "as-good"]
-AskedGoal = Literal["auto", "same-picture", "as-good"]
 
 CALIBRATION_COLUMNS = ["metric", "position", "baseline", "again", "negative"]
-
-
-@dataclass(frozen=True)
-class DecisionSettings:
-    """What a study may set of a decision, `[decide]` in its file.
-
-    Attributes:
-        goal: `same-picture`: the lane gives the pictures the baseline gives. `as-good`: other pictures, no worse ones.
-            `auto`: the first, unless the positive control shows that it is no fair question.
-        alpha: Probability of naming any lane that is not as good, at most.
-        other_share: A share of other pictures that is too large (q0).
-        excess_error: Latent error over the baseline's that is too large, in the median.
-        seed_noise_share, control_share: Of seed noise and of the control's loss; a mean may fall by the smaller one.
-        reach: Differences are clipped to so many seed noises.
-        tie: Times that differ by less are alike; fewer denoiser calls then count as cheaper.
-        saving: A lane that would save less of the time is not worth further prompts.
-        calibration_prompts: Prompts of the order that calibrate.
-        positive_share: Share of other pictures under the positive control above which pictures can't be kept.
-        seeds: Pictures a prompt.
-        guards: Metrics that guard; None for all that may.
-    """
-
-    goal: AskedGoal = "auto"
-    alpha: float = 0.05
-    other_share: float = 0.05
-    excess_error: float = 0.05
-    seed_noise_share: float = 0.3
-    control_share: float = 0.05
-    reach: float = 2.0
-    tie: float = 0.05
-    saving: float = 0.05
-    calibration_prompts: int = 30
-    positive_share: float = 0.10
-    seeds: int = 1
-    guards: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -200,13 +163,13 @@ def calibrate(
 
 def other_guard(settings: DecisionSettings) -> Guard:
     """Guard K: the lane keeps the picture."""
-    kind: Literal["event", "share"] = "event" if settings.seeds == 1 else "share"
+    kind: Kind = "event" if settings.seeds == 1 else "share"
     return Guard(OTHER, "other pictures", kind, settings.other_share, fewest=1)
 
 
 def excess_guard(settings: DecisionSettings) -> Guard:
     """Guard E: the median latent error is not too far over the baseline's, as it is so in less than half of them."""
-    kind: Literal["event", "share"] = "event" if settings.seeds == 1 else "share"
+    kind: Kind = "event" if settings.seeds == 1 else "share"
     label = f"latent error {settings.excess_error:g} or more over the baseline's"
     return Guard(EXCESS, label, kind, 0.5, fewest=1)
 

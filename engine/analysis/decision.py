@@ -18,8 +18,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from engine.analysis.calibration import Calibration, DecisionSettings, Goal
+from engine.analysis.calibration import Calibration
 from engine.analysis.guards import GuardEvidence, leading, weigh
+from engine.study.decision_settings import DecisionSettings, Goal
 
 Status = Literal["accepted", "dropped", "open", "refused"]
 Stop = Literal["", "known", "little left to save", "cannot tell", "pool spent", "budget spent"]

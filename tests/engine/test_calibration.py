@@ -10,7 +10,6 @@ from scipy import stats
 
 from engine.analysis.calibration import (
     Calibration,
-    DecisionSettings,
     GuardMetric,
     calibrate,
     exceeds,
@@ -18,6 +17,7 @@ from engine.analysis.calibration import (
     picture_scale,
 )
 from engine.analysis.guards import EXCESS, OTHER
+from engine.study.decision_settings import DecisionSettings
 
 SETTINGS = DecisionSettings()
 CLIP = GuardMetric("clip_score", "CLIP score")
