@@ -22,7 +22,7 @@ from engine.sampling.building import build_scheduler
 from engine.sampling.image_pass import default_max_batch, pipeline_arguments, sample_cells
 from engine.sampling.models import Model, fetch, load
 from engine.sampling.standins import with_parts
-from engine.study.plan import Cell, cells
+from engine.study.cells import Cell, cells
 from engine.study.source import find_model
 from engine.study.study import FrameSettings, Study, parse_study
 

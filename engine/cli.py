@@ -73,31 +73,31 @@ def parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="replace a value of the study"
     )
     _cache(lint)
-    lint.set_defaults(command="schedules.lint")
+    lint.set_defaults(command="linting.lint")
 
     noise = add("noise", help="run a few cells again in ways that should not matter, and keep how far apart they are")
     _study(noise)
     noise.add_argument("--lanes", type=_positive, default=4, metavar="N", help="how many lanes, the baseline first")
     noise.add_argument("--cells", type=_positive, default=4, metavar="N", help="how many cells of each lane")
     noise.add_argument("--no-compile", action="store_false", dest="compile", help="leave torch.compile out")
-    noise.set_defaults(command="schedules.noise")
+    noise.set_defaults(command="repeats.noise")
 
     verify = add("verify", help="make a few cached cells again and see whether they come out as they are stored")
     _study(verify)
     verify.add_argument("--cells", type=_positive, default=8, metavar="N", help="how many, spread over the study")
-    verify.set_defaults(command="verify.verify")
+    verify.set_defaults(command="repeats.verify")
 
     order = add("convergence", help="show errors over denoiser calls and the observed order of each scheduler")
     order.add_argument("study", help="a cached study that has a [reference], by name or TOML file")
     order.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
     _cache(order)
-    order.set_defaults(command="schedules.show_convergence")
+    order.set_defaults(command="analyses.show_convergence")
 
     phases = add("phases", help="show where the phases of denoising lie, and from when on the picture is decided")
     phases.add_argument("study", help="a cached study, by name or TOML file")
     phases.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
     _cache(phases)
-    phases.set_defaults(command="phases.show")
+    phases.set_defaults(command="analyses.show_phases")
 
     sharing_options.add_commands(add, _cache)
 

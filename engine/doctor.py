@@ -12,7 +12,7 @@ import psutil
 from engine.environment import DEVICES, cores, processor_name, resolve_device, why_unusable
 from engine.errors import LabError
 from engine.paths import DEFAULT_CACHE
-from engine.study.plan import resolve_dtype
+from engine.study.cells import resolve_dtype
 from engine.study.source import EXAMPLE_HUB_ID, find_model
 
 REQUIRED = (

@@ -4,8 +4,8 @@ import argparse
 import json
 
 from engine.cache.connection import migrate
+from engine.commands.console import print_table
 from engine.commands.files import check_json, write_json
-from engine.commands.words import print_table
 from engine.errors import CacheMissing, ModelError
 from engine.study.schedulers import SCHEDULERS
 from engine.study.source import EXAMPLE_HUB_ID, ModelSource, find_model

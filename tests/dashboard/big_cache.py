@@ -21,7 +21,7 @@ from engine.cache.connection import writing
 from engine.cache.quality import MetricRow, QualityWriter, StudyMetricRow
 from engine.cache.records import TrajectoryRow
 from engine.cache.writer import CacheWriter
-from engine.study.plan import Cell
+from engine.study.cells import Cell
 
 # 250 denoiser calls together; times 8 metrics, 50 prompts and 10 seeds: 1,000,000 rows.
 LANES = ("ddim:50", "ddpm:50", "lms:40", "euler:30", "euler_a:30", "dpmpp_2m:20", "unipc:18", "deis:12")

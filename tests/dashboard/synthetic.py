@@ -16,7 +16,7 @@ from engine.cache.quality import MetricRow, QualityWriter, ReferenceRow, ScoreRo
 from engine.cache.records import FrameRow, TimingRow, TrajectoryRow
 from engine.cache.writer import CacheWriter
 from engine.environment import Environment
-from engine.study.plan import Cell, cells, frame_steps, reference_cells
+from engine.study.cells import Cell, cells, frame_steps, reference_cells
 from engine.study.source import ModelSource
 from engine.study.study import FrameSettings, Study, parse_study
 
