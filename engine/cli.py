@@ -101,6 +101,13 @@ def parser() -> argparse.ArgumentParser:
 
     sharing_options.add_commands(add, _cache)
 
+    dashboard = add("dashboard", help="show a cache in the browser, until Ctrl-C")
+    _cache(dashboard)
+    dashboard.add_argument("--allow-runs", action="store_true", help="whoever opens the pages may start studies")
+    dashboard.add_argument("--read-only", action="store_true", help="offer nothing that would write to the cache")
+    dashboard.add_argument("--port", type=_positive, metavar="N", help="default 8501, or the next free one")
+    dashboard.set_defaults(command="lab.dashboard")
+
     schedulers = add("schedulers", help="list the schedulers, or show one")
     schedulers.add_argument("key", nargs="?", help="show everything known about one")
     schedulers.set_defaults(command="lab.schedulers")
