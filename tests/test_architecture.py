@@ -35,6 +35,7 @@ DASHBOARD_KNOWS = (
     "engine.display",
     "engine.sharing",
     "engine.study",
+    "engine.environment",
     "engine.errors",
     "engine.paths",
 )
