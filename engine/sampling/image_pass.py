@@ -17,7 +17,7 @@ from engine.sampling.models import Model
 from engine.sampling.recording import MEASURED_STEPS, Recorder, StepRecord
 from engine.sampling.spectra import octaves, sketch
 from engine.sampling.standins import denoiser_name, remembering_text, with_parts
-from engine.study.plan import Cell, frame_steps
+from engine.study.cells import Cell, frame_steps
 from engine.study.study import FrameSettings
 
 # Latents held back for decoding together. Bounds memory whatever the number of cells.

@@ -11,7 +11,7 @@ from engine.cache import queries
 from engine.cache.connection import reading
 from engine.measuring import timing
 from engine.measuring.timing import STAGES, TimingJob, TimingSample, time_lanes
-from engine.run import run_study
+from engine.passes.run import run_study
 from engine.sampling.models import Model
 from engine.study.study import parse_study
 from tests.engine.miniatures import FAILING, cells_of
