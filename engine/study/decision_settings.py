@@ -53,6 +53,10 @@ class DecisionSettings:
     shown_only: tuple[str, ...] = ()
     shown_prompts: ShownPrompts = "first"
 
+    def spec(self) -> dict[str, Any]:
+        """As plain data, without what is not set."""
+        return {key: value for key, value in vars(self).items() if value is not None and value != ()}
+
 
 # Bounds of the numbers: what lies outside is a slip, or asks a question that no evidence answers.
 BOUNDS = {
