@@ -19,9 +19,6 @@ from torch import nn
 
 from engine.sampling.standins import StandIn
 
-# Arguments that belong to the picture size, not to a row of the batch, though their first axis may look like it.
-UNBATCHED = frozenset({"img_ids", "txt_ids", "image_rotary_emb"})
-
 Path = tuple[str | int, ...]
 T = TypeVar("T")
 
@@ -49,10 +46,7 @@ class Call:
 
     def is_joined(self, path: Path) -> bool:
         """Whether a leaf has one row, or a fixed number of rows, for each batch row."""
-        leaf = self.leaves[path]
-        if not isinstance(leaf, torch.Tensor) or leaf.ndim == 0 or path[0] in UNBATCHED:
-            return False
-        return leaf.shape[0] > 0 and leaf.shape[0] % self.rows == 0
+        return has_rows(path, self.leaves[path], self.rows)
 
     def agreement(self) -> tuple[Any, ...]:
         """What has to be equal for two calls to share a forward (tensors that are not joined: by shape)."""
@@ -65,6 +59,16 @@ class Call:
             else:
                 signature.append((path, leaf))
         return tuple(signature)
+
+
+def has_rows(path: Path, leaf: Any, rows: int) -> bool:
+    """Whether the first axis of a denoiser's argument is that of its batch rows, told by its name and its length."""
+    if not isinstance(leaf, torch.Tensor) or leaf.ndim == 0:
+        return False
+    # They belong to the picture size, though their first axis may look like rows.
+    if path[0] in {"img_ids", "txt_ids", "image_rotary_emb"}:
+        return False
+    return leaf.shape[0] > 0 and leaf.shape[0] % rows == 0
 
 
 class Parking(StandIn):

@@ -16,7 +16,7 @@ from engine.sampling.building import build_scheduler, resolved_config
 from engine.sampling.models import Model
 from engine.sampling.recording import MEASURED_STEPS, Recorder, StepRecord
 from engine.sampling.spectra import octaves, sketch
-from engine.sampling.standins import denoiser_name, remembering_text, with_parts
+from engine.sampling.standins import denoiser_name, family, remembering_text, with_parts
 from engine.study.plan import Cell, frame_steps
 from engine.study.study import FrameSettings
 
@@ -134,7 +134,7 @@ def pipeline_arguments(pipe: DiffusionPipeline, cell: Cell) -> dict[str, Any]:
         # None and "" differ for some families; a plain pipe(prompt) passes None.
         "negative_prompt": cell.negative_prompt or None,
         "num_inference_steps": cell.lane.steps,
-        "guidance_scale": cell.guidance_scale,
+        family(pipe).guidance: cell.guidance_scale,
         "width": cell.width,
         "height": cell.height,
     }

@@ -1,5 +1,6 @@
 """Loading a model as an unmodified diffusers pipeline on a device."""
 
+import importlib
 import json
 import warnings
 from dataclasses import dataclass
@@ -107,10 +108,9 @@ def load(source: ModelSource, device: str, dtype: str, memory: Memory = "standar
     """
     check_device(device, dtype)
     quiet()
-    if source.kind == "gaussian":
-        from engine.sampling import gaussian
-
-        pipe: DiffusionPipeline = gaussian.build_pipeline(getattr(torch, dtype))
+    if source.family.builder:
+        module, _, function = source.family.builder.partition(":")
+        pipe: DiffusionPipeline = getattr(importlib.import_module(module), function)(getattr(torch, dtype))
     else:
         pipe = _from_folder(source, getattr(torch, dtype))
     pipe.set_progress_bar_config(disable=True)

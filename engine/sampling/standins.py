@@ -9,8 +9,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-DENOISERS = ("unet", "transformer")
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+from engine.study.families import Family, family_of
 
 
 class StandIn(nn.Module):
@@ -43,9 +42,14 @@ class Remembering(StandIn):
         return self._answers[key]
 
 
+def family(pipe: DiffusionPipeline) -> Family:
+    """The table's entry for a pipeline."""
+    return family_of(type(pipe).__name__)
+
+
 def denoiser_name(pipe: DiffusionPipeline) -> str:
-    """Which component of a pipeline is the denoiser: "unet" or "transformer"."""
-    return next(name for name in DENOISERS if getattr(pipe, name, None) is not None)
+    """Which component of a pipeline is the denoiser, e.g. "unet" or "transformer"."""
+    return next(name for name in family(pipe).denoisers if getattr(pipe, name, None) is not None)
 
 
 def with_parts(pipe: DiffusionPipeline, **parts: Any) -> DiffusionPipeline:
@@ -59,7 +63,7 @@ def with_parts(pipe: DiffusionPipeline, **parts: Any) -> DiffusionPipeline:
 
 def remembering_text(pipe: DiffusionPipeline) -> DiffusionPipeline:
     """A copy of a pipeline that encodes each distinct prompt once."""
-    encoders = {name: getattr(pipe, name, None) for name in TEXT_ENCODERS}
+    encoders = {name: part for name, part in pipe.components.items() if name.startswith("text_encoder")}
     return with_parts(pipe, **{name: Remembering(real) for name, real in encoders.items() if real is not None})
 
 
