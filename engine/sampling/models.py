@@ -13,7 +13,7 @@ import transformers
 from diffusers import DiffusionPipeline
 
 from engine.errors import LabError, ModelError
-from engine.sampling.standins import denoiser_name
+from engine.sampling.standins import denoisers
 from engine.study.source import SKIPPED, ModelSource, find_model, variant_of
 
 Memory = Literal["standard", "low"]
@@ -29,9 +29,8 @@ class Model:
 
     @property
     def denoiser(self) -> torch.nn.Module:
-        """The unet or transformer."""
-        part: torch.nn.Module = getattr(self.pipe, denoiser_name(self.pipe))
-        return part
+        """The unet or transformer; the first of them if there are several."""
+        return next(iter(denoisers(self.pipe).values()))
 
     @property
     def parameters(self) -> int:

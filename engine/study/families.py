@@ -15,7 +15,7 @@ from engine.study.registry import Registry
 
 # How two predictions become one: in one call with the rows without the prompt first, the same with those with it
 # first, in two calls one after the other, or not at all since the strength is an input of the denoiser.
-GuidanceStyle = Literal["batched", "prompt_first", "two_calls", "embedded"]
+GuidanceStyle = Literal["batched", "prompt_first", "two_calls", "embedded", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ _BUILT_IN = (
 FAMILIES = Registry("model family", _BUILT_IN)
 register_family = FAMILIES.register
 # What is taken for granted of a pipeline that no entry names.
-UNKNOWN = Family("other", "Another family", pipelines=("DiffusionPipeline",))
+UNKNOWN = Family("other", "Another family", pipelines=("DiffusionPipeline",), style="unknown")
 
 
 def family_of(pipeline: str) -> Family:

@@ -25,7 +25,7 @@ def test_a_pipeline_class_belongs_to_one_family() -> None:
 
 def test_a_pipeline_that_no_entry_names_has_the_usual_properties() -> None:
     assert family_of("NoSuchPipeline") is UNKNOWN
-    assert (UNKNOWN.guidance, UNKNOWN.style, UNKNOWN.inputs) == ("guidance_scale", "batched", ("prompt",))
+    assert (UNKNOWN.guidance, UNKNOWN.style) == ("guidance_scale", "unknown")
 
 
 def test_the_family_of_a_computed_model_is_its_own() -> None:
