@@ -19,7 +19,8 @@ import torch
 from engine.environment import describe, resolve_device
 from engine.measuring.timing import synchronise
 from engine.sampling.building import build_scheduler
-from engine.sampling.image_pass import default_max_batch, pipeline_arguments, sample_cells
+from engine.sampling.calls import pipeline_arguments
+from engine.sampling.image_pass import default_max_batch, sample_cells
 from engine.sampling.models import Model, fetch, load
 from engine.sampling.standins import with_parts
 from engine.study.cells import Cell, cells
