@@ -170,10 +170,9 @@ class StudyView:
         )
 
     def environments_timed(self) -> dict[str, str]:
-        """Environments with timing samples, the last used first: id -> name, made unique."""
-        latest = self.timings.groupby("environment_id")["last_at"].max().sort_values(ascending=False)
+        """Environments with timing samples, the one that counts first: id -> name, made unique."""
         names = dict(zip(self.timings["environment_id"], self.timings["device_name"], strict=True))
-        return _unique({key: str(names[key]) for key in latest.index})
+        return _unique({key: str(names[key]) for key in timing.environments_by_last_timing(self.timings)})
 
 
 def _lanes(spec: Mapping[str, Any], cells: pd.DataFrame) -> list[LaneView]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 from PIL import Image
 
-from engine.analysis.timing import summarise
+from engine.analysis.timing import counted, summarise
 from engine.cache import queries
 from engine.cache.connection import reading
 from engine.environment import MEMORIES
@@ -209,16 +209,17 @@ class DiffusionSchedulerVisualizer:
             repeats: Timing samples per scheduler.
 
         Returns:
-            One row per scheduler, fastest first: name, lane, steps, nfe (denoiser calls, counted), n (samples),
-            median_ms with low_ms and high_ms (95 % bootstrap interval), milliseconds per stage, speedup over the
-            baseline with interval, whether the samples settled, device_name, description, and error: why pictures of
-            it failed, or "". A scheduler without a finished picture is not timed and stands last, with n = 0.
+            One row per scheduler, fastest first, timed at batch 1 in the environment that was timed last: name, lane,
+            steps, nfe (denoiser calls, counted), n (samples), median_ms with low_ms and high_ms (95 % bootstrap
+            interval), milliseconds per stage, speedup over the baseline with interval, whether the samples settled,
+            device_name, description, and error: why pictures of it failed, or "". A scheduler without a finished
+            picture is not timed and stands last, with n = 0.
         """
         listed = [prompts] if isinstance(prompts, str) else prompts
         study = self._study(listed, seeds, self.scheduler_configs, repeats, FrameSettings(0), baseline)
         self._run(study)
         with reading(self.cache) as db:
-            table = summarise(queries.timings(db, study.name), study.baseline)
+            table = summarise(counted(queries.timings(db, study.name)), study.baseline)
             cells = queries.cells(db, study.name)
         table = _with_untimed(table, [lane.key for lane in study.lanes])
         failed = cells[cells["status"] == "failed"].drop_duplicates("study_lane").set_index("study_lane")["error"]

@@ -38,7 +38,7 @@ Quantity = Callable[[Findings, Mapping[str, Any]], Measured]
 
 
 def speedup(findings: Findings, test: Mapping[str, Any]) -> Measured:
-    """Median time of the baseline over that of the lane, in the environment timed last."""
+    """Median time of the baseline over that of the lane, in the environment that counts of those with both."""
     lane, baseline, batch_size = str(test["lane"]), str(test["baseline"]), int(test.get("batch_size", 1))
     samples = findings.timings[findings.timings["batch_size"] == batch_size]
     both = [set(samples[samples["lane"] == key]["environment_id"]) for key in (lane, baseline)]
@@ -48,9 +48,9 @@ def speedup(findings: Findings, test: Mapping[str, Any]) -> Measured:
             f"'{lane}' and '{baseline}' have not been timed in one environment at batch {batch_size}; "
             "run the study with [timing] repeats"
         )
-    samples = samples[samples["environment_id"].isin(shared)]
-    table = timing.summarise(samples, baseline)
-    row = table[table["lane"] == lane].sort_values("last_at").iloc[-1]
+    samples = samples[samples["environment_id"].isin(shared) & samples["lane"].isin([lane, baseline])]
+    table = timing.summarise(samples[samples["environment_id"] == timing.counted_environment(samples)], baseline)
+    row = table[table["lane"] == lane].iloc[0]
     if math.isnan(row["speedup_low"]):
         raise Untestable(f"too few timing samples: {row['n']} of '{lane}', at least {timing.MIN_SAMPLES} are needed")
     note = f"whole call, batch {batch_size}, on {row['device_name']}"

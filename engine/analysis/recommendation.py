@@ -1,6 +1,6 @@
 """The cheapest lane that is as good as the baseline: a statistical statement, with the runner-up and why.
 
-Cheap means measured seconds: the median whole call at batch 1, in the environment that was timed last. As good means
+Cheap means measured seconds: the median whole call at batch 1 in the counted environment (timing.py). As good means
 that comparison.py finds the lane "equivalent" or "better" by the metric that decides, and that no other metric objects
 by calling it "worse": a score of what a picture shows can stay where it is while the pictures themselves are no longer
 what the solver was asked for. PSNR may not object, as a logarithm of the error: what a difference of it means depends
@@ -95,11 +95,7 @@ def recommend(
     metric = metric or deciding(scored)
     if metric not in scored:
         return _none(metric, f"The study has no values of '{metric}'; score it first.")
-    samples = timings[(timings["batch_size"] == 1) & (timings["stage"] == "total")]
-    if len(samples):
-        last = samples.sort_values("created_at")["environment_id"].iloc[-1]
-        samples = samples[samples["environment_id"] == last]
-    times = timing.summarise(samples, baseline)
+    times = timing.summarise(timing.counted(timings), baseline)
     return choose(times, compare(quality, metrics, baseline, floors), baseline, metric)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from engine.analysis.timing import summarise
+from engine.analysis.timing import counted, summarise
 from engine.cache import queries
 from engine.cache.connection import reading
 from engine.errors import LabError, StudyError
@@ -40,8 +40,7 @@ def comparison_grid(
             raise StudyError(f"Study '{study}' has no cell with seed {seed} and prompt {prompt[:80]!r} in {cache}.")
         frames = queries.frames(db, list(cells["trajectory_id"]), [kind, "final"])
         frames = frames[frames["video_frame"] == 0]
-        timings = summarise(queries.timings(db, study), str(spec.get("baseline") or ""))
-    timings = timings[timings["batch_size"] == 1].drop_duplicates("lane").set_index("lane")
+        timings = summarise(counted(queries.timings(db, study)), str(spec.get("baseline") or "")).set_index("lane")
     paths = {key: _path(group) for key, group in frames[frames["kind"] == kind].groupby("trajectory_id")}
     # Other studies may have asked for more frames of the same cells.
     most = max(map(len, paths.values()), default=0)

@@ -51,10 +51,7 @@ class Summary:
     @cached_property
     def times(self) -> pd.DataFrame:
         """Those at batch 1 in the environment that was timed last, fastest first, with label and scheduler."""
-        table = self.every_time[self.every_time["batch_size"] == 1]
-        if len(table):
-            last = table.sort_values("last_at")["environment_id"].iloc[-1]
-            table = table[table["environment_id"] == last]
+        table = timing.counted(self.every_time)
         shown = self.lanes.set_index("lane")
         table = table[table["lane"].isin(shown.index)]
         return table.assign(

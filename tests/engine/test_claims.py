@@ -512,7 +512,10 @@ def test_without_times_or_values_there_is_no_recommendation_and_the_reason():
     assert (
         "has been timed"
         in recommend(
-            quality, described("clip_score"), times({}).reindex(columns=["lane", "batch_size", "stage"]), "base"
+            quality,
+            described("clip_score"),
+            times({}).reindex(columns=["lane", "environment_id", "batch_size", "stage"]),
+            "base",
         ).lines[0]
     )
     assert "score it first" in recommend(quality, described("ssim"), times({"base": 1}), "base", "ssim").lines[0]

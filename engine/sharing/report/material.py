@@ -10,6 +10,7 @@ import pandas as pd
 
 from engine.analysis.claims import Claim, ClaimVerdict, evaluate, lanes_of, read_claims
 from engine.analysis.cost import Preset, PriceError, Pricing, Rate, Workload, load_presets, price_lanes
+from engine.analysis.timing import counted
 from engine.cache.connection import Connection
 from engine.display.headline import Headline
 from engine.errors import did_you_mean
@@ -152,9 +153,9 @@ def read_report(db: Connection, study: str, wish: Wish | None = None) -> Report:
 
 
 def _device(timings: pd.DataFrame) -> str:
-    """The machine that was timed last; empty if none was."""
-    rows = timings[timings["batch_size"] == 1]
-    return str(rows.sort_values("created_at")["device_name"].iloc[-1]) if len(rows) else ""
+    """The machine whose times count; empty if none was timed."""
+    rows = counted(timings)
+    return str(rows["device_name"].iloc[0]) if len(rows) else ""
 
 
 def _pricing(wish: Wish, device: str) -> tuple[Pricing, str]:
