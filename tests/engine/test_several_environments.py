@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
-import engine.sharing.comparison as comparison
+import engine.sharing.comparison_grid as comparison
 from diffusion_scheduler_visualizer import DiffusionSchedulerVisualizer
 from engine.cache.connection import reading, writing
 from engine.sharing.export import View, export
