@@ -1,4 +1,4 @@
-"""What the pages ask of the cache (see `asking`): studies, their results and pictures."""
+"""What the pages ask of the cache (see `cache_access`): studies, their results and pictures."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from dashboard.asking import Answer, Problem, Question, ask, ask_all
+from dashboard.cache_access import Answer, Problem, Question, ask, ask_all
 from dashboard.images import data_uri
 from engine.analysis.claims import Claim, ClaimVerdict, lanes_of, read_claims
 from engine.analysis.cost import Preset, PriceError, load_presets

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import pandas as pd
 import streamlit as st
 
-from dashboard import access, asking, loaders, markup, state
-from dashboard.asking import Answer, Problem, Step, ask, ask_all
+from dashboard import access, cache_access, loaders, markup, state
+from dashboard.cache_access import Answer, Problem, Step, ask, ask_all
 from dashboard.options import Options, OptionsError
 from engine.analysis.outcomes import StudyProgress
 from engine.display.formats import count, when
@@ -118,7 +118,7 @@ def _look(*, watch_finished: bool, level: int) -> tuple[Options, Results | None]
 
 def _status(chosen: Options, study: Results, *, stale: bool, watch: bool) -> None:
     """How far a study is, kept up to date by itself; draws the page anew when there is something new."""
-    live = study.unfinished and asking.written_lately(chosen.cache)
+    live = study.unfinished and cache_access.written_lately(chosen.cache)
     _keep_watching(chosen, study.id, study.progress, live=live, stale=stale, watch=watch)
 
 
@@ -137,7 +137,7 @@ def _keep_watching(
             return
         answer = loaders.progress(chosen.cache, study_id)
         fresh = answer.value if isinstance(answer, Answer) and not answer.stale else None
-        ended = live and not asking.written_lately(chosen.cache)
+        ended = live and not cache_access.written_lately(chosen.cache)
         if ended or (fresh is not None and (stale or fresh != known)):
             st.rerun()
         _status_line(known, live, stale=stale or fresh is None)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from dashboard.asking import Answer, Problem, Question, ask_all
+from dashboard.cache_access import Answer, Problem, Question, ask_all
 from dashboard.loaders import Picture, pictures_of
 from engine.analysis.outcomes import StudyCell
 from engine.cache import learning, queries

@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import components, loaders, markup, state
-from dashboard.asking import Answer, Question
+from dashboard.cache_access import Answer, Question
 from dashboard.cost.choices import default_pricing
 from dashboard.loaders import Picture
 from dashboard.overview.claims import claim_list, summary, table_of_tests

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from dashboard.asking import Question
+from dashboard.cache_access import Question
 from dashboard.images import data_uri
 from engine.analysis import commitment as committing
 from engine.analysis.borders import Measured, borders

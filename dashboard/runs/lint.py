@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import components, markup
-from dashboard.asking import Answer, Problem, Question, ask
+from dashboard.cache_access import Answer, Problem, Question, ask
 from dashboard.options import Options
 from engine.analysis.outcomes import StudyLane
 from engine.cache import schedules

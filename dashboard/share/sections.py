@@ -8,7 +8,7 @@ import streamlit as st
 
 from dashboard import access, markup
 from dashboard.access import Access
-from dashboard.asking import Problem, Question, ask
+from dashboard.cache_access import Problem, Question, ask
 from dashboard.options import Options
 from engine.cache.exchange import import_cache
 from engine.errors import LabError

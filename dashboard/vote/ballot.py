@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard import markup
-from dashboard.asking import Answer, Problem, ask
+from dashboard.cache_access import Answer, Problem, ask
 from dashboard.loaders import Picture
 from dashboard.options import Options
 from dashboard.vote.loading import answered_and_next, pair_pictures

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dashboard.asking import Answer, Problem, Question, ask, ask_all
+from dashboard.cache_access import Answer, Problem, Question, ask, ask_all
 from dashboard.loaders import Picture, pictures_of
 from dashboard.vote.pairs import Pair, pair_key
 from engine.analysis.statistics import Estimate

@@ -10,8 +10,8 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from dashboard import asking
-from dashboard.asking import Answer, Problem, Question, ask, ask_all
+from dashboard import cache_access
+from dashboard.cache_access import Answer, Problem, Question, ask, ask_all
 from engine.cache import opening, queries
 from engine.cache.connection import Connection, writing
 from engine.errors import CacheBusy
@@ -81,7 +81,7 @@ def test_questions_are_put_together_one_may_follow_from_another_and_nothing_is_w
     plain: None, usual_cache: Path, opened: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_open: list[bool] = []
-    reading = asking.reading
+    reading = cache_access.reading
 
     class Watched:
         def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -95,7 +95,7 @@ def test_questions_are_put_together_one_may_follow_from_another_and_nothing_is_w
             is_open.pop()
             return self._inner.__exit__(*error)
 
-    monkeypatch.setattr(asking, "reading", Watched)
+    monkeypatch.setattr(cache_access, "reading", Watched)
 
     def count(cells: Any) -> tuple[int, bool]:
         return len(cells), bool(is_open)
@@ -129,7 +129,7 @@ def test_while_the_cache_is_written_each_question_gets_what_was_known_of_it(
         waited.append(path)
         raise CacheBusy("in use")
 
-    monkeypatch.setattr(asking, "reading", busy)
+    monkeypatch.setattr(cache_access, "reading", busy)
     first, second, third = ask_all(cache, unknown, known, lambda missing: Question(queries.models, (str(missing),)))
     assert isinstance(first, Problem)
     assert first.kind == "busy"

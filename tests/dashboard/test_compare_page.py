@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import asking, loaders
+from dashboard import cache_access, loaders
 from dashboard.compare.payload import PROMPT_CHARACTERS, LaneTime
 from dashboard.compare.player import SCRIPTS, script
 from engine.cache import queries
@@ -129,7 +129,7 @@ def test_of_a_long_video_every_second_frame_is_sent(
 ) -> None:
     cache = tmp_path / "cache.duckdb"
     synthetic.write_video(cache, 5)
-    whole = asking.ask(cache, loaders.pictures_of(_ids(told(cache), cache), ["x0", "final"], whole_videos=True))
+    whole = cache_access.ask(cache, loaders.pictures_of(_ids(told(cache), cache), ["x0", "final"], whole_videos=True))
     assert isinstance(whole, loaders.Answer)
     assert {picture.video_frame for picture in whole.value} == {0, 1, 2, 3, 4}
     size = sum(len(picture.source) for picture in whole.value) * 3 // 4

@@ -374,14 +374,14 @@ def test_commitment_is_read_between_the_changes_of_prompt(
 def test_a_cache_that_is_being_written_is_read_as_it_was(
     open_phases: OpenPhases, recorded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dashboard import asking
+    from dashboard import cache_access
     from engine.errors import CacheBusy
 
     def busy(*arguments: Any, **options: Any) -> Any:
         raise CacheBusy("another process writes to it")
 
     with monkeypatch.context() as patch:
-        patch.setattr(asking, "reading", busy)
+        patch.setattr(cache_access, "reading", busy)
         fresh = open_phases(recorded)
         assert not fresh.exception
         assert "The cache is being written" in words(fresh)

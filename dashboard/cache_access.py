@@ -1,4 +1,4 @@
-"""Asking the cache: it is opened for moments, answers are remembered, and no error gets through to a page.
+"""Questions to the cache: it is opened for moments, answers are remembered, and no error gets through to a page.
 
 With `--read-only` the file may be a stranger's: its contents are looked at before the first answer. An answer is
 remembered as long as the file is unchanged. While a writer holds the file, the last known answer is given and marked as
