@@ -7,7 +7,7 @@ from html import escape
 import pandas as pd
 
 from dashboard import markup
-from dashboard.studies import LaneView
+from engine.analysis.outcomes import StudyLane
 from engine.display.formats import NONE, duration, known, whole
 
 
@@ -41,7 +41,7 @@ def nothing(text: str) -> str:
     return markup.soft(f"The cache has nothing for this yet: {text}")
 
 
-def calls_table(lanes: Iterable[LaneView], timings: pd.DataFrame, baseline: str) -> str:
+def calls_table(lanes: Iterable[StudyLane], timings: pd.DataFrame, baseline: str) -> str:
     """Steps, denoiser calls and time of each lane, and the time of one call."""
     times = timings.drop_duplicates("lane").set_index("lane")["median_ms"]
     rows = []

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 import pandas as pd
 import streamlit as st
 
-from dashboard import components, loaders, markup, state
-from dashboard.asking import Answer
-from dashboard.learn import material, texts
+from dashboard import components, markup, state
+from dashboard.learn import loading, texts
+from dashboard.learn.loading import CellPictures
 from dashboard.learn.markup import Shot, calls_table, nothing, prose, shots
 from dashboard.loaders import Picture
 from dashboard.options import Options
-from dashboard.studies import CellView, LaneView, StudyView
+from engine.analysis.outcomes import StudyCell, StudyLane
 from engine.display.formats import count, cut
 from engine.display.learn_charts import calls_chart, error_chart
+from engine.results import Results
 from engine.study.cells import evenly_spaced
 
 STRIP = 7
@@ -26,11 +27,12 @@ class Subject:
     """What the pictures show: a prompt and a seed of a study, under its baseline."""
 
     chosen: Options
-    study: StudyView
+    study: Results
     prompt: str
     seed: int
-    lane: LaneView
-    cell: CellView
+    lane: StudyLane
+    cell: StudyCell
+    found: CellPictures
 
     @property
     def words(self) -> str:
@@ -42,7 +44,7 @@ class Subject:
         return markup.footer([*parts, self.words, *self.study.facts[:1], *components.image_places(self.study)])
 
 
-def choose(chosen: Options, study: StudyView | None) -> Subject | None:
+def choose(chosen: Options, study: Results | None) -> Subject | None:
     """The prompt and seed to look at; None without a study."""
     if study is None or not study.prompts or not study.seeds or not study.lanes:
         return None
@@ -52,15 +54,17 @@ def choose(chosen: Options, study: StudyView | None) -> Subject | None:
     with right:
         seed = state.choose_seed(study.seeds)
     lane = study.lane(study.baseline) or study.lanes[0]
-    return Subject(chosen, study, prompt, seed, lane, study.cell(lane.key, prompt, seed))
+    cell = study.cell(lane.key, prompt, seed)
+    found = loading.read(chosen.cache, cell, [study.cell(other.key, prompt, seed) for other in study.lanes])
+    return Subject(chosen, study, prompt, seed, lane, cell, found)
 
 
 def latent_space(subject: Subject | None) -> None:
     """Latent space."""
     st.html(markup.heading("Latent space"))
     st.html(prose(*texts.LATENT_SPACE))
-    found = None if subject is None else material.latents(subject.chosen.cache, subject.cell.trajectory_id)
-    final = [] if subject is None else _pictures(subject, [subject.cell.trajectory_id], ["final"])
+    found = None if subject is None else subject.found.latents
+    final = [] if subject is None else [picture for picture in subject.found.own if picture.kind == "final"]
     if subject is None or found is None or not final:
         st.html(nothing(_NO_STUDY if subject is None else f"{_why(subject)}."))
         return
@@ -84,7 +88,7 @@ def forming(subject: Subject | None) -> None:
         st.html(nothing(_NO_STUDY))
         return
     for kind, words in (("xt", "what the scheduler holds (decoded)"), ("x0", "what the denoiser guesses")):
-        found = [p for p in _pictures(subject, [subject.cell.trajectory_id], [kind]) if p.kind == kind]
+        found = [picture for picture in subject.found.own if picture.kind == kind]
         if not found:
             st.html(nothing(f"{_why(subject)}; or its study keeps no frames of this kind."))
             continue
@@ -102,8 +106,8 @@ def guidance(subject: Subject | None) -> None:
     if subject is None:
         st.html(nothing(_NO_STUDY))
         return
-    family = material.guidance_family(subject.chosen.cache, subject.cell.trajectory_id)
-    found = {p.trajectory_id: p for p in _pictures(subject, list(family["trajectory_id"]), ["final"])}
+    family = subject.found.family
+    found = {picture.trajectory_id: picture for picture in subject.found.guided}
     scales = zip(family["trajectory_id"], family["guidance_scale"], strict=True)
     made = [_shot(found[key], f"w = {scale:g}", subject) for key, scale in scales if key in found]
     if made:
@@ -121,8 +125,7 @@ def solvers(subject: Subject | None) -> None:
         st.html(nothing(_NO_STUDY))
         return
     cells = {lane.key: subject.study.cell(lane.key, subject.prompt, subject.seed) for lane in subject.study.lanes}
-    ids = [cell.trajectory_id for cell in cells.values() if cell.state == "done"]
-    found = {p.trajectory_id: p for p in _pictures(subject, ids, ["final"])}
+    found = {picture.trajectory_id: picture for picture in subject.found.finals}
     made = [
         _shot(found[cells[lane.key].trajectory_id], f"{lane.label}: {lane.nfe or lane.steps} calls", subject)
         for lane in subject.study.lanes
@@ -131,7 +134,7 @@ def solvers(subject: Subject | None) -> None:
     st.html(shots(made) if made else nothing("no lane has a picture of this prompt and seed."))
     if made:
         st.html(subject.footer(f"n = 1 prompt and seed, {count(len(made), 'lane')}"))
-    scores = _with_lanes(material.errors(subject.chosen.cache, subject.study.id), subject.study)
+    scores = _with_lanes(loading.errors(subject.study), subject.study)
     if scores.empty:
         st.html(nothing("how far each lane is from the converged solution. A study with a `[reference]` measures it."))
         return
@@ -157,7 +160,7 @@ def calls(subject: Subject | None) -> None:
     if subject is None:
         st.html(nothing(_NO_STUDY))
         return
-    timings = components.pick_timings(subject.study)
+    timings = components.pick_times(subject.study).times
     st.html(calls_table(subject.study.lanes, timings, subject.study.baseline))
     if timings.empty:
         st.html(markup.footer(["calls counted in the cells of the study", *components.image_places(subject.study)]))
@@ -168,7 +171,7 @@ def calls(subject: Subject | None) -> None:
     st.html(components.timing_footer(timings, "mark: median, bar: its 95 % bootstrap interval"))
 
 
-def _with_lanes(scores: pd.DataFrame, study: StudyView) -> pd.DataFrame:
+def _with_lanes(scores: pd.DataFrame, study: Results) -> pd.DataFrame:
     """Adds label, scheduler and nfe of the lanes; leaves out lanes whose calls are not known."""
     lanes = {lane.key: lane for lane in study.lanes if lane.nfe}
     shown = scores[scores["lane"].isin(list(lanes))]
@@ -177,11 +180,6 @@ def _with_lanes(scores: pd.DataFrame, study: StudyView) -> pd.DataFrame:
         scheduler=[lanes[key].scheduler for key in shown["lane"]],
         nfe=[lanes[key].nfe for key in shown["lane"]],
     )
-
-
-def _pictures(subject: Subject, ids: list[str], kinds: list[str]) -> list[Picture]:
-    answer = loaders.pictures(subject.chosen.cache, [key for key in ids if key], kinds)
-    return answer.value if isinstance(answer, Answer) else []
 
 
 def _spread(pictures: Sequence[Picture]) -> list[Picture]:

@@ -6,7 +6,7 @@ from html import escape
 import pandas as pd
 
 from dashboard import markup
-from dashboard.studies import LaneView
+from engine.analysis.outcomes import StudyLane
 from engine.display import theme
 from engine.display.formats import cut, duration, duration_range, ratio, ratio_range, whole
 from engine.display.headline import Figure
@@ -22,7 +22,7 @@ def stage_legend() -> str:
 
 
 def timing_table(table: pd.DataFrame) -> str:
-    """Timing summaries (`StudyView.timings`), one row a lane."""
+    """Timing summaries (`Results.timings`), one row a lane."""
     rows = []
     for _, row in table.iterrows():
         name = markup.lane_name(row["label"], row["scheduler"], is_baseline=row["is_baseline"])
@@ -42,7 +42,7 @@ def timing_table(table: pd.DataFrame) -> str:
     )
 
 
-def lane_table(lanes: Iterable[LaneView], counts: pd.DataFrame, baseline: str) -> str:
+def lane_table(lanes: Iterable[StudyLane], counts: pd.DataFrame, baseline: str) -> str:
     """What was run: cells of each lane by outcome; `counts` has columns done, failed, missing by lane key."""
     rows = [
         f'<tr><th scope="row">{markup.lane_name(lane.label, lane.scheduler, is_baseline=lane.key == baseline)}</th>'
@@ -81,7 +81,7 @@ def _card(card: Figure, to: tuple[str, str] | None = None) -> str:
     )
 
 
-def picture_grid(prompts: Sequence[str], rows: Iterable[tuple[LaneView, Sequence[str]]], baseline: str) -> str:
+def picture_grid(prompts: Sequence[str], rows: Iterable[tuple[StudyLane, Sequence[str]]], baseline: str) -> str:
     """Final pictures: a row a lane, a column a prompt; cells are HTML from `picture` and `gap`."""
     head = "".join(f'<th scope="col">{escape(cut(prompt, 60))}</th>' for prompt in prompts)
     body = "".join(

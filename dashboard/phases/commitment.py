@@ -3,16 +3,14 @@
 import streamlit as st
 
 from dashboard import components, markup
-from dashboard.options import Options
-from dashboard.page import require
-from dashboard.phases import loading
 from dashboard.phases.choices import Choice
-from dashboard.phases.loading import Pictures
+from dashboard.phases.loading import Changes, Pictures
 from dashboard.phases.markup import commitment_table, lane_legend, swap_pictures
-from dashboard.studies import LaneView, StudyView
 from engine.analysis.commitment import Commitment
+from engine.analysis.outcomes import StudyLane
 from engine.display.formats import count, cut, when
 from engine.display.phase_charts import commitment_chart
+from engine.results import Results
 
 NONE_YET = (
     "Not measured in this study. `python -m engine run commitment` exchanges the prompt at several points of the run; "
@@ -20,7 +18,7 @@ NONE_YET = (
 )
 
 
-def commitment(chosen: Options, study: StudyView, choice: Choice) -> None:
+def commitment(study: Results, choice: Choice, changes: Changes) -> None:
     """When a run is committed to its prompt."""
     st.html(
         markup.heading(
@@ -29,8 +27,7 @@ def commitment(chosen: Options, study: StudyView, choice: Choice) -> None:
             "As long as the picture shows the second, nothing was decided yet.",
         )
     )
-    answer = require(lambda: loading.changes(chosen.cache, study.id))
-    found, pictures = answer.value.found, answer.value.pictures
+    found, pictures = changes.found, changes.pictures
     if found is None:
         st.html(markup.soft(NONE_YET))
         return
@@ -61,7 +58,7 @@ def commitment(chosen: Options, study: StudyView, choice: Choice) -> None:
     _example(found, lanes, pictures, choice)
 
 
-def _example(found: Commitment, lanes: list[LaneView], pictures: Pictures, choice: Choice) -> None:
+def _example(found: Commitment, lanes: list[StudyLane], pictures: Pictures, choice: Choice) -> None:
     """The final pictures of one pair of prompts: that of the chosen prompt and seed, if there is one."""
     pairs = list(dict.fromkeys((first, second, seed) for _, first, second, seed, _ in pictures))
     if not pairs:

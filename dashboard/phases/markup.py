@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from dashboard import markup
-from dashboard.studies import LaneView
 from engine.analysis.borders import BORDERS, Measured
 from engine.analysis.commitment import Commitment
+from engine.analysis.outcomes import StudyLane
 from engine.analysis.phases import Axis
 from engine.analysis.statistics import Estimate
 from engine.display.formats import NONE, known, number, number_range, percent, percent_range
@@ -50,7 +50,7 @@ def within_claimed(start: Estimate, end: Estimate) -> bool | None:
     return True if start.low >= CLAIMED[0] and end.high <= CLAIMED[1] else None
 
 
-def border_table(lanes: Sequence[LaneView], measured: Mapping[tuple[str, str], Measured], baseline: str) -> str:
+def border_table(lanes: Sequence[StudyLane], measured: Mapping[tuple[str, str], Measured], baseline: str) -> str:
     """Where the phases of each lane lie: in progress with its interval, and in log-SNR below."""
     shown = [name for name, keys in COLUMNS.items() if any((lane.key, keys[0]) in measured for lane in lanes)]
     rows = []
@@ -85,7 +85,7 @@ def _cell(found: Sequence[Measured | None]) -> str:
     return f"<td>{'<br>'.join(lines) or NONE}</td>"
 
 
-def commitment_table(lanes: Sequence[LaneView], found: Commitment) -> str:
+def commitment_table(lanes: Sequence[StudyLane], found: Commitment) -> str:
     """Where runs come to keep to their first prompt, lane by lane."""
     points = found.points.set_index("lane")
     rows = []
@@ -110,7 +110,10 @@ def commitment_table(lanes: Sequence[LaneView], found: Commitment) -> str:
 
 
 def swap_pictures(
-    lanes: Sequence[LaneView], shares: Sequence[float], pictures: Mapping[tuple[str, float], str], pair: tuple[str, str]
+    lanes: Sequence[StudyLane],
+    shares: Sequence[float],
+    pictures: Mapping[tuple[str, float], str],
+    pair: tuple[str, str],
 ) -> str:
     """Final pictures of a pair of prompts: a row a lane, a column a share of the calls with the first prompt."""
     head = "".join(f'<th scope="col">{share:.0%}</th>' for share in shares)
@@ -130,7 +133,7 @@ def swap_pictures(
     )
 
 
-def lane_legend(lanes: Sequence[LaneView]) -> str:
+def lane_legend(lanes: Sequence[StudyLane]) -> str:
     """The marks of the lanes."""
     items = "".join(f"<span>{markup.lane_name(lane.label, lane.scheduler)}</span>" for lane in lanes)
     return f'<p class="lab lab-legend">{items}</p>'

@@ -4,18 +4,16 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import components, markup
-from dashboard.options import Options
 from dashboard.overview.claims import MARKS, claim_list
-from dashboard.page import require
 from dashboard.phases import loading
 from dashboard.phases.choices import MEASURES, Choice
 from dashboard.phases.markup import CLAIMED, border_table, interval, lane_legend, place
 from dashboard.phases.shown import Shown, older
-from dashboard.studies import StudyView
 from engine.analysis.claims import ClaimVerdict
 from engine.analysis.phases import Axis
 from engine.display.formats import count, cut
 from engine.display.phase_charts import LOG_SNR, curve_chart, octave_chart, path_chart, span_chart
+from engine.results import Results
 
 CLAIMS = ("critical-phase", "middle-does-the-work", "last-fifth", "recognisable", "close")
 BAND = "line: median; band: 10 – 90 % of runs"
@@ -131,7 +129,7 @@ def _spans(shown: Shown, axis: Axis) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def tested(claims: tuple[ClaimVerdict, ...], study: StudyView) -> None:
+def tested(claims: tuple[ClaimVerdict, ...], study: Results) -> None:
     """What is said about phases, and whether it is borne out."""
     known = [claim for claim in claims if claim.key in CLAIMS and claim.word != "not testable"]
     if not known:
@@ -141,13 +139,13 @@ def tested(claims: tuple[ClaimVerdict, ...], study: StudyView) -> None:
     st.html(markup.footer(["95 % intervals, prompts resampled", *components.image_places(study)]))
 
 
-def forming(chosen: Options, shown: Shown, choice: Choice) -> None:
+def forming(shown: Shown, choice: Choice) -> None:
     """Likeness, speed, recognisability and guidance energy over log-SNR."""
     st.html(markup.heading("How the picture forms", f"From noise on the left to the picture on the right. {RULER}"))
     st.html(lane_legend(shown.lanes))
     left, right = st.columns(2, gap="large")
     with left:
-        _likeness(chosen, shown, choice)
+        _likeness(shown, choice)
     with right:
         _curve(
             shown,
@@ -171,10 +169,9 @@ def forming(chosen: Options, shown: Shown, choice: Choice) -> None:
         _curve(shown, "guidance_energy", "Guidance energy: pull of the prompt (0: none)", ".2~f", _no_guidance(shown))
 
 
-def _likeness(chosen: Options, shown: Shown, choice: Choice) -> None:
+def _likeness(shown: Shown, choice: Choice) -> None:
     name, title = MEASURES[choice.measure]
-    described = require(lambda: loading.frame_metrics(chosen.cache, shown.study.id)).value
-    reasons = dict(zip(described["metric"], described["unavailable"], strict=True))
+    reasons = dict(zip(shown.described["metric"], shown.described["unavailable"], strict=True))
     reason = reasons.get(choice.measure)
     missing = f"{name} has not been measured for these lanes. `python -m engine run` of the study measures its frames."
     _curve(shown, choice.measure, title, ".3~g", f"{name}: {reason}." if isinstance(reason, str) else missing)
@@ -218,7 +215,7 @@ def spectrum(shown: Shown, choice: Choice) -> None:
     st.html(shown.footer(curve, "line: median; band of the coarsest and finest: 10 – 90 % of runs"))
 
 
-def paths(chosen: Options, shown: Shown, choice: Choice) -> None:
+def paths(shown: Shown, choice: Choice) -> None:
     """The way of x0 in three dimensions common to the lanes."""
     asked = cut(choice.prompt, 50)
     st.html(
@@ -228,9 +225,7 @@ def paths(chosen: Options, shown: Shown, choice: Choice) -> None:
             "under all these lanes. Ring: begin. Mark: end.",
         )
     )
-    lanes = tuple(lane.key for lane in shown.lanes)
-    answer = require(lambda: loading.trajectories(chosen.cache, shown.study.id, choice.prompt, choice.seed, lanes))
-    found = answer.value
+    found = shown.paths
     if found is None:
         st.html(markup.soft(older("The way of x0")))
         return
@@ -252,7 +247,7 @@ def paths(chosen: Options, shown: Shown, choice: Choice) -> None:
     st.html(
         markup.footer(
             [
-                f"n = {count(len(lanes), 'run')}, {len(points)} steps",
+                f"n = {count(len(shown.lanes), 'run')}, {len(points)} steps",
                 f"{sum(found.explained):.0%} of the variance shown; from sketches of the latents, whose "
                 "distances are right to about 6 %",
                 *components.image_places(shown.study),
@@ -262,7 +257,7 @@ def paths(chosen: Options, shown: Shown, choice: Choice) -> None:
 
 
 def _no_guidance(shown: Shown) -> str:
-    scale = shown.study.data.cells["guidance_scale"].max()
+    scale = shown.study.cells["guidance_scale"].max()
     if scale <= 1:
         return f"Guidance is off in this study (guidance {scale:g}), so there is no pull of the prompt to measure."
     return older("Guidance energy")

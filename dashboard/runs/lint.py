@@ -8,13 +8,14 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import components, markup
-from dashboard.asking import Answer, ask
+from dashboard.cache_access import Answer, Problem, Question, ask
 from dashboard.options import Options
-from dashboard.studies import LaneView, StudyView
+from engine.analysis.outcomes import StudyLane
 from engine.cache import schedules
 from engine.cache.connection import Connection
 from engine.display.formats import NONE, count, cut
 from engine.display.schedule_charts import schedule_chart
+from engine.results import Results
 
 ORIGINS = {
     "lane": "this lane",
@@ -35,15 +36,18 @@ _NONE = (
 TOLD_TOLERANCE = 0.02
 
 
-def read(db: Connection, study_id: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+Levels = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]
+
+
+def read(db: Connection, study_id: str) -> Levels:
     """Noise levels, findings and settings of a study's lanes (`engine.cache.schedules`)."""
     return schedules.schedules(db, study_id), schedules.findings(db, study_id), schedules.settings(db, study_id)
 
 
-def lint(chosen: Options, study: StudyView) -> None:
+def lint(chosen: Options, study: Results) -> None:
     """The section."""
     st.html(markup.heading("What each lane really ran", _NOTE))
-    answer = ask(chosen.cache, read, study.id)
+    answer: Answer[Levels] | Problem = ask(chosen.cache, Question(read, (study.id,)))
     if not isinstance(answer, Answer):
         st.html(markup.note(answer.title, answer.detail))
         return
@@ -79,7 +83,7 @@ def lint(chosen: Options, study: StudyView) -> None:
             st.html(setting_table(settings[settings["lane"] == key]))
 
 
-def summary_table(lanes: Mapping[str, LaneView], levels: pd.DataFrame, findings: pd.DataFrame, baseline: str) -> str:
+def summary_table(lanes: Mapping[str, StudyLane], levels: pd.DataFrame, findings: pd.DataFrame, baseline: str) -> str:
     """One row a lane: calls, first and last noise level, what is left at the end, and the findings."""
     rows = []
     for key, lane in lanes.items():

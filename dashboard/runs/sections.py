@@ -11,9 +11,9 @@ from dashboard.runs.choices import ask_for_study
 from dashboard.runs.form import Request
 from dashboard.runs.markup import environment_table, history_table, last_words, plan_text, progress_text, waiting
 from dashboard.runs.queue import ENDED, Job, Queue, log_lines
-from dashboard.studies import StudyView
 from engine.display.formats import count, when
 from engine.errors import LabError
+from engine.results import Results
 
 FAST_SECONDS, SLOW_SECONDS = 1.0, 5.0
 SHOWN_RUNS = 20
@@ -148,10 +148,10 @@ def history(chosen: Options) -> None:
         st.html(last_words(job, log_lines(job.folder / "errors.log")[-LAST_LINES:], notes))
 
 
-def environments(study: StudyView) -> None:
+def environments(study: Results) -> None:
     """Where the cells of the study were made."""
     st.html(markup.heading("Where it ran", "Machines that made the cells of this study, for the image pass."))
-    table = study.data.environments
+    table = study.environments
     if table.empty:
         st.html(markup.soft("No cell of this study has run yet."))
         return
@@ -159,7 +159,7 @@ def environments(study: StudyView) -> None:
     st.html(markup.footer([f"n = {study.total} cells", *components.image_places(study)[1:]]))
 
 
-def failures(study: StudyView) -> None:
+def failures(study: Results) -> None:
     """Failed cells with their errors."""
     failed = study.failures
     st.html(markup.heading("Failures"))

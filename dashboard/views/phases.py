@@ -6,7 +6,7 @@ from dashboard import markup, page, state
 from dashboard.phases import choices, sections
 from dashboard.phases.commitment import commitment
 from dashboard.phases.markup import definitions
-from dashboard.phases.shown import claims_of, load, older_cells
+from dashboard.phases.shown import load, older_cells
 
 METHOD = (
     "Log-SNR is the log of the ratio of signal to noise power at a call: the same for all lanes, whatever the spacing "
@@ -23,8 +23,8 @@ METHOD = (
 
 chosen, study = page.open_study()
 choice = choices.choose(study)
-shown = None if choice is None else load(chosen, study, choice)
-if choice is None or shown is None:
+recorded = None if choice is None else load(chosen, study, choice)
+if choice is None or recorded is None or recorded.shown is None:
     st.html(
         markup.note(
             "No steps have been recorded yet",
@@ -33,19 +33,19 @@ if choice is None or shown is None:
         )
     )
 else:
-    claims = claims_of(chosen, study)
+    shown, claims = recorded.shown, recorded.claims
     sections.top(shown, claims)
     older_cells(shown)
     sections.where(shown)
     sections.tested(claims, study)
-    sections.forming(chosen, shown, choice)
+    sections.forming(shown, choice)
     left, right = st.columns([1, 1.25], gap="large")
     with left:
         sections.spectrum(shown, choice)
     with right:
-        sections.paths(chosen, shown, choice)
-if choice is not None:
-    commitment(chosen, study, choice)
+        sections.paths(shown, choice)
+if choice is not None and recorded is not None:
+    commitment(study, choice, recorded.changes)
 with st.expander("How this is measured"):
     st.html(markup.method([*METHOD, *definitions()]))
 state.keep_in_address(**choices.address(study, choice))

@@ -6,9 +6,9 @@ from dashboard import markup, page, state
 from dashboard.vote import ballot, sections
 
 chosen, study = page.open_study(watch_finished=False)
-question = sections.choose_question(study)
+contest = sections.choose_contest(study)
 address = {}
-if question is not None:
+if contest is not None:
     if chosen.read_only:
         st.html(
             markup.note(
@@ -16,7 +16,7 @@ if question is not None:
             )
         )
     else:
-        ballot.show(chosen, study, question.one, question.two)
-    sections.results(chosen, study, question)
-    address = sections.address(question)
+        ballot.show(chosen, study, contest.one, contest.two)
+    sections.results(chosen, study, contest)
+    address = sections.address(contest)
 state.keep_in_address(study=study.id, **address)

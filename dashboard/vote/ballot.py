@@ -9,15 +9,16 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import loaders, markup
-from dashboard.asking import Problem
+from dashboard import markup
+from dashboard.cache_access import Answer, Problem, ask
+from dashboard.loaders import Picture
 from dashboard.options import Options
-from dashboard.studies import StudyView
-from dashboard.vote.loading import answered
+from dashboard.vote.loading import answered_and_next, pair_pictures
 from dashboard.vote.pairs import Pair, pairs
 from engine.cache.votes import SCORED, cast
 from engine.display.formats import count
 from engine.errors import CacheError
+from engine.results import Results
 
 LONGEST_SECONDS = 3600.0
 _HERE = Path(__file__).parent
@@ -29,7 +30,7 @@ _ballot = st.components.v2.component(
 )
 
 
-def show(chosen: Options, study: StudyView, lane: str, other: str) -> None:
+def show(chosen: Options, study: Results, lane: str, other: str) -> None:
     """The ballot for two lanes."""
 
     @st.fragment
@@ -39,24 +40,33 @@ def show(chosen: Options, study: StudyView, lane: str, other: str) -> None:
             _ballot(key="ballot_voter", data={"key": ""}, on_voter_change=_remember)
             return
         place = f"voted {study.id} {voter}"
-        if place not in st.session_state:
-            st.session_state[place] = answered(chosen.cache, study.id, voter)
-        voted: set[str] = st.session_state[place]
         every = pairs(study, lane, other, voter)
+        found = None
+        if place not in st.session_state:
+            st.session_state[place], found = answered_and_next(chosen.cache, study.id, voter, every)
+        voted: set[str] = st.session_state[place]
         left = [pair for pair in every if pair.key not in voted]
-        _ask(chosen, study, voter, left, voted, len(every))
+        found = ask(chosen.cache, pair_pictures(left)) if found is None and left else found
+        _ask(chosen, study, voter, left, voted, len(every), found)
 
     body()
 
 
-def _ask(chosen: Options, study: StudyView, voter: str, left: Sequence[Pair], voted: set[str], total: int) -> None:
+def _ask(
+    chosen: Options,
+    study: Results,
+    voter: str,
+    left: Sequence[Pair],
+    voted: set[str],
+    total: int,
+    found: Answer[list[Picture]] | Problem | None,
+) -> None:
     if st.session_state.pop("vote_lost", None):
         st.html(markup.note("That vote could not be written", "The cache is in use. Please answer this pair again."))
-    if not left:
+    if not left or found is None:
         st.html(markup.note("Thank you, that was all", f"You have answered all {count(total, 'pair')}."))
         return
     pair = left[0]
-    found = loaders.pictures(chosen.cache, list(dict.fromkeys((pair.left_id, pair.right_id))), ["final"])
     if isinstance(found, Problem):
         st.html(markup.note(found.title, found.detail))
         return
@@ -85,7 +95,7 @@ def _ask(chosen: Options, study: StudyView, voter: str, left: Sequence[Pair], vo
     )
 
 
-def _take(chosen: Options, study: StudyView, voter: str, pair: Pair, given: Any) -> bool:
+def _take(chosen: Options, study: Results, voter: str, pair: Pair, given: Any) -> bool:
     """Writes a choice, if it is one and belongs to the pair that was shown; whether the pair is answered."""
     if chosen.read_only or not isinstance(given, dict) or given.get("key") != pair.key:
         return False

@@ -5,12 +5,12 @@ import streamlit as st
 from dashboard import markup, state
 from dashboard.options import Options
 from dashboard.page import require
-from dashboard.studies import StudyView
-from dashboard.vote.loading import Question, Tally, tally
+from dashboard.vote.loading import Contest, Tally, tally
 from dashboard.vote.pairs import CHECK_EVERY
 from engine.analysis.statistics import MIN_PROMPTS, Estimate
 from engine.analysis.votes import FEWEST_ONE_SIDED, MARGIN, MOST_WRONG, POWER, Preference
 from engine.display.formats import NONE, count, percent, percent_range, when
+from engine.results import Results
 
 HOW = (
     f"Between the pairs stand attention checks, one after every {CHECK_EVERY} pairs: the same picture twice, or, where "
@@ -19,7 +19,7 @@ HOW = (
     f"choose one side throughout, of the same picture twice too, in {FEWEST_ONE_SIDED} pairs or more.",
     "'No difference' counts as half a vote for each. Intervals: bootstrap over prompts, since votes on one prompt hang "
     "together. Equivalent: within the margin around 50 % by two one-sided tests at 5 %.",
-    "Margin and power belong to the question: settle them before votes come in. Half the margin takes four times the "
+    "Margin and power belong to the contest: settle them before votes come in. Half the margin takes four times the "
     "votes.",
     "Each browser has a name made up at random, and one vote on each pair.",
 )
@@ -29,7 +29,7 @@ MARGINS = {"5": "±5 points", "10": "±10 points", "15": "±15 points", "20": "�
 POWERS = {"80": "80 %", "90": "90 %"}
 
 
-def choose_question(study: StudyView) -> Question | None:
+def choose_contest(study: Results) -> Contest | None:
     """Which two lanes are compared and how finely, chosen by whoever sends the link; None if there are no two."""
     names = {lane.key: lane.label for lane in study.lanes}
     if len(names) < 2:
@@ -50,23 +50,23 @@ def choose_question(study: StudyView) -> Question | None:
         st.html(markup.soft("The address of this page holds the choice: send it to whoever shall vote."))
         st.html(markup.method(HOW))
     steps = tuple((lane.key, lane.steps) for lane in study.lanes)
-    return Question(one, two, steps, int(margin) / 100, int(power) / 100)
+    return Contest(one, two, steps, int(margin) / 100, int(power) / 100)
 
 
-def address(question: Question) -> dict[str, str]:
-    """What the address of the page holds of a question."""
-    shares = {"margin": question.margin, "power": question.power}
-    return {"one": question.one, "two": question.two, **{name: f"{100 * share:.0f}" for name, share in shares.items()}}
+def address(contest: Contest) -> dict[str, str]:
+    """What the address of the page holds of a contest."""
+    shares = {"margin": contest.margin, "power": contest.power}
+    return {"one": contest.one, "two": contest.two, **{name: f"{100 * share:.0f}" for name, share in shares.items()}}
 
 
-def results(chosen: Options, study: StudyView, question: Question) -> None:
+def results(chosen: Options, study: Results, contest: Contest) -> None:
     """What the votes say so far; only when asked for, so that nobody votes with the crowd."""
     if not st.toggle("Show the results so far", key="results", bind="query-params"):
         return
     names = {lane.key: lane.label for lane in study.lanes}
-    found = require(lambda: tally(chosen.cache, study.id, question)).value
+    found = require(lambda: tally(chosen.cache, study.id, contest)).value
     asked = found.preference
-    st.html(markup.figures(_cards(found, question, names)))
+    st.html(markup.figures(_cards(found, contest, names)))
     st.html(markup.soft(_sentence(asked, names)))
     if found.side.pairs:
         st.html(markup.soft(_side(found.side)))
@@ -80,7 +80,7 @@ def results(chosen: Options, study: StudyView, question: Question) -> None:
     st.html(markup.footer(_basis(found)))
 
 
-def _cards(found: Tally, question: Question, names: dict[str, str]) -> list[tuple[str, str, str]]:
+def _cards(found: Tally, contest: Contest, names: dict[str, str]) -> list[tuple[str, str, str]]:
     asked = found.preference
     interval = percent_range(asked.low, asked.high)
     note = (
@@ -90,11 +90,11 @@ def _cards(found: Tally, question: Question, names: dict[str, str]) -> list[tupl
     )
     return [
         (f"Preferred {names[asked.lane]} to {names[asked.other]}", percent(asked.value), note),
-        ("Verdict", asked.verdict, f"margin ±{100 * question.margin:.0f} points"),
+        ("Verdict", asked.verdict, f"margin ±{100 * contest.margin:.0f} points"),
         (
             "Votes still needed",
             str(max(asked.needed - asked.votes, 0)),
-            f"of {asked.needed}, to show equality with {100 * question.power:.0f} % power",
+            f"of {asked.needed}, to show equality with {100 * contest.power:.0f} % power",
         ),
     ]
 
@@ -120,7 +120,7 @@ def _side(side: Estimate) -> str:
     return text + (" They lean to a side; sides are drawn at random, so that blurs but favours no lane." * leans)
 
 
-def _rows(found: Tally, study: StudyView) -> list[str]:
+def _rows(found: Tally, study: Results) -> list[str]:
     lanes = {lane.key: lane for lane in study.lanes}
     rows = []
     for row in found.ranking:

@@ -16,12 +16,11 @@ from streamlit.testing.v1 import AppTest
 from dashboard import loaders
 from dashboard.cost import choices
 from dashboard.cost.markup import cost_table, price_table
-from dashboard.studies import StudyData, StudyView
 from engine.analysis.cost import Rate, Workload, load_presets, price_lanes
-from engine.cache import queries
 from engine.cache.connection import migrate, reading
 from engine.display import formats, theme
 from engine.display.cost_charts import cost_chart
+from engine.results import read_results
 
 APP = Path(__file__).resolve().parents[2] / "dashboard" / "app.py"
 LANES = ("ddim:50", "dpmpp_2m:20", "euler:30", "pndm:35")
@@ -308,15 +307,7 @@ def test_prices_that_cannot_be_read_are_explained(
 
 def _table(cache: Path) -> Any:
     with reading(cache) as db:
-        data = StudyData(
-            queries.spec(db, "quick") or {},
-            queries.cells(db, "quick"),
-            queries.missing_cells(db, "quick"),
-            queries.timings(db, "quick"),
-            queries.environments(db, "quick"),
-            queries.models(db, "quick"),
-        )
-    return StudyView("quick", data).timings
+        return read_results(db, "quick").timings
 
 
 def test_the_chart_keeps_order_colours_and_baseline_and_names_its_unit(usual_cache: Path) -> None:

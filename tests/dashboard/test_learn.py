@@ -11,15 +11,16 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.learn import material
+from dashboard.learn import loading
 from dashboard.learn.markup import Shot, calls_table, shots
-from dashboard.studies import LaneView
+from engine.analysis.outcomes import StudyLane
 from engine.cache import learning
 from engine.cache.connection import reading, writing
 from engine.cache.quality import MetricRow, QualityWriter, ScoreRow, StudyMetricRow
 from engine.cache.records import LatentsRow
 from engine.cache.writer import CacheWriter
 from engine.display.learn_charts import calls_chart, error_chart
+from engine.results import read_results
 
 OpenPage = Callable[..., AppTest]
 HEADINGS = (
@@ -120,7 +121,7 @@ def test_guidance_families_hold_all_else_equal(rich_cache: Path, synthetic: Modu
 
 def test_lane_scores_are_medians_over_the_cells_of_a_study(rich_cache: Path) -> None:
     with reading(rich_cache) as db:
-        table = learning.lane_scores(db, "quick", "latent_error").set_index("lane")
+        table = loading.errors(read_results(db, "quick")).set_index("lane")
     assert table["median"].to_dict() == pytest.approx(
         {"ddim:50": 1 / 50, "dpmpp_2m:20": 1 / 20, "euler:30": 1 / 30, "pndm:35": 1 / 35}
     )
@@ -135,9 +136,9 @@ def test_latents_that_do_not_fit_their_shape_are_left_out(tmp_path: Path, rich_c
         db.execute("UPDATE latents SET shape = '4x9x9' WHERE trajectory_id = ?", [keys[0]])
         db.execute("UPDATE latents SET shape = 'x' WHERE trajectory_id = ?", [keys[1]])
     with reading(cache) as db:
-        assert material._latents(db, keys[0]) is None
-        assert material._latents(db, keys[1]) is None
-        found = material._latents(db, keys[2])
+        assert loading._latents(db, keys[0]) is None
+        assert loading._latents(db, keys[1]) is None
+        found = loading._latents(db, keys[2])
     assert found is not None
     assert (found.shape, len(found.channels)) == ((4, 8, 8), 4)
 
@@ -146,7 +147,7 @@ def test_texts_in_pictures_and_tables_are_text(synthetic: ModuleType) -> None:
     html = shots([Shot("data:image/png;base64,AA", synthetic.HOSTILE, synthetic.HOSTILE)])
     assert "<script>" not in html
     assert "onerror='" not in html
-    lane = LaneView("x:5", synthetic.HOSTILE, "x", 5, 9)
+    lane = StudyLane("x:5", synthetic.HOSTILE, "x", 5, 9)
     times = pd.DataFrame({"lane": ["x:5"], "median_ms": [90.0]})
     table = calls_table([lane], times, "x:5")
     assert "<script>" not in table

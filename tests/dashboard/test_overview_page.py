@@ -9,17 +9,17 @@ from types import ModuleType
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import loaders, verdicts
+from dashboard import loaders
 from dashboard.cost.choices import default_pricing
 from dashboard.overview.claims import claim_list, table_of_tests
 from dashboard.overview.markup import cards
-from dashboard.studies import StudyData, StudyView
+from engine import results
 from engine.analysis.claims import ClaimVerdict, TestResult
 from engine.analysis.cost import load_presets, price_lanes
-from engine.cache import queries
 from engine.cache.connection import reading
 from engine.display import formats
 from engine.display.headline import Figure
+from engine.results import read_results
 
 OpenPage = Callable[..., AppTest]
 BEHIND = -5.0
@@ -213,8 +213,8 @@ def test_what_is_worked_out_is_remembered_and_not_worked_out_again(
 ) -> None:
     page = open_page("overview", scored_cache)
     before = words(page)
-    for name in ("compare", "evaluate"):
-        monkeypatch.setattr(verdicts, name, _never)
+    for name in ("compare", "evaluate", "convergence"):
+        monkeypatch.setattr(results, name, _never)
     assert words(page.run()) == before
 
 
@@ -224,12 +224,4 @@ def _never(*_: object) -> None:
 
 def _times(cache: Path):  # type: ignore[no-untyped-def]
     with reading(cache) as db:
-        data = StudyData(
-            queries.spec(db, "quick") or {},
-            queries.cells(db, "quick"),
-            queries.missing_cells(db, "quick"),
-            queries.timings(db, "quick"),
-            queries.environments(db, "quick"),
-            queries.models(db, "quick"),
-        )
-    return StudyView("quick", data).timings
+        return read_results(db, "quick").timings

@@ -16,9 +16,9 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from dashboard.phases.markup import border_table, commitment_table, swap_pictures, within_claimed
-from dashboard.studies import LaneView
 from engine.analysis.borders import BORDERS, Measured
 from engine.analysis.commitment import Commitment
+from engine.analysis.outcomes import StudyLane
 from engine.analysis.statistics import Estimate
 from engine.cache.connection import migrate, writing
 from engine.cache.phases import FrameMetricRow, PhasesWriter, SwapRow
@@ -374,14 +374,14 @@ def test_commitment_is_read_between_the_changes_of_prompt(
 def test_a_cache_that_is_being_written_is_read_as_it_was(
     open_phases: OpenPhases, recorded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dashboard import asking
+    from dashboard import cache_access
     from engine.errors import CacheBusy
 
     def busy(*arguments: Any, **options: Any) -> Any:
         raise CacheBusy("another process writes to it")
 
     with monkeypatch.context() as patch:
-        patch.setattr(asking, "reading", busy)
+        patch.setattr(cache_access, "reading", busy)
         fresh = open_phases(recorded)
         assert not fresh.exception
         assert "The cache is being written" in words(fresh)
@@ -412,7 +412,7 @@ def test_a_phase_lies_within_the_claimed_span_if_its_intervals_do(
 
 
 def test_labels_cannot_be_markup(synthetic: ModuleType) -> None:
-    lane = LaneView("ddim:50", synthetic.HOSTILE, "ddim", 50, 50)
+    lane = StudyLane("ddim:50", synthetic.HOSTILE, "ddim", 50, 50)
     measured = {("ddim:50", b.key): Measured(b, "ddim:50", {"progress": estimate(0.5)}, 12, 3) for b in BORDERS}
     point = {
         "lane": "ddim:50",

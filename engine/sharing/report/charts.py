@@ -53,8 +53,8 @@ class Picture:
 
 def charts(report: Report) -> list[Picture]:
     """The charts that the study has figures for."""
-    summary, found = report.summary, []
-    times = summary.times
+    results, found = report.results, []
+    times = results.times
     if len(times):
         found.append(
             Picture(
@@ -64,8 +64,8 @@ def charts(report: Report) -> list[Picture]:
             )
         )
         found.append(Picture("stages", stage_chart(times), "Median time of each stage, stacked for each lane"))
-    rows = summary.standings
-    rows = rows[rows["metric"] == summary.deciding].dropna(subset=["difference", "median_ms"])
+    rows = results.standings
+    rows = rows[rows["metric"] == results.deciding].dropna(subset=["difference", "median_ms"])
     if len(rows):
         batch = batch_of(float(rows["batch_size"].max()))
         found.append(

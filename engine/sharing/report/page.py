@@ -47,7 +47,7 @@ def render(report: Report) -> str:
         ]
     )
     style = f":root {{ --accent: {theme.ACCENT}; }}\n{(_HERE / 'report.css').read_text(encoding='utf-8')}"
-    title = f"{report.summary.findings.study_id}: what the schedulers buy"
+    title = f"{report.results.id}: what the schedulers buy"
     return "".join(
         [
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
@@ -69,7 +69,7 @@ def _digest(script: str) -> str:
 
 
 def _header(report: Report) -> str:
-    description = str(report.summary.spec.get("description") or "")
+    description = str(report.results.spec.get("description") or "")
     said = f'<p class="soft">{escape(description[:1000])}</p>' if description else ""
     headline = report.headline
     cards = "".join(
@@ -79,27 +79,27 @@ def _header(report: Report) -> str:
     )
     reservations = "".join(f'<p class="soft">{escape(sentence)}</p>' for sentence in headline.reservations)
     return (
-        f"<header><h1>{escape(report.summary.findings.study_id)}</h1>{said}"
+        f"<header><h1>{escape(report.results.id)}</h1>{said}"
         f'<p class="lead">{escape(headline.sentence)}</p><div class="cards">{cards}</div>'
         f'{reservations}<p class="soft">{escape(_extent(report))}</p></header>\n'
     )
 
 
 def _extent(report: Report) -> str:
-    summary = report.summary
-    cells = summary.findings.cells
+    results = report.results
+    cells = results.cells
     done, failed = int((cells["status"] == "done").sum()), int((cells["status"] == "failed").sum())
     parts = [
         " × ".join(
             [
-                count(len(summary.lanes), "lane"),
-                count(len(summary.prompts), "prompt"),
-                count(len(summary.seeds), "seed"),
+                count(len(results.lane_table), "lane"),
+                count(len(results.prompts), "prompt"),
+                count(len(results.seeds), "seed"),
             ]
         ),
         f"{done:,} cells done",
         f"{failed:,} failed" if failed else "",
-        f"{summary.findings.missing:,} not run" if summary.findings.missing else "",
+        f"{results.missing:,} not run" if results.missing else "",
     ]
     if len(cells):
         first = cells.iloc[0]
@@ -116,9 +116,9 @@ def _sections(report: Report, drawn: list[charts.Picture]) -> Iterator[str]:
     yield _section("Methods", f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in _METHODS)}</ul>{_metrics(report)}")
     if report.claims:
         yield _section("Every test of the claims", tables.test_table(report.claims))
-    findings = report.summary.findings
-    places = tables.environment_table(report) + tables.model_table(findings.models)
-    line = findings.reference_line()
+    results = report.results
+    places = tables.environment_table(report) + tables.model_table(results.models)
+    line = results.reference_line
     yield _section("Where it was measured", places + (f'<p class="soft">{escape(line)}</p>' if line else ""))
     yield _section("Run it again", _reproduce(report))
 
@@ -137,7 +137,7 @@ def _pictures(report: Report) -> Iterator[str]:
     if not report.prompts:
         return
     kind = "clean-image estimate" if report.kind == "x0" else "noisy image"
-    prompts, lanes = report.summary.prompts, report.summary.lanes
+    prompts, lanes = report.results.prompts, report.results.lane_table
     shown = [f"seed {report.seed}", "every column from the same noise"]
     if len(report.prompts) < len(prompts):
         shown.insert(0, f"{len(report.prompts)} of {len(prompts)} prompts")
@@ -155,7 +155,7 @@ def _pictures(report: Report) -> Iterator[str]:
 
 
 def _speed(report: Report, drawn: list[charts.Picture]) -> Iterator[str]:
-    times = report.summary.times
+    times = report.results.times
     if times.empty:
         yield _section("Time per lane", "<p>Nothing has been timed.</p>")
         return
@@ -180,14 +180,14 @@ def _speed(report: Report, drawn: list[charts.Picture]) -> Iterator[str]:
 
 
 def _quality(report: Report, drawn: list[charts.Picture]) -> Iterator[str]:
-    rows = report.summary.standings.dropna(subset=["metric"])
+    rows = report.results.standings.dropna(subset=["metric"])
     if rows.empty:
         yield _section("Quality", "<p>The images have not been scored.</p>")
         return
     chart = _chart(drawn, "trade")
     legend = "Filled: as good as the baseline. Band: differences that count as the same. Better is up." if chart else ""
     parts = [f'<p class="legend">{legend}</p>{chart}' if chart else ""]
-    order = sorted(rows["metric"].unique(), key=lambda metric: metric != report.summary.deciding)
+    order = sorted(rows["metric"].unique(), key=lambda metric: metric != report.results.deciding)
     for metric in order:
         mine = rows[rows["metric"] == metric]
         first = mine.iloc[0]
@@ -201,14 +201,14 @@ def _quality(report: Report, drawn: list[charts.Picture]) -> Iterator[str]:
             facts.append(f"margin ±{first['margin']:.3g} ({first['margin_from']})")
         told = f'<p class="soft">{escape(", ".join(filter(None, facts)))}</p>'
         parts += [f"<h3>{escape(str(first['metric_label']))}</h3>{told}", tables.quality_table(mine)]
-    sets = report.summary.findings.sets
+    sets = report.results.sets
     if len(sets):
         parts.append(f"<h3>Whole sets of pictures</h3>{tables.set_table(sets, report)}")
     yield _section("Quality against the baseline", "".join(parts))
 
 
 def _costs(report: Report, drawn: list[charts.Picture]) -> Iterator[str]:
-    if report.summary.times.empty:
+    if report.results.times.empty:
         return
     work, priced = report.pricing.work, report.priced
     note = (
@@ -222,7 +222,7 @@ def _costs(report: Report, drawn: list[charts.Picture]) -> Iterator[str]:
         )
     if priced.empty:
         gap = (
-            f"The times were measured on {report.summary.times['device_name'].iloc[0]}; what they would be on the "
+            f"The times were measured on {report.results.times['device_name'].iloc[0]}; what they would be on the "
             "GPU of this price is not known. State the baseline's seconds per image there (--seconds)."
         )
         yield _section("Cost", f'<p class="soft">{escape(note)}</p><p>{escape(gap)}</p>')
@@ -236,18 +236,18 @@ def _chart(drawn: list[charts.Picture], key: str) -> str:
 
 def _metrics(report: Report) -> str:
     items = []
-    for row in report.summary.findings.metrics.to_dict("records"):
+    for row in report.results.metrics.to_dict("records"):
         reason = f" Not measured: {row['unavailable']}" if isinstance(row["unavailable"], str) else ""
         items.append(f"<dt>{escape(str(row['label']))}</dt><dd>{escape(str(row['description']) + reason)}</dd>")
     return f"<h3>Metrics</h3><dl>{''.join(items)}</dl>" if items else ""
 
 
 def _reproduce(report: Report) -> str:
-    name = escape(str(report.summary.findings.study_id))
+    name = escape(str(report.results.id))
     return (
         f"<p>Save this as <code>{name}.toml</code>, then run "
         f"<code>python -m engine run {name}.toml</code> and <code>python -m engine report {name} -o report.html</code>."
-        f'</p><pre tabindex="0" role="region" aria-label="Study file">{escape(study_toml(report.summary.spec))}</pre>'
+        f'</p><pre tabindex="0" role="region" aria-label="Study file">{escape(study_toml(report.results.spec))}</pre>'
     )
 
 

@@ -138,8 +138,8 @@ def set_table(sets: pd.DataFrame, report: Report) -> str:
     for _, row in sets.iterrows():
         warning = row["warning"] if isinstance(row["warning"], str) else ""
         rows.append(
-            f'<tr><th scope="row">{escape(report.summary.label(str(row["lane"])))}</th>'
-            f'<td class="text">{escape(report.summary.label(str(row["against"])))}</td>'
+            f'<tr><th scope="row">{escape(report.results.lane_label(str(row["lane"])))}</th>'
+            f'<td class="text">{escape(report.results.lane_label(str(row["against"])))}</td>'
             f'<td class="text">{escape(str(row["label"]))}</td><td><b>{number(row["value"])}</b></td>'
             f"<td>{number_range(row['low'], row['high'])}</td><td>{whole(row['n'])}</td>"
             f'<td class="text wrap">{escape(warning)}</td></tr>'
@@ -186,15 +186,15 @@ def cost_table(priced: pd.DataFrame) -> str:
 
 def environment_table(report: Report) -> str:
     """Where cells were computed and lanes timed, and with which versions."""
-    findings, rows = report.summary.findings, []
-    for _, row in findings.environments.iterrows():
+    results, rows = report.results, []
+    for _, row in results.environments.iterrows():
         details = _details(row["details"])
         cells = (row["device"], row["device_name"], row["torch"], row["diffusers"], row["memory"], details)
         texts = "".join(f'<td class="text wrap">{escape(str(cell))}</td>' for cell in cells)
         rows.append(f'<tr><th scope="row">{count(int(row["cells"]), "cell")}</th>{texts}</tr>')
-    known_here = set(findings.environments["environment_id"])
-    if len(findings.timings):
-        for key, name in findings.timings.groupby("environment_id")["device_name"].first().items():
+    known_here = set(results.environments["environment_id"])
+    if len(results.samples):
+        for key, name in results.samples.groupby("environment_id")["device_name"].first().items():
             if key not in known_here:
                 rest = f'<td class="text" colspan="6">{escape(str(name))}</td>'
                 rows.append(f'<tr><th scope="row">times only</th>{rest}</tr>')
