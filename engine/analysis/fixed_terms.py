@@ -5,11 +5,13 @@ The stored text may come from a stranger's file: whatever is read from it is che
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
+import pandas as pd
+
 from engine.analysis.calibration import Calibration, ControlCheck
-from engine.analysis.decision import LaneCost, Terms
+from engine.analysis.decision import Decision, LaneCost, Terms, decide
 from engine.analysis.guards import Guard, Kind
 from engine.errors import StudyError
 from engine.study.decision_settings import Goal, read_decision
@@ -48,6 +50,36 @@ class FixedTerms:
             "study": self.study,
             "changed": self.changed,
         }
+
+
+def decision_by(fixed: FixedTerms, evidence: pd.DataFrame, state: Mapping[str, Any]) -> Decision:
+    """The decision that stored evidence allows: what the command, pages, report and Python show alike.
+
+    Args:
+        fixed: The terms.
+        evidence: Columns lane, prompt, position, guard, value.
+        state: How far the search is, as `decide` stores it: cells that `failed` by lane, `vetoes` by lane, `obstacles`,
+            prompts `left` in the pool, and whether the budget was `spent`.
+
+    Raises:
+        ValueError: The evidence or the state is none.
+    """
+    guards = [guard.key for guard in fixed.terms.calibration.guards]
+    if evidence.duplicated(["lane", "position", "guard"]).any():
+        raise ValueError("The evidence of a decision holds a prompt twice.")
+    wide = evidence.pivot(index=["lane", "position"], columns="guard", values="value").reindex(columns=guards)
+    changed = ["The study was changed after candidates had been looked at."] if fixed.changed else []
+    left = state.get("left")
+    found = decide(
+        fixed.terms,
+        wide.reset_index(),
+        failed={_text(lane): _whole(count) for lane, count in state.get("failed", {}).items()},
+        vetoes={_text(lane): _text(why) for lane, why in state.get("vetoes", {}).items()},
+        obstacles=[_text(line) for line in state.get("obstacles", [])],
+        pool_left=None if left is None else _whole(left),
+        budget_spent=state.get("spent") is True,
+    )
+    return replace(found, sentence=" ".join([found.sentence, *changed]))
 
 
 def read_terms(spec: Mapping[str, Any]) -> FixedTerms:
