@@ -10,10 +10,10 @@ from engine.analysis.comparison import compare
 from engine.cache import schedules
 from engine.cache.connection import reading, writing
 from engine.cache.findings import Floor, load_findings
-from engine.cache.schedules import NoiseRow, write_noise
+from engine.cache.lint_tables import NoiseRow, write_noise
 from engine.cli import main
 from engine.environment import describe
-from engine.measuring.noise import measure_noise, rms
+from engine.measuring.noise_floor import measure_noise, rms
 from engine.noise import chosen_cells, run_noise
 from engine.run import run_study
 from engine.study.plan import cells
