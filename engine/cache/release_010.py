@@ -29,7 +29,7 @@ def _octaves(name: str) -> str:
 
 def _trimmed(name: str) -> str:
     """Without the NULLs at its end; NULL if nothing is left."""
-    last = f"list_max(list_transform({name}, (x, i) -> CASE WHEN x IS NULL THEN 0 ELSE i END))"
+    last = f"list_max(list_transform({name}, lambda x, i: CASE WHEN x IS NULL THEN 0 ELSE i END))"
     return f"CASE WHEN {last} > 0 THEN {name}[1:{last}] END AS {name}"
 
 
@@ -116,7 +116,7 @@ def convert(source: duckdb.DuckDBPyConnection, target: duckdb.DuckDBPyConnection
     for name in dict.fromkeys(table.name for table in TABLES):
         query = _DRAWN.get(name, f"SELECT * FROM {name}")
         expected = source.execute(f"SELECT count(*) FROM ({query})").fetchall()[0][0]
-        batches = source.execute(query).to_arrow_reader(BATCH_ROWS)
+        batches = source.sql(query).to_arrow_reader(BATCH_ROWS)
         added = rows.stream(target, inventory.named(name), batches)
         if added != expected:
             raise CacheError(f"The table '{name}' has {expected:,} rows, of which {added:,} were converted.")

@@ -56,7 +56,11 @@ def _same(columns: Sequence[str]) -> str:
 
 
 def _insert(db: duckdb.DuckDBPyConnection, table: Table, records: Records, before: str = "", without: str = "") -> int:
-    incoming = records if isinstance(records, pa.Table) else pa.Table.from_pylist(list(map(dict, records)))
+    if isinstance(records, pa.Table):
+        incoming = records
+    else:
+        names = dict.fromkeys([*(table.key or table.unit), *(name for record in records for name in record)])
+        incoming = pa.Table.from_pylist([{name: record.get(name) for name in names} for record in records])
     return _add(db, table, incoming, before, without) if incoming.num_rows else 0
 
 

@@ -222,10 +222,10 @@ CREATE TABLE lints (                       -- a lane looked at on a model: one r
     final_sigma DOUBLE,                    -- noise level of the finished latents
     -- Call by call: as given to the denoiser; noise over signal of the latents, measured, and as the timestep names it;
     -- log of signal-to-noise power ratio, -2 log sigma.
-    levels STRUCT(timestep DOUBLE, sigma DOUBLE, told_sigma DOUBLE, log_snr DOUBLE)[] NOT NULL, -- see above
+    levels STRUCT(timestep DOUBLE, sigma DOUBLE, told_sigma DOUBLE, log_snr DOUBLE)[] NOT NULL, -- by call
     -- Every setting of the scheduler. Origin: lane, table, lab, model, default; ignored: the class does not take it.
     -- Replaced: the model's own value, if another stands in its place.
-    settings STRUCT(setting VARCHAR, "value" JSON, origin VARCHAR, replaced JSON)[] NOT NULL, -- see above
+    settings STRUCT(setting VARCHAR, "value" JSON, origin VARCHAR, replaced JSON)[] NOT NULL, -- by name
     findings STRUCT(severity VARCHAR, code VARCHAR, message VARCHAR)[] NOT NULL, -- info, warning or error; worst first
     created_at TIMESTAMP NOT NULL,         -- when it was looked at
     PRIMARY KEY (model_id, config_id)

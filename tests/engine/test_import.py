@@ -215,7 +215,11 @@ def test_a_shared_row_of_other_content_stays_as_it_is_here_and_is_counted(here, 
     for path, margin in ((here, 0.1), (there, 0.2)):
         run(path, parsed())
         with writing(path) as db:
-            db.execute("INSERT INTO metrics VALUES ('m', '1', 'M', '', 'higher', 10, false, NULL, ?, '')", [margin])
+            db.execute(
+                "INSERT INTO metrics VALUES "
+                "('picture', 'm', '1', 'M', '', 'higher', 10, NULL, false, NULL, ?, false, false, '')",
+                [margin],
+            )
     assert import_cache(there, here).differing == {"metrics": 1}
     assert ask(here, "SELECT margin FROM metrics") == [(0.1,)]
 
@@ -225,17 +229,6 @@ def test_a_shared_row_of_other_content_stays_as_it_is_here_and_is_counted(here, 
 
 def state(path):
     return hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns
-
-
-def test_an_older_file_is_migrated_in_a_copy_and_stays_as_it_was(here, there, tmp_path):
-    migrate(there, MIGRATIONS[:1])
-    with duckdb.connect(str(there)) as db:
-        db.execute("INSERT INTO models VALUES ('m', 'gaussian', '', 'f', 'P', 3, '{}')")
-    before = state(there)
-    import_cache(there, here)
-    assert ask(here, "SELECT model_id FROM models") == [("m",)]
-    assert state(there) == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == [here.name, there.name]
 
 
 def test_a_file_of_today_stays_as_it_was(here, there):

@@ -36,7 +36,8 @@ from engine.cache.connection import writing
 end, number = time.monotonic() + float(sys.argv[2]), 0
 while time.monotonic() < end:
     with writing(Path(sys.argv[1])) as db:
-        db.execute("INSERT INTO steps (trajectory_id, step_index, progress) SELECT ?, i, 0.5 FROM range(200) t(i)", [f"t{number}"])
+        rows = "SELECT ?, i, 0.5 FROM range(200) t(i)"
+        db.execute(f"INSERT INTO steps (trajectory_id, step_index, progress) {rows}", [f"t{number}"])
     number += 1
     print(number, flush=True)
     time.sleep(0.005)
