@@ -142,7 +142,8 @@ def _take_cells(source: Connection, db: Connection, ids: list[str], merged: Merg
     for table in of_kind("score"):
         clear(db, table.name, mended)
         scores = rows_of(source, table, [*new, *mended, *same])
-        merged.added(table.name, put_missing(db, table, _better(db, table, scores)))
+        _drop_reasons(db, table, scores)
+        merged.added(table.name, put_missing(db, table, scores))
     merged.cells += len(new)
     merged.replaced += len(mended) + len(richer)
     merged.equal += len(same) - len(richer)
@@ -170,8 +171,8 @@ def _has_more_frames(one: Picture, other: Picture) -> bool:
     return one[1] == "done" and more and one[2] >= other[2] and set(one[3].split(",")) >= set(other[3].split(","))
 
 
-def _better(db: Connection, table: Table, incoming: pa.Table) -> pa.Table:
-    """The incoming scores; reasons that are here for having none make way where a value comes."""
+def _drop_reasons(db: Connection, table: Table, incoming: pa.Table) -> None:
+    """Deletes reasons for having no score where a value comes."""
     unit = ", ".join(table.unit)
     db.register("incoming", incoming)
     db.execute(
@@ -179,7 +180,6 @@ def _better(db: Connection, table: Table, incoming: pa.Table) -> pa.Table:
         f"AND ({unit}) IN (SELECT ({unit}) FROM incoming WHERE value IS NOT NULL)"
     )
     db.unregister("incoming")
-    return incoming
 
 
 def _differing(db: Connection, table: Table, incoming: pa.Table) -> int:

@@ -72,10 +72,8 @@ def _add(
     without: str = "",
 ) -> int:
     db.register("incoming", incoming)
-    try:
-        if before:
-            db.execute(before)
-        added = db.execute(f"INSERT INTO {table.name} BY NAME SELECT i.* FROM incoming i {without}").fetchall()
-    finally:
-        db.unregister("incoming")
+    if before:
+        db.execute(before)
+    added = db.execute(f"INSERT INTO {table.name} BY NAME SELECT i.* FROM incoming i {without}").fetchall()
+    db.unregister("incoming")
     return int(added[0][0])
