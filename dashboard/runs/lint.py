@@ -36,7 +36,7 @@ TOLD_TOLERANCE = 0.02
 
 
 def read(db: Connection, study_id: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Noise levels, findings and settings of a study's lanes (`engine.cache.schedules`)."""
+    """Noise levels, findings and settings of a study's lanes (`engine.cache.lint_tables`)."""
     return lint_tables.schedules(db, study_id), lint_tables.findings(db, study_id), lint_tables.settings(db, study_id)
 
 

@@ -309,10 +309,10 @@ def test_a_clip_of_the_hub_cache_is_found_and_named(tmp_path, monkeypatch):
 def test_the_bundled_clip_agrees_with_the_judge_of_the_bundled_recipe():
     import torch
 
-    from data.bundled.recipe.evaluate import ClipModel, read_prompts
+    from data.bundled.recipe.evaluate import Judge, read_prompts
 
     labels = read_prompts(BUNDLED / "vocabulary.txt")[:40]
-    theirs = ClipModel(BUNDLED / "clip", labels)
+    theirs = Judge(BUNDLED / "clip", labels)
     pictures = RANDOM.integers(0, 256, (6, theirs.size, theirs.size, 3), dtype=np.uint8)
     unit = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():
