@@ -274,8 +274,27 @@ CREATE TABLE commitment (                  -- runs that begin with one prompt an
 );
 """
 
+_DECISIONS = """
+CREATE TABLE decisions (                   -- a search for the cheapest lane as good as the baseline
+    study_id VARCHAR PRIMARY KEY,          -- of `studies`
+    terms JSON NOT NULL,                   -- fixed before a candidate was looked at: guards, margins, order of lanes
+    state JSON NOT NULL,                   -- how far the search is: prompts used and left, failed cells, obstacles
+    fixed_at TIMESTAMP NOT NULL            -- when the terms were fixed
+);
+CREATE TABLE evidence (                    -- what a prompt says of a lane by a guard, seeds put together
+    study_id VARCHAR NOT NULL,             -- of `studies`
+    lane VARCHAR NOT NULL,                 -- its name in the study
+    prompt VARCHAR NOT NULL,               -- of the search's order
+    position INTEGER NOT NULL,             -- place of the prompt in that order, from 0
+    guard VARCHAR NOT NULL,                -- other_picture, excess_error, or key of a metric
+    value DOUBLE NOT NULL,                 -- share of seeds it struck, or lane minus baseline (more: better)
+    PRIMARY KEY (study_id, lane, position, guard)
+);
+"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(7, "tables of release 0.2", "".join([_STUDIES, _CELLS, _SCORES, _LANES])),
+    Migration(8, "decisions", _DECISIONS),
 )
 
 SCHEMA_VERSION = MIGRATIONS[-1].version

@@ -99,7 +99,9 @@ class DecideOutcome:
     def facts(self) -> dict[str, Any]:
         """As plain data."""
         found = self.decision
-        told = {"lane": found.lane, "known": found.known, "stop": found.stop, "sentence": found.sentence} if found else {}
+        told = (
+            {"lane": found.lane, "known": found.known, "stop": found.stop, "sentence": found.sentence} if found else {}
+        )
         numbers = ("made", "failed", "prompts", "calls", "seconds", "exit_code")
         return {key: getattr(self, key) for key in numbers} | told
 
@@ -140,6 +142,7 @@ class Search:
         self.entries = guard_entries(self.subject, self.study.decide.guards)
         self.solutions: dict[tuple[str, int], tuple[Cell, Cell]] = {}
         self.failed: dict[str, int] = {}
+        self.used = 0
 
     @property
     def spent(self) -> bool:
@@ -168,13 +171,13 @@ class Search:
     # What is fixed before candidates are looked at.
 
     def _fixed(self) -> FixedTerms:
-        before, used = self._stored()
+        before, used, failed = self._stored()
         order = tuple(prompt_order(self.who.pool, self.study.decide.order_seed, before.order if before else ()))
         if before and before.study == self.who.digest and not before.terms.calibration.obstacles:
-            if before.order != order:  # new prompts stand behind those that were there
-                before = replace(before, order=order)
-                decision_tables.write_terms(self.context.cache, self.study.name, before.spec(), keep_evidence=True)
-            return before
+            # New prompts stand behind those that were there; cells that failed are tried again, from the first prompt.
+            fixed, self.used = replace(before, order=order), 0 if failed else used
+            decision_tables.write_terms(self.context.cache, self.study.name, fixed.spec(), keep_evidence=not failed)
+            return fixed
         self._record(order[:1])
         shown = (self.who.baseline, *self.who.shown)
         self._make(self.who.cells(shown, order[:1], self.study.seeds), self.study.frames)
@@ -188,19 +191,20 @@ class Search:
         decision_tables.write_terms(self.context.cache, self.study.name, fixed.spec(), keep_evidence=False)
         return fixed
 
-    def _stored(self) -> tuple[FixedTerms | None, int]:
-        """Terms that the cache holds, and how many prompts candidates were looked at by; None if it holds none."""
+    def _stored(self) -> tuple[FixedTerms | None, int, bool]:
+        """Terms that the cache holds, how many prompts were used, and whether cells failed; None if it holds none."""
+        nothing = None, 0, False
         if not self.context.cache.exists():
-            return None, 0
+            return nothing
         with reading(self.context.cache) as db:
             found = decision_tables.stored_decision(db, self.study.name)
         if found is None:
-            return None, 0
+            return nothing
         try:
-            return read_terms(found[0]), int(found[1].get("used", 0))
+            return read_terms(found[0]), int(found[1].get("used", 0)), bool(found[1].get("failed"))
         except (ValueError, TypeError, AttributeError) as error:
             self.context.progress.note(f"{error} A new search begins.")
-            return None, 0
+            return nothing
 
     def _calibration(self, order: Sequence[str]) -> tuple[Calibration, float]:
         """Makes baseline and controls on the first prompts, as far as the budget goes."""
@@ -274,18 +278,16 @@ class Search:
 
     def _decision(self, fixed: FixedTerms) -> Decision:
         """The decision by what the cache holds, as every page shows it."""
+        self._write(fixed, [])
         with reading(self.context.cache) as db:
             evidence = decision_tables.evidence(db, self.study.name)
-        used = 0 if evidence.empty else int(evidence["position"].max()) + 1
-        self._write(fixed, [], used)
-        with reading(self.context.cache) as db:
-            found = decision_tables.stored_decision(db, self.study.name)
-        return decision_by(fixed, evidence, found[1] if found else {})
+            stored = decision_tables.stored_decision(db, self.study.name)
+        return decision_by(fixed, evidence, stored[1] if stored else {})
 
-    def _write(self, fixed: FixedTerms, rows: Sequence[decision_tables.EvidenceRow], used: int) -> None:
+    def _write(self, fixed: FixedTerms, rows: Sequence[decision_tables.EvidenceRow]) -> None:
         state = {
-            "used": used,
-            "left": len(fixed.order) - used,
+            "used": self.used,
+            "left": len(fixed.order) - self.used,
             "spent": self.spent,
             "failed": self.failed,
             "obstacles": self._lost(),
@@ -301,13 +303,13 @@ class Search:
         if 2 * told > len(self.solutions):
             return []
         return [
-            f"The reference and its check agree on {told} of {len(self.solutions)} pictures only; give [reference] more "
-            "steps, or take it out."
+            f"The reference and its check agree on {told} of {len(self.solutions)} pictures only; give [reference] "
+            "more steps, or take it out."
         ]
 
     def _add_batch(self, fixed: FixedTerms, decision: Decision) -> None:
         """Makes the next prompts for every lane that may still prove the cheapest, and writes what they say."""
-        who, start = self.who, self._used(decision)
+        who, start = self.who, self.used
         prompts = fixed.order[start : start + BATCH]
         named = next((row for row in decision.lanes if row.lane == decision.lane), None)
         cheaper = decision.lanes[decision.lanes.index(named) + 1 :] if named else decision.lanes
@@ -329,10 +331,8 @@ class Search:
         sticks = Yardsticks(guards, self.entries, fixed.scale, self.reference, margin)
         rows = evidence_rows(sticks, who, lanes, start, cells, facts)
         self.outcome.prompts += len(prompts)
-        self._write(fixed, rows, start + len(prompts))
-
-    def _used(self, decision: Decision) -> int:
-        return max((row.n for lane in decision.lanes for row in lane.guards), default=0)
+        self.used += len(prompts)
+        self._write(fixed, rows)
 
     def _needs_reference(self, decision: Decision, waiting: Iterable[str]) -> bool:
         """Whether a lane that is looked at has not shown its latent error yet."""
