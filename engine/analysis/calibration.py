@@ -2,8 +2,8 @@
 
 It sees the baseline (two seeds a prompt) and two controls on the first prompts of the order:
 
-- Negative control: a lane that is bad on purpose. A metric guards only if it finds this one worse in the same study;
-  a study whose guards can't tell it from the baseline can't tell whether a candidate is worse either, and says so.
+- Negative control: a lane that is bad on purpose. A study whose guards don't find it worse could not find a candidate
+  worse either, and says so. Of several metrics of what pictures show, one that finds it is enough.
 - Positive control: the baseline at twice its steps. Where even that gives another picture in more than 10 % of pairs,
   the baseline is far from converged, and "keeps the picture" is no fair question.
 
@@ -153,12 +153,22 @@ def calibrate(
     if goal == "same-picture" and referenced:
         guards.append(excess_guard(settings))
         checks.append(_checked(guards[-1], _events(controls, "excess")))
-    obstacles += [
+    obstacles += _blind(guards, checks)
+    return Calibration(goal, reason, tuple(guards), tuple(checks), tuple(obstacles + _missing(names, asked)))
+
+
+def _blind(guards: Sequence[Guard], checks: Sequence[ControlCheck]) -> list[str]:
+    """Guards that do not find the negative control worse, so that the study cannot tell.
+
+    Of several metrics of what pictures show one that finds it is enough: the others still have to consent.
+    """
+    kinds = {guard.key: guard.kind for guard in guards}
+    seen = any(check.passed and kinds[check.guard] == "difference" for check in checks)
+    return [
         f"No verdict can rest on {check.label}: in {check.n} prompts the negative control is not found worse by it."
         for check in checks
-        if not check.passed
+        if not check.passed and not (seen and kinds[check.guard] == "difference")
     ]
-    return Calibration(goal, reason, tuple(guards), tuple(checks), tuple(obstacles + _missing(names, asked)))
 
 
 def other_guard(settings: DecisionSettings) -> Guard:
