@@ -23,12 +23,12 @@ class Verdicts:
     """How the lanes of a study compare with its baseline.
 
     Attributes:
-        metrics: Metrics of the study (`engine.cache.quality.metrics`).
+        metrics: Metrics of the study (`engine.cache.score_tables.metrics`).
         deciding: Key of the metric that decides on recommendations.
         found: Comparisons with the baseline by every metric.
         reference: How well the converged solution is known, in a sentence; empty without one.
-        set_metrics: Metrics of whole sets of pictures (`engine.cache.sets.set_metrics`).
-        sets: What they say (`engine.cache.sets.set_quality`).
+        set_metrics: Metrics of whole sets of pictures (`engine.cache.score_tables.metrics`).
+        sets: What they say (`engine.cache.score_tables.lane_scores`).
     """
 
     metrics: pd.DataFrame

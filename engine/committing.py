@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from engine.cache.phases import PhasesWriter, SwapRow
+from engine.cache.swap_tables import SwapRow, write_swaps
 from engine.measuring import clip
 from engine.measuring.evidence import Subject, Unmeasurable
 from engine.outline import Outline
@@ -26,11 +26,11 @@ def commit(plan: Outline, model: "Model", cache: Path, max_batch: int, progress:
     """
     from engine.sampling.commitment import run_swaps
 
-    writer, judge = PhasesWriter(cache), _edition(plan)
+    judge = _edition(plan)
     done = failed = 0
     progress.start("commitment", len(plan.missing_swaps), "runs")
     for group in run_swaps(model, plan.missing_swaps, max_batch):
-        writer.swaps([_row(sample, plan, judge) for sample in group])
+        write_swaps(cache, [_row(sample, plan, judge) for sample in group])
         for sample in group:
             if sample.error is None:
                 done += 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from engine.cache.connection import migrate
-from engine.cache.schedules import NoiseRow, write_noise
+from engine.cache.lint_tables import NoiseRow, write_noise
 from engine.cache.writer import CacheWriter
 from engine.environment import Environment, describe, resolve_device
 from engine.study.plan import Cell, cells, check_lanes
@@ -16,7 +16,7 @@ from engine.study.source import find_model
 from engine.study.study import Study
 
 if TYPE_CHECKING:
-    from engine.measuring.noise import Distances
+    from engine.measuring.noise_floor import Distances
 
 METRICS = ("latent_error", "picture_rms")
 BATCHES = (2, 8)
@@ -48,7 +48,7 @@ def run_noise(
     Raises:
         LabError: Something on the user's side is wrong; raised before any work.
     """
-    from engine.measuring.noise import measure_noise
+    from engine.measuring.noise_floor import measure_noise
     from engine.sampling.image_pass import default_max_batch
     from engine.sampling.models import fetch, load
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.cache import phases, queries
+from engine.cache import queries, swap_tables
 from engine.cache.connection import reading
 from engine.environment import Environment, describe, resolve_device
 from engine.errors import CacheError, CacheMissing
@@ -151,7 +151,7 @@ def outline(study: Study, source: ModelSource, cache: Path, device: str, memory:
             done = queries.finished(db, [cell.trajectory_id for cell in [*every, *converged]])
             timed = queries.timed_repeats(db, environment.environment_id, source.model_id, guided)
             pace = queries.durations(db, environment.environment_id, source.model_id)
-            changed = phases.swapped(db, [swap.swap_id for swap in changes]) if changes else set()
+            changed = swap_tables.swapped(db, [swap.swap_id for swap in changes]) if changes else set()
     except CacheMissing:
         done, timed, pace, changed = {}, {}, None, set()
     missing = [cell for cell in every if not _is_complete(done.get(cell.trajectory_id), study.frames)]

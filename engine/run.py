@@ -7,20 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.cache.connection import migrate, reading
-from engine.cache.phases import PhasesWriter
 from engine.cache.queries import finished
-from engine.cache.records import FrameRow, LatentsRow, SketchRow, StepMetricRow, TimingRow, TrajectoryRow
+from engine.cache.records import FrameRow, LatentsRow, TimingRow, TrajectoryRow, step_rows
+from engine.cache.swap_tables import write_study_swaps
 from engine.cache.writer import CacheWriter
-from engine.frame_scoring import score_frames
 from engine.outline import Outline, check_disk, outline
+from engine.passes.scores import score
 from engine.progress import Progress
-from engine.scoring import score
 from engine.study.plan import Cell
 from engine.study.source import find_model
 from engine.study.study import FrameSettings, Study
 
 if TYPE_CHECKING:
-    from engine.measuring.timing import TimingSample
+    from engine.measuring.lane_timing import TimingSample
     from engine.sampling.image_pass import Sample
     from engine.sampling.models import Memory, Model
 
@@ -99,9 +98,7 @@ def run_study(
     else:
         _work(plan, cache, memory, max_batch, progress, summary)
     scoring = score(plan, cache, progress)
-    summary.scored, summary.failed = scoring.scored + scoring.sets.taken, summary.failed + scoring.failed
-    taken, failed = score_frames(plan, cache, progress)
-    summary.scored, summary.failed = summary.scored + taken, summary.failed + failed
+    summary.scored, summary.failed = scoring.scored, summary.failed + scoring.failed
     summary.seconds = time.monotonic() - start
     progress.finish({**asdict(summary), "study": study.name, "cache": str(cache)})
     return summary
@@ -146,7 +143,7 @@ def _begin(plan: Outline, writer: CacheWriter) -> None:
     """Records what the study shows, before any of it is made."""
     writer.begin(plan.study, plan.cells, plan.source, plan.environment)
     if plan.swaps:
-        PhasesWriter(writer.path).study_swaps(plan.study.name, [swap.swap_id for swap in plan.swaps])
+        write_study_swaps(writer.path, plan.study.name, [swap.swap_id for swap in plan.swaps])
 
 
 def _make_images(
@@ -196,7 +193,7 @@ def _make_images(
 
 def _take_times(plan: Outline, model: "Model", writer: CacheWriter, progress: Progress, summary: Summary) -> None:
     """The timing pass: each sample is written when it is taken."""
-    from engine.measuring.timing import TimingJob, time_lanes
+    from engine.measuring.lane_timing import TimingJob, time_lanes
 
     alive = _finished_by_lane(plan, writer.path)
     for lane in dict.fromkeys(timing.cell.lane.key for timing in plan.timings):
@@ -228,7 +225,6 @@ def _finished_by_lane(plan: Outline, cache: Path) -> dict[str, Cell]:
 
 def _trajectory_row(sample: "Sample", plan: Outline) -> TrajectoryRow:
     cell = sample.cell
-    calls = max(len(sample.steps), 1)
     metrics = [("x0_distance", index, value) for index, value in sample.distances]
     for name in ("x0_change", "guidance_energy"):
         measured = [(step.step_index, getattr(step, name)) for step in sample.steps]
@@ -272,13 +268,10 @@ def _trajectory_row(sample: "Sample", plan: Outline) -> TrajectoryRow:
             )
             for p in sample.pictures
         ),
-        step_metrics=tuple(
-            StepMetricRow(index, (index + 1) / calls, sample.steps[index].log_snr, metric, value)
-            for metric, index, value in metrics
-        ),
-        sketches=tuple(
-            SketchRow(index, (index + 1) / calls, sample.steps[index].log_snr, data.astype("<f2").tobytes())
-            for index, data in sample.sketches
+        measured=step_rows(
+            metrics,
+            {index: data.astype("<f2").tobytes() for index, data in sample.sketches},
+            [step.log_snr for step in sample.steps],
         ),
     )
 

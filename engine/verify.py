@@ -63,7 +63,7 @@ def verify(
         LabError: Something on the user's side is wrong, or the cache holds no finished cell of the study.
     """
     from engine.measuring.formulas import relative_distance
-    from engine.measuring.noise import NO_FRAMES
+    from engine.measuring.noise_floor import NO_FRAMES
     from engine.sampling.image_pass import default_max_batch, sample_cells
     from engine.sampling.models import fetch, load
 

@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from dashboard.asking import Answer, Problem, ask
-from engine.cache import learning, queries
+from engine.cache import queries, score_tables
 from engine.cache.connection import Connection
 
 ERROR = "latent_error"
@@ -41,14 +41,14 @@ def latents(path: Path, trajectory_id: str) -> Latents | None:
 
 
 def guidance_family(path: Path, trajectory_id: str) -> pd.DataFrame:
-    """Cells that differ in the guidance scale alone (`learning.guidance_family`)."""
-    found = _value(ask(path, learning.guidance_family, trajectory_id))
+    """Cells that differ in the guidance scale alone (`queries.guidance_family`)."""
+    found = _value(ask(path, queries.guidance_family, trajectory_id))
     return pd.DataFrame(columns=["trajectory_id", "guidance_scale", "nfe"]) if found is None else found
 
 
 def errors(path: Path, study_id: str) -> pd.DataFrame:
-    """The error of each lane against the converged solution (`learning.lane_scores`)."""
-    found = _value(ask(path, learning.lane_scores, study_id, ERROR))
+    """The error of each lane against the converged solution (`score_tables.score_quantiles`)."""
+    found = _value(ask(path, score_tables.score_quantiles, study_id, ERROR))
     return pd.DataFrame(columns=["lane", "n", "median", "low", "high"]) if found is None else found
 
 

@@ -13,7 +13,7 @@ from engine.analysis.borders import Measured, borders
 from engine.analysis.commitment import Commitment
 from engine.analysis.curves import curves, octave_distances, shares, speeds
 from engine.analysis.trajectories import Trajectories, project
-from engine.cache import phases
+from engine.cache import score_tables, step_tables, swap_tables
 from engine.cache.connection import Connection
 
 # Metrics of frames that are 0 or 1: their share is shown, not their median.
@@ -64,12 +64,12 @@ def trajectories(
     path: Path, study_id: str, prompt: str, seed: int, lanes: tuple[str, ...]
 ) -> Answer[Trajectories | None] | Problem:
     """The paths of lanes on common axes; None if none was recorded."""
-    return work_out(path, phases.sketches, project, study_id, prompt, seed, lanes)
+    return work_out(path, step_tables.sketches, project, study_id, prompt, seed, lanes)
 
 
 def frame_metrics(path: Path, study_id: str) -> Answer[pd.DataFrame] | Problem:
     """What the metrics of step frames are called, and why one has no values."""
-    return ask(path, phases.frame_metrics, study_id)
+    return ask(path, score_tables.metrics, study_id, "frame")
 
 
 def changes(path: Path, study_id: str) -> Answer[Changes] | Problem:
@@ -78,7 +78,7 @@ def changes(path: Path, study_id: str) -> Answer[Changes] | Problem:
 
 
 def _lane(db: Connection, study_id: str, lane: str) -> tuple[pd.DataFrame, pd.DataFrame, str]:
-    return phases.step_curves(db, study_id, lane), phases.frame_curves(db, study_id, lane), lane
+    return step_tables.step_curves(db, study_id, lane), score_tables.frame_curves(db, study_id, lane), lane
 
 
 def _lane_phases(asked: tuple[pd.DataFrame, pd.DataFrame, str]) -> LanePhases:
@@ -118,7 +118,7 @@ def _ruler(steps: pd.DataFrame, lane: str) -> pd.DataFrame:
 
 
 def _swaps(db: Connection, study_id: str) -> pd.DataFrame:
-    return phases.commitment(db, study_id, images=True)
+    return swap_tables.commitment(db, study_id, images=True)
 
 
 def _changes(rows: pd.DataFrame) -> Changes:

@@ -15,7 +15,7 @@ from dashboard.options import Options
 from dashboard.studies import StudyView
 from dashboard.vote.loading import answered
 from dashboard.vote.pairs import Pair, pairs
-from engine.cache.votes import SCORED, cast
+from engine.cache.vote_table import SCORED, cast
 from engine.display.formats import count
 from engine.errors import CacheError
 

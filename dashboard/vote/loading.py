@@ -20,7 +20,7 @@ from engine.analysis.votes import (
     ranking,
 )
 from engine.cache.connection import Connection
-from engine.cache.votes import voted, votes
+from engine.cache.vote_table import voted, votes
 
 
 @dataclass(frozen=True)

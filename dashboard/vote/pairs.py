@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from dashboard.studies import StudyView
-from engine.cache.votes import Check, Choice, Vote
+from engine.cache.vote_table import Check, Choice, Vote
 
 CHECK_EVERY = 6
 OBVIOUS_STEPS = 5

@@ -84,8 +84,8 @@ def recommend(
     """The recommendation by one metric.
 
     Args:
-        quality: Columns of `engine.cache.quality.quality`.
-        metrics: Columns of `engine.cache.quality.metrics`.
+        quality: Columns of `engine.cache.score_tables.picture_scores`.
+        metrics: Columns of `engine.cache.score_tables.metrics`.
         timings: Columns of `engine.cache.queries.timings`.
         baseline: The lane that others have to match.
         metric: Its key; the first of `PREFERRED` that has values unless given.

@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 import pandas as pd
 
-from engine.cache import quality, queries, schedules, sets
+from engine.cache import lint_tables, queries, score_tables, step_tables
 from engine.errors import StudyError, did_you_mean
 
 
@@ -31,8 +31,8 @@ class Findings:
         study_id: Name of the study.
         baseline: Its baseline lane.
         missing: Cells that have not run yet.
-        set_metrics: Metrics of whole sets (`engine.cache.sets.set_metrics`).
-        sets: What they say, against the reference and the baseline (`engine.cache.sets.set_quality`).
+        set_metrics: Metrics of whole sets (`score_tables.metrics`).
+        sets: What they say, against the reference and the baseline (`score_tables.lane_scores`).
     """
 
     study_id: str
@@ -124,19 +124,19 @@ def load_findings(db: duckdb.DuckDBPyConnection, study_id: str, lanes: Sequence[
         study_id=study_id,
         baseline=baseline,
         cells=cells,
-        metrics=quality.metrics(db, study_id),
-        quality=quality.quality(db, study_id),
-        unscored=quality.unscored(db, study_id),
-        frame_quality=quality.frame_quality(db, study_id, lanes),
-        step_metrics=queries.step_metrics(db, study_id, lanes),
+        metrics=score_tables.metrics(db, study_id),
+        quality=score_tables.picture_scores(db, study_id),
+        unscored=score_tables.picture_reasons(db, study_id),
+        frame_quality=score_tables.frame_scores(db, study_id, lanes),
+        step_metrics=step_tables.step_metrics(db, study_id, lanes),
         timings=queries.timings(db, study_id),
-        references=quality.references(db, study_id),
+        references=score_tables.references(db, study_id),
         environments=queries.environments(db, study_id),
         models=queries.models(db, study_id),
-        noise=schedules.noise(db, study_id),
+        noise=lint_tables.noise(db, study_id),
         missing=queries.missing_cells(db, study_id),
-        set_metrics=sets.set_metrics(db, study_id),
-        sets=sets.set_quality(db, study_id, _compared_with(spec, baseline)),
+        set_metrics=score_tables.metrics(db, study_id, "lane"),
+        sets=score_tables.lane_scores(db, study_id, _compared_with(spec, baseline)),
     )
 
 

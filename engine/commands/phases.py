@@ -8,7 +8,7 @@ import pandas as pd
 
 from engine.analysis.borders import BORDERS, Measured, border_rows, borders
 from engine.analysis.commitment import Commitment, commitment, point_rows
-from engine.cache import phases
+from engine.cache import score_tables, step_tables, swap_tables
 from engine.cache.connection import reading
 from engine.cache.findings import load_findings
 from engine.commands.files import cached_name, check_json, migrate_existing, write_json
@@ -24,8 +24,10 @@ def show(arguments: argparse.Namespace) -> int:
     with reading(arguments.cache) as db:
         findings = load_findings(db, name, ())
         lanes = list(dict.fromkeys(findings.cells["study_lane"]))
-        curves = {lane: (phases.step_curves(db, name, lane), phases.frame_curves(db, name, lane)) for lane in lanes}
-        changes = phases.commitment(db, name)
+        curves = {
+            lane: (step_tables.step_curves(db, name, lane), score_tables.frame_curves(db, name, lane)) for lane in lanes
+        }
+        changes = swap_tables.commitment(db, name)
     measured = [row for lane, (steps, frames) in curves.items() for row in borders(steps, frames, [lane])]
     decided = commitment(changes) if len(changes) else None
     if not measured and decided is None:

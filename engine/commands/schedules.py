@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.analysis.convergence import Convergence, convergence, convergence_rows, order_rows
 from engine.analysis.matched import LEVELS, matched_errors, metric_at
-from engine.cache import schedules
+from engine.cache import step_tables
 from engine.cache.connection import reading
 from engine.cache.findings import load_findings
 from engine.commands.files import cached_name, check_json, migrate_existing, write_json
@@ -55,7 +55,7 @@ def show_convergence(arguments: argparse.Namespace) -> int:
     migrate_existing(arguments.cache)
     with reading(arguments.cache) as db:
         findings = load_findings(db, name)
-        paths = schedules.paths(db, name)
+        paths = step_tables.paths(db, name)
     end = convergence(findings.quality, findings.cells, floor=findings.floors().get("latent_error", 0.0))
     if end.errors.empty:
         raise StudyError(

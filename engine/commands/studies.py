@@ -14,11 +14,10 @@ from engine.commands.files import cached_name, check_json, migrate_existing, wri
 from engine.commands.words import duration, print_table
 from engine.errors import StudyError
 from engine.foresight import without_verdict
-from engine.frame_scoring import score_frames
 from engine.outline import Outline, outline
+from engine.passes.scores import score, scoring_lines
 from engine.progress import make_progress
 from engine.run import Summary, run_study
-from engine.scoring import score, scoring_lines
 from engine.study.source import find_model
 from engine.study.study import load_study
 
@@ -110,9 +109,7 @@ def score_study(arguments: argparse.Namespace) -> int:
             f"{source.name}, guidance {study.guidance_scale:g}, {found.cells[0].dtype}). Run it first, or give "
             "the same --set as the run did."
         )
-    taken, failed = score_frames(found, arguments.cache, progress)
-    result.scored, result.failed = result.scored + taken, result.failed + failed
-    progress.finish({**asdict(result), "study": study.name, "cache": str(arguments.cache)})
+    progress.finish({**result.facts(), "study": study.name, "cache": str(arguments.cache)})
     if arguments.progress != "json":
         print("\n".join(scoring_lines(study.name, result)))
         with reading(arguments.cache) as db:

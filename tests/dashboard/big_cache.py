@@ -18,22 +18,27 @@ import numpy as np
 import pyarrow as pa
 
 from engine.cache.connection import writing
-from engine.cache.quality import MetricRow, QualityWriter, StudyMetricRow
 from engine.cache.records import TrajectoryRow
+from engine.cache.rows import put
+from engine.cache.score_tables import MetricRow, record
 from engine.cache.writer import CacheWriter
 from engine.study.plan import Cell
 
 # 250 denoiser calls together; times 8 metrics, 50 prompts and 10 seeds: 1,000,000 rows.
 LANES = ("ddim:50", "ddpm:50", "lms:40", "euler:30", "euler_a:30", "dpmpp_2m:20", "unipc:18", "deis:12")
-STEP_METRICS = ("x0_change", "x0_distance", "guidance_energy", *(f"spectrum_{band}" for band in range(5)))
+STEP_METRICS = ("x0_change", "x0_distance", "guidance_energy")
+OCTAVES = 5
 PROMPTS, SEEDS, FRAMES = 50, 10, 12
 CELLS_AT_ONCE = 400
 NAME = "large"
-METRICS = (
-    MetricRow("latent_error", "1@made-up", "Latent error", "relative L2", "lower", 8, True, None, None, "made up"),
-    MetricRow("psnr", "1@made-up", "PSNR to reference", "dB", "higher", 8, False, None, None, "made up"),
-    MetricRow("ssim", "1@made-up", "SSIM to reference", "", "higher", 8, False, 2.0, 0.02, "made up"),
-    MetricRow("clip_score", "1", "CLIP score", "100 cos", "higher", 8, False, 200.0, 0.5, "made up"),
+METRICS = tuple(
+    MetricRow("picture", key, "1", label, unit, better, 8, None, zero, span, margin, True, False, "made up")
+    for key, label, unit, better, zero, span, margin in (
+        ("latent_error", "Latent error", "relative L2", "lower", True, None, None),
+        ("psnr", "PSNR to reference", "dB", "higher", False, None, None),
+        ("ssim", "SSIM to reference", "", "higher", False, 2.0, 0.02),
+        ("clip_score", "CLIP score", "100 cos", "higher", False, 200.0, 0.5),
+    )
 )
 
 
@@ -53,14 +58,11 @@ def write(path: Path, share: float = 1.0) -> None:
                 ("trajectories", pa.Table.from_pylist([_trajectory(cell, study, synthetic) for cell in group])),
                 ("frames", pa.Table.from_pylist([row for cell in group for row in _frames(cell, study, synthetic)])),
                 ("latents", pa.Table.from_pylist([_latents(cell) for cell in group])),
-                ("step_metrics", _step_metrics(group)),
-                ("quality", pa.Table.from_pylist([row for cell in group for row in _scores(cell)])),
+                ("steps", _steps(group)),
+                ("scores", pa.Table.from_pylist([row for cell in group for row in _scores(cell)])),
             ):
-                db.register("incoming", rows)
-                db.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming")
-                db.unregister("incoming")
-    used = [StudyMetricRow(row.metric, row.metric_version) for row in METRICS]
-    QualityWriter(path).study(NAME, METRICS, used, [])
+                put(db, table, rows)
+    record(path, NAME, METRICS, [])
     lanes = {cell.lane.key: cell for cell in cells}
     rows = [row for cell in lanes.values() for row in synthetic.timing_rows(cell, study, synthetic.LAPTOP)]
     writer.timings(rows, synthetic.MODEL, synthetic.LAPTOP)
@@ -89,27 +91,26 @@ def _latents(cell: Cell) -> dict[str, Any]:
     return {"trajectory_id": cell.trajectory_id, "shape": "4x8x8", "data": values.tobytes()}
 
 
-def _step_metrics(cells: Sequence[Cell]) -> pa.Table:
+def _steps(cells: Sequence[Cell]) -> pa.Table:
     generator = np.random.default_rng(0)
-    columns: dict[str, list[Any]] = {
-        name: [] for name in ("trajectory_id", "step_index", "progress", "log_snr", "metric", "value")
-    }
+    rows = []
     for cell in cells:
         steps = cell.lane.steps
         progress = (np.arange(steps) + 1) / steps
-        for metric in STEP_METRICS:
-            columns["trajectory_id"] += [cell.trajectory_id] * steps
-            columns["step_index"].append(np.arange(steps, dtype=np.int32))
-            columns["progress"].append(progress)
-            columns["log_snr"].append(12 * progress - 6)
-            columns["metric"] += [metric] * steps
-            columns["value"].append((1 - progress) ** 2 + 0.1 * generator.random(steps))
-    return pa.table(
-        {
-            name: values if name in {"trajectory_id", "metric"} else np.concatenate(values)
-            for name, values in columns.items()
-        }
-    )
+        # (steps, metrics): those of x0, and one an octave.
+        values = (1 - progress[:, None]) ** 2 + 0.1 * generator.random((steps, len(STEP_METRICS) + OCTAVES))
+        for step, (share, numbers) in enumerate(zip(progress.tolist(), values.tolist(), strict=True)):
+            rows.append(
+                {
+                    "trajectory_id": cell.trajectory_id,
+                    "step_index": step,
+                    "progress": share,
+                    "log_snr": 12 * share - 6,
+                    **dict(zip(STEP_METRICS, numbers, strict=False)),
+                    "power": numbers[len(STEP_METRICS) :],
+                }
+            )
+    return pa.Table.from_pylist(rows)
 
 
 def _scores(cell: Cell) -> Iterator[dict[str, Any]]:
@@ -117,6 +118,7 @@ def _scores(cell: Cell) -> Iterator[dict[str, Any]]:
     for metric, middle in zip(METRICS, (2.0 / cell.lane.steps, 30.0, 0.9, 25.0), strict=True):
         value = middle * float(generator.normal(1, 0.05))
         yield {
+            "scope": "picture",
             "trajectory_id": cell.trajectory_id,
             "metric": metric.metric,
             "metric_version": metric.metric_version,

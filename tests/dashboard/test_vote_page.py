@@ -19,7 +19,7 @@ from dashboard.studies import StudyView
 from dashboard.vote import pairs as shown
 from engine.analysis import votes as tally
 from engine.cache.connection import reading
-from engine.cache.votes import Vote, cast, votes
+from engine.cache.vote_table import Vote, cast, votes
 
 OpenPage = Callable[..., AppTest]
 PROMPTS = tuple(f"thing {number}" for number in range(12))
