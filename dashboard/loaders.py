@@ -12,7 +12,7 @@ from dashboard.images import data_uri
 from engine.analysis.claims import Claim, ClaimVerdict, lanes_of, read_claims
 from engine.analysis.cost import Preset, PriceError, load_presets
 from engine.analysis.outcomes import StudyProgress
-from engine.cache import quality, queries
+from engine.cache import queries, score_tables
 from engine.cache.connection import Connection, stamp
 from engine.errors import StudyError
 from engine.paths import CLAIMS, DATA
@@ -173,7 +173,7 @@ def _pictures(db: Connection, ids: tuple[str, ...], kinds: tuple[str, ...], whol
 
 
 def _converged(db: Connection, study_id: str, prompt: str, seed: int) -> Converged | None:
-    table = quality.references(db, study_id)
+    table = score_tables.references(db, study_id)
     for row in table[(table["prompt"] == prompt) & (table["seed"] == seed)].itertuples():
         pictures = _pictures(db, (row.reference_id,), ("final",), True)
         return Converged(row.reference, str(row.check), float(row.distance), float(row.tolerance), tuple(pictures))

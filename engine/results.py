@@ -27,7 +27,7 @@ from engine.analysis.outcomes import (
 )
 from engine.analysis.recommendation import Recommendation, deciding, recommend
 from engine.analysis.standings import LANE_COLUMNS, standings
-from engine.cache import quality, queries, schedules, sets
+from engine.cache import lint_tables, queries, score_tables, step_tables
 from engine.cache.connection import Connection
 from engine.errors import StudyError, did_you_mean
 
@@ -41,9 +41,9 @@ class Results:
         spec: The study as it is stored; it may come from a stranger's file.
         cells: The cells that have run.
         samples: Raw timing samples of every environment (`queries.timings`).
-        noise: How well the arithmetic repeats itself (`schedules.noise`).
+        noise: How well the arithmetic repeats itself (`lint_tables.noise`).
         missing: How many cells have not run yet.
-        sets: Metrics of whole sets, against the reference and the baseline (`sets.set_quality`).
+        sets: Metrics of whole sets, against the reference and the baseline (`score_tables.lane_scores`).
         frame_quality: Of the lanes that were asked for alone, as `step_metrics`.
         version: State of the cache that was read, for those who remember what follows from the results.
         place: Environment and batch size whose times are shown; None: batch 1 in the environment that counts.
@@ -334,25 +334,25 @@ def read_results(db: Connection, study_id: str, lanes: Sequence[str] | None = ()
         id=study_id,
         spec=spec,
         cells=cells,
-        metrics=quality.metrics(db, study_id),
-        quality=quality.quality(db, study_id),
-        unscored=quality.unscored(db, study_id),
+        metrics=score_tables.metrics(db, study_id),
+        quality=score_tables.picture_scores(db, study_id),
+        unscored=score_tables.picture_reasons(db, study_id),
         frame_quality=frame_quality,
         step_metrics=step_metrics,
         samples=queries.timings(db, study_id),
-        references=quality.references(db, study_id),
+        references=score_tables.references(db, study_id),
         environments=queries.environments(db, study_id),
         models=queries.models(db, study_id),
-        noise=schedules.noise(db, study_id),
+        noise=lint_tables.noise(db, study_id),
         missing=queries.missing_cells(db, study_id),
-        set_metrics=sets.set_metrics(db, study_id),
-        sets=sets.set_quality(db, study_id, _compared_with(spec, _baseline(spec, cells))),
+        set_metrics=score_tables.metrics(db, study_id, "lane"),
+        sets=score_tables.lane_scores(db, study_id, _compared_with(spec, _baseline(spec, cells))),
     )
 
 
 def read_steps(db: Connection, study_id: str, lanes: Sequence[str] | None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Step metrics and frame scores of lanes of a study, or of all (None)."""
-    return queries.step_metrics(db, study_id, lanes), quality.frame_quality(db, study_id, lanes)
+    return step_tables.step_metrics(db, study_id, lanes), score_tables.frame_scores(db, study_id, lanes)
 
 
 def _baseline(spec: Mapping[str, Any], cells: pd.DataFrame) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 from dashboard.cache_access import Answer, Problem, Question, ask_all
 from dashboard.loaders import Picture, pictures_of
 from engine.analysis.outcomes import StudyCell
-from engine.cache import learning, queries
+from engine.cache import queries
 from engine.cache.connection import Connection
 from engine.results import Results
 
@@ -45,7 +45,7 @@ class CellPictures:
     Attributes:
         latents: The final latents of the baseline's cell.
         own: Pictures of that cell: x_t, x0 and final.
-        family: Cells that differ in the guidance scale alone (`learning.guidance_family`).
+        family: Cells that differ in the guidance scale alone (`queries.guidance_family`).
         guided: Their final pictures.
         finals: Final pictures of all lanes.
     """
@@ -64,7 +64,7 @@ def read(path: Path, cell: StudyCell, cells: Sequence[StudyCell]) -> CellPicture
         path,
         Question(_latents, (cell.trajectory_id,)),
         pictures_of(own, ["xt", "x0", "final"]),
-        Question(learning.guidance_family, (cell.trajectory_id,)),
+        Question(queries.guidance_family, (cell.trajectory_id,)),
         lambda found: pictures_of(list(found["trajectory_id"]), ["final"]),
         pictures_of([other.trajectory_id for other in cells if other.state == "done"], ["final"]),
     )

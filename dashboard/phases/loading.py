@@ -12,7 +12,7 @@ from engine.analysis.borders import Measured, borders
 from engine.analysis.commitment import Commitment
 from engine.analysis.curves import curves, octave_distances, shares, speeds
 from engine.analysis.trajectories import Trajectories, project
-from engine.cache import phases
+from engine.cache import score_tables, step_tables, swap_tables
 from engine.cache.connection import Connection
 
 # Metrics of frames that are 0 or 1: their share is shown, not their median.
@@ -61,12 +61,12 @@ def lane_phases(study_id: str, lane: str) -> Question[LanePhases]:
 
 def trajectories(study_id: str, prompt: str, seed: int, lanes: tuple[str, ...]) -> Question[Trajectories | None]:
     """The paths of lanes on common axes; None if none was recorded."""
-    return Question(phases.sketches, (study_id, prompt, seed, lanes), project)
+    return Question(step_tables.sketches, (study_id, prompt, seed, lanes), project)
 
 
 def frame_metrics(study_id: str) -> Question[pd.DataFrame]:
     """What the metrics of step frames are called, and why one has no values."""
-    return Question(phases.frame_metrics, (study_id,))
+    return Question(score_tables.metrics, (study_id, "frame"))
 
 
 def changes(study_id: str) -> Question[Changes]:
@@ -75,7 +75,7 @@ def changes(study_id: str) -> Question[Changes]:
 
 
 def _lane(db: Connection, study_id: str, lane: str) -> tuple[pd.DataFrame, pd.DataFrame, str]:
-    return phases.step_curves(db, study_id, lane), phases.frame_curves(db, study_id, lane), lane
+    return step_tables.step_curves(db, study_id, lane), score_tables.frame_curves(db, study_id, lane), lane
 
 
 def _lane_phases(asked: tuple[pd.DataFrame, pd.DataFrame, str]) -> LanePhases:
@@ -115,7 +115,7 @@ def _ruler(steps: pd.DataFrame, lane: str) -> pd.DataFrame:
 
 
 def _swaps(db: Connection, study_id: str) -> pd.DataFrame:
-    return phases.commitment(db, study_id, images=True)
+    return swap_tables.commitment(db, study_id, images=True)
 
 
 def _changes(rows: pd.DataFrame) -> Changes:

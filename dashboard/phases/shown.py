@@ -30,7 +30,7 @@ class Shown:
         ruler: Likewise.
         measured: Borders by lane and key.
         found: By lane.
-        described: The metrics of step frames (`engine.cache.phases.frame_metrics`).
+        described: The metrics of step frames (`engine.cache.score_tables.metrics`).
         paths: The ways of x0; None if none was recorded.
     """
 

@@ -11,7 +11,7 @@ from dashboard import components, markup
 from dashboard.cache_access import Answer, Problem, Question, ask
 from dashboard.options import Options
 from engine.analysis.outcomes import StudyLane
-from engine.cache import schedules
+from engine.cache import lint_tables
 from engine.cache.connection import Connection
 from engine.display.formats import NONE, count, cut
 from engine.display.schedule_charts import schedule_chart
@@ -40,8 +40,8 @@ Levels = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]
 
 
 def read(db: Connection, study_id: str) -> Levels:
-    """Noise levels, findings and settings of a study's lanes (`engine.cache.schedules`)."""
-    return schedules.schedules(db, study_id), schedules.findings(db, study_id), schedules.settings(db, study_id)
+    """Noise levels, findings and settings of a study's lanes (`engine.cache.lint_tables`)."""
+    return lint_tables.schedules(db, study_id), lint_tables.findings(db, study_id), lint_tables.settings(db, study_id)
 
 
 def lint(chosen: Options, study: Results) -> None:

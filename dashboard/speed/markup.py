@@ -34,7 +34,7 @@ def order_table(orders: pd.DataFrame) -> str:
 
 
 def set_table(table: pd.DataFrame, lanes: Mapping[str, tuple[str, str]]) -> str:
-    """Metrics of whole sets of pictures (`engine.cache.sets.set_quality`); lanes: key -> (label, scheduler)."""
+    """Metrics of whole sets of pictures (`engine.cache.score_tables.lane_scores`); lanes: key -> (label, scheduler)."""
     rows = []
     for _, row in table.iterrows():
         label, scheduler = lanes.get(row["lane"], (str(row["lane"]), str(row["lane"]).partition(":")[0]))

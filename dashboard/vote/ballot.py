@@ -15,7 +15,7 @@ from dashboard.loaders import Picture
 from dashboard.options import Options
 from dashboard.vote.loading import answered_and_next, pair_pictures
 from dashboard.vote.pairs import Pair, pairs
-from engine.cache.votes import SCORED, cast
+from engine.cache.vote_table import SCORED, cast
 from engine.display.formats import count
 from engine.errors import CacheError
 from engine.results import Results

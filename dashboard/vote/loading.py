@@ -21,7 +21,7 @@ from engine.analysis.votes import (
     preference,
     ranking,
 )
-from engine.cache.votes import voted, votes
+from engine.cache.vote_table import voted, votes
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from hashlib import sha256
 
-from engine.cache.votes import Check, Choice, Vote
+from engine.cache.vote_table import Check, Choice, Vote
 from engine.results import Results
 
 CHECK_EVERY = 6

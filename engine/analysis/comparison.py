@@ -95,8 +95,8 @@ def compare(
     """All lanes against the baseline by all metrics, in the order of the metrics.
 
     Args:
-        quality: Columns lane, prompt, seed, metric, value (`engine.cache.quality.quality`).
-        metrics: Columns metric, label, unit, direction, smallest_n, span, margin (`engine.cache.quality.metrics`).
+        quality: Columns lane, prompt, seed, metric, value (`engine.cache.score_tables.picture_scores`).
+        metrics: Columns metric, label, unit, direction, smallest_n, span, margin (`engine.cache.score_tables.metrics`).
         baseline: Lane that the others are compared with.
         floors: Least margin of a metric, by key (`engine.results.Results.floors`).
     """

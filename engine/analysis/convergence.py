@@ -73,7 +73,7 @@ def convergence(
     """Errors per lane and the observed order of each scheduler; empty tables if nothing has an error.
 
     Args:
-        quality: Columns lane, prompt, seed, metric, value (`engine.cache.quality.quality`).
+        quality: Columns lane, prompt, seed, metric, value (`engine.cache.score_tables.picture_scores`).
         cells: Columns study_lane, scheduler, scheduler_label, steps, nfe, status (`engine.cache.queries.cells`).
         metric: The error to take; it must be one that falls to zero.
         floor: Errors below it say nothing (`engine.results.Results.floors`).

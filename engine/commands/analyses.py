@@ -10,7 +10,7 @@ from engine.analysis.borders import BORDERS, Measured, border_rows, borders
 from engine.analysis.commitment import Commitment, commitment, point_rows
 from engine.analysis.convergence import Convergence, convergence, convergence_rows, order_rows
 from engine.analysis.matched import LEVELS, matched_errors, metric_at
-from engine.cache import phases, schedules
+from engine.cache import score_tables, step_tables, swap_tables
 from engine.cache.connection import reading
 from engine.commands.console import print_table
 from engine.commands.files import cached_name, check_json, migrate_existing, write_json
@@ -25,7 +25,7 @@ def show_convergence(arguments: argparse.Namespace) -> int:
     migrate_existing(arguments.cache)
     with reading(arguments.cache) as db:
         results = read_results(db, name)
-        paths = schedules.paths(db, name)
+        paths = step_tables.paths(db, name)
     end = results.convergence
     if end.errors.empty:
         raise StudyError(
@@ -70,8 +70,10 @@ def show_phases(arguments: argparse.Namespace) -> int:
     with reading(arguments.cache) as db:
         results = read_results(db, name)
         lanes = list(dict.fromkeys(results.cells["study_lane"]))
-        curves = {lane: (phases.step_curves(db, name, lane), phases.frame_curves(db, name, lane)) for lane in lanes}
-        changes = phases.commitment(db, name)
+        curves = {
+            lane: (step_tables.step_curves(db, name, lane), score_tables.frame_curves(db, name, lane)) for lane in lanes
+        }
+        changes = swap_tables.commitment(db, name)
     measured = [row for lane, (steps, frames) in curves.items() for row in borders(steps, frames, [lane])]
     decided = commitment(changes) if len(changes) else None
     if not measured and decided is None:

@@ -11,13 +11,12 @@ from engine.cache.connection import reading
 from engine.commands.console import duration, print_table
 from engine.commands.files import cached_name, check_json, migrate_existing, write_json
 from engine.errors import StudyError
-from engine.frame_scoring import score_frames
 from engine.passes.plan import StudyPlan, plan_study
 from engine.passes.run import RunOutcome, run_study
 from engine.passes.sample_size import metrics_without_verdict, power
+from engine.passes.scores import score, scoring_lines
 from engine.progress import make_progress
 from engine.results import Results, read_results
-from engine.scoring import score, scoring_lines
 from engine.study.source import find_model
 from engine.study.study import load_study
 
@@ -109,9 +108,7 @@ def score_study(arguments: argparse.Namespace) -> int:
             f"{source.name}, guidance {study.guidance_scale:g}, {found.cells[0].dtype}). Run it first, or give "
             "the same --set as the run did."
         )
-    taken, failed = score_frames(found, arguments.cache, progress)
-    result.scored, result.failed = result.scored + taken, result.failed + failed
-    progress.finish({**asdict(result), "study": study.name, "cache": str(arguments.cache)})
+    progress.finish({**result.facts(), "study": study.name, "cache": str(arguments.cache)})
     if arguments.progress != "json":
         print("\n".join(scoring_lines(study.name, result)))
         with reading(arguments.cache) as db:

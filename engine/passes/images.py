@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.cache import queries
 from engine.cache.connection import Connection
-from engine.cache.records import FrameRow, LatentsRow, SketchRow, StepMetricRow, TrajectoryRow
+from engine.cache.records import FrameRow, LatentsRow, StepRow, TrajectoryRow, step_rows
 from engine.passes.context import PassContext, PassOutcome
 from engine.study.cells import Cell
 from engine.study.study import FrameSettings, Study
@@ -127,8 +127,7 @@ def trajectory_row(sample: "Sample", frames: FrameSettings) -> TrajectoryRow:
         frame_kinds=",".join(frames.kinds),
         latents=_latents_row(sample),
         frames=_frame_rows(sample),
-        step_metrics=_step_metric_rows(sample),
-        sketches=_sketch_rows(sample),
+        measured=_step_rows(sample),
     )
 
 
@@ -177,22 +176,11 @@ def _frame_rows(sample: "Sample") -> tuple[FrameRow, ...]:
     )
 
 
-def _step_metric_rows(sample: "Sample") -> tuple[StepMetricRow, ...]:
-    calls = max(len(sample.steps), 1)
+def _step_rows(sample: "Sample") -> tuple[StepRow, ...]:
     metrics = [("x0_distance", index, value) for index, value in sample.distances]
     for name in ("x0_change", "guidance_energy"):
         measured = [(step.step_index, getattr(step, name)) for step in sample.steps]
         metrics += [(name, index, value) for index, value in measured if value is not None]
     metrics += sample.spectra
-    return tuple(
-        StepMetricRow(index, (index + 1) / calls, sample.steps[index].log_snr, metric, value)
-        for metric, index, value in metrics
-    )
-
-
-def _sketch_rows(sample: "Sample") -> tuple[SketchRow, ...]:
-    calls = max(len(sample.steps), 1)
-    return tuple(
-        SketchRow(index, (index + 1) / calls, sample.steps[index].log_snr, data.astype("<f2").tobytes())
-        for index, data in sample.sketches
-    )
+    sketches = {index: data.astype("<f2").tobytes() for index, data in sample.sketches}
+    return step_rows(metrics, sketches, [step.log_snr for step in sample.steps])

@@ -20,7 +20,7 @@ def import_lines(merged: Merged, file: Path) -> list[str]:
         )
     names = {
         "timings": "timing rows",
-        "quality": "scores",
+        "scores": "scores",
         "environments": "environments",
         "models": "models",
         "votes": "votes",

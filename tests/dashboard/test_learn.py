@@ -14,10 +14,10 @@ from streamlit.testing.v1 import AppTest
 from dashboard.learn import loading
 from dashboard.learn.markup import Shot, calls_table, shots
 from engine.analysis.outcomes import StudyLane
-from engine.cache import learning
+from engine.cache import queries, score_tables
 from engine.cache.connection import reading, writing
-from engine.cache.quality import MetricRow, QualityWriter, ScoreRow, StudyMetricRow
 from engine.cache.records import LatentsRow
+from engine.cache.score_tables import ScoreRow
 from engine.cache.writer import CacheWriter
 from engine.display.learn_charts import calls_chart, error_chart
 from engine.results import read_results
@@ -45,7 +45,7 @@ def rich_cache(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) 
         synthetic.study("stronger", prompts=("owl",), seeds=(0,), guidance_scale=5.0),
         synthetic.study("quick", prompts=("owl",), seeds=(0,), guidance_scale=2.0),
     ]
-    metric = MetricRow("latent_error", "1@x", "Latent error", "relative L2", "lower", 1, True, None, None, "")
+    metric = synthetic.described("latent_error", "Latent error", "relative L2", "lower", "1@x", smallest_n=1)
     for plan in plans:
         writer = CacheWriter(path)
         cells = synthetic.begin(writer, plan)
@@ -55,9 +55,14 @@ def rich_cache(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) 
             for cell in cells
         ]
         writer.trajectories(rows, synthetic.MODEL, synthetic.LAPTOP)
-        quality = QualityWriter(path)
-        quality.study(plan.name, [metric], [StudyMetricRow("latent_error", "1@x")], [])
-        quality.scores([ScoreRow(cell.trajectory_id, "latent_error", "1@x", 1 / cell.lane.steps) for cell in cells], [])
+        score_tables.record(path, plan.name, [metric], [])
+        score_tables.write_scores(
+            path,
+            [
+                ScoreRow("picture", "latent_error", "1@x", 1 / cell.lane.steps, trajectory_id=cell.trajectory_id)
+                for cell in cells
+            ],
+        )
     lanes = {cell.lane.key: cell for cell in cells}
     times = [row for cell in lanes.values() for row in synthetic.timing_rows(cell, plan, synthetic.LAPTOP)]
     writer.timings(times, synthetic.MODEL, synthetic.LAPTOP)
@@ -113,10 +118,10 @@ def test_guidance_families_hold_all_else_equal(rich_cache: Path, synthetic: Modu
         (one,) = db.execute(
             "SELECT trajectory_id FROM trajectories WHERE lane = 'ddim:50' AND guidance_scale = 2"
         ).fetchall()
-        family = learning.guidance_family(db, one[0])
+        family = queries.guidance_family(db, one[0])
         assert family["guidance_scale"].tolist() == [2.0, 5.0]
         assert one[0] in family["trajectory_id"].tolist()
-        assert learning.guidance_family(db, "nobody").empty
+        assert queries.guidance_family(db, "nobody").empty
 
 
 def test_lane_scores_are_medians_over_the_cells_of_a_study(rich_cache: Path) -> None:

@@ -21,9 +21,10 @@ from engine.analysis.commitment import Commitment
 from engine.analysis.outcomes import StudyLane
 from engine.analysis.statistics import Estimate
 from engine.cache.connection import migrate, writing
-from engine.cache.phases import FrameMetricRow, PhasesWriter, SwapRow
-from engine.cache.quality import FrameScoreRow
-from engine.cache.records import SketchRow, StepMetricRow, TrajectoryRow
+from engine.cache.records import TrajectoryRow, step_rows
+from engine.cache.score_tables import ScoreRow, record, write_scores
+from engine.cache.swap_tables import SwapRow, write_study_swaps
+from engine.cache.swap_tables import write_swaps as write_swap_rows
 from engine.cache.writer import CacheWriter
 from engine.display import theme
 from engine.display.phase_charts import commitment_chart, curve_chart, octave_chart, octave_name, path_chart, span_chart
@@ -85,25 +86,14 @@ def with_steps(row: TrajectoryRow, cell: Cell, *, older: bool = False) -> Trajec
             metrics[f"coherence_{octave}"] = np.ones(calls)
             metrics[f"power_{octave}"] = np.where(levels >= start, 1.0, 4.0)
     vector = np.random.default_rng(cell.seed).normal(size=(2, 128)).astype("<f2")
-    sketches = [
-        SketchRow(
-            i,
-            (i + 1) / calls,
-            float(levels[i]),
-            (vector[0] * done[i] + vector[1] * done[i] ** 2).astype("<f2").tobytes(),
-        )
+    sketches = {i: (vector[0] * done[i] + vector[1] * done[i] ** 2).astype("<f2").tobytes() for i in range(calls)}
+    measured = [
+        (metric, i, float(values[i]))
+        for metric, values in metrics.items()
         for i in range(calls)
+        if np.isfinite(values[i])
     ]
-    return replace(
-        row,
-        step_metrics=tuple(
-            StepMetricRow(i, (i + 1) / calls, float(levels[i]), metric, float(values[i]))
-            for metric, values in metrics.items()
-            for i in range(calls)
-            if np.isfinite(values[i])
-        ),
-        sketches=() if older else tuple(sketches),
-    )
+    return replace(row, measured=step_rows(measured, {} if older else sketches, levels.tolist()))
 
 
 def write(path: Path, synthetic: ModuleType, *, older: bool = False, scored: bool = True, **changes: Any) -> Any:
@@ -114,25 +104,36 @@ def write(path: Path, synthetic: ModuleType, *, older: bool = False, scored: boo
     rows = [with_steps(synthetic.outcome(cell, plan.frames), cell, older=older) for cell in planned]
     writer.trajectories(rows, synthetic.MODEL, synthetic.LAPTOP)
     if scored:
-        phases = PhasesWriter(path)
-        phases.frame_metrics(
-            plan.name,
+        metrics = [
+            synthetic.described("ssim_to_final", "SSIM", "", "neither", scope="frame"),
+            synthetic.described("recognised", "Recognised", "share", "neither", scope="frame"),
+            synthetic.described(
+                "similarity_to_final",
+                "CLIP",
+                "cosine",
+                "neither",
+                scope="frame",
+                unavailable="not available: no CLIP is here",
+            ),
+        ]
+        record(path, plan.name, metrics, [])
+        write_scores(
+            path,
             [
-                FrameMetricRow("ssim_to_final", "1", "SSIM", "", "structural similarity"),
-                FrameMetricRow("recognised", "1", "Recognised", "share", "named by CLIP"),
-                FrameMetricRow(
-                    "similarity_to_final", "1", "CLIP", "cosine", "cosine", "not available: no CLIP is here"
-                ),
-            ],
-        )
-        phases.frame_scores(
-            [
-                FrameScoreRow(row.trajectory_id, "x0", frame.step_index, metric, "1", float(value))
+                ScoreRow(
+                    "frame",
+                    metric,
+                    "1",
+                    float(value),
+                    trajectory_id=row.trajectory_id,
+                    kind="x0",
+                    step_index=frame.step_index,
+                )
                 for row in rows
                 for frame in row.frames
                 if frame.kind == "x0"
                 for metric, value in (("ssim_to_final", frame.progress), ("recognised", frame.progress > 0.5))
-            ]
+            ],
         )
     return plan
 
@@ -173,9 +174,8 @@ def write_swaps(path: Path, synthetic: ModuleType, *, failed: bool = False) -> N
             }
         )
         rows.append(replace(row, **outcome))
-    writer = PhasesWriter(path)
-    writer.swaps(rows)
-    writer.study_swaps(plan.name, [swap.swap_id for swap in asked])
+    write_swap_rows(path, rows)
+    write_study_swaps(path, plan.name, [swap.swap_id for swap in asked])
 
 
 def _stepless(**outcome: Any) -> Callable[[Path, ModuleType], object]:
@@ -207,20 +207,19 @@ def _half_run(path: Path, synthetic: ModuleType) -> None:
 def _without_levels(path: Path, synthetic: ModuleType) -> None:
     write(path, synthetic)
     with writing(path) as db:
-        db.execute("UPDATE step_metrics SET log_snr = NULL")
+        db.execute("UPDATE steps SET log_snr = NULL")
         db.execute("UPDATE frames SET log_snr = NULL")
-        db.execute("UPDATE step_sketches SET log_snr = NULL")
 
 
 def _damaged(path: Path, synthetic: ModuleType) -> None:
     """Numbers that are none, and sketches that are torn: as a stranger's file may have them."""
     write_swaps(path, synthetic)
     with writing(path) as db:
-        db.execute("UPDATE step_metrics SET value = 'nan' WHERE step_index = 3")
-        db.execute("UPDATE step_metrics SET value = 'inf', log_snr = '-inf' WHERE step_index = 4")
-        db.execute("UPDATE frame_quality SET value = 'inf' WHERE step_index = 0")
-        db.execute("UPDATE step_sketches SET sketch = 'abc'::BLOB WHERE step_index = 0")
-        db.execute("UPDATE step_sketches SET sketch = ? WHERE step_index = 1", [b"\xff" * 256])
+        db.execute("UPDATE steps SET x0_change = 'nan', power = ['nan', 1] WHERE step_index = 3")
+        db.execute("UPDATE steps SET x0_change = 'inf', power = ['inf'], log_snr = '-inf' WHERE step_index = 4")
+        db.execute("UPDATE scores SET value = 'inf' WHERE step_index = 0")
+        db.execute("UPDATE steps SET sketch = 'abc'::BLOB WHERE step_index = 0")
+        db.execute("UPDATE steps SET sketch = ? WHERE step_index = 1", [b"\xff" * 256])
         db.execute("UPDATE commitment SET progress = 'nan', log_snr = 'inf' WHERE share = 0.5")
 
 

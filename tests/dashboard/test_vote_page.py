@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard.vote import pairs as shown
 from engine.analysis import votes as tally
 from engine.cache.connection import reading
-from engine.cache.votes import Vote, cast, votes
+from engine.cache.vote_table import Vote, cast, votes
 from engine.results import Results, read_results
 
 OpenPage = Callable[..., AppTest]

@@ -13,8 +13,8 @@ from engine.analysis.claims import claim_lines, evaluate, read_claims, together
 from engine.analysis.comparison import Floor, compare, undecided_lines
 from engine.analysis.recommendation import recommend
 from engine.cache.connection import reading
-from engine.cache.quality import FrameScoreRow, MetricRow, QualityWriter, ScoreRow, StudyMetricRow
-from engine.cache.records import FrameRow, StepMetricRow, TimingRow
+from engine.cache.records import FrameRow, TimingRow, step_rows
+from engine.cache.score_tables import MetricRow, ScoreRow, record, write_scores
 from engine.cache.writer import CacheWriter
 from engine.cli import main
 from engine.environment import describe
@@ -88,25 +88,27 @@ def write(path, world):
             "latent_error": 0.1 * math.exp(0.3 * noise) * (world.error if fast else 1),
             "ssim": 0.9 - 0.02 * noise - (0.1 * (world.error - 1) if fast else 0),
         }
-        scores += [ScoreRow(cell.trajectory_id, key, "1", value) for key, value in values.items()]
+        scores += [
+            ScoreRow("picture", key, "1", value, trajectory_id=cell.trajectory_id) for key, value in values.items()
+        ]
         frames += [
-            FrameScoreRow(
-                cell.trajectory_id,
-                "x0",
-                f.step_index,
+            ScoreRow(
+                "frame",
                 "recognised",
                 "1",
                 float(f.progress >= world.seen[0 if fast else 1]),
+                trajectory_id=cell.trajectory_id,
+                kind="x0",
+                step_index=f.step_index,
             )
             for f in rows[-1].frames
             if f.kind == "x0"
         ]
     writer.trajectories(rows, model, environment)
     _write_times(writer, every, world, model, environment)
-    quality = QualityWriter(path)
     keys = ("latent_error", "ssim", "clip_score", "recognised")
-    quality.study("readme_claims", [_metric(key) for key in keys], [StudyMetricRow(key, "1") for key in keys], [])
-    quality.scores(scores, frames)
+    record(path, "readme_claims", [_metric(key) for key in keys], [])
+    write_scores(path, [*scores, *frames])
     return path
 
 
@@ -128,9 +130,13 @@ def _trajectory(cell, calls, world, fast):
         frame_count=10,
         frame_kinds="x0,xt",
         frames=tuple(FrameRow("x0", i, float(progress[i]), 1.0, 0.0, 8, 8, "webp", b"-") for i in kept),
-        step_metrics=(
-            *(StepMetricRow(i, float(progress[i]), 0.0, "x0_change", float(changes[i])) for i in range(1, calls)),
-            *(StepMetricRow(i, float(progress[i]), 0.0, "x0_distance", float(near[i])) for i in range(calls)),
+        measured=step_rows(
+            [
+                *(("x0_change", i, float(changes[i])) for i in range(1, calls)),
+                *(("x0_distance", i, float(near[i])) for i in range(calls)),
+            ],
+            {},
+            [0.0] * calls,
         ),
     )
 
@@ -163,15 +169,19 @@ def _write_times(writer, every, world, model, environment):
 def _metric(key):
     entry = METRICS[key]
     return MetricRow(
+        "picture",
         key,
         "1",
         entry.label,
         entry.unit,
         entry.direction,
         entry.smallest_n,
+        None,
         entry.has_true_zero,
         entry.span,
         entry.margin,
+        entry.needs_reference,
+        entry.may_guard,
         entry.description,
     )
 

@@ -9,7 +9,7 @@ import pytest
 
 from engine.analysis.convergence import ABOVE_FLOOR, convergence, convergence_rows, observed_order, order_rows
 from engine.analysis.matched import LEVELS, matched_errors, metric_at
-from engine.cache import schedules
+from engine.cache import lint_tables, step_tables
 from engine.cache.connection import reading
 from engine.cli import main
 from engine.passes.run import run_study
@@ -166,7 +166,7 @@ def test_on_the_exact_model_defaults_of_second_order_solvers_are_as_slow_as_eule
 
 def test_most_of_the_error_of_those_defaults_comes_from_the_last_jump(orders):
     with reading(orders) as db:
-        results, paths = read_results(db, "orders", None), schedules.paths(db, "orders")
+        results, paths = read_results(db, "orders", None), step_tables.paths(db, "orders")
     matched, floors = matched_errors(paths)
     assert set(floors) == {metric_at(sigma) for sigma in LEVELS}
     end = convergence(results.quality, results.cells).errors.set_index("lane")["error"]
@@ -216,7 +216,7 @@ def test_errors_at_a_level_are_those_beside_the_interpolated_reference():
 
 def test_paths_carry_the_measured_level_of_each_call_where_the_lane_has_been_looked_at(orders):
     with reading(orders) as db:
-        paths, levels = schedules.paths(db, "orders"), schedules.schedules(db, "orders")
+        paths, levels = step_tables.paths(db, "orders"), lint_tables.schedules(db, "orders")
     own = paths[(paths["lane"] == "dpmpp_karras:10") & (paths["prompt"] == "disc")]["log_snr"].to_numpy()
     np.testing.assert_array_equal(own, levels[levels["lane"] == "dpmpp_karras:10"]["log_snr"])
     assert {"lane", "reference", "check"} == set(paths["role"])

@@ -37,8 +37,8 @@ def cache(tmp_path_factory):
     synthetic.write_converged(path, plan)
     with writing(path) as db:
         db.execute(
-            "INSERT INTO study_metrics VALUES ('quick', 'clip_score', '1', 0, NULL), "
-            "('quick', 'latent_error', '1', 1, NULL)"
+            "INSERT INTO study_metrics (study_id, scope, metric, metric_version, position) "
+            "VALUES ('quick', 'picture', 'clip_score', '1', 0), ('quick', 'picture', 'latent_error', '1', 1)"
         )
     return path
 

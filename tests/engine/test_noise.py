@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 
 from engine.analysis.comparison import Floor, compare
-from engine.cache import schedules
+from engine.cache import lint_tables
 from engine.cache.connection import reading, writing
-from engine.cache.schedules import NoiseRow, write_noise
+from engine.cache.lint_tables import NoiseRow, write_noise
 from engine.cli import main
 from engine.environment import describe
-from engine.measuring.noise import measure_noise, rms
+from engine.measuring.noise_floor import measure_noise, rms
 from engine.passes.noise import chosen_cells, run_noise
 from engine.passes.run import run_study
 from engine.results import read_results
@@ -86,7 +86,7 @@ def test_the_floor_of_a_study_is_kept_and_found_again(tmp_path):
     rows = run_noise(study, cache, device="cpu", lanes=2, each=1, compiled=False, say=lambda _: None)
     run_study(study, cache, device="cpu")
     with reading(cache) as db:
-        kept = schedules.noise(db, "small")
+        kept = lint_tables.noise(db, "small")
     assert len(kept) == len(rows) == 2 * 2 * 4
     assert set(kept["variation"]) == {"again", "batch 2", "float16", "bfloat16"}
     missing = kept[kept["variation"] == "float16"]
@@ -95,7 +95,7 @@ def test_the_floor_of_a_study_is_kept_and_found_again(tmp_path):
     assert missing["reason"].str.contains("for GPUs").all()
     run_noise(study, cache, device="cpu", lanes=2, each=1, compiled=False, say=lambda _: None)
     with reading(cache) as db:
-        assert len(schedules.noise(db, "small")) == len(rows), "measured again, not twice"
+        assert len(lint_tables.noise(db, "small")) == len(rows), "measured again, not twice"
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from engine.analysis.curves import curves, octave_distances, shares, speeds
 from engine.analysis.phases import Path as X0Path
 from engine.analysis.phases import paths, settled_at
 from engine.analysis.trajectories import project
-from engine.cache import phases
+from engine.cache import score_tables, step_tables
 from engine.cache.connection import reading
 from engine.cli import main
 from engine.sampling.spectra import sketch
@@ -262,8 +262,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_records_every_step_in_latent_space(cache: Path) -> None:
     with reading(cache) as db:
-        rows = phases.step_curves(db, "small", "heun:5")
-        paths_of = phases.sketches(db, "small", "disc", 0, ["ddim:8", "heun:5"])
+        rows = step_tables.step_curves(db, "small", "heun:5")
+        paths_of = step_tables.sketches(db, "small", "disc", 0, ["ddim:8", "heun:5"])
     assert set(rows["lane"]) == {"heun:5"}
     counted = rows.groupby("metric").size().to_dict()
     octaves = {f"{name}_{octave}": 27 for name in ("coherence", "power") for octave in (0, 1, 2, 4)}
@@ -274,8 +274,8 @@ def test_a_run_records_every_step_in_latent_space(cache: Path) -> None:
 
 def test_frames_are_compared_with_the_final_picture_once(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with reading(cache) as db:
-        rows = pd.concat([phases.frame_curves(db, "small", lane) for lane in ("ddim:8", "heun:5")])
-        described = phases.frame_metrics(db, "small").set_index("metric")
+        rows = pd.concat([score_tables.frame_curves(db, "small", lane) for lane in ("ddim:8", "heun:5")])
+        described = score_tables.metrics(db, "small", "frame").set_index("metric")
     assert set(rows["metric"]) == {"ssim_to_final", "sharpness_of_final"}, "no CLIP knows these pictures"
     assert "no CLIP" in described["unavailable"]["similarity_to_final"]
     assert len(rows) == 2 * 3 * 3 * 2
@@ -283,11 +283,11 @@ def test_frames_are_compared_with_the_final_picture_once(cache: Path, capsys: py
     first = rows[(rows["metric"] == "ssim_to_final") & (rows["step_index"] == 0)]["value"]
     assert last.min() > 0.8
     assert last.min() > first.max() + 0.1
-    before = ask(cache, "SELECT count(*) FROM frame_quality")
+    before = ask(cache, "SELECT count(*) FROM scores")
     study = cache.parent / "s.toml"
     assert main(["run", str(study), "--cache", str(cache), "--device", "cpu", "--progress", "none"]) == 0
     assert "nothing to do" in capsys.readouterr().out
-    assert ask(cache, "SELECT count(*) FROM frame_quality") == before
+    assert ask(cache, "SELECT count(*) FROM scores") == before
 
 
 def test_the_command_prints_every_border_that_was_measured_with_its_definition(
@@ -298,7 +298,7 @@ def test_the_command_prints_every_border_that_was_measured_with_its_definition(
     shown = capsys.readouterr().out
     plain = json.loads(file.read_text())
     with reading(cache) as db:
-        own = {lane: phases.step_curves(db, "small", lane) for lane in ("ddim:8", "heun:5")}
+        own = {lane: step_tables.step_curves(db, "small", lane) for lane in ("ddim:8", "heun:5")}
     measured = {
         (row.lane, row.border.key): row for lane, rows in own.items() for row in borders(rows, rows.iloc[:0], [lane])
     }
@@ -320,5 +320,7 @@ def test_a_cell_made_again_keeps_no_sketch_of_before(cache: Path) -> None:
     study = cache.parent / "s.toml"
     more = ["--set", "frames.count=5", "--progress", "none"]
     assert main(["run", str(study), "--cache", str(cache), "--device", "cpu", *more]) == 0
-    sketches = ask(cache, "SELECT count(*), count(DISTINCT (trajectory_id, step_index)) FROM step_sketches")
+    sketches = ask(
+        cache, "SELECT count(*), count(DISTINCT (trajectory_id, step_index)) FROM steps WHERE sketch IS NOT NULL"
+    )
     assert sketches == [(3 * (8 + 9), 3 * (8 + 9))]

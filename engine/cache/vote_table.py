@@ -1,6 +1,5 @@
 """Blind votes in the cache: each is committed by itself, once, whoever else votes or writes at that moment."""
 
-import datetime
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -10,7 +9,7 @@ import duckdb
 import pandas as pd
 
 from engine.cache.connection import writing
-from engine.cache.writer import insert_rows
+from engine.cache.rows import now, put
 
 Check = Literal["none", "identical", "obvious"]
 Choice = Literal["left", "right", "same"]
@@ -53,16 +52,9 @@ def cast(path: Path, vote: Vote) -> bool:
     Raises:
         CacheError: The cache cannot be written; the vote is not counted.
     """
-    row = {
-        "vote_id": vote.vote_id,
-        **asdict(vote),
-        "created_at": datetime.datetime.now(datetime.UTC).replace(tzinfo=None),
-    }
+    row = {"vote_id": vote.vote_id, **asdict(vote), "created_at": now()}
     with writing(path) as db:
-        if db.execute("SELECT 1 FROM votes WHERE vote_id = ?", [vote.vote_id]).fetchall():
-            return False
-        insert_rows(db, "votes", [row])
-    return True
+        return put(db, "votes", [row]) == 1
 
 
 def votes(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:

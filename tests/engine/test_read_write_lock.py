@@ -1,4 +1,4 @@
-"""Turns at a cache file: threads that vote and read, and other processes that write, never hurt each other."""
+"""ReadWriteLock at a cache file: threads that vote and read, and other processes that write, never hurt each other."""
 
 import subprocess
 import sys
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from engine.cache.connection import holding, migrate, reading, writing
+from engine.cache.read_write_lock import ReadWriteLock, lock_of
 from engine.cache.snapshot import snapshot
-from engine.cache.turns import Turns, turns_at
-from engine.cache.votes import Vote, cast
+from engine.cache.vote_table import Vote, cast
 from engine.errors import CacheBusy
 from tests.engine.helpers import ask
 
@@ -36,7 +36,8 @@ from engine.cache.connection import writing
 end, number = time.monotonic() + float(sys.argv[2]), 0
 while time.monotonic() < end:
     with writing(Path(sys.argv[1])) as db:
-        db.execute("INSERT INTO step_metrics SELECT ?, i, 0.5, 0.0, 'm', 1.0 FROM range(200) t(i)", [f"t{number}"])
+        rows = "SELECT ?, i, 0.5 FROM range(200) t(i)"
+        db.execute(f"INSERT INTO steps (trajectory_id, step_index, progress) {rows}", [f"t{number}"])
     number += 1
     print(number, flush=True)
     time.sleep(0.005)
@@ -71,7 +72,7 @@ def test_a_thread_that_reads_in_vain_lets_no_other_process_write(cache: Path, na
     (cache.parent / "link.duckdb").symlink_to(cache)
     other_name = cache.parent / name.format(folder=cache.parent.name)
     with writing(cache) as db:
-        db.execute("INSERT INTO step_metrics VALUES ('a', 0, 0.5, 0.0, 'm', 1.0)")
+        db.execute("INSERT INTO steps (trajectory_id, step_index, progress) VALUES ('a', 0, 0.5)")
         in_a_thread(lambda: a_read_in_vain(other_name))
         assert another_process(cache) == "locked"
     assert another_process(cache) == "done"
@@ -106,18 +107,18 @@ def test_threads_read_at_the_same_time(cache: Path) -> None:
 
 
 def test_a_thread_that_reads_may_read_once_more_though_a_writer_waits() -> None:
-    turns, outcome = Turns(), []
+    lock, outcome = ReadWriteLock(), []
 
     def write() -> None:
-        with turns.turn(time.monotonic() + 20, alone=True) as mine:
+        with lock.hold(time.monotonic() + 20, alone=True) as mine:
             outcome.append(mine)
 
-    with turns.turn(time.monotonic(), alone=False) as first:
+    with lock.hold(time.monotonic(), alone=False) as first:
         writer = threading.Thread(target=write)
         writer.start()
-        while not turns._queue:
+        while not lock._queue:
             time.sleep(0.001)
-        with turns.turn(time.monotonic() + 0.05, alone=False) as second:
+        with lock.hold(time.monotonic() + 0.05, alone=False) as second:
             assert (first, second) == (True, True)
         assert outcome == []
     writer.join(20)
@@ -125,19 +126,19 @@ def test_a_thread_that_reads_may_read_once_more_though_a_writer_waits() -> None:
 
 
 def test_a_writer_that_waits_is_not_overtaken_by_readers_who_came_later() -> None:
-    turns, order = Turns(), []
+    lock, order = ReadWriteLock(), []
 
     def take(name: str, *, alone: bool) -> None:
-        with turns.turn(time.monotonic() + 20, alone=alone) as mine:
+        with lock.hold(time.monotonic() + 20, alone=alone) as mine:
             assert mine
             order.append(name)
 
-    with turns.turn(time.monotonic(), alone=False):
+    with lock.hold(time.monotonic(), alone=False):
         threads = []
         for name in ("writer", "reader", "other writer"):
             threads.append(threading.Thread(target=take, args=(name,), kwargs={"alone": "writer" in name}))
             threads[-1].start()
-            while len(turns._queue) < len(threads):
+            while len(lock._queue) < len(threads):
                 time.sleep(0.001)
         assert order == []
     for thread in threads:
@@ -146,23 +147,23 @@ def test_a_writer_that_waits_is_not_overtaken_by_readers_who_came_later() -> Non
 
 
 def test_who_gives_up_leaves_the_queue() -> None:
-    turns = Turns()
-    with turns.turn(time.monotonic(), alone=True):
+    lock = ReadWriteLock()
+    with lock.hold(time.monotonic(), alone=True):
         for alone in (True, False):
-            with turns.turn(time.monotonic() + 0.02, alone=alone) as mine:
+            with lock.hold(time.monotonic() + 0.02, alone=alone) as mine:
                 assert not mine
-    with turns.turn(time.monotonic(), alone=True) as mine:
+    with lock.hold(time.monotonic(), alone=True) as mine:
         assert mine
 
 
 def test_turns_of_a_file_nobody_uses_are_forgotten(cache: Path) -> None:
-    turns = turns_at(cache)
-    assert turns_at(cache.parent / ".." / cache.parent.name / cache.name) is turns
-    assert turns_at(cache.with_name("other.duckdb")) is not turns
+    lock = lock_of(cache)
+    assert lock_of(cache.parent / ".." / cache.parent.name / cache.name) is lock
+    assert lock_of(cache.with_name("other.duckdb")) is not lock
 
 
 def test_threads_that_vote_and_read_and_a_process_that_writes_lose_nothing(cache: Path) -> None:
-    """Without turns this file breaks within seconds: unreadable, or with groups and votes missing."""
+    """Without lock this file breaks within seconds: unreadable, or with groups and votes missing."""
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(cache), str(SECONDS)],
         stdout=subprocess.PIPE,
@@ -207,4 +208,4 @@ def test_threads_that_vote_and_read_and_a_process_that_writes_lose_nothing(cache
     assert groups > 2
     assert len(voted) > 8
     assert sorted(ask(cache, "SELECT vote_id FROM votes")) == sorted((key,) for key in voted)
-    assert ask(cache, "SELECT count(DISTINCT trajectory_id), count(*) FROM step_metrics") == [(groups, 200 * groups)]
+    assert ask(cache, "SELECT count(DISTINCT trajectory_id), count(*) FROM steps") == [(groups, 200 * groups)]

@@ -1,4 +1,4 @@
-"""Turns at a cache file within one process: many readers together, or one writer alone, in the order they came.
+"""A lock on a cache file within one process: many readers together, or one writer alone, in the order they came.
 
 The locks of the file keep processes apart, not threads, and POSIX drops them once the process closes the file by any
 route. A thread that tries to read what another one writes is refused by DuckDB, but opens and closes the file on the
@@ -16,22 +16,22 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 
-class Turns:
+class ReadWriteLock:
     """Who may use one file.
 
     Attributes:
-        door: Held while the file is opened or closed, so that nobody closes what another one is just opening.
+        gate: Held while the file is opened or closed, so that nobody closes what another one is just opening.
     """
 
     def __init__(self) -> None:
-        self.door = threading.Lock()
+        self.gate = threading.Lock()
         self._changed = threading.Condition()
         self._queue: deque[object] = deque()
         self._readers: Counter[int] = Counter()  # by thread
         self._writes = False
 
     @contextlib.contextmanager
-    def turn(self, deadline: float, *, alone: bool) -> Iterator[bool]:
+    def hold(self, deadline: float, *, alone: bool) -> Iterator[bool]:
         """Waits for a turn and keeps it; gives False if there was none by the deadline (of `time.monotonic`).
 
         A thread that reads may read once more; one that writes, or would write while it reads, waits in vain.
@@ -78,11 +78,11 @@ class Turns:
             self._changed.notify_all()
 
 
-def turns_at(path: Path) -> Turns:
-    """The turns at a file, by whatever name it is called; a new file has none yet."""
+def lock_of(path: Path) -> ReadWriteLock:
+    """The lock at a file, by whatever name it is called; a new file has none yet."""
     with _known_lock:
-        return _known.setdefault(os.path.realpath(path), Turns())
+        return _known.setdefault(os.path.realpath(path), ReadWriteLock())
 
 
-_known: WeakValueDictionary[str, Turns] = WeakValueDictionary()
+_known: WeakValueDictionary[str, ReadWriteLock] = WeakValueDictionary()
 _known_lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""What DuckDB raises, in words for people."""
+"""DuckDB's errors, translated for people."""
 
 import contextlib
 from collections.abc import Iterator
@@ -29,14 +29,14 @@ def is_lock(error: duckdb.Error) -> bool:
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
+def translated(path: Path) -> Iterator[None]:
     """Tells of what is wrong with the file as CacheError; mistakes in our own queries keep their traceback."""
     try:
         yield
     except duckdb.Error as error:
         # The base class itself is what damaged blocks raise; other kinds (parser, binder, ...) are bugs of ours.
         if type(error) is duckdb.Error or isinstance(error, _FILE_TROUBLE):
-            raise explain(error, path) from error
+            raise translate(error, path) from error
         raise
     except RuntimeError as error:
         # What DuckDB makes of Ctrl-C during a query.
@@ -45,7 +45,7 @@ def explained(path: Path) -> Iterator[None]:
         raise
 
 
-def explain(error: duckdb.Error, path: Path) -> CacheError:
+def translate(error: duckdb.Error, path: Path) -> CacheError:
     """What is wrong with the file, and the remedy."""
     text = str(error).partition("\n")[0]
     low = text.lower()

@@ -11,7 +11,7 @@ from engine.measuring.evidence import Evidence, Latents, Pictures, Subject
 from engine.study.cells import Cell
 
 
-class Material:
+class StoredCells:
     """Pictures and latents of a group of cells, still encoded."""
 
     def __init__(self, latents: dict[str, Latents], frames: pd.DataFrame) -> None:
@@ -35,12 +35,14 @@ class Material:
         """The final picture of a cell, or its frames."""
         return _decoded(self._frames[trajectory_id, "final"])
 
-    def steps(self, cell: Cell) -> Iterator[tuple[int, Pictures]]:
-        """Step index and x0 picture of the kept steps."""
+    def steps(self, cell: Cell, subject: Subject) -> Iterator[tuple[int, Evidence]]:
+        """Step index of the kept steps, and what the metrics get to see of them."""
         rows = self._frames.get((cell.trajectory_id, "x0"))
         if rows is not None:
+            final, latents = self.final(cell.trajectory_id), self.latents[cell.trajectory_id]
             for step_index, frames in rows.groupby("step_index"):
-                yield int(step_index), _decoded(frames)
+                evidence = Evidence(subject, cell.prompt, cell.seed, _decoded(frames), latents, final_pictures=final)
+                yield int(step_index), evidence
 
 
 def _decoded(rows: pd.DataFrame) -> Pictures:

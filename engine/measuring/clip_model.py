@@ -16,7 +16,7 @@ OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-class Judge:
+class ClipModel:
     """A CLIP model in float32 on the best device at hand.
 
     Pictures are resized so that the shorter side fits, and cut to a square. A model of OpenAI's gets them normalised as
