@@ -215,8 +215,8 @@ def _damaged(path: Path, synthetic: ModuleType) -> None:
     """Numbers that are none, and sketches that are torn: as a stranger's file may have them."""
     write_swaps(path, synthetic)
     with writing(path) as db:
-        db.execute("UPDATE steps SET x0_change = 'nan', power = ['nan', 1] WHERE step_index = 3")
-        db.execute("UPDATE steps SET x0_change = 'inf', power = ['inf'], log_snr = '-inf' WHERE step_index = 4")
+        db.execute("UPDATE steps SET x0_change = 'nan', power = ['nan'::DOUBLE, 1] WHERE step_index = 3")
+        db.execute("UPDATE steps SET x0_change = 'inf', power = ['inf'::DOUBLE], log_snr = '-inf' WHERE step_index = 4")
         db.execute("UPDATE scores SET value = 'inf' WHERE step_index = 0")
         db.execute("UPDATE steps SET sketch = 'abc'::BLOB WHERE step_index = 0")
         db.execute("UPDATE steps SET sketch = ? WHERE step_index = 1", [b"\xff" * 256])

@@ -260,6 +260,35 @@ def test_a_metric_of_a_plugin_is_scored(cache, tmp_path):
         sys.modules.pop("my_metric_plugin", None)
 
 
+def test_a_metric_of_step_frames_of_a_plugin_is_scored(cache, tmp_path):
+    (tmp_path / "my_frame_plugin.py").write_text(
+        "from engine.measuring.metrics import METRICS, Metric\n"
+        "def apart(evidence):\n"
+        "    return float(abs(evidence.pictures.astype(float) - evidence.final_pictures).mean())\n"
+        "METRICS.register(Metric('apart', 'Apart', '', 'lower', '1', apart, 'mean distance', scope='frame'))\n"
+    )
+    try:
+        study = parse_study(
+            {
+                "name": "small",
+                "model": "gaussian",
+                "prompts": ["disc"],
+                "lanes": ["ddim:4"],
+                "frames": {"count": 3},
+                "timing": {"repeats": 0},
+                "plugins": ["my_frame_plugin.py"],
+            },
+            folder=tmp_path,
+        )
+        run_study(study, cache, device="cpu")
+        values = ask(cache, "SELECT value FROM scores WHERE scope = 'frame' AND metric = 'apart' ORDER BY step_index")
+        assert len(values) == 3
+        assert values[0] > values[-1] > (0,)
+    finally:
+        METRICS.pop("apart", None)
+        sys.modules.pop("my_frame_plugin", None)
+
+
 def test_a_metric_that_raises_is_a_row_with_its_error_and_is_tried_again(cache, monkeypatch, tmp_path, capsys):
     run_study(parsed(), cache, device="cpu")
     broken = Metric("mine", "Mine", "", "higher", "1", lambda evidence: 1 / 0, "raises")
