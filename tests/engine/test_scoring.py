@@ -78,7 +78,7 @@ def test_a_run_makes_the_reference_apart_from_the_studys_cells_and_scores_them(s
     found = results(cache, "solvers")
     assert found.references["agrees"].all()
     assert found.floors == {"latent_error": pytest.approx(found.references["distance"].median())}
-    assert "10 of 10 prompts and seeds have a ground truth; dpmpp_2m_karras:100 and heun:50" in found.reference_line()
+    assert "10 of 10 prompts and seeds have a ground truth; dpmpp_2m_karras:100 and heun:50" in found.reference_line
 
 
 def test_solvers_rank_as_theory_says_at_equal_calls(solvers):
