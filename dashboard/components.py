@@ -1,15 +1,17 @@
-"""What several pages show: the choice of environment and batch size, and the lines under figures."""
+"""What several pages show: charts, the choice of environment and batch size, failed cells, lines under figures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from dashboard import markup, state
+from dashboard import state
 from dashboard.studies import StudyView
 from engine.analysis.timing import MAX_DRIFT, MAX_SPREAD
-from engine.display.formats import batch_of, when
+from engine.display import html
+from engine.display.formats import batch_of, count, when
+from engine.display.tables import ShownLane, failure_table
 
 NOT_TIMED = "Nothing has been timed yet; `python -m engine run` times the lanes after the images."
 UNSETTLED_NOTE = (
@@ -52,12 +54,17 @@ def pick_timings(study: StudyView) -> pd.DataFrame:
     return table
 
 
+def extent(counts: pd.Series) -> str:
+    """E.g. "n = 5", "n = 3 to 5"."""
+    low, high = int(counts.min()), int(counts.max())
+    return f"n = {low}" if low == high else f"n = {low} to {high}"
+
+
 def timing_footer(table: pd.DataFrame, interval: str) -> str:
     """The line under each timing figure."""
-    low, high = int(table["n"].min()), int(table["n"].max())
-    return markup.footer(
+    return html.footer(
         [
-            f"n = {low} per lane" if low == high else f"n = {low} to {high} per lane",
+            f"{extent(table['n'])} per lane",
             interval,
             batch_of(table["batch_size"].iloc[0]),
             str(table["device_name"].iloc[0]),
@@ -78,3 +85,23 @@ def image_places(study: StudyView) -> list[str]:
     names = list(dict.fromkeys(study.data.environments["device_name"].astype(str)))
     made = study.data.cells["created_at"]
     return [", ".join(names), when(made.max()) if len(made) else ""]
+
+
+def with_names(table: pd.DataFrame, lanes: Iterable[ShownLane]) -> pd.DataFrame:
+    """Adds label and scheduler of each row's lane."""
+    names = {lane.key: lane for lane in lanes}
+    return table.assign(
+        label=[names[key].label for key in table["lane"]], scheduler=[names[key].scheduler for key in table["lane"]]
+    )
+
+
+def failed_cells(study: StudyView, most: int) -> None:
+    """Failed cells with their errors; nothing if there are none."""
+    failed = study.failures
+    if failed.empty:
+        return
+    shown = failed.head(most)
+    first = "" if len(shown) == len(failed) else f"The first {most} of {len(failed)}."
+    st.html(html.heading(count(len(failed), "failed cell"), first))
+    st.html(html.table(failure_table(shown, {lane.key: lane.label for lane in study.lanes})))
+    st.html(html.footer([f"n = {study.total} cells", *image_places(study)]))

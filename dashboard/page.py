@@ -1,16 +1,18 @@
-"""The frame of every page: command line, study picker, problems in place of content, and how far a run is."""
+"""What every page begins with: command line, study picker, problems in place of content, progress of a run."""
 
 import datetime
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import pandas as pd
 import streamlit as st
 
-from dashboard import access, asking, loaders, markup, state
+from dashboard import access, asking, loaders, state
 from dashboard.asking import Answer, Problem
 from dashboard.options import Options, OptionsError
 from dashboard.studies import Progress, StudyView
+from engine.display import html, theme
 from engine.display.formats import count, when
 
 POLL_SECONDS = 2.5
@@ -21,7 +23,8 @@ T = TypeVar("T")
 
 def style() -> None:
     """The style sheet of all pages."""
-    st.html(markup.STYLE)
+    css = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+    st.html(f"<style>:root {{ --lab-accent: {theme.ACCENT}; }}\n{css}</style>")
 
 
 def options() -> Options:
@@ -29,7 +32,7 @@ def options() -> Options:
     try:
         chosen = state.options()
     except OptionsError as error:
-        st.html(markup.note("The dashboard was started with arguments it does not know", str(error)))
+        st.html(html.note("The dashboard was started with arguments it does not know", str(error)))
         st.stop()
     access.keep_no_files(chosen)
     return chosen
@@ -48,7 +51,7 @@ def seek(load: Callable[[], Answer[T] | Problem]) -> Answer[T] | None:
     answer = load()
     if isinstance(answer, Answer):
         return answer
-    st.html(markup.note(answer.title, answer.detail))
+    st.html(html.note(answer.title, answer.detail))
     _watch(load, answer)
     return None
 
@@ -83,7 +86,7 @@ def _open(chosen: Options, found: pd.DataFrame, *, watch_finished: bool, level: 
     updated = found.set_index("study_id").at[study_id, "updated_at"]
     with head:
         facts = [*study.facts, f"last run {when(updated)}"]
-        st.html(markup.title(names[study_id], facts, study.description, level))
+        st.html(html.title(names[study_id], facts, study.description, level))
     _status(chosen, study, stale=answer.stale, watch=watch_finished or study.unfinished)
     return study
 
@@ -119,13 +122,13 @@ def _status_line(progress: Progress, live: bool, *, stale: bool) -> None:
         total = run + progress.missing
         st.progress(run / total, text=f"Running: {run} of {total} cells")
     elif live:
-        st.html(markup.soft(f"Timing is going on: {count(progress.samples, 'sample')} so far."))
+        st.html(html.soft(f"Timing is going on: {count(progress.samples, 'sample')} so far."))
     elif progress.missing:
         left = count(progress.missing, "cell")
-        st.html(markup.soft(f"{left} not run yet. `python -m engine run` with the same study goes on."))
+        st.html(html.soft(f"{left} not run yet. `python -m engine run` with the same study goes on."))
     if stale:
         now = datetime.datetime.now(datetime.UTC)
-        st.html(markup.soft(f"{now:%H:%M:%S} UTC: the cache is being written; this is what was known before."))
+        st.html(html.soft(f"{now:%H:%M:%S} UTC: the cache is being written; this is what was known before."))
 
 
 def _watch(load: Callable[[], Answer[T] | Problem], problem: Problem) -> None:

@@ -7,10 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from dashboard import markup
 from dashboard.loaders import Converged, Picture
 from dashboard.studies import CellView, LaneView, StudyView
-from engine.display import theme
+from engine.display import html, theme
 from engine.display.formats import cut, duration, known, when, whole
 from engine.study.schedulers import SCHEDULERS
 
@@ -116,7 +115,7 @@ def payload(scene: Scene) -> dict[str, Any]:
         "notes": list(scene.notes),
         "width": width,
         "height": height,
-        "small": 1 < width < markup.SMALL_PIXELS,
+        "small": 1 < width < html.SMALL_PIXELS,
         "videoFrames": numbers,
         "against": _against(scene, rows),
         "converged": _converged(scene.converged, numbers),

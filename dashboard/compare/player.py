@@ -3,18 +3,18 @@
 Python hands over plain data once; the scripts in `browser/` draw it, with every text set as text, never as HTML.
 """
 
-from html import escape
 from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
-from dashboard import loaders, markup
+from dashboard import loaders
 from dashboard.compare.payload import ALT_PROMPT_CHARACTERS, Scene, lane_times, payload, time_line
 from dashboard.components import image_places
 from dashboard.options import Options
 from dashboard.page import require
 from dashboard.studies import StudyView
+from engine.display import html
 from engine.display.formats import count
 
 # Streamlit takes one module as text, so the files share one scope; `player` holds what it exports.
@@ -47,12 +47,7 @@ def show(chosen: Options, study: StudyView, timings: pd.DataFrame, prompt: str, 
     timed = f"Times: {measured}; intervals are in the Overview" if measured else "Times: not measured yet"
     notes = [" · ".join(part for part in made if part), timed]
     if len(prompt) > ALT_PROMPT_CHARACTERS:
-        st.html(_whole_prompt(prompt))
+        st.html(html.folded(f"The whole prompt, {count(len(prompt), 'character')}", prompt, "lab-soft"))
     scene = Scene(study, prompt, seed, kind, found, lane_times(timings), converged, notes, measured)
     _player(key="player", data=payload(scene))
-    st.html("".join(markup.footer([note]) for note in notes))
-
-
-def _whole_prompt(prompt: str) -> str:
-    summary = f"The whole prompt, {count(len(prompt), 'character')}"
-    return f'<details class="lab lab-soft"><summary>{summary}</summary>{escape(prompt)}</details>'
+    st.html("".join(html.footer([note]) for note in notes))

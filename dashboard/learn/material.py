@@ -1,6 +1,5 @@
 """What the Learn page shows from the cache: latents as pictures, one thing varied at a time."""
 
-import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 from dashboard.asking import Answer, Problem, ask
 from engine.cache import learning, queries
 from engine.cache.connection import Connection
+from engine.display.html import inline_image
 
 ERROR = "latent_error"
 MOST_CHANNELS = 4
@@ -77,4 +77,4 @@ def _grey(channel: npt.NDArray[np.float32]) -> str:
     times = max(1, SMALLEST_PIXELS // max(image.size))
     stream = io.BytesIO()
     image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST).save(stream, "PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return inline_image("png", stream.getvalue())

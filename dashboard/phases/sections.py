@@ -3,19 +3,21 @@
 import pandas as pd
 import streamlit as st
 
-from dashboard import components, markup
+from dashboard import components
 from dashboard.options import Options
-from dashboard.overview.claims import MARKS, claim_list
 from dashboard.page import require
 from dashboard.phases import loading
 from dashboard.phases.choices import MEASURES, Choice
-from dashboard.phases.markup import CLAIMED, border_table, interval, lane_legend, place
 from dashboard.phases.shown import Shown, older
 from dashboard.studies import StudyView
 from engine.analysis.claims import ClaimVerdict
 from engine.analysis.phases import Axis
+from engine.display import html
 from engine.display.formats import count, cut
+from engine.display.headline import Figure
 from engine.display.phase_charts import LOG_SNR, curve_chart, octave_chart, path_chart, span_chart
+from engine.display.phase_tables import CLAIMED, border_table, interval, place
+from engine.display.tables import VERDICT_MARKS, claim_figure, name_of
 
 CLAIMS = ("critical-phase", "middle-does-the-work", "last-fifth", "recognisable", "close")
 BAND = "line: median; band: 10 – 90 % of runs"
@@ -33,29 +35,25 @@ def top(shown: Shown, claims: tuple[ClaimVerdict, ...]) -> None:
         levels = " to ".join(
             place(end.figures["log_snr"], "log_snr") for end in ends if end and "log_snr" in end.figures
         )
-        cards.append(
-            (f"Half of all change, {lane.label}", value, f"of the calls; log-SNR {levels}; n = {figures[0].n} prompts")
-        )
+        note = f"of the calls; log-SNR {levels}; n = {figures[0].n} prompts"
+        cards.append(Figure(f"Half of all change, {lane.label}", value, note))
     for key, name in (("recognisable", "Recognisable from"), ("close", "Near its final picture from")):
         border = shown.measured.get((lane.key, key))
         if border is not None and "progress" in border.figures:
             figure = border.figures["progress"]
             note = f"of the calls; 95 % interval {interval(figure, 'progress')}, n = {figure.n} prompts"
-            cards.append((f"{name}, {lane.label}", f"{100 * figure.value:.0f} %", note))
+            cards.append(Figure(f"{name}, {lane.label}", f"{100 * figure.value:.0f} %", note))
     claim = next((claim for claim in claims if claim.key == "critical-phase"), None)
     if claim is not None:
-        result = claim.deciding
-        note = (
-            f"{result.quantity} {result.figure}, {result.n}" if result is not None and result.figure else claim.reason
-        )
-        cards.append(("“The critical phase is 40 – 80 %”", f"{MARKS[claim.word]} {claim.word.capitalize()}", note))
-    st.html(markup.figures(cards))
+        word = f"{VERDICT_MARKS[claim.word]} {claim.word.capitalize()}"
+        cards.append(Figure("“The critical phase is 40 – 80 %”", word, claim_figure(claim)))
+    st.html(html.figures(cards))
 
 
 def where(shown: Shown) -> None:
     """Where the phases lie per lane, in progress and in log-SNR."""
     st.html(
-        markup.heading(
+        html.heading(
             "Where the phases lie",
             "The path is the way x0, the estimate of the clean image, goes "
             "from call to call. A noise level falls at other percentages under other spacings of the "
@@ -64,7 +62,7 @@ def where(shown: Shown) -> None:
     )
     titles: tuple[tuple[Axis, str], ...] = (("progress", "Progress (share of calls)"), ("log_snr", LOG_SNR))
     st.html(
-        markup.legend(
+        html.legend(
             "Bar: half of the path. Line: 80 % of it. Mark: half is done. Dark ends: 95 % intervals. "
             "Grey: 40 – 80 %, said to be critical."
         )
@@ -87,12 +85,12 @@ def where(shown: Shown) -> None:
                 f"n = {count(int(spans['prompts'].max()), 'prompt')}, {count(int(spans['runs'].max()), 'run')} per lane"
             )
             st.html(
-                markup.footer([extent, "95 % bootstrap intervals over prompts", *components.image_places(shown.study)])
+                html.footer([extent, "95 % bootstrap intervals over prompts", *components.image_places(shown.study)])
             )
-    st.html(border_table(shown.lanes, shown.measured, shown.study.baseline))
+    st.html(html.table(border_table(shown.lanes, shown.measured, shown.study.baseline)))
     lowest = min((row.figures["progress"].n for row in shown.measured.values() if "progress" in row.figures), default=0)
     st.html(
-        markup.footer(
+        html.footer(
             [
                 f"n = {count(lowest, 'prompt')} or more",
                 "means over prompts, [95 % bootstrap intervals]",
@@ -136,15 +134,15 @@ def tested(claims: tuple[ClaimVerdict, ...], study: StudyView) -> None:
     known = [claim for claim in claims if claim.key in CLAIMS and claim.word != "not testable"]
     if not known:
         return
-    st.html(markup.heading("What is said about phases", "Hypotheses and bounds were written down before."))
-    st.html(claim_list(known))
-    st.html(markup.footer(["95 % intervals, prompts resampled", *components.image_places(study)]))
+    st.html(html.heading("What is said about phases", "Hypotheses and bounds were written down before."))
+    st.html(html.claims(known))
+    st.html(html.footer(["95 % intervals, prompts resampled", *components.image_places(study)]))
 
 
 def forming(chosen: Options, shown: Shown, choice: Choice) -> None:
     """Likeness, speed, recognisability and guidance energy over log-SNR."""
-    st.html(markup.heading("How the picture forms", f"From noise on the left to the picture on the right. {RULER}"))
-    st.html(lane_legend(shown.lanes))
+    st.html(html.heading("How the picture forms", f"From noise on the left to the picture on the right. {RULER}"))
+    st.html(html.legend(marks=map(name_of, shown.lanes)))
     left, right = st.columns(2, gap="large")
     with left:
         _likeness(chosen, shown, choice)
@@ -192,8 +190,8 @@ def _curve(
 ) -> None:
     curve = shown.curve(metric)
     if curve.empty:
-        st.html(markup.soft(f"{title}."))
-        st.html(markup.soft(missing))
+        st.html(html.soft(f"{title}."))
+        st.html(html.soft(missing))
         return
     ruler = shown.ruler[shown.ruler["lane"].isin(set(curve["lane"]))]
     components.chart(curve_chart, curve, ruler, title, value_format, band, alt=f"{title}, over log-SNR, a line a lane")
@@ -204,13 +202,13 @@ def spectrum(shown: Shown, choice: Choice) -> None:
     """How far each octave of x0 is the final one."""
     lane = next((lane for lane in shown.lanes if lane.key == choice.lane), shown.lanes[0])
     st.html(
-        markup.heading(
+        html.heading(
             f"Band by band: {lane.label}", "Coarse octaves are few cycles per side of the latents, fine ones many."
         )
     )
     curve = shown.curves[(shown.curves["lane"] == lane.key) & shown.curves["metric"].str.startswith("octave_")]
     if curve.empty:
-        st.html(markup.soft(older("The spectrum of x0")))
+        st.html(html.soft(older("The spectrum of x0")))
         return
     ruler = shown.ruler[shown.ruler["lane"] == lane.key]
     title = "Distance of each octave to the final one (0: there)"
@@ -222,7 +220,7 @@ def paths(chosen: Options, shown: Shown, choice: Choice) -> None:
     """The way of x0 in three dimensions common to the lanes."""
     asked = cut(choice.prompt, 50)
     st.html(
-        markup.heading(
+        html.heading(
             "The way of x0",
             f"“{asked}”, seed {choice.seed}: principal components of all its steps "
             "under all these lanes. Ring: begin. Mark: end.",
@@ -232,14 +230,10 @@ def paths(chosen: Options, shown: Shown, choice: Choice) -> None:
     answer = require(lambda: loading.trajectories(chosen.cache, shown.study.id, choice.prompt, choice.seed, lanes))
     found = answer.value
     if found is None:
-        st.html(markup.soft(older("The way of x0")))
+        st.html(html.soft(older("The way of x0")))
         return
-    names = {lane.key: lane for lane in shown.lanes}
-    points = found.points.assign(
-        label=[names[key].label for key in found.points["lane"]],
-        scheduler=[names[key].scheduler for key in found.points["lane"]],
-    )
-    st.html(lane_legend([names[key] for key in dict.fromkeys(points["lane"])]))
+    points = components.with_names(found.points, shown.lanes)
+    st.html(html.legend(marks=[name_of(lane) for lane in shown.lanes if lane.key in set(points["lane"])]))
     for column, axes in zip(st.columns(2), ((1, 2), (1, 3)), strict=True):
         with column:
             components.chart(
@@ -250,7 +244,7 @@ def paths(chosen: Options, shown: Shown, choice: Choice) -> None:
                 alt=f"Paths of x0 on components {axes[0]} and {axes[1]}, a line a lane",
             )
     st.html(
-        markup.footer(
+        html.footer(
             [
                 f"n = {count(len(lanes), 'run')}, {len(points)} steps",
                 f"{sum(found.explained):.0%} of the variance shown; from sketches of the latents, whose "

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 import streamlit as st
 
-from dashboard import components, markup, verdicts
+from dashboard import components, verdicts
 from dashboard.options import Options
 from dashboard.page import require
 from dashboard.phases import loading
@@ -15,6 +15,7 @@ from dashboard.phases.loading import LanePhases
 from dashboard.studies import LaneView, StudyView
 from engine.analysis.borders import Measured
 from engine.analysis.claims import ClaimVerdict
+from engine.display import html
 from engine.display.formats import count
 
 
@@ -45,7 +46,7 @@ class Shown:
         """The line under a figure."""
         prompts, runs = int(curve["prompts"].max()), int(curve["runs"].max())
         extent = f"n = {count(prompts, 'prompt')}, {count(runs, 'run')} per lane"
-        return markup.footer([extent, interval, *components.image_places(self.study)])
+        return html.footer([extent, interval, *components.image_places(self.study)])
 
 
 def load(chosen: Options, study: StudyView, choice: Choice) -> Shown | None:
@@ -81,7 +82,7 @@ def older_cells(shown: Shown) -> None:
             parts.append(f"{lane.label}: {found.cells - found.complete} of {count(found.cells, 'cell')}")
     if parts:
         st.html(
-            markup.soft(
+            html.soft(
                 f"Made by an earlier version, without spectrum, guidance energy and way of x0: "
                 f"{'; '.join(parts)}. Finished cells are never made again; a run into another file "
                 "(`--cache NEW.duckdb`) records them."

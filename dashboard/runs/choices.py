@@ -2,8 +2,8 @@
 
 import streamlit as st
 
-from dashboard import markup
 from dashboard.runs.form import MODELS, Draft, Preset, Request, lanes
+from engine.display import html
 from engine.errors import StudyError
 from engine.study.schedulers import SCHEDULERS
 from engine.study.study import load_study, presets
@@ -28,12 +28,12 @@ def _preset() -> Preset:
     try:
         study = load_study(name)
     except StudyError as error:
-        st.html(markup.soft(str(error)))
+        st.html(html.soft(str(error)))
     else:
         extent = (
             f"{len(study.lanes)} lanes, {len(study.prompts)} prompts, {len(study.seeds)} seeds, model {study.model}"
         )
-        st.html(markup.soft(f"{study.description} {extent}."))
+        st.html(html.soft(f"{study.description} {extent}."))
     return Preset(name)
 
 

@@ -1,18 +1,22 @@
 """The sections of the Runs page."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import streamlit as st
 
-from dashboard import access, components, markup
+from dashboard import access, components
 from dashboard.access import Access
 from dashboard.options import Options
-from dashboard.overview.markup import failure_table
 from dashboard.runs import events, starting
 from dashboard.runs.choices import ask_for_study
+from dashboard.runs.events import Log
 from dashboard.runs.form import Request
-from dashboard.runs.markup import environment_table, history_table, last_words, plan_text, progress_text, waiting
 from dashboard.runs.queue import ENDED, Job, Queue, log_lines
 from dashboard.studies import StudyView
-from engine.display.formats import count, when
+from engine.display import html
+from engine.display.formats import NONE, count, cut, duration, when
+from engine.display.tables import ResultTable, environment_table, table, text, wrap
 from engine.errors import LabError
 
 FAST_SECONDS, SLOW_SECONDS = 1.0, 5.0
@@ -21,6 +25,25 @@ SHOWN_LOGS = 5
 SHOWN_FAILURES = 50
 LAST_LINES = 40
 
+STATES = {
+    "queued": "waiting",
+    "running": "running",
+    "done": "done",
+    "failed": "failed",
+    "refused": "refused",
+    "cancelled": "cancelled",
+    "lost": "lost",
+}
+ERROR_CHARACTERS = 4000
+_COUNTED = (
+    ("done", "cells made"),
+    ("cached", "were cached"),
+    ("timed", "timing samples"),
+    ("references", "of the reference"),
+    ("scored", "scores"),
+    ("failed", "failed"),
+    ("untimed", "lanes not timed"),
+)
 _KEEPS = "A run goes on when this page or the server is closed. Cancelling keeps what is finished."
 
 
@@ -28,9 +51,9 @@ def head(rights: Access) -> None:
     """The title, who is signed in, and why nothing can be started here if that is so."""
     left, right = st.columns([4, 1.4], vertical_alignment="bottom")
     with left:
-        st.html(markup.title("Runs", [], "Studies started from this page, and what each lane of a study really ran."))
+        st.html(html.title("Runs", [], "Studies started from this page, and what each lane of a study really ran."))
         if rights.reason:
-            st.html(markup.soft(rights.reason))
+            st.html(html.soft(rights.reason))
     with right:
         if rights.can_sign_in:
             st.button("Sign in", on_click=st.login, key="sign_in")
@@ -70,23 +93,28 @@ def _active(chosen: Options, rights: Access, jobs: list[Job]) -> None:
         with left:
             if job.state == "running":
                 log = events.read(log_lines(job.folder / "log.jsonl"))
-                text = f"Run {int(job.number)}, {job.study}: {progress_text(job, log)}"
-                st.progress(min(log.done / log.total, 1.0) if log.total else 0.0, text=_plain(text))
+                words = f"Run {int(job.number)}, {job.study}: {_progress_text(job, log)}"
+                st.progress(min(log.done / log.total, 1.0) if log.total else 0.0, text=_plain(words))
             else:
-                st.html(markup.soft(f"Run {int(job.number)}, {job.study}: waiting since {when(job.asked_at)}."))
+                st.html(html.soft(f"Run {int(job.number)}, {job.study}: waiting since {when(job.asked_at)}."))
         with right:
             if rights.may_run and not job.cancelling:
                 st.button("Cancel", key=f"cancel_{job.number}", on_click=_cancel, args=(chosen, job.number))
     if refused := st.session_state.pop("run_refused", None):
-        st.html(markup.note("That is not possible", refused))
+        st.html(html.note("That is not possible", refused))
     queued = [job for job in jobs if job.state == "queued"]
     if jobs:
-        st.html(markup.soft(_KEEPS + (f" {waiting(queued)}" if queued else "")))
+        st.html(html.soft(_KEEPS + (f" {_waiting(queued)}" if queued else "")))
 
 
-def _plain(text: str) -> str:
+def _waiting(jobs: list[Job]) -> str:
+    """E.g. "2 runs wait"."""
+    return f"{count(len(jobs), 'run')} {'waits' if len(jobs) == 1 else 'wait'} for its turn; one goes on at a time."
+
+
+def _plain(words: str) -> str:
     """A text for an element that reads Markdown, as text: a study's name may hold no more than "._-"."""
-    return text.replace("_", "\\_")
+    return words.replace("_", "\\_")
 
 
 def _cancel(chosen: Options, number: str) -> None:
@@ -96,22 +124,32 @@ def _cancel(chosen: Options, number: str) -> None:
         st.session_state["run_refused"] = str(error)
 
 
+def _progress_text(job: Job, log: Log) -> str:
+    """How far a run is, in one line."""
+    if job.cancelling:
+        return "Stopping; what is finished is being saved."
+    if not log.what:
+        return "Starting: the model is being loaded."
+    left = NONE if log.seconds_left is None else f"about {duration(1000 * log.seconds_left)} left in this pass"
+    return f"{log.what}: {log.done:,} of {log.total:,} {log.unit}" + (f", {left}" if left != NONE else "")
+
+
 def new_study(chosen: Options, rights: Access) -> None:
     """The form, the engine's plan for what it asks, and the button that starts it; nothing for readers."""
     if not rights.may_run:
         return
     if reason := starting.engine_lacks():
-        st.html(markup.note("No run can be started here", reason))
+        st.html(html.note("No run can be started here", reason))
         return
     with st.expander("Start a study", key="new_study", expanded=not Queue(chosen.cache).jobs()):
         request = ask_for_study()
         st.button("Check and plan", key="check", on_click=_plan, args=(chosen, request))
         error, planned = st.session_state.get("plan_error"), st.session_state.get("plan")
         if error is not None and error[0] == request:
-            st.html(markup.note("This study cannot be run as it is", error[1]))
+            st.html(html.note("This study cannot be run as it is", error[1]))
         if planned is None or planned[0] != request:
             return
-        st.html(plan_text(planned[1].text))
+        st.html(html.preformatted(planned[1].text, "lab-plan"))
         ahead = len(Queue(chosen.cache).active())
         label = f"Queue this run behind {count(ahead, 'other')}" if ahead else "Start this run"
         st.button(label, key="start", type="primary", on_click=_start, args=(chosen, planned[1]))
@@ -141,36 +179,72 @@ def history(chosen: Options) -> None:
         return
     shown = ended[:SHOWN_RUNS]
     note = "" if len(shown) == len(ended) else f"The last {SHOWN_RUNS} of {len(ended)}."
-    st.html(markup.heading("Runs started here", note))
-    st.html(history_table(shown))
+    st.html(html.heading("Runs started here", note))
+    st.html(html.table(_history(shown)))
     for job in [job for job in shown if job.state in {"failed", "refused", "lost"}][:SHOWN_LOGS]:
         notes = events.read(log_lines(job.folder / "log.jsonl")).notes[-LAST_LINES:]
-        st.html(last_words(job, log_lines(job.folder / "errors.log")[-LAST_LINES:], notes))
+        said = [*notes, *log_lines(job.folder / "errors.log")[-LAST_LINES:]]
+        words = "\n".join(said)[-ERROR_CHARACTERS:] or "It said nothing."
+        st.html(
+            html.folded(f"Run {int(job.number)}, {job.study}, {STATES[job.state]}: what it said last", words, "lab-log")
+        )
+
+
+def _history(jobs: Iterable[Job]) -> ResultTable:
+    """Runs that have ended: what, when, by whom, where, how long, and how they ended."""
+    rows = [
+        (
+            str(int(job.number)),
+            job.study,
+            when(job.asked_at),
+            cut(job.by, 60) or NONE,
+            _environment(job.outcome.get("facts") or {}),
+            duration(None if job.seconds is None else 1000 * job.seconds),
+            _outcome(job),
+        )
+        for job in jobs
+    ]
+    columns = ("Run", text("Study"), text("Asked for"), text("By"), wrap("Environment"), "Duration", wrap("Outcome"))
+    return table("Runs started here", columns, rows)
+
+
+def _environment(facts: dict[str, Any]) -> str:
+    """Where a run was made, in a few words."""
+    parts = [str(facts.get("device_name") or ""), str(facts.get("dtype") or "")]
+    parts += [f"{name} {facts[name]}" for name in ("torch", "diffusers") if facts.get(name)]
+    return cut(", ".join(part for part in parts if part), 200) or NONE
+
+
+def _outcome(job: Job) -> str:
+    """How a run ended: the word, and what it counted."""
+    summary = job.outcome.get("summary")
+    words = STATES[job.state]
+    if job.state == "lost":
+        return f"{words}: its process ended without a word; a new run goes on from what is saved"
+    if not isinstance(summary, dict):
+        code = job.outcome.get("exit_code")
+        return words + (f" (exit code {code})" if isinstance(code, int) and job.state == "failed" else "")
+    made = [f"{summary.get(key, 0):,} {text}" for key, text in _COUNTED if isinstance(summary.get(key), int)]
+    return f"{words}: " + ", ".join(text for text in made if not text.startswith("0 "))
 
 
 def environments(study: StudyView) -> None:
     """Where the cells of the study were made."""
-    st.html(markup.heading("Where it ran", "Machines that made the cells of this study, for the image pass."))
-    table = study.data.environments
-    if table.empty:
-        st.html(markup.soft("No cell of this study has run yet."))
+    st.html(html.heading("Where it ran", "Machines that made the cells of this study, for the image pass."))
+    made = study.data.environments
+    if made.empty:
+        st.html(html.soft("No cell of this study has run yet."))
         return
-    st.html(environment_table(table))
-    st.html(markup.footer([f"n = {study.total} cells", *components.image_places(study)[1:]]))
+    st.html(html.table(environment_table(made)))
+    st.html(html.footer([f"n = {study.total} cells", *components.image_places(study)[1:]]))
 
 
 def failures(study: StudyView) -> None:
     """Failed cells with their errors."""
-    failed = study.failures
-    st.html(markup.heading("Failures"))
-    if failed.empty:
-        st.html(markup.soft("No cell of this study has failed."))
-        return
-    labels = {lane.key: lane.label for lane in study.lanes}
-    rows = failed.head(SHOWN_FAILURES).itertuples()
-    st.html(failure_table((labels.get(r.study_lane, r.study_lane), r.prompt, int(r.seed), str(r.error)) for r in rows))
-    shown = min(SHOWN_FAILURES, len(failed))
-    st.html(markup.footer([f"{shown} of {count(len(failed), 'failed cell')}", *components.image_places(study)]))
+    if study.failures.empty:
+        st.html(html.heading("Failures"))
+        st.html(html.soft("No cell of this study has failed."))
+    components.failed_cells(study, SHOWN_FAILURES)
 
 
 def show(chosen: Options) -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard import access, markup
+from dashboard import access
 from dashboard.access import Access
 from dashboard.asking import Problem, work_out
 from dashboard.options import Options
 from dashboard.studies import StudyView
 from engine.cache.exchange import import_cache
+from engine.display import html
 from engine.errors import LabError
 from engine.sharing.report import read_report, render
 from engine.sharing.words import import_lines
@@ -21,7 +22,7 @@ _NOTE = "One file that opens offline: recommendation, verdicts, pictures, charts
 
 def report(chosen: Options, study: StudyView) -> None:
     """A button that makes the report of a study, once somebody asks for it, and downloads it."""
-    st.html(markup.heading("Share", f"{_NOTE} Or copy the address of a page: it shows the same view."))
+    st.html(html.heading("Share", f"{_NOTE} Or copy the address of a page: it shows the same view."))
     st.download_button(
         "Download the report",
         data=lambda: _page(chosen, study),
@@ -40,7 +41,7 @@ def file_name(study_id: str) -> str:
 def _page(chosen: Options, study: StudyView) -> str:
     answer = work_out(chosen.cache, read_report, render, study.id)
     if isinstance(answer, Problem):
-        return f"<!doctype html><title>{answer.title}</title>{markup.note(answer.title, answer.detail)}"
+        return f"<!doctype html><title>{answer.title}</title>{html.note(answer.title, answer.detail)}"
     return answer.value
 
 
@@ -49,7 +50,7 @@ def take_over(chosen: Options, rights: Access) -> None:
     if not rights.may_run:
         return
     with st.expander("Take over a colleague's results"):
-        st.html(markup.soft("A file of `python -m engine export` or a cache. It is looked at first, and only read."))
+        st.html(html.soft("A file of `python -m engine export` or a cache. It is looked at first, and only read."))
         with st.form("take_over", clear_on_submit=True, border=False):
             file = st.file_uploader("Cache file (.duckdb)", type=["duckdb"])
             asked = st.form_submit_button("Take over")
@@ -65,6 +66,6 @@ def _import(chosen: Options, name: str, data: memoryview) -> None:
             path.write_bytes(data)
             merged = import_cache(path, chosen.cache)
         except LabError as error:
-            st.html(markup.note("Nothing was taken over", str(error).replace(str(path), name)))
+            st.html(html.note("Nothing was taken over", str(error).replace(str(path), name)))
             return
-    st.html(markup.note("Taken over", " ".join(import_lines(merged, Path(name)))))
+    st.html(html.note("Taken over", " ".join(import_lines(merged, Path(name)))))

@@ -6,6 +6,8 @@ from dashboard import components, page, state, verdicts
 from dashboard.overview import sections
 from dashboard.share import sections as share
 
+SHOWN_FAILURES = 20
+
 chosen, study = page.open_study()
 timings = components.pick_timings(study)
 scores = page.require(lambda: verdicts.verdicts(chosen.cache, study.id)).value
@@ -15,8 +17,8 @@ with pictures:
     sections.final_pictures(chosen, study, headline.lane)
 with claims:
     sections.tested_claims(chosen, study)
-sections.times(study, timings)
+sections.times(timings)
 sections.outcome(study)
-sections.failures(study)
+components.failed_cells(study, SHOWN_FAILURES)
 share.report(chosen, study)
 state.keep_in_address(study=study.id)

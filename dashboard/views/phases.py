@@ -2,11 +2,12 @@
 
 import streamlit as st
 
-from dashboard import markup, page, state
+from dashboard import page, state
 from dashboard.phases import choices, sections
 from dashboard.phases.commitment import commitment
-from dashboard.phases.markup import definitions
 from dashboard.phases.shown import claims_of, load, older_cells
+from engine.analysis.borders import BORDERS
+from engine.display import html
 
 METHOD = (
     "Log-SNR is the log of the ratio of signal to noise power at a call: the same for all lanes, whatever the spacing "
@@ -26,7 +27,7 @@ choice = choices.choose(study)
 shown = None if choice is None else load(chosen, study, choice)
 if choice is None or shown is None:
     st.html(
-        markup.note(
+        html.note(
             "No steps have been recorded yet",
             "Of these lanes no finished cell is in the cache with its "
             "steps. `python -m engine run` records them as it makes the images.",
@@ -47,5 +48,5 @@ else:
 if choice is not None:
     commitment(chosen, study, choice)
 with st.expander("How this is measured"):
-    st.html(markup.method([*METHOD, *definitions()]))
+    st.html(html.method([*METHOD, *(f"{border.label}: {border.definition}." for border in BORDERS)]))
 state.keep_in_address(**choices.address(study, choice))

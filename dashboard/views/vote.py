@@ -2,8 +2,9 @@
 
 import streamlit as st
 
-from dashboard import markup, page, state
+from dashboard import page, state
 from dashboard.vote import ballot, sections
+from engine.display import html
 
 chosen, study = page.open_study(watch_finished=False)
 question = sections.choose_question(study)
@@ -11,7 +12,7 @@ address = {}
 if question is not None:
     if chosen.read_only:
         st.html(
-            markup.note(
+            html.note(
                 "No votes here", "This dashboard was started with `--read-only`: it shows results and takes no votes."
             )
         )

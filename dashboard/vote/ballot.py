@@ -9,13 +9,14 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import loaders, markup
+from dashboard import loaders
 from dashboard.asking import Problem
 from dashboard.options import Options
 from dashboard.studies import StudyView
 from dashboard.vote.loading import answered
 from dashboard.vote.pairs import Pair, pairs
 from engine.cache.votes import SCORED, cast
+from engine.display import html
 from engine.display.formats import count
 from engine.errors import CacheError
 
@@ -51,14 +52,14 @@ def show(chosen: Options, study: StudyView, lane: str, other: str) -> None:
 
 def _ask(chosen: Options, study: StudyView, voter: str, left: Sequence[Pair], voted: set[str], total: int) -> None:
     if st.session_state.pop("vote_lost", None):
-        st.html(markup.note("That vote could not be written", "The cache is in use. Please answer this pair again."))
+        st.html(html.note("That vote could not be written", "The cache is in use. Please answer this pair again."))
     if not left:
-        st.html(markup.note("Thank you, that was all", f"You have answered all {count(total, 'pair')}."))
+        st.html(html.note("Thank you, that was all", f"You have answered all {count(total, 'pair')}."))
         return
     pair = left[0]
     found = loaders.pictures(chosen.cache, list(dict.fromkeys((pair.left_id, pair.right_id))), ["final"])
     if isinstance(found, Problem):
-        st.html(markup.note(found.title, found.detail))
+        st.html(html.note(found.title, found.detail))
         return
     sources = {picture.trajectory_id: picture for picture in found.value}
     if pair.left_id not in sources or pair.right_id not in sources:
@@ -79,7 +80,7 @@ def _ask(chosen: Options, study: StudyView, voter: str, left: Sequence[Pair], vo
             "prompt": pair.prompt,
             "left": one.source,
             "right": two.source,
-            "small": one.width < markup.SMALL_PIXELS,
+            "small": one.width < html.SMALL_PIXELS,
         },
         on_choice_change=answer,
     )

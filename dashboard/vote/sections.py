@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard import markup, state
+from dashboard import state
 from dashboard.options import Options
 from dashboard.page import require
 from dashboard.studies import StudyView
@@ -10,7 +10,10 @@ from dashboard.vote.loading import Question, Tally, tally
 from dashboard.vote.pairs import CHECK_EVERY
 from engine.analysis.statistics import MIN_PROMPTS, Estimate
 from engine.analysis.votes import FEWEST_ONE_SIDED, MARGIN, MOST_WRONG, POWER, Preference
+from engine.display import html
 from engine.display.formats import NONE, count, percent, percent_range, when
+from engine.display.headline import Figure
+from engine.display.tables import INTERVAL, ResultTable, bold, name_of, table
 
 HOW = (
     f"Between the pairs stand attention checks, one after every {CHECK_EVERY} pairs: the same picture twice, or, where "
@@ -33,7 +36,7 @@ def choose_question(study: StudyView) -> Question | None:
     """Which two lanes are compared and how finely, chosen by whoever sends the link; None if there are no two."""
     names = {lane.key: lane.label for lane in study.lanes}
     if len(names) < 2:
-        st.html(markup.note("There is nothing to compare", "A vote needs two lanes; this study has one."))
+        st.html(html.note("There is nothing to compare", "A vote needs two lanes; this study has one."))
         return None
     with st.expander("What is compared (voters need not open this)"):
         left, right = st.columns(2)
@@ -47,8 +50,8 @@ def choose_question(study: StudyView) -> Question | None:
             margin = state.choose_from("margin", "Equivalent within", MARGINS, f"{100 * MARGIN:.0f}")
         with right:
             power = state.choose_from("power", "Power to show it", POWERS, f"{100 * POWER:.0f}")
-        st.html(markup.soft("The address of this page holds the choice: send it to whoever shall vote."))
-        st.html(markup.method(HOW))
+        st.html(html.soft("The address of this page holds the choice: send it to whoever shall vote."))
+        st.html(html.method(HOW))
     steps = tuple((lane.key, lane.steps) for lane in study.lanes)
     return Question(one, two, steps, int(margin) / 100, int(power) / 100)
 
@@ -66,21 +69,19 @@ def results(chosen: Options, study: StudyView, question: Question) -> None:
     names = {lane.key: lane.label for lane in study.lanes}
     found = require(lambda: tally(chosen.cache, study.id, question)).value
     asked = found.preference
-    st.html(markup.figures(_cards(found, question, names)))
-    st.html(markup.soft(_sentence(asked, names)))
+    st.html(html.figures(_cards(found, question, names)))
+    st.html(html.soft(_sentence(asked, names)))
     if found.side.pairs:
-        st.html(markup.soft(_side(found.side)))
+        st.html(html.soft(_side(found.side)))
     if found.ranking:
         st.html(
-            markup.heading(
-                "Ranking", "Bradley-Terry strengths in Elo points around 0; 100 points are odds of 1.8 to 1."
-            )
+            html.heading("Ranking", "Bradley-Terry strengths in Elo points around 0; 100 points are odds of 1.8 to 1.")
         )
-        st.html(markup.table(["Lane", "Elo points", "95 % interval", "Votes"], _rows(found, study)))
-    st.html(markup.footer(_basis(found)))
+        st.html(html.table(_ranking(found, study)))
+    st.html(html.footer(_basis(found)))
 
 
-def _cards(found: Tally, question: Question, names: dict[str, str]) -> list[tuple[str, str, str]]:
+def _cards(found: Tally, question: Question, names: dict[str, str]) -> list[Figure]:
     asked = found.preference
     interval = percent_range(asked.low, asked.high)
     note = (
@@ -88,14 +89,11 @@ def _cards(found: Tally, question: Question, names: dict[str, str]) -> list[tupl
         if asked.votes and asked.low == asked.low
         else f"n = {asked.votes}"
     )
+    shown = f"of {asked.needed}, to show equality with {100 * question.power:.0f} % power"
     return [
-        (f"Preferred {names[asked.lane]} to {names[asked.other]}", percent(asked.value), note),
-        ("Verdict", asked.verdict, f"margin ±{100 * question.margin:.0f} points"),
-        (
-            "Votes still needed",
-            str(max(asked.needed - asked.votes, 0)),
-            f"of {asked.needed}, to show equality with {100 * question.power:.0f} % power",
-        ),
+        Figure(f"Preferred {names[asked.lane]} to {names[asked.other]}", percent(asked.value), note),
+        Figure("Verdict", asked.verdict, f"margin ±{100 * question.margin:.0f} points"),
+        Figure("Votes still needed", str(max(asked.needed - asked.votes, 0)), shown),
     ]
 
 
@@ -120,17 +118,13 @@ def _side(side: Estimate) -> str:
     return text + (" They lean to a side; sides are drawn at random, so that blurs but favours no lane." * leans)
 
 
-def _rows(found: Tally, study: StudyView) -> list[str]:
-    lanes = {lane.key: lane for lane in study.lanes}
+def _ranking(found: Tally, study: StudyView) -> ResultTable:
+    lanes = {lane.key: name_of(lane, study.baseline) for lane in study.lanes}
     rows = []
     for row in found.ranking:
-        lane = lanes[row.lane]
-        name = markup.lane_name(lane.label, lane.scheduler, is_baseline=lane.key == study.baseline)
-        interval = f"{row.low:+.0f} to {row.high:+.0f}" if row.low == row.low else "–"
-        rows.append(
-            f'<tr><th scope="row">{name}</th><td><b>{row.elo:+.0f}</b></td><td>{interval}</td><td>{row.votes}</td></tr>'
-        )
-    return rows
+        interval = f"{row.low:+.0f} to {row.high:+.0f}" if row.low == row.low else NONE
+        rows.append((lanes[row.lane], bold(f"{row.elo:+.0f}"), interval, str(row.votes)))
+    return table("Ranking", ("Lane", "Elo points", INTERVAL, "Votes"), rows)
 
 
 def _basis(found: Tally) -> list[str]:

@@ -12,14 +12,16 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.learn import material
-from dashboard.learn.markup import Shot, calls_table, shots
 from dashboard.studies import LaneView
 from engine.cache import learning
 from engine.cache.connection import reading, writing
 from engine.cache.quality import MetricRow, QualityWriter, ScoreRow, StudyMetricRow
 from engine.cache.records import LatentsRow
 from engine.cache.writer import CacheWriter
+from engine.display import html
 from engine.display.learn_charts import calls_chart, error_chart
+from engine.display.tables import calls_table
+from tests.dashboard.reading_pages import words
 
 OpenPage = Callable[..., AppTest]
 HEADINGS = (
@@ -30,10 +32,6 @@ HEADINGS = (
     "Steps are not calls",
 )
 NOTHING = "The cache has nothing for this yet"
-
-
-def words(page: AppTest) -> str:
-    return "\n".join(element.proto.body for element in page.get("html") if "<style>" not in element.proto.body)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +94,7 @@ def test_a_cache_with_one_guidance_scale_says_how_to_add_another(open_page: Open
 
 def test_the_address_holds_prompt_and_seed(open_page: OpenPage, usual_cache: Path) -> None:
     text = words(open_page("learn", usual_cache, query={"prompt": "owl", "seed": "1"}))
-    assert "&#x27;owl&#x27;, seed 1" in text
+    assert "&#39;owl&#39;, seed 1" in text
     assert not re.search("red apple", text)
 
 
@@ -143,12 +141,12 @@ def test_latents_that_do_not_fit_their_shape_are_left_out(tmp_path: Path, rich_c
 
 
 def test_texts_in_pictures_and_tables_are_text(synthetic: ModuleType) -> None:
-    html = shots([Shot("data:image/png;base64,AA", synthetic.HOSTILE, synthetic.HOSTILE)])
-    assert "<script>" not in html
-    assert "onerror='" not in html
+    shown = html.shots([html.Shot("data:image/png;base64,AA", synthetic.HOSTILE, synthetic.HOSTILE)])
+    assert "<script>" not in shown
+    assert "onerror='" not in shown
     lane = LaneView("x:5", synthetic.HOSTILE, "x", 5, 9)
     times = pd.DataFrame({"lane": ["x:5"], "median_ms": [90.0]})
-    table = calls_table([lane], times, "x:5")
+    table = html.table(calls_table([lane], times, "x:5"))
     assert "<script>" not in table
     assert "<td>1.80</td>" in table
     assert "10.0 ms" in table

@@ -17,6 +17,7 @@ from dashboard.options import Options, parse
 from dashboard.runs import runner, starting
 from dashboard.runs.form import Draft, Preset
 from dashboard.runs.queue import Queue, QueueError, stamp, write_json
+from tests.dashboard.reading_pages import words
 
 OpenPage = Callable[..., AppTest]
 TOML = 'name = "mine"\nmodel = "gaussian"\nprompts = ["disc"]\nlanes = ["ddim:4"]\n[timing]\nrepeats = 0\n'
@@ -29,10 +30,6 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Queue]:
     asked: list[Queue] = []
     monkeypatch.setattr(runner, "ensure", asked.append)
     return asked
-
-
-def words(page: AppTest) -> str:
-    return "\n".join(element.proto.body for element in page.get("html") if "<style>" not in element.proto.body)
 
 
 def buttons(page: AppTest) -> set[str]:
@@ -108,12 +105,12 @@ def test_errors_are_said_at_the_form_and_nothing_typed_is_lost(
     page.text_input("run_steps_dpmpp_2m").input("many").run()
     page.button("check").click().run()
     assert "This study cannot be run as it is" in words(page)
-    assert "Steps of dpmpp_2m: &#x27;many&#x27; is no whole number" in words(page)
+    assert "Steps of dpmpp_2m: &#39;many&#39; is no whole number" in words(page)
     assert "start" not in buttons(page)
     assert page.text_area("run_prompts").value == "disc\nring"
     page.text_input("run_steps_dpmpp_2m").input("3, 5").run()
     page.button("check").click().run()
-    assert "&#x27;name&#x27; may hold" in words(page)
+    assert "&#39;name&#39; may hold" in words(page)
     page.text_input("run_name").input("mine").run()
     page.selectbox("run_baseline").select("dpmpp_2m:3").run()
     page.button("check").click().run()
@@ -133,7 +130,7 @@ def test_what_the_engine_finds_wrong_is_said_as_on_the_command_line(
     page.selectbox("run_model").select("Another model").run()
     page.text_input("run_other_model").input("/nowhere/at all").run()
     page.button("check").click().run()
-    assert "No model &#x27;/nowhere/at all&#x27;" in words(page)
+    assert "No model &#39;/nowhere/at all&#39;" in words(page)
     assert not Queue(tmp_path / "cache.duckdb").jobs()
 
 

@@ -1,11 +1,9 @@
 """The page on speed and quality: its charts, its table and file, its address, and the lanes that none beats."""
 
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,17 +12,17 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.speed import sections
 from dashboard.speed.figures import csv_of, wide_table
-from dashboard.speed.markup import order_table, set_table
-from dashboard.studies import StudyData, StudyView
+from dashboard.studies import StudyView
 from dashboard.verdicts import Verdicts
 from engine.analysis.comparison import compare
 from engine.analysis.convergence import convergence
 from engine.analysis.standings import NOT_COMPARED, frontier
-from engine.cache import queries
 from engine.cache.connection import reading
 from engine.cache.findings import Findings, load_findings
-from engine.display import theme
+from engine.display import html, theme
 from engine.display.speed_charts import convergence_chart, trade_off_chart
+from engine.display.tables import order_table, set_table
+from tests.dashboard.reading_pages import address, study_view, words
 
 OpenPage = Callable[..., AppTest]
 LANES = ("ddim:50", "ddim:10", "ddim:20", "euler:20", "euler:40", "heun:10")
@@ -43,30 +41,10 @@ def known(scored_cache: Path) -> tuple[StudyView, Findings, pd.DataFrame]:
     """The study, its findings, and all its figures."""
     with reading(scored_cache) as db:
         findings = load_findings(db, "quick")
-        data = StudyData(
-            queries.spec(db, "quick") or {},
-            queries.cells(db, "quick"),
-            queries.missing_cells(db, "quick"),
-            queries.timings(db, "quick"),
-            queries.environments(db, "quick"),
-            queries.models(db, "quick"),
-        )
-    study = StudyView("quick", data)
+    study = study_view(scored_cache)
     found = tuple(compare(findings.quality, findings.metrics, findings.baseline))
     verdicts = Verdicts(findings.metrics, "clip_score", found, "", findings.set_metrics, findings.sets)
     return study, findings, sections.every_figure(study, study.timings, verdicts)
-
-
-def words(page: AppTest) -> str:
-    """All HTML that the page shows, without the style sheet."""
-    assert not page.exception
-    return "\n".join(element.proto.body for element in page.get("html") if "<style>" not in element.proto.body)
-
-
-def address(page: AppTest) -> dict[str, str]:
-    """What the page writes to its address."""
-    written: Any = next(json.loads(part.proto.json) for part in page.get("bidi_component"))
-    return {name: value for name, value in written.items() if value != ""}
 
 
 def test_the_page_begins_with_milliseconds_and_the_deciding_metric(open_page: OpenPage, scored_cache: Path) -> None:
@@ -213,7 +191,7 @@ def test_errors_fall_along_each_schedulers_line_and_the_order_has_its_interval(
     }
     assert scales == {("x", "log"), ("y", "log")}
     assert any("strokeDash" in layer["mark"] for layer in spec["layer"])
-    table = order_table(found.orders)
+    table = html.table(order_table(found.orders))
     assert "<b>1.50</b>" in table
     assert "1 of 1 step count" in table
 
@@ -232,8 +210,9 @@ def test_metrics_of_whole_sets_show_n_interval_and_warning_as_text(synthetic: Mo
         "warning": synthetic.HOSTILE,
     }
     refused = row | {"label": "FID", "value": np.nan, "low": np.nan, "high": np.nan, "warning": "too few: 48"}
-    html = set_table(pd.DataFrame([row, refused]), {"euler:30": ("Euler 30", "euler"), "ddim:50": ("DDIM 50", "ddim")})
-    assert "0.008 to 0.02" in html
-    assert "<td>48 of 24 prompts</td>" in html
-    assert "too few: 48" in html
-    assert "<script" not in html
+    lanes = {"euler:30": ("Euler 30", "euler"), "ddim:50": ("DDIM 50", "ddim")}
+    shown = html.table(set_table(pd.DataFrame([row, refused]), lanes))
+    assert "0.008 to 0.02" in shown
+    assert "<td>48 of 24 prompts</td>" in shown
+    assert "too few: 48" in shown
+    assert "<script" not in shown

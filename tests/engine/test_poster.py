@@ -120,6 +120,6 @@ def test_without_scores_many_lanes_still_leave_a_chart_as_wide_as_its_place(tmp_
         found = read_report(db, "quick")
     poster.render_png(found)
     with Image.open(
-        io.BytesIO(charts.png(charts.Picture("t", poster.chart_of(poster.chart_rows(found)), ""), 640))
+        io.BytesIO(charts.png(charts.ReportChart("t", poster.chart_of(poster.chart_rows(found)), ""), 640))
     ) as image:
         assert image.height < image.width

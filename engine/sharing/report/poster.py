@@ -80,7 +80,7 @@ def _chart(sheet: Image.Image, draw: ImageDraw.ImageDraw, report: Report, top: i
     rows = chart_rows(report)
     if rows.empty:
         return
-    drawn = charts.Picture("poster", chart_of(rows), "")
+    drawn = charts.ReportChart("poster", chart_of(rows), "")
     with Image.open(io.BytesIO(charts.png(drawn, CHART_WIDTH))) as image:
         sheet.paste(fitted(image.convert("RGB"), 780, HEIGHT - top - 92), (MARGIN, top))
     lanes = len(report.summary.lanes)
