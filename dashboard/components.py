@@ -21,12 +21,12 @@ UNSETTLED_NOTE = (
 
 
 def chart(draw: Callable[..., Any], *arguments: Any, alt: str) -> None:
-    """A chart, drawn anew only for new data: building and checking one takes longer than the rest of a page.
+    """A chart, built only for new data: building and checking one takes longer than the rest of a page.
 
     Args:
         draw: A function of a module that makes an Altair chart of the arguments.
         arguments: Tables and plain values.
-        alt: What the chart shows, for those who cannot see it.
+        alt: What the chart shows, for screen readers.
     """
     st.vega_lite_chart(spec=_drawn(f"{draw.__module__}.{draw.__qualname__}", arguments, draw), alt=alt)
 
@@ -80,6 +80,11 @@ def scheduler_names(study: StudyView) -> dict[str, str]:
     return {lane.scheduler: known.get(lane.scheduler, lane.scheduler) for lane in study.lanes}
 
 
+def footer(study: StudyView, *parts: str) -> None:
+    """The line under a figure made of images: what it shows, and where and when they were made."""
+    st.html(html.footer([*parts, *image_places(study)]))
+
+
 def image_places(study: StudyView) -> list[str]:
     """Where and when the images were made."""
     names = list(dict.fromkeys(study.data.environments["device_name"].astype(str)))
@@ -104,4 +109,4 @@ def failed_cells(study: StudyView, most: int) -> None:
     first = "" if len(shown) == len(failed) else f"The first {most} of {len(failed)}."
     st.html(html.heading(count(len(failed), "failed cell"), first))
     st.html(html.table(failure_table(shown, {lane.key: lane.label for lane in study.lanes})))
-    st.html(html.footer([f"n = {study.total} cells", *image_places(study)]))
+    footer(study, f"n = {study.total} cells")

@@ -1,4 +1,4 @@
-"""Image bytes from the cache as addresses a browser can show. Only what is a picture of sensible size passes."""
+"""Images from the cache as addresses that a browser can show; only real pictures of sensible size pass."""
 
 import io
 

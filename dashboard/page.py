@@ -39,7 +39,7 @@ def options() -> Options:
 
 
 def require(load: Callable[[], Answer[T] | Problem]) -> Answer[T]:
-    """The answer; or the problem as the page's only content, looked at again every few seconds."""
+    """The answer; or else the problem as the page's only content, with a new try every few seconds."""
     answer = seek(load)
     if answer is None:
         st.stop()
@@ -47,7 +47,7 @@ def require(load: Callable[[], Answer[T] | Problem]) -> Answer[T]:
 
 
 def seek(load: Callable[[], Answer[T] | Problem]) -> Answer[T] | None:
-    """The answer; or None, and the problem shown in its place and looked at again every few seconds."""
+    """The answer; or else None, with the problem in its place and a new try every few seconds."""
     answer = load()
     if isinstance(answer, Answer):
         return answer
@@ -60,9 +60,9 @@ def open_study(*, watch_finished: bool = True, level: int = 1) -> tuple[Options,
     """The head of every page: the study picker, what the study is, and how far it is.
 
     Args:
-        watch_finished: Look now and then whether a finished study has been run again. Without it, a page that shows a
-            finished study sends nothing to the server by itself.
-        level: Of the study's heading: 2 on a page that has a head of its own.
+        watch_finished: Check now and then whether a finished study has been run again. Without it, the page of a
+            finished study sends nothing to the server on its own.
+        level: Of the study's heading: 2 on a page that has its own title.
     """
     chosen = options()
     found = require(lambda: loaders.catalogue(chosen.cache)).value
@@ -70,7 +70,7 @@ def open_study(*, watch_finished: bool = True, level: int = 1) -> tuple[Options,
 
 
 def look_for_study() -> tuple[Options, StudyView | None]:
-    """As `open_study`, for a page that has something to say without a study too: None, and why there is none."""
+    """Like `open_study`, for pages that work without a study: shows why there is none, and returns None."""
     chosen = options()
     found = seek(lambda: loaders.catalogue(chosen.cache))
     return chosen, None if found is None else _open(chosen, found.value, watch_finished=True)
@@ -92,13 +92,13 @@ def _open(chosen: Options, found: pd.DataFrame, *, watch_finished: bool, level: 
 
 
 def _status(chosen: Options, study: StudyView, *, stale: bool, watch: bool) -> None:
-    """How far a study is, kept up to date by itself; draws the page anew when there is something new."""
+    """How far a study is, kept up to date; redraws the page when something has changed."""
     live = study.unfinished and asking.written_lately(chosen.cache)
     _keep_watching(chosen, study.id, study.progress, live=live, stale=stale, watch=watch)
 
 
 def _keep_watching(chosen: Options, study_id: str, known: Progress, *, live: bool, stale: bool, watch: bool) -> None:
-    """A server remembers a fragment, and all it refers to, as long as the session: so it refers to no study."""
+    """The server keeps a fragment and all it refers to for the whole session, so it refers to no study."""
     drawn = False
 
     @st.fragment(run_every=POLL_SECONDS if live or stale else SLOW_POLL_SECONDS if watch else None)
@@ -122,7 +122,7 @@ def _status_line(progress: Progress, live: bool, *, stale: bool) -> None:
         total = run + progress.missing
         st.progress(run / total, text=f"Running: {run} of {total} cells")
     elif live:
-        st.html(html.soft(f"Timing is going on: {count(progress.samples, 'sample')} so far."))
+        st.html(html.soft(f"Timing: {count(progress.samples, 'sample')} so far."))
     elif progress.missing:
         left = count(progress.missing, "cell")
         st.html(html.soft(f"{left} not run yet. `python -m engine run` with the same study goes on."))
@@ -132,7 +132,7 @@ def _status_line(progress: Progress, live: bool, *, stale: bool) -> None:
 
 
 def _watch(load: Callable[[], Answer[T] | Problem], problem: Problem) -> None:
-    """Asks again every few seconds, and draws the page anew once the answer has changed."""
+    """Asks again every few seconds, and redraws the page once the answer has changed."""
     drawn = False
 
     @st.fragment(run_every=POLL_SECONDS)

@@ -1,6 +1,5 @@
 """The sections of the Learn page. Each says what is meant first, then shows it with what the cache has."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -17,6 +16,7 @@ from engine.display.formats import count, cut
 from engine.display.html import Shot
 from engine.display.learn_charts import calls_chart, error_chart
 from engine.display.tables import calls_table
+from engine.sharing.pictures import evenly
 
 STRIP = 7
 _NO_STUDY = "there is no study to show, see above."
@@ -90,7 +90,7 @@ def forming(subject: Subject | None) -> None:
             st.html(_nothing(f"{_why(subject)}; or its study keeps no frames of this kind."))
             continue
         calls = subject.lane.nfe or subject.lane.steps
-        captions = [(p, f"call {p.step_index + 1} of {calls}") for p in _spread(found)]
+        captions = [(p, f"call {p.step_index + 1} of {calls}") for p in evenly(found, STRIP)]
         st.html(html.soft(words.capitalize()))
         st.html(html.shots(_shot(picture, caption, subject) for picture, caption in captions))
         st.html(subject.footer(subject.lane.label))
@@ -140,7 +140,7 @@ def solvers(subject: Subject | None) -> None:
     study = subject.study
     counted = f"{components.extent(scores['n'])} cells per lane"
     spread = "mark: median, bar: 10 – 90 % of the cells"
-    st.html(html.footer([counted, spread, *study.facts[:1], *components.image_places(study)]))
+    components.footer(study, counted, spread, *study.facts[:1])
 
 
 def calls(subject: Subject | None) -> None:
@@ -153,7 +153,7 @@ def calls(subject: Subject | None) -> None:
     timings = components.pick_timings(subject.study)
     st.html(html.table(calls_table(subject.study.lanes, timings, subject.study.baseline)))
     if timings.empty:
-        st.html(html.footer(["calls counted in the cells of the study", *components.image_places(subject.study)]))
+        components.footer(subject.study, "calls counted in the cells of the study")
         st.html(_nothing("times. " + components.NOT_TIMED))
         return
     st.html(components.timing_footer(timings, "calls counted; median times"))
@@ -171,14 +171,6 @@ def _with_lanes(scores: pd.DataFrame, study: StudyView) -> pd.DataFrame:
 def _pictures(subject: Subject, ids: list[str], kinds: list[str]) -> list[Picture]:
     answer = loaders.pictures(subject.chosen.cache, [key for key in ids if key], kinds)
     return answer.value if isinstance(answer, Answer) else []
-
-
-def _spread(pictures: Sequence[Picture]) -> list[Picture]:
-    """About `STRIP` of the pictures, evenly spread, first and last among them."""
-    if len(pictures) <= STRIP:
-        return list(pictures)
-    places = {round(place * (len(pictures) - 1) / (STRIP - 1)) for place in range(STRIP)}
-    return [pictures[place] for place in sorted(places)]
 
 
 def _shot(picture: Picture, caption: str, subject: Subject) -> Shot:

@@ -96,7 +96,7 @@ def tested_claims(chosen: Options, study: StudyView) -> None:
         return
     st.html(html.heading(_CLAIMS, f"{_counted(found)}."))
     st.html(html.claims(tested))
-    st.html(html.footer(["95 % intervals, prompts resampled", *components.image_places(study)]))
+    components.footer(study, "95 % intervals, prompts resampled")
     with st.expander("How each claim was tested"):
         st.html(html.table(claim_table(found)))
 
@@ -156,7 +156,7 @@ def final_pictures(chosen: Options, study: StudyView, lane: str) -> None:
             st.html(_grid(prompts, rows[FIRST_LANES:]))
     extent = [f"{len(prompts)} of {count(len(study.prompts), 'prompt')}"]
     extent += [f"{len(rows)} of {count(len(study.lanes), 'lane')}"] if len(rows) < len(study.lanes) else []
-    st.html(html.footer([*extent, f"seed {seed}", *components.image_places(study), "a picture opens Compare"]))
+    components.footer(study, *extent, f"seed {seed}", "a picture opens Compare")
 
 
 def _grid(prompts: Sequence[str], rows: Sequence[Row]) -> str:
@@ -179,4 +179,4 @@ def outcome(study: StudyView) -> None:
     if study.progress.failed or study.progress.missing:
         st.html(html.heading("What was run", "Cells of each lane: every prompt with every seed."))
         st.html(html.table(outcome_table(study.lanes, study.counts, study.baseline)))
-        st.html(html.footer([f"n = {study.total} cells", *components.image_places(study)]))
+        components.footer(study, f"n = {study.total} cells")

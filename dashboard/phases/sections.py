@@ -25,7 +25,7 @@ RULER = "Below each chart: where a lane has done 20, 40, 60 and 80 % of its call
 
 
 def top(shown: Shown, claims: tuple[ClaimVerdict, ...]) -> None:
-    """The figures to see first: where the path is made, when the picture is recognisable, and the claim."""
+    """The headline: where x0 changes most, when the picture is recognisable, and the claim."""
     lane = next((lane for lane in shown.lanes if lane.key == shown.study.baseline), shown.lanes[0])
     cards = []
     ends = [shown.measured.get((lane.key, f"critical_50_{side}")) for side in ("start", "end")]
@@ -84,19 +84,11 @@ def where(shown: Shown) -> None:
             extent = (
                 f"n = {count(int(spans['prompts'].max()), 'prompt')}, {count(int(spans['runs'].max()), 'run')} per lane"
             )
-            st.html(
-                html.footer([extent, "95 % bootstrap intervals over prompts", *components.image_places(shown.study)])
-            )
+            components.footer(shown.study, extent, "95 % bootstrap intervals over prompts")
     st.html(html.table(border_table(shown.lanes, shown.measured, shown.study.baseline)))
     lowest = min((row.figures["progress"].n for row in shown.measured.values() if "progress" in row.figures), default=0)
-    st.html(
-        html.footer(
-            [
-                f"n = {count(lowest, 'prompt')} or more",
-                "means over prompts, [95 % bootstrap intervals]",
-                *components.image_places(shown.study),
-            ]
-        )
+    components.footer(
+        shown.study, f"n = {count(lowest, 'prompt')} or more", "means over prompts, [95 % bootstrap intervals]"
     )
 
 
@@ -130,13 +122,13 @@ def _spans(shown: Shown, axis: Axis) -> pd.DataFrame:
 
 
 def tested(claims: tuple[ClaimVerdict, ...], study: StudyView) -> None:
-    """What is said about phases, and whether it is borne out."""
+    """Common claims about phases, with their verdicts."""
     known = [claim for claim in claims if claim.key in CLAIMS and claim.word != "not testable"]
     if not known:
         return
     st.html(html.heading("What is said about phases", "Hypotheses and bounds were written down before."))
     st.html(html.claims(known))
-    st.html(html.footer(["95 % intervals, prompts resampled", *components.image_places(study)]))
+    components.footer(study, "95 % intervals, prompts resampled")
 
 
 def forming(chosen: Options, shown: Shown, choice: Choice) -> None:
@@ -243,15 +235,11 @@ def paths(chosen: Options, shown: Shown, choice: Choice) -> None:
                 found.explained,
                 alt=f"Paths of x0 on components {axes[0]} and {axes[1]}, a line a lane",
             )
-    st.html(
-        html.footer(
-            [
-                f"n = {count(len(lanes), 'run')}, {len(points)} steps",
-                f"{sum(found.explained):.0%} of the variance shown; from sketches of the latents, whose "
-                "distances are right to about 6 %",
-                *components.image_places(shown.study),
-            ]
-        )
+    components.footer(
+        shown.study,
+        f"n = {count(len(lanes), 'run')}, {len(points)} steps",
+        f"{sum(found.explained):.0%} of the variance shown; from sketches of the latents, whose "
+        "distances are right to about 6 %",
     )
 
 

@@ -19,8 +19,8 @@ _NOTE = (
     "that call; where the timestep names another noise level to the denoiser, both are shown."
 )
 _NONE = (
-    "Not recorded for this cache. Running a study looks at its lanes; a study that was run before is looked at when it "
-    "is run again, without computing its pictures anew."
+    "Not recorded in this cache. A run inspects the lanes of its study; a study from before is inspected when it "
+    "is run again, without making its pictures again."
 )
 
 
@@ -30,7 +30,7 @@ def read(db: Connection, study_id: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.
 
 
 def lint(chosen: Options, study: StudyView) -> None:
-    """The section."""
+    """Noise levels, settings and findings of the study's lanes."""
     st.html(html.heading("What each lane really ran", _NOTE))
     answer = ask(chosen.cache, read, study.id)
     if not isinstance(answer, Answer):
@@ -43,7 +43,7 @@ def lint(chosen: Options, study: StudyView) -> None:
         st.html(html.soft(_NONE))
         return
     st.html(html.table(summary_table(study.lanes, levels, findings, study.baseline)))
-    st.html(html.footer([f"{levels['lane'].nunique()} of {count(len(lanes), 'lane')} looked at"]))
+    st.html(html.footer([f"{levels['lane'].nunique()} of {count(len(lanes), 'lane')} inspected"]))
     if levels.empty:
         return
     shown = components.with_names(levels, study.lanes)

@@ -16,7 +16,7 @@ from dashboard.runs.queue import ENDED, Job, Queue, log_lines
 from dashboard.studies import StudyView
 from engine.display import html
 from engine.display.formats import NONE, count, cut, duration, when
-from engine.display.tables import ResultTable, environment_table, table, text, wrap
+from engine.display.tables import FilledColumn, ResultTable, environment_table, table_of, text, wrap
 from engine.errors import LabError
 
 FAST_SECONDS, SLOW_SECONDS = 1.0, 5.0
@@ -44,7 +44,7 @@ _COUNTED = (
     ("failed", "failed"),
     ("untimed", "lanes not timed"),
 )
-_KEEPS = "A run goes on when this page or the server is closed. Cancelling keeps what is finished."
+_KEEPS = "A run continues when this page or the server is closed. Cancelling keeps what is finished."
 
 
 def head(rights: Access) -> None:
@@ -62,7 +62,7 @@ def head(rights: Access) -> None:
 
 
 def queue(chosen: Options, rights: Access) -> None:
-    """What goes on and what waits, kept up to date by itself."""
+    """Runs that go on or wait, kept up to date."""
     runs = Queue(chosen.cache)
     active = runs.active()
     shown = _signature(active)
@@ -83,7 +83,7 @@ def queue(chosen: Options, rights: Access) -> None:
 
 
 def _signature(jobs: list[Job]) -> list[tuple[str, str, bool]]:
-    """What the page is drawn anew for."""
+    """What the page is redrawn for."""
     return [(job.number, job.state, job.cancelling) for job in jobs]
 
 
@@ -135,7 +135,7 @@ def _progress_text(job: Job, log: Log) -> str:
 
 
 def new_study(chosen: Options, rights: Access) -> None:
-    """The form, the engine's plan for what it asks, and the button that starts it; nothing for readers."""
+    """The form, the plan the engine makes of it, and the button that starts it; nothing for readers."""
     if not rights.may_run:
         return
     if reason := starting.engine_lacks():
@@ -173,7 +173,7 @@ def _start(chosen: Options, planned: starting.Plan) -> None:
 
 
 def history(chosen: Options) -> None:
-    """Runs that have ended, the newest first, and what those said last that did not end well."""
+    """Runs that have ended, the newest first, with the last output of those that failed."""
     ended = [job for job in Queue(chosen.cache).jobs() if job.state in ENDED]
     if not ended:
         return
@@ -184,28 +184,24 @@ def history(chosen: Options) -> None:
     for job in [job for job in shown if job.state in {"failed", "refused", "lost"}][:SHOWN_LOGS]:
         notes = events.read(log_lines(job.folder / "log.jsonl")).notes[-LAST_LINES:]
         said = [*notes, *log_lines(job.folder / "errors.log")[-LAST_LINES:]]
-        words = "\n".join(said)[-ERROR_CHARACTERS:] or "It said nothing."
+        words = "\n".join(said)[-ERROR_CHARACTERS:] or "No output."
         st.html(
-            html.folded(f"Run {int(job.number)}, {job.study}, {STATES[job.state]}: what it said last", words, "lab-log")
+            html.folded(f"Run {int(job.number)}, {job.study}, {STATES[job.state]}: its last output", words, "lab-log")
         )
 
 
 def _history(jobs: Iterable[Job]) -> ResultTable:
     """Runs that have ended: what, when, by whom, where, how long, and how they ended."""
-    rows = [
-        (
-            str(int(job.number)),
-            job.study,
-            when(job.asked_at),
-            cut(job.by, 60) or NONE,
-            _environment(job.outcome.get("facts") or {}),
-            duration(None if job.seconds is None else 1000 * job.seconds),
-            _outcome(job),
-        )
-        for job in jobs
+    columns: list[FilledColumn] = [
+        ("Run", lambda job: str(int(job.number))),
+        (text("Study"), lambda job: job.study),
+        (text("Asked for"), lambda job: when(job.asked_at)),
+        (text("By"), lambda job: cut(job.by, 60) or NONE),
+        (wrap("Environment"), lambda job: _environment(job.outcome.get("facts") or {})),
+        ("Duration", lambda job: duration(None if job.seconds is None else 1000 * job.seconds)),
+        (wrap("Outcome"), _outcome),
     ]
-    columns = ("Run", text("Study"), text("Asked for"), text("By"), wrap("Environment"), "Duration", wrap("Outcome"))
-    return table("Runs started here", columns, rows)
+    return table_of("Runs started here", jobs, columns)
 
 
 def _environment(facts: dict[str, Any]) -> str:
@@ -216,11 +212,11 @@ def _environment(facts: dict[str, Any]) -> str:
 
 
 def _outcome(job: Job) -> str:
-    """How a run ended: the word, and what it counted."""
+    """How a run ended: its state, and what it counted."""
     summary = job.outcome.get("summary")
     words = STATES[job.state]
     if job.state == "lost":
-        return f"{words}: its process ended without a word; a new run goes on from what is saved"
+        return f"{words}: its process vanished; a new run continues from what is saved"
     if not isinstance(summary, dict):
         code = job.outcome.get("exit_code")
         return words + (f" (exit code {code})" if isinstance(code, int) and job.state == "failed" else "")
@@ -236,7 +232,7 @@ def environments(study: StudyView) -> None:
         st.html(html.soft("No cell of this study has run yet."))
         return
     st.html(html.table(environment_table(made)))
-    st.html(html.footer([f"n = {study.total} cells", *components.image_places(study)[1:]]))
+    components.footer(study, f"n = {study.total} cells")
 
 
 def failures(study: StudyView) -> None:
@@ -248,7 +244,7 @@ def failures(study: StudyView) -> None:
 
 
 def show(chosen: Options) -> None:
-    """All of the page that needs no cache."""
+    """The part of the page that needs no cache."""
     rights = access.of_session(chosen)
     head(rights)
     queue(chosen, rights)

@@ -114,15 +114,8 @@ def converging(study: StudyView, found: Convergence, verdicts: Verdicts) -> None
             convergence_chart, found.errors, found.floor, alt="Median error of each lane over its denoiser calls"
         )
         floor = f"dashed: errors below {number(found.floor)} say nothing" if found.floor > 0 else ""
-        st.html(
-            html.footer(
-                [
-                    f"{components.extent(found.errors['n'])} prompts",
-                    "median over prompts with 95 % interval",
-                    floor,
-                    *components.image_places(study),
-                ]
-            )
+        components.footer(
+            study, f"{components.extent(found.errors['n'])} prompts", "median over prompts with 95 % interval", floor
         )
         if verdicts.reference:
             st.html(html.soft(verdicts.reference))
@@ -134,15 +127,7 @@ def converging(study: StudyView, found: Convergence, verdicts: Verdicts) -> None
             )
         )
         st.html(html.table(order_table(found.orders)))
-        st.html(
-            html.footer(
-                [
-                    "fitted to the filled marks of each scheduler",
-                    "95 % intervals, prompts resampled",
-                    *components.image_places(study),
-                ]
-            )
-        )
+        components.footer(study, "fitted to the filled marks of each scheduler", "95 % intervals, prompts resampled")
 
 
 def figures(study: StudyView, table: pd.DataFrame, metric: str) -> None:
@@ -182,9 +167,5 @@ def whole_sets(study: StudyView, verdicts: Verdicts) -> None:
         )
         if len(known):
             st.html(html.table(set_table(known, lanes)))
-            st.html(
-                html.footer(
-                    ["n stands in each row", "95 % intervals, prompts resampled", *components.image_places(study)]
-                )
-            )
+            components.footer(study, "n stands in each row", "95 % intervals, prompts resampled")
         st.html(html.method([*refusal_lines(verdicts.sets), *missing, *feature_lines(verdicts.sets)]))

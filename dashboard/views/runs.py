@@ -1,4 +1,4 @@
-"""Runs: start a study and watch it; what became of earlier ones; what each lane of a study really ran."""
+"""Runs: start and watch a study, see how earlier runs ended, and what each lane really ran."""
 
 from dashboard import access, page, state
 from dashboard.runs import lint, sections
@@ -6,7 +6,7 @@ from dashboard.share import sections as share
 
 chosen = page.options()
 sections.show(chosen)
-share.take_over(chosen, access.of_session(chosen))
+share.import_file(chosen, access.of_session(chosen))
 chosen, study = page.open_study(level=2)
 sections.environments(study)
 sections.failures(study)

@@ -1,4 +1,4 @@
-"""The ballot: one pair at a time, each choice written at once. A fragment, so that a vote draws nothing else anew."""
+"""The ballot: one pair at a time, each choice written at once. A fragment, so that a vote redraws nothing else."""
 
 import re
 import uuid

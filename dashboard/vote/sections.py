@@ -13,7 +13,7 @@ from engine.analysis.votes import FEWEST_ONE_SIDED, MARGIN, MOST_WRONG, POWER, P
 from engine.display import html
 from engine.display.formats import NONE, count, percent, percent_range, when
 from engine.display.headline import Figure
-from engine.display.tables import INTERVAL, ResultTable, bold, name_of, table
+from engine.display.tables import INTERVAL, FilledColumn, ResultTable, bold, name_of, table_of
 
 HOW = (
     f"Between the pairs stand attention checks, one after every {CHECK_EVERY} pairs: the same picture twice, or, where "
@@ -33,7 +33,7 @@ POWERS = {"80": "80 %", "90": "90 %"}
 
 
 def choose_question(study: StudyView) -> Question | None:
-    """Which two lanes are compared and how finely, chosen by whoever sends the link; None if there are no two."""
+    """Which two lanes are compared and how finely, as the sender of the link chooses; None below two lanes."""
     names = {lane.key: lane.label for lane in study.lanes}
     if len(names) < 2:
         st.html(html.note("There is nothing to compare", "A vote needs two lanes; this study has one."))
@@ -50,7 +50,7 @@ def choose_question(study: StudyView) -> Question | None:
             margin = state.choose_from("margin", "Equivalent within", MARGINS, f"{100 * MARGIN:.0f}")
         with right:
             power = state.choose_from("power", "Power to show it", POWERS, f"{100 * POWER:.0f}")
-        st.html(html.soft("The address of this page holds the choice: send it to whoever shall vote."))
+        st.html(html.soft("The address of this page holds the choice: send it to the people who should vote."))
         st.html(html.method(HOW))
     steps = tuple((lane.key, lane.steps) for lane in study.lanes)
     return Question(one, two, steps, int(margin) / 100, int(power) / 100)
@@ -63,7 +63,7 @@ def address(question: Question) -> dict[str, str]:
 
 
 def results(chosen: Options, study: StudyView, question: Question) -> None:
-    """What the votes say so far; only when asked for, so that nobody votes with the crowd."""
+    """The votes so far; only on request, so that nobody votes with the crowd."""
     if not st.toggle("Show the results so far", key="results", bind="query-params"):
         return
     names = {lane.key: lane.label for lane in study.lanes}
@@ -109,22 +109,25 @@ def _sentence(asked: Preference, names: dict[str, str]) -> str:
 
 
 def _side(side: Estimate) -> str:
-    """What the same picture twice tells about the voters, and not about the lanes."""
+    """How voters chose between two copies of one picture: a fact about the voters, not the lanes."""
     interval = percent_range(side.low, side.high)
     spread = "too few voters for an interval" if interval == NONE else f"95 % interval {interval}"
     basis = f"{spread}, {count(side.pairs, 'vote')} by {count(side.n, 'voter')}"
-    text = f"Of the same picture twice, voters chose the left one in {percent(side.value)} ({basis}); 50 % is expected."
+    share = percent(side.value)
+    text = f"Between two copies of one picture, voters chose the left one in {share} ({basis}); 50 % is expected."
     leans = side.high < 0.5 or side.low > 0.5
-    return text + (" They lean to a side; sides are drawn at random, so that blurs but favours no lane." * leans)
+    return text + (" They prefer a side. Sides are random, so this adds noise but favours no lane." * leans)
 
 
 def _ranking(found: Tally, study: StudyView) -> ResultTable:
     lanes = {lane.key: name_of(lane, study.baseline) for lane in study.lanes}
-    rows = []
-    for row in found.ranking:
-        interval = f"{row.low:+.0f} to {row.high:+.0f}" if row.low == row.low else NONE
-        rows.append((lanes[row.lane], bold(f"{row.elo:+.0f}"), interval, str(row.votes)))
-    return table("Ranking", ("Lane", "Elo points", INTERVAL, "Votes"), rows)
+    columns: list[FilledColumn] = [
+        ("Lane", lambda row: lanes[row.lane]),
+        ("Elo points", lambda row: bold(f"{row.elo:+.0f}")),
+        (INTERVAL, lambda row: f"{row.low:+.0f} to {row.high:+.0f}" if row.low == row.low else NONE),
+        ("Votes", lambda row: str(row.votes)),
+    ]
+    return table_of("Ranking", found.ranking, columns)
 
 
 def _basis(found: Tally) -> list[str]:

@@ -42,7 +42,7 @@ class Film:
         progress: Of each step in the strip.
         width: Of one picture in pixels; the strip has as many times that.
         height: Likewise.
-        alt: What they show, for those who do not see them.
+        alt: What they show, for screen readers.
     """
 
     final: str | None
@@ -151,7 +151,7 @@ def remarks(loud: Sequence[tuple[str, str]], quiet: Sequence[str]) -> Markup:
 
 
 def table(shown: ResultTable) -> Markup:
-    """A table that scrolls by itself where the page is narrow."""
+    """A table that scrolls sideways where the page is narrow."""
     return _part("table", shown)
 
 
@@ -161,7 +161,7 @@ def picture(shot: Shot, query: Mapping[str, str] | None = None) -> Markup:
 
 
 def gap(text: str) -> Markup:
-    """What stands where a picture is missing."""
+    """A placeholder for a missing picture."""
     return _part("gap", cut(text, 90))
 
 

@@ -8,7 +8,7 @@ from engine.analysis.phases import Axis
 from engine.analysis.statistics import Estimate
 from engine.display import html
 from engine.display.formats import NONE, known, number, number_range, percent, percent_range
-from engine.display.tables import INTERVAL, Entry, ResultTable, ShownLane, bold, name_of, table
+from engine.display.tables import INTERVAL, Entry, FilledColumn, ResultTable, ShownLane, bold, name_of, table, table_of
 
 # The span of progress that is said to be critical.
 CLAIMED = (0.4, 0.8)
@@ -85,26 +85,19 @@ def _span(borders: Sequence[Measured | None]) -> Entry:
 
 def commitment_table(lanes: Iterable[ShownLane], found: Commitment) -> ResultTable:
     """Where runs come to keep to their first prompt, lane by lane."""
-    points = found.points.set_index("lane")
-    rows = []
-    for lane in lanes:
-        if lane.key not in points.index:
-            continue
-        row = points.loc[lane.key]
-        rows.append(
-            (
-                name_of(lane),
-                bold(percent(row["progress"])),
-                percent_range(row["progress_low"], row["progress_high"]),
-                number(row["log_snr"]),
-                number_range(row["log_snr_low"], row["log_snr_high"]),
-                f"{row['pairs']:.0f}",
-                f"{row['runs']:.0f}",
-                f"{row['never']:.0f} of {row['never'] + row['runs']:.0f}",
-            )
-        )
-    columns = ("Lane", "Committed at", INTERVAL, "Log-SNR", INTERVAL, "Pairs", "Runs", "Left out")
-    return table("Where runs keep to their first prompt", columns, rows)
+    names = {lane.key: lane for lane in lanes}
+    points = found.points[found.points["lane"].isin(list(names))]
+    columns: list[FilledColumn] = [
+        ("Lane", lambda row: name_of(names[row.lane])),
+        ("Committed at", lambda row: bold(percent(row.progress))),
+        (INTERVAL, lambda row: percent_range(row.progress_low, row.progress_high)),
+        ("Log-SNR", lambda row: number(row.log_snr)),
+        (INTERVAL, lambda row: number_range(row.log_snr_low, row.log_snr_high)),
+        ("Pairs", lambda row: f"{row.pairs:.0f}"),
+        ("Runs", lambda row: f"{row.runs:.0f}"),
+        ("Left out", lambda row: f"{row.never:.0f} of {row.never + row.runs:.0f}"),
+    ]
+    return table_of("Where runs keep to their first prompt", points.itertuples(), columns)
 
 
 def swap_table(

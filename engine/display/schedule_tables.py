@@ -2,12 +2,24 @@
 
 import json
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 
 from engine.display import html
 from engine.display.formats import NONE, cut
-from engine.display.tables import Entry, ResultTable, ShownLane, TableCell, name_of, table, text, wrap
+from engine.display.tables import (
+    Entry,
+    FilledColumn,
+    ResultTable,
+    ShownLane,
+    TableCell,
+    name_of,
+    table,
+    table_of,
+    text,
+    wrap,
+)
 
 ORIGINS = {
     "lane": "this lane",
@@ -28,7 +40,7 @@ def summary_table(
     for lane in lanes:
         own = levels[levels["lane"] == lane.key]
         said = findings[findings["lane"] == lane.key]
-        cells = ["not looked at" if said.empty else NONE, *[NONE] * 4]
+        cells = ["not inspected" if said.empty else NONE, *[NONE] * 4]
         if not own.empty:
             first, last = own.iloc[0], own.iloc[-1]
             cells = [
@@ -52,25 +64,34 @@ def _remarks(findings: pd.DataFrame) -> Entry:
 
 def level_table(levels: pd.DataFrame) -> ResultTable:
     """The noise levels of one lane; in bold where the denoiser is told another one."""
-    rows = []
-    for row in levels.itertuples():
-        differs = abs(row.told_sigma / row.sigma - 1) > TOLD_TOLERANCE if row.sigma > 0 else row.told_sigma > 0
-        told = TableCell(f"{row.told_sigma:.4g}", strong=bool(differs))
-        call = str(int(row.call_index) + 1)
-        rows.append((call, f"{row.timestep:.5g}", f"{row.sigma:.4g}", told, f"{row.log_snr:.2f}"))
-    return table("Noise levels", ("Call", "Timestep", "Sigma", "Sigma told", "Log-SNR"), rows)
+    columns: list[FilledColumn] = [
+        ("Call", lambda row: str(int(row.call_index) + 1)),
+        ("Timestep", lambda row: f"{row.timestep:.5g}"),
+        ("Sigma", lambda row: f"{row.sigma:.4g}"),
+        ("Sigma told", lambda row: TableCell(f"{row.told_sigma:.4g}", strong=_differs(row))),
+        ("Log-SNR", lambda row: f"{row.log_snr:.2f}"),
+    ]
+    return table_of("Noise levels", levels.itertuples(), columns)
+
+
+def _differs(row: Any) -> bool:
+    return bool(abs(row.told_sigma / row.sigma - 1) > TOLD_TOLERANCE if row.sigma > 0 else row.told_sigma > 0)
 
 
 def setting_table(settings: pd.DataFrame) -> ResultTable:
     """The settings of one lane: those that somebody set first, the defaults of the class last."""
     order = {origin: place for place, origin in enumerate(ORIGINS)}
     ordered = settings.assign(place=settings["origin"].map(order).fillna(len(order)))
-    rows = []
-    for row in ordered.sort_values(["place", "setting"]).itertuples():
-        below = () if pd.isna(row.replaced) else (f"in place of the model's {_value(row.replaced)}",)
-        value = TableCell(_value(row.value), below=below)
-        rows.append((str(row.setting), value, ORIGINS.get(row.origin, str(row.origin))))
-    return table("Settings", ("Setting", wrap("Value"), text("From")), rows)
+    columns: list[FilledColumn] = [
+        ("Setting", lambda row: str(row.setting)),
+        (wrap("Value"), lambda row: TableCell(_value(row.value), below=_replaced(row.replaced))),
+        (text("From"), lambda row: ORIGINS.get(row.origin, str(row.origin))),
+    ]
+    return table_of("Settings", ordered.sort_values(["place", "setting"]).itertuples(), columns)
+
+
+def _replaced(stored: object) -> tuple[str, ...]:
+    return () if pd.isna(stored) else (f"in place of the model's {_value(stored)}",)
 
 
 def _value(stored: object) -> str:

@@ -1,8 +1,9 @@
 """Results as tables: pure functions from rows to labelled cells, which `html.table` sets for pages and report."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import pandas as pd
@@ -30,7 +31,6 @@ from engine.display.formats import (
     whole,
 )
 
-LANE_COLUMNS = ("Lane", "Steps", "Denoiser calls (NFE)")
 INTERVAL = "95 % interval"
 # Verdict on a claim -> a mark that repeats it.
 VERDICT_MARKS: dict[Word, str] = {"confirmed": "✓", "refuted": "✗", "undecided": "?", "not testable": "–"}
@@ -86,6 +86,8 @@ class TableCell:
 
 Entry = str | TableCell
 Row = Sequence[Entry | None]
+# A column, and its cell in the row of an item.
+FilledColumn = tuple[str | Column, Callable[[Any], Entry]]
 
 # The colours of the stage chart.
 STAGE_MARKS = tuple(TableCell(stage, mark="■", colour=colour) for stage, colour in theme.STAGE_COLOURS.items())
@@ -96,26 +98,28 @@ class ResultTable:
     """A table.
 
     Attributes:
-        name: What it shows, for those who do not see it.
+        name: What it shows, for screen readers.
         columns: One for each cell of a row.
-        rows: Cells are texts, `TableCell`s, or parts of `engine.display.html`.
-        header: Index of the column that names the row.
+        rows: Cells are texts, `TableCell`s, or parts of `engine.display.html`; the first one names the row.
         style: Further classes, as in `page.css`.
     """
 
     name: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    header: int = 0
     style: str = ""
 
 
-def table(
-    name: str, columns: Iterable[str | Column], rows: Iterable[Row], header: int = 0, style: str = ""
-) -> ResultTable:
+def table(name: str, columns: Iterable[str | Column], rows: Iterable[Row], style: str = "") -> ResultTable:
     """A table; a column given by its name alone holds numbers."""
     named = tuple(Column(each) if isinstance(each, str) else each for each in columns)
-    return ResultTable(name, named, tuple(rows), header, style)
+    return ResultTable(name, named, tuple(rows), style)
+
+
+def table_of(name: str, items: Iterable[Any], columns: Sequence[FilledColumn], style: str = "") -> ResultTable:
+    """A table with a row for each item, from columns and what each says of an item."""
+    rows = [[cell(item) for _, cell in columns] for item in items]
+    return table(name, [column for column, _ in columns], rows, style)
 
 
 def text(name: str) -> Column:
@@ -144,58 +148,56 @@ def name_of(lane: ShownLane, baseline: str = "") -> TableCell:
     return lane_name(lane.label, lane.scheduler, is_baseline=lane.key == baseline)
 
 
-def _lane(row: pd.Series) -> TableCell:
-    return lane_name(row["label"], row["scheduler"], is_baseline=bool(row["is_baseline"]))
+def _lane(row: Any) -> TableCell:
+    return lane_name(row.label, row.scheduler, is_baseline=bool(row.is_baseline))
 
 
 def time_table(times: pd.DataFrame) -> ResultTable:
     """Timing summaries (`timing.summarise` with label, scheduler, steps, is_baseline), one row a lane."""
-    rows = [
-        (
-            _lane(row),
-            whole(row["steps"]),
-            whole(row["nfe"]),
-            bold(duration(row["median_ms"])),
-            duration_range(row["low_ms"], row["high_ms"]),
-            whole(row["n"]),
-            bold(ratio(row["speedup"])),
-            ratio_range(row["speedup_low"], row["speedup_high"]),
-            str(row["settled"]),
-        )
-        for _, row in times.iterrows()
+    columns: list[FilledColumn] = [
+        ("Lane", _lane),
+        ("Steps", lambda row: whole(row.steps)),
+        ("Denoiser calls (NFE)", lambda row: whole(row.nfe)),
+        ("Median time", lambda row: bold(duration(row.median_ms))),
+        (INTERVAL, lambda row: duration_range(row.low_ms, row.high_ms)),
+        ("n", lambda row: whole(row.n)),
+        ("Speed-up", lambda row: bold(ratio(row.speedup))),
+        (INTERVAL, lambda row: ratio_range(row.speedup_low, row.speedup_high)),
+        ("Samples", lambda row: str(row.settled)),
     ]
-    return table("Times", [*LANE_COLUMNS, "Median time", INTERVAL, "n", "Speed-up", INTERVAL, "Samples"], rows)
+    return table_of("Times", times.itertuples(), columns)
 
 
 def quality_table(rows_of_metric: pd.DataFrame) -> ResultTable:
     """How each lane compares with the baseline by one metric (`standings`)."""
-    rows = []
-    for _, row in rows_of_metric.iterrows():
-        gap = (NONE, NONE) if row["is_baseline"] else (signed(row["difference"]), number_range(row["low"], row["high"]))
-        extent = f"{whole(row['prompts'])} / {whole(row['pairs'])}" if known(row["prompts"]) else NONE
-        rows.append((_lane(row), bold(number(row["mean"])), *gap, extent, str(row["verdict"])))
-    columns = ("Lane", "Mean", "Minus baseline", INTERVAL, "n (prompts / pairs)", "Verdict")
-    return table(f"Quality by {rows_of_metric.iloc[0]['metric_label']}", columns, rows)
+    columns: list[FilledColumn] = [
+        ("Lane", _lane),
+        ("Mean", lambda row: bold(number(row.mean))),
+        ("Minus baseline", lambda row: NONE if row.is_baseline else signed(row.difference)),
+        (INTERVAL, lambda row: NONE if row.is_baseline else number_range(row.low, row.high)),
+        ("Prompts", lambda row: whole(row.prompts)),
+        ("Pairs", lambda row: whole(row.pairs)),
+        ("Verdict", lambda row: str(row.verdict)),
+    ]
+    return table_of(f"Quality by {rows_of_metric.iloc[0]['metric_label']}", rows_of_metric.itertuples(), columns)
 
 
 def set_table(sets: pd.DataFrame, lanes: Mapping[str, tuple[str, str]]) -> ResultTable:
     """Metrics of whole sets of pictures (`engine.cache.sets.set_quality`); lanes: key -> (label, scheduler)."""
-    rows = []
-    for _, row in sets.iterrows():
-        label, scheduler = lanes.get(row["lane"], (str(row["lane"]), str(row["lane"]).partition(":")[0]))
-        rows.append(
-            (
-                lane_name(label, scheduler),
-                lanes.get(row["against"], (str(row["against"]), ""))[0],
-                f"{row['label']} ({row['unit']})" if row["unit"] else str(row["label"]),
-                bold(number(row["value"])),
-                number_range(row["low"], row["high"]),
-                f"{whole(row['n'])} of {count(row['prompts'], 'prompt')}",
-                _said(row["warning"]),
-            )
-        )
-    columns = ("Lane", text("Against"), text("Metric"), "Value", INTERVAL, "n (pictures)", wrap("Warning"))
-    return table("Metrics of whole sets", columns, rows)
+
+    def named(lane: str) -> tuple[str, str]:
+        return lanes.get(lane, (lane, lane.partition(":")[0]))
+
+    columns: list[FilledColumn] = [
+        ("Lane", lambda row: lane_name(*named(row.lane))),
+        (text("Against"), lambda row: named(row.against)[0]),
+        (text("Metric"), lambda row: f"{row.label} ({row.unit})" if row.unit else str(row.label)),
+        ("Value", lambda row: bold(number(row.value))),
+        (INTERVAL, lambda row: number_range(row.low, row.high)),
+        ("n (pictures)", lambda row: f"{whole(row.n)} of {count(row.prompts, 'prompt')}"),
+        (wrap("Warning"), lambda row: _said(row.warning)),
+    ]
+    return table_of("Metrics of whole sets", sets.itertuples(), columns)
 
 
 def cost_table(priced: pd.DataFrame, verdicts: Mapping[str, str], *, fleet: bool = True) -> ResultTable:
@@ -206,51 +208,51 @@ def cost_table(priced: pd.DataFrame, verdicts: Mapping[str, str], *, fleet: bool
         verdicts: Lane -> verdict on its quality; a lane without one was not scored.
         fleet: Whether to tell what whole GPUs cost, besides how many it takes.
     """
-    rows: list[Row] = []
-    for _, row in priced.iterrows():
-        base = row["is_baseline"]
-        word = "" if base else verdicts.get(row["lane"], "not scored")
-        shown: list[Entry] = [
-            _lane(row),
-            word if word in AS_GOOD or base else f"({word})",
-            f"{row['seconds']:.3g}" if known(row["seconds"]) else NONE,
-            money(row["usd_1k"]),
-            _ranged(row, "usd_month", money, money_range),
-            NONE if base else _ranged(row, "saving_usd", money, money_range),
-            NONE if base else _ranged(row, "saving_share", percent, percent_range),
-            whole(row["gpus"]),
-        ]
-        if fleet:
-            saved = NONE if base else _ranged(row, "fleet_saving_usd", money, money_range)
-            shown += [percent(row["fleet_busy"]), bold(money(row["fleet_usd"])), saved]
-        rows.append(shown)
-    columns = ["Lane", "Quality", "Seconds per image", "By use: 1,000 images", "By use: a month", "Saved", "Saved (%)"]
-    columns += ["Whole GPUs", "Busy", "Whole GPUs: a month", "Saved"] if fleet else ["Whole GPUs"]
-    return table("Cost", columns, rows)
+
+    def quality(row: Any) -> str:
+        word = verdicts.get(row.lane, "not scored")
+        return "" if row.is_baseline else word if word in AS_GOOD else f"({word})"
+
+    columns: list[FilledColumn] = [
+        ("Lane", _lane),
+        ("Quality", quality),
+        ("Seconds per image", lambda row: f"{row.seconds:.3g}" if known(row.seconds) else NONE),
+        ("By use: 1,000 images", lambda row: money(row.usd_1k)),
+        ("By use: a month", lambda row: _ranged(row, "usd_month", money, money_range)),
+        ("Saved", lambda row: _saved(row, "saving_usd", money, money_range)),
+        ("Saved (%)", lambda row: _saved(row, "saving_share", percent, percent_range)),
+        ("Whole GPUs", lambda row: whole(row.gpus)),
+    ]
+    by_fleet: list[FilledColumn] = [
+        ("Busy", lambda row: percent(row.fleet_busy)),
+        ("Whole GPUs: a month", lambda row: bold(money(row.fleet_usd))),
+        ("Saved", lambda row: _saved(row, "fleet_saving_usd", money, money_range)),
+    ]
+    return table_of("Cost", priced.itertuples(), columns + by_fleet * fleet)
 
 
-def _ranged(row: pd.Series, name: str, one: Callable[[float], str], both: Callable[[float, float], str]) -> TableCell:
-    return bold(one(row[name]), both(row[f"{name}_low"], row[f"{name}_high"]))
+def _ranged(row: Any, name: str, one: Callable[[float], str], both: Callable[[float, float], str]) -> TableCell:
+    return bold(one(getattr(row, name)), both(getattr(row, f"{name}_low"), getattr(row, f"{name}_high")))
+
+
+def _saved(row: Any, name: str, one: Callable[[float], str], both: Callable[[float, float], str]) -> Entry:
+    return NONE if row.is_baseline else _ranged(row, name, one, both)
 
 
 def price_table(presets: Iterable[Preset]) -> ResultTable:
     """Prices of GPUs with their dates and sources."""
-    rows = [
-        (
-            preset.gpu,
-            preset.provider,
-            preset.product,
-            f"${preset.usd_per_hour:.3f}",
-            preset.billing,
-            str(preset.sold_in),
-            str(preset.as_of),
-            preset.confidence,
-            preset.source,
-        )
-        for preset in presets
+    columns: list[FilledColumn] = [
+        ("GPU", lambda preset: preset.gpu),
+        (text("Provider"), lambda preset: preset.provider),
+        (text("Product"), lambda preset: preset.product),
+        ("Per hour", lambda preset: f"${preset.usd_per_hour:.3f}"),
+        (text("Billing"), lambda preset: preset.billing),
+        ("Sold in", lambda preset: str(preset.sold_in)),
+        ("As of", lambda preset: str(preset.as_of)),
+        ("Confidence", lambda preset: preset.confidence),
+        (wrap("Source"), lambda preset: preset.source),
     ]
-    names = (text("Provider"), text("Product"), "Per hour", text("Billing"), "Sold in", "As of", "Confidence")
-    return table("Prices of GPUs", ("GPU", *names, wrap("Source")), rows)
+    return table_of("Prices of GPUs", presets, columns)
 
 
 def claim_figure(verdict: ClaimVerdict) -> str:
@@ -278,72 +280,73 @@ def claim_table(verdicts: Sequence[ClaimVerdict]) -> ResultTable:
     return table("Tests of the claims", columns, rows)
 
 
+def _lane_columns(baseline: str) -> list[FilledColumn]:
+    return [
+        ("Lane", lambda lane: name_of(lane, baseline)),
+        ("Steps", lambda lane: whole(lane.steps)),
+        ("Denoiser calls (NFE)", lambda lane: whole(lane.nfe)),
+    ]
+
+
 def outcome_table(lanes: Iterable[ShownLane], counts: pd.DataFrame, baseline: str) -> ResultTable:
     """Cells of each lane by outcome; `counts` has columns done, failed, missing by lane key."""
-    rows: list[Row] = [
-        (
-            name_of(lane, baseline),
-            str(lane.steps),
-            whole(lane.nfe),
-            *(whole(counts.at[lane.key, state]) for state in ("done", "failed", "missing")),
-        )
-        for lane in lanes
+    columns: list[FilledColumn] = [
+        *_lane_columns(baseline),
+        ("Done", lambda lane: whole(counts.at[lane.key, "done"])),
+        ("Failed", lambda lane: whole(counts.at[lane.key, "failed"])),
+        ("Missing", lambda lane: whole(counts.at[lane.key, "missing"])),
     ]
-    return table("Cells of each lane", (*LANE_COLUMNS, "Done", "Failed", "Missing"), rows, style="lab-narrow")
+    return table_of("Cells of each lane", lanes, columns, "lab-narrow")
 
 
 def failure_table(failures: pd.DataFrame, labels: Mapping[str, str]) -> ResultTable:
     """Failed cells: study_lane, prompt, seed, error; `labels` are the lanes' names."""
-    rows: list[Row] = [
-        (
-            labels.get(row["study_lane"], row["study_lane"]),
-            cut(row["prompt"], 120),
-            str(row["seed"]),
-            cut(_said(row["error"]), 600),
-        )
-        for _, row in failures.iterrows()
+    columns: list[FilledColumn] = [
+        ("Lane", lambda row: labels.get(row.study_lane, row.study_lane)),
+        (wrap("Prompt"), lambda row: cut(row.prompt, 120)),
+        ("Seed", lambda row: str(row.seed)),
+        (wrap("Error"), lambda row: cut(_said(row.error), 600)),
     ]
-    return table("Failed cells", ("Lane", wrap("Prompt"), "Seed", wrap("Error")), rows)
+    return table_of("Failed cells", failures.itertuples(), columns)
 
 
 def environment_table(environments: pd.DataFrame, timed_elsewhere: Iterable[str] = ()) -> ResultTable:
     """Where the cells of a study were made (`queries.environments`), and machines that have only timed its lanes."""
-    rows: list[Row] = [
-        (
-            str(row["device_name"]),
-            *(str(row[name]) for name in ("device", "memory", "torch", "diffusers")),
-            _details(row["details"]),
-            f"{int(row['cells']):,}",
-        )
-        for _, row in environments.iterrows()
+    columns: list[FilledColumn] = [
+        (wrap("Machine"), lambda row: str(row.device_name)),
+        (text("Device"), lambda row: str(row.device)),
+        (text("Memory"), lambda row: str(row.memory)),
+        (text("torch"), lambda row: str(row.torch)),
+        (text("diffusers"), lambda row: str(row.diffusers)),
+        (wrap("Details"), lambda row: _details(row.details)),
+        ("Cells", lambda row: whole(row.cells)),
     ]
-    rows += [(name, *[NONE] * 4, "times only", "0") for name in timed_elsewhere]
-    columns = (text("Device"), text("Memory"), text("torch"), text("diffusers"), wrap("Details"), "Cells")
-    return table("Machines", [wrap("Machine"), *columns], rows)
+    found = table_of("Machines", environments.itertuples(), columns)
+    more = tuple((name, *[NONE] * 4, "times only", "0") for name in timed_elsewhere)
+    return replace(found, rows=(*found.rows, *more))
 
 
 def model_table(models: pd.DataFrame) -> ResultTable:
     """The models of a study's cells."""
-    rows = [
-        (str(row["source"]), str(row["family"]), whole(row["parameters"]), str(row["fingerprint"]))
-        for _, row in models.iterrows()
+    columns: list[FilledColumn] = [
+        (wrap("Model"), lambda row: str(row.source)),
+        (text("Pipeline"), lambda row: str(row.family)),
+        ("Parameters", lambda row: whole(row.parameters)),
+        (Column("SHA-256 of its files", "text wrap code"), lambda row: str(row.fingerprint)),
     ]
-    columns = (wrap("Model"), text("Pipeline"), "Parameters", Column("SHA-256 of its files", "text wrap code"))
-    return table("Models", columns, rows)
+    return table_of("Models", models.itertuples(), columns)
 
 
 def calls_table(lanes: Iterable[ShownLane], timings: pd.DataFrame, baseline: str) -> ResultTable:
     """Steps, denoiser calls and time of each lane, and the time of one call."""
-    times = timings.drop_duplicates("lane").set_index("lane")["median_ms"]
-    rows = []
-    for lane in lanes:
-        median = float(times[lane.key]) if lane.key in times.index else float("nan")
-        each = median / lane.nfe if lane.nfe and known(median) else float("nan")
-        calls = f"{lane.nfe / lane.steps:.2f}" if lane.nfe and lane.steps else NONE
-        shown = (whole(lane.steps), whole(lane.nfe), calls, duration(median), duration(each))
-        rows.append((name_of(lane, baseline), *shown))
-    columns = (*LANE_COLUMNS, "Calls per step", "Median time", "Time per call")
-    return table("Calls and times of each lane", columns, rows, style="lab-narrow")
+    times = timings.drop_duplicates("lane").set_index("lane")["median_ms"].to_dict()
+    columns: list[FilledColumn] = [
+        *_lane_columns(baseline),
+        ("Calls per step", lambda lane: f"{lane.nfe / lane.steps:.2f}" if lane.nfe and lane.steps else NONE),
+        ("Median time", lambda lane: duration(times.get(lane.key))),
+        ("Time per call", lambda lane: duration(times.get(lane.key, math.nan) / (lane.nfe or math.nan))),
+    ]
+    return table_of("Calls and times of each lane", lanes, columns, "lab-narrow")
 
 
 def order_table(orders: pd.DataFrame) -> ResultTable:

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pandas as pd
 from PIL import Image
@@ -10,6 +11,7 @@ from PIL import Image
 from engine.cache import queries
 from engine.cache.connection import Connection
 
+T = TypeVar("T")
 FORMATS = ("PNG", "WEBP", "JPEG")
 MAX_PIXELS = 4096 * 4096
 CELLS_AT_ONCE = 8
@@ -26,6 +28,13 @@ class CellPictures:
 
     steps: tuple[tuple[float, Image.Image], ...] = ()
     final: Image.Image | None = None
+
+
+def evenly(items: Sequence[T], most: int) -> list[T]:
+    """At most so many of the items, evenly spread, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[place] for place in sorted({round(n * (len(items) - 1) / max(most - 1, 1)) for n in range(most)})]
 
 
 def opened(data: bytes) -> Image.Image | None:
@@ -95,8 +104,7 @@ def load_pictures(
 
 def _of_cell(frames: pd.DataFrame, kind: str, most: int | None) -> _Stored:
     rows = frames[frames["kind"] == kind].sort_values("step_index") if kind else frames.head(0)
-    if most is not None and len(rows) > most:
-        rows = rows.iloc[sorted({round(place * (len(rows) - 1) / max(most - 1, 1)) for place in range(most)})]
+    rows = rows.iloc[evenly(range(len(rows)), most)] if most is not None else rows
     steps = tuple(
         (float(progress), bytes(data)) for progress, data in zip(rows["progress"], rows["image"], strict=True)
     )

@@ -42,7 +42,7 @@ class ReportChart:
     Attributes:
         key: Its place in the page.
         chart: As Altair made it.
-        alt: What it shows, for those who do not see it.
+        alt: What it shows, for screen readers.
     """
 
     key: str

@@ -9,7 +9,7 @@ from engine.display import html
 from engine.display.formats import cut
 from engine.display.html import Film
 from engine.display.tables import Entry, ResultTable, lane_name, table, text
-from engine.sharing.pictures import CellPictures, encoded, fitted
+from engine.sharing.pictures import CellPictures, encoded, evenly, fitted
 from engine.sharing.report.material import Report
 
 BUDGET = 3_100_000  # bytes of pictures in the page, as base64
@@ -51,7 +51,7 @@ def _cell(film: Film | None, alt: str) -> Entry:
 
 
 def _film(mine: CellPictures, final_side: int, step_side: int, steps: int) -> Film:
-    chosen = [] if not steps else [mine.steps[place] for place in _places(len(mine.steps), steps)]
+    chosen = evenly(mine.steps, steps)
     first = mine.final or (mine.steps[0][1] if mine.steps else None)
     if first is None:
         return Film(None, None, (), 0, 0)
@@ -70,9 +70,3 @@ def _film(mine: CellPictures, final_side: int, step_side: int, steps: int) -> Fi
         final.width,
         final.height,
     )
-
-
-def _places(have: int, want: int) -> list[int]:
-    if have <= want:
-        return list(range(have))
-    return sorted({round(place * (have - 1) / max(want - 1, 1)) for place in range(want)})

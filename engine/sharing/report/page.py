@@ -1,6 +1,6 @@
 """The report as one HTML file: no network, no style or script from elsewhere, readable with scripts off.
 
-Scripts are allowed by their digests alone, so that nothing that slipped into the page could run.
+Scripts are allowed by their digests alone: nothing that slipped into the page could run.
 """
 
 import base64
