@@ -7,7 +7,7 @@ import streamlit as st
 
 from dashboard import components
 from dashboard.cost import choices
-from dashboard.cost.equality import Equality
+from dashboard.cost.data import Equality
 from engine.analysis.cost import MONTH_SECONDS, Preset, Pricing, Rate, Workload, price_lanes
 from engine.display import html
 from engine.display.cost_charts import MARKS, cost_chart

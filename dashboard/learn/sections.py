@@ -7,7 +7,7 @@ import streamlit as st
 
 from dashboard import components, loaders, state
 from dashboard.asking import Answer
-from dashboard.learn import material, texts
+from dashboard.learn import data, texts
 from dashboard.loaders import Picture
 from dashboard.options import Options
 from dashboard.studies import CellView, LaneView, StudyView
@@ -60,7 +60,7 @@ def latent_space(subject: Subject | None) -> None:
     """Latent space."""
     st.html(html.heading("Latent space"))
     st.html(html.prose(*texts.LATENT_SPACE))
-    found = None if subject is None else material.latents(subject.chosen.cache, subject.cell.trajectory_id)
+    found = None if subject is None else data.latents(subject.chosen.cache, subject.cell.trajectory_id)
     final = [] if subject is None else _pictures(subject, [subject.cell.trajectory_id], ["final"])
     if subject is None or found is None or not final:
         st.html(_nothing(_NO_STUDY if subject is None else f"{_why(subject)}."))
@@ -103,7 +103,7 @@ def guidance(subject: Subject | None) -> None:
     if subject is None:
         st.html(_nothing(_NO_STUDY))
         return
-    family = material.guidance_family(subject.chosen.cache, subject.cell.trajectory_id)
+    family = data.guidance_family(subject.chosen.cache, subject.cell.trajectory_id)
     found = {p.trajectory_id: p for p in _pictures(subject, list(family["trajectory_id"]), ["final"])}
     scales = zip(family["trajectory_id"], family["guidance_scale"], strict=True)
     made = [_shot(found[key], f"w = {scale:g}", subject) for key, scale in scales if key in found]
@@ -132,7 +132,7 @@ def solvers(subject: Subject | None) -> None:
     st.html(html.shots(made) if made else _nothing("no lane has a picture of this prompt and seed."))
     if made:
         st.html(subject.footer(f"n = 1 prompt and seed, {count(len(made), 'lane')}"))
-    scores = _with_lanes(material.errors(subject.chosen.cache, subject.study.id), subject.study)
+    scores = _with_lanes(data.errors(subject.chosen.cache, subject.study.id), subject.study)
     if scores.empty:
         st.html(_nothing("how far each lane is from the converged solution. A study with a `[reference]` measures it."))
         return

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard.runs.form import MODELS, Draft, Preset, Request, lanes
+from dashboard.jobs.form import MODELS, Draft, Preset, Request, lanes
 from engine.display import html
 from engine.errors import StudyError
 from engine.study.schedulers import SCHEDULERS

@@ -7,12 +7,12 @@ import streamlit as st
 
 from dashboard import access, components
 from dashboard.access import Access
+from dashboard.jobs import events, starting
+from dashboard.jobs.events import Log
+from dashboard.jobs.form import Request
+from dashboard.jobs.queue import ENDED, Job, Queue, log_lines
 from dashboard.options import Options
-from dashboard.runs import events, starting
 from dashboard.runs.choices import ask_for_study
-from dashboard.runs.events import Log
-from dashboard.runs.form import Request
-from dashboard.runs.queue import ENDED, Job, Queue, log_lines
 from dashboard.studies import StudyView
 from engine.display import html
 from engine.display.formats import NONE, count, cut, duration, when

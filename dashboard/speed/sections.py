@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import components
-from dashboard.speed.figures import column_formats, csv_of, wide_table
+from dashboard.speed.data import column_formats, csv_of, wide_table
 from dashboard.studies import StudyView
 from dashboard.verdicts import Verdicts
 from engine.analysis.convergence import Convergence

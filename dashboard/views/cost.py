@@ -4,7 +4,7 @@ import streamlit as st
 
 from dashboard import components, loaders, page, state, verdicts
 from dashboard.cost import choices, sections
-from dashboard.cost.equality import equality, explained
+from dashboard.cost.data import equality, explained
 from engine.display import html
 from engine.display.tables import price_table
 

@@ -2,9 +2,8 @@
 
 import streamlit as st
 
-from dashboard import components, page, state, verdicts
+from dashboard import components, page, share, state, verdicts
 from dashboard.overview import sections
-from dashboard.share import sections as share
 
 SHOWN_FAILURES = 20
 

@@ -1,8 +1,7 @@
 """Runs: start and watch a study, see how earlier runs ended, and what each lane really ran."""
 
-from dashboard import access, page, state
+from dashboard import access, page, share, state
 from dashboard.runs import lint, sections
-from dashboard.share import sections as share
 
 chosen = page.options()
 sections.show(chosen)

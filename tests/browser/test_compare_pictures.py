@@ -13,8 +13,6 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from dashboard.compare import player
-
 LANES = 4
 PATIENCE = 20_000  # ms
 QUIET = 1200  # ms: what the page sends while it is being drawn
@@ -326,7 +324,7 @@ def test_the_gif_writer_keeps_up_to_256_colours_exactly(size: tuple[int, int], c
     colours = np.array([(r, g, b) for r in levels for g in levels for b in levels], dtype=np.uint8)
     first = colours[generator.integers(0, len(colours), (size[1], size[0]))]
     second = np.broadcast_to(colours[7], first.shape)
-    folder = Path(player.__file__).parent / "browser"
+    folder = Path(sections.__file__).parent / "browser"
     chromium_page.goto("about:blank")
     chromium_page.add_script_tag(content=(folder / "gif.js").read_text(encoding="utf-8"))
     opaque = [np.dstack([one, np.full(one.shape[:2], 255, np.uint8)]).ravel().tolist() for one in (first, second)]

@@ -10,8 +10,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard import loaders
-from dashboard.compare.payload import PROMPT_CHARACTERS, LaneTime
-from dashboard.compare.player import SCRIPTS, script
+from dashboard.compare.data import PROMPT_CHARACTERS, LaneTime
+from dashboard.compare.sections import SCRIPTS, script
 
 OpenPage = Callable[..., AppTest]
 Told = Callable[[Path], Any]

@@ -10,10 +10,10 @@ import pytest
 from streamlit.proto.Common_pb2 import FileUploaderState, UploadedFileInfo
 from streamlit.proto.WidgetStates_pb2 import WidgetState
 
+from dashboard import share
 from dashboard.bench.server import Server, running
 from dashboard.bench.viewer import XSRF_COOKIE, View, session
 from dashboard.options import parse
-from dashboard.share import sections as share
 from engine.cache.connection import reading
 from engine.cache.queries import studies
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.learn import material
+from dashboard.learn import data
 from dashboard.studies import LaneView
 from engine.cache import learning
 from engine.cache.connection import reading, writing
@@ -133,9 +133,9 @@ def test_latents_that_do_not_fit_their_shape_are_left_out(tmp_path: Path, rich_c
         db.execute("UPDATE latents SET shape = '4x9x9' WHERE trajectory_id = ?", [keys[0]])
         db.execute("UPDATE latents SET shape = 'x' WHERE trajectory_id = ?", [keys[1]])
     with reading(cache) as db:
-        assert material._latents(db, keys[0]) is None
-        assert material._latents(db, keys[1]) is None
-        found = material._latents(db, keys[2])
+        assert data._latents(db, keys[0]) is None
+        assert data._latents(db, keys[1]) is None
+        found = data._latents(db, keys[2])
     assert found is not None
     assert (found.shape, len(found.channels)) == ((4, 8, 8), 4)
 

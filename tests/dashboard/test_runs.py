@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dashboard.runs import events, form, queue, runner
-from dashboard.runs.queue import Queue, QueueError
+from dashboard.jobs import events, form, queue, runner
+from dashboard.jobs.queue import Queue, QueueError
 from engine.errors import StudyError
 
 PATIENCE_SECONDS = 30.0
@@ -176,7 +176,7 @@ def _runner_process(runs: Queue, tmp_path: Path) -> "subprocess.Popen[bytes]":
     """A runner in a process of its own, to be killed."""
     code = (
         "import sys; from pathlib import Path\n"
-        "from dashboard.runs import runner; from dashboard.runs.queue import Queue\n"
+        "from dashboard.jobs import runner; from dashboard.jobs.queue import Queue\n"
         f"runner.engine_command = lambda job, cache: [sys.executable, {str(tmp_path / 'stand_in.py')!r}, "
         "str(job.folder / 'study.toml')]\n"
         f"runner.work(Queue(Path({str(runs.cache)!r})))"

@@ -13,10 +13,10 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import access
 from dashboard.access import AccessDenied, decide
+from dashboard.jobs import runner, starting
+from dashboard.jobs.form import Draft, Preset
+from dashboard.jobs.queue import Queue, QueueError, stamp, write_json
 from dashboard.options import Options, parse
-from dashboard.runs import runner, starting
-from dashboard.runs.form import Draft, Preset
-from dashboard.runs.queue import Queue, QueueError, stamp, write_json
 from tests.dashboard.reading_pages import words
 
 OpenPage = Callable[..., AppTest]

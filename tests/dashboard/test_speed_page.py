@@ -11,7 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.speed import sections
-from dashboard.speed.figures import csv_of, wide_table
+from dashboard.speed.data import csv_of, wide_table
 from dashboard.studies import StudyView
 from dashboard.verdicts import Verdicts
 from engine.analysis.comparison import compare

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from engine.cache.connection import reading
 from engine.sharing.report import charts, poster
-from engine.sharing.report.material import read_report
+from engine.sharing.report.contents import read_report
 from engine.study.schedulers import SCHEDULERS
 from tests.dashboard import synthetic
 

@@ -10,7 +10,7 @@ from engine.display.formats import cut
 from engine.display.html import Film
 from engine.display.tables import Entry, ResultTable, lane_name, table, text
 from engine.sharing.pictures import CellPictures, encoded, evenly, fitted
-from engine.sharing.report.material import Report
+from engine.sharing.report.contents import Report
 
 BUDGET = 3_100_000  # bytes of pictures in the page, as base64
 # (pixels of a final picture, pixels of a step, steps a cell): the first that fits the budget is taken.

@@ -15,9 +15,9 @@ from engine.analysis.recommendation import words_of
 from engine.display import html, tables, theme
 from engine.display.formats import batch_of, count, known, when
 from engine.display.timing_charts import MARKS
-from engine.sharing.report import charts
+from engine.sharing.report import report_charts as charts
+from engine.sharing.report.contents import Report
 from engine.sharing.report.film import film_table
-from engine.sharing.report.material import Report
 from engine.sharing.study_file import study_toml
 
 _HERE = Path(__file__).parent

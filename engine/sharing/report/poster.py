@@ -16,8 +16,8 @@ from engine.display.timing_charts import time_chart
 from engine.sharing import lettering
 from engine.sharing.lettering import Font, wrapped
 from engine.sharing.pictures import fitted
-from engine.sharing.report import charts
-from engine.sharing.report.material import Report
+from engine.sharing.report import report_charts as charts
+from engine.sharing.report.contents import Report
 
 WIDTH, HEIGHT, MARGIN = 1600, 900, 64
 INK, SOFT, LINE = (23, 34, 43), (74, 88, 98), (217, 224, 228)

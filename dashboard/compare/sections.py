@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import loaders
-from dashboard.compare.payload import ALT_PROMPT_CHARACTERS, Scene, lane_times, payload, time_line
+from dashboard.compare.data import ALT_PROMPT_CHARACTERS, Scene, lane_times, payload, time_line
 from dashboard.components import image_places
 from dashboard.options import Options
 from dashboard.page import require

@@ -15,7 +15,7 @@ from engine.display.headline import Headline
 from engine.errors import did_you_mean
 from engine.paths import CLAIMS, DATA
 from engine.sharing.export import load_summary
-from engine.sharing.formats import IMAGES_PER_MONTH, UTILISATION
+from engine.sharing.file_formats import IMAGES_PER_MONTH, UTILISATION
 from engine.sharing.pictures import CellPictures, evenly, load_pictures
 from engine.sharing.summary import Summary
 
@@ -29,7 +29,7 @@ OWN_RATE = 1.0
 
 
 @dataclass(frozen=True)
-class Wish:
+class ReportOptions:
     """What the reader of a report should see besides the study's own results.
 
     Attributes:
@@ -117,15 +117,15 @@ class Report:
         return self.summary.lanes.head(MAX_LANES)
 
 
-def read_report(db: Connection, study: str, wish: Wish | None = None) -> Report:
+def read_report(db: Connection, study: str, options: ReportOptions | None = None) -> Report:
     """Reads a study, and pictures that stand for the rest; what follows from them is worked out when it is asked for.
 
     Raises:
         StudyError: There is no such study, or the claims cannot be read.
         PriceError: There is no such price.
     """
-    wish = wish or Wish()
-    known = read_claims(wish.claims)
+    options = options or ReportOptions()
+    known = read_claims(options.claims)
     summary = load_summary(db, study, lanes_of(known))
     prompts, seed = tuple(evenly(summary.prompts, MAX_PROMPTS)), next(iter(summary.seeds), 0)
     shown = set(summary.lanes["lane"].head(MAX_LANES))
@@ -135,7 +135,7 @@ def read_report(db: Connection, study: str, wish: Wish | None = None) -> Report:
     kinds = (summary.spec.get("frames") or {}).get("kinds") or ["x0"]
     kind = "x0" if "x0" in kinds else str(kinds[0])
     step_side = STEP_SIDE if len(cells) <= MANY_CELLS else SMALL_STEP_SIDE
-    pricing, note = _pricing(wish, _device(summary.findings.timings))
+    pricing, note = _pricing(options, _device(summary.findings.timings))
     return Report(
         summary,
         tuple(known),
@@ -146,7 +146,7 @@ def read_report(db: Connection, study: str, wish: Wish | None = None) -> Report:
         load_pictures(db, list(cells.values()), kind, SIDE, FRAMES, step_side),
         pricing,
         note,
-        pricing.preset is not None or wish.usd_per_hour is not None,
+        pricing.preset is not None or options.usd_per_hour is not None,
         datetime.datetime.now(datetime.UTC),
     )
 
@@ -157,24 +157,24 @@ def _device(timings: pd.DataFrame) -> str:
     return str(rows.sort_values("created_at")["device_name"].iloc[-1]) if len(rows) else ""
 
 
-def _pricing(wish: Wish, device: str) -> tuple[Pricing, str]:
-    work = Workload(wish.images_per_month, wish.utilisation)
+def _pricing(options: ReportOptions, device: str) -> tuple[Pricing, str]:
+    work = Workload(options.images_per_month, options.utilisation)
     presets = {preset.key: preset for preset in load_presets(GPU_PRICES)}
-    if wish.price is not None and wish.price not in presets:
+    if options.price is not None and options.price not in presets:
         raise PriceError(
-            f"There is no price '{wish.price}'.{did_you_mean(wish.price, presets)} "
+            f"There is no price '{options.price}'.{did_you_mean(options.price, presets)} "
             f"Those of {GPU_PRICES.name}: {', '.join(presets)}."
         )
-    preset = presets[wish.price] if wish.price else None
-    if preset is None and wish.usd_per_hour is None:
+    preset = presets[options.price] if options.price else None
+    if preset is None and options.usd_per_hour is None:
         preset = next((entry for entry in presets.values() if device and entry.device == device), None)
     if preset is not None:
-        return Pricing(preset, Rate(preset.usd_per_hour, preset.sold_in), work, wish.seconds, ""), _said(preset)
-    rate = OWN_RATE if wish.usd_per_hour is None else wish.usd_per_hour
+        return Pricing(preset, Rate(preset.usd_per_hour, preset.sold_in), work, options.seconds, ""), _said(preset)
+    rate = OWN_RATE if options.usd_per_hour is None else options.usd_per_hour
     note = f"Price: ${rate:g} for an hour of the measured machine, {device or 'not timed'}"
-    if wish.usd_per_hour is None:
+    if options.usd_per_hour is None:
         note += ", a round figure: no price of this machine is on file. Costs scale with it"
-    return Pricing(None, Rate(rate), work, wish.seconds, ""), note + "."
+    return Pricing(None, Rate(rate), work, options.seconds, ""), note + "."
 
 
 def _said(preset: Preset) -> str:

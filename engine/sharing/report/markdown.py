@@ -17,7 +17,7 @@ from engine.display.formats import (
     when,
     whole,
 )
-from engine.sharing.report.material import Report
+from engine.sharing.report.contents import Report
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&@!])")
 

@@ -13,7 +13,7 @@ from engine.display.formats import batch_of
 from engine.display.html import inline_image
 from engine.display.speed_charts import trade_off_chart
 from engine.display.timing_charts import stage_chart, time_chart
-from engine.sharing.report.material import Report
+from engine.sharing.report.contents import Report
 
 WIDTH = 620
 CONFIG: dict[str, Any] = {
