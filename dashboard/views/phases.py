@@ -4,7 +4,6 @@ import streamlit as st
 
 from dashboard import page, state
 from dashboard.phases import choices, sections
-from dashboard.phases.commitment import commitment
 from dashboard.phases.shown import claims_of, load, older_cells
 from engine.analysis.borders import BORDERS
 from engine.display import html
@@ -46,7 +45,7 @@ else:
     with right:
         sections.paths(chosen, shown, choice)
 if choice is not None:
-    commitment(chosen, study, choice)
+    sections.commitment(chosen, study, choice)
 with st.expander("How this is measured"):
     st.html(html.method([*METHOD, *(f"{border.label}: {border.definition}." for border in BORDERS)]))
 state.keep_in_address(**choices.address(study, choice))

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from dashboard import page, state
-from dashboard.vote import ballot, sections
+from dashboard.vote import sections
 from engine.display import html
 
 chosen, study = page.open_study(watch_finished=False)
@@ -17,7 +17,7 @@ if question is not None:
             )
         )
     else:
-        ballot.show(chosen, study, question.one, question.two)
+        sections.ballot(chosen, study, question.one, question.two)
     sections.results(chosen, study, question)
     address = sections.address(question)
 state.keep_in_address(study=study.id, **address)

@@ -13,6 +13,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from dashboard.compare import sections
+
 LANES = 4
 PATIENCE = 20_000  # ms
 QUIET = 1200  # ms: what the page sends while it is being drawn
