@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from engine.analysis.claims import ClaimVerdict
 from engine.display.formats import (
@@ -17,6 +18,7 @@ from engine.display.formats import (
     when,
     whole,
 )
+from engine.display.tables import Entry, FilledColumn, ResultTable, bold, claim_figure, lane_name, table_of
 from engine.sharing.report.contents import Report
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&@!])")
@@ -34,11 +36,10 @@ def render_markdown(report: Report) -> str:
         lines += ["", plain(sentence)]
     if report.claims:
         lines += ["", "### Verdicts on claims", ""]
-        rows = [(verdict.word, verdict.text, _decided(verdict)) for verdict in report.claims]
-        lines += _table(("Verdict", "Claim", "Decided by"), rows)
+        lines += _table(_claims(report.claims))
     if len(summary.times):
         first = summary.times.iloc[0]
-        lines += ["", "### Time and quality of each lane", "", *_lanes(report), ""]
+        lines += ["", "### Time and quality of each lane", "", *_table(_lanes(report)), ""]
         device, moment = plain(str(first["device_name"])), when(summary.times["last_at"].max())
         lines.append(
             f"Times: median of whole calls, {batch_of(float(first['batch_size']))}, on {device}, {moment}. "
@@ -56,37 +57,47 @@ def plain(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 
-def _decided(verdict: ClaimVerdict) -> str:
-    found = verdict.deciding
-    if found is None or not found.figure:
-        return found.reason if found else verdict.reason
-    return f"{found.quantity}: {found.figure}, {found.n}"
+def _claims(verdicts: Sequence[ClaimVerdict]) -> ResultTable:
+    columns: list[FilledColumn] = [
+        ("Verdict", lambda verdict: verdict.word),
+        ("Claim", lambda verdict: verdict.text),
+        ("Decided by", claim_figure),
+    ]
+    return table_of("Verdicts on claims", verdicts, columns)
 
 
-def _lanes(report: Report) -> list[str]:
+def _lanes(report: Report) -> ResultTable:
     rows = report.summary.standings
     rows = rows[rows["metric"].isna() | (rows["metric"] == report.summary.deciding)]
     label = next(iter(rows["metric_label"].dropna()), "")
-    found = []
-    for _, row in rows.iterrows():
-        base = row["is_baseline"]
-        scored = known(row["difference"]) and not base
-        time = f"{duration(row['median_ms'])} ({duration_range(row['low_ms'], row['high_ms'])}), n = {whole(row['n'])}"
-        gap = f"{signed(row['difference'])} ({number_range(row['low'], row['high'])}), {whole(row['prompts'])} prompts"
-        found.append(
-            (
-                row["label"] + (" (baseline)" if base else ""),
-                whole(row["nfe"]),
-                time,
-                ratio(row["speedup"]) + ("" if base else f" ({ratio_range(row['speedup_low'], row['speedup_high'])})"),
-                gap if scored else NONE,
-                str(row["verdict"]),
-            )
-        )
-    heads = ("Lane", "Denoiser calls", "Median time", "Speed-up", f"{label} minus baseline".strip(), "Verdict")
-    return _table(heads, found)
+    columns: list[FilledColumn] = [
+        ("Lane", lambda row: lane_name(row.label, row.scheduler, is_baseline=bool(row.is_baseline))),
+        ("Denoiser calls", lambda row: whole(row.nfe)),
+        (
+            "Median time",
+            lambda row: bold(duration(row.median_ms), duration_range(row.low_ms, row.high_ms), f"n = {whole(row.n)}"),
+        ),
+        ("Speed-up", lambda row: bold(ratio(row.speedup), ratio_range(row.speedup_low, row.speedup_high))),
+        (f"{label} minus baseline".strip(), _gap),
+        ("Verdict", lambda row: str(row.verdict)),
+    ]
+    return table_of("Lanes", rows.itertuples(), columns)
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [f"| {' | '.join(plain(head) for head in heads)} |", f"|{' --- |' * len(heads)}"]
-    return lines + [f"| {' | '.join(plain(str(cell)) for cell in row)} |" for row in rows]
+def _gap(row: Any) -> Entry:
+    if row.is_baseline or not known(row.difference):
+        return NONE
+    return bold(signed(row.difference), number_range(row.low, row.high), f"{whole(row.prompts)} prompts")
+
+
+def _table(shown: ResultTable) -> list[str]:
+    """A table in Markdown; what is below a figure or behind a name follows in brackets."""
+    lines = [f"| {' | '.join(plain(column.name) for column in shown.columns)} |", f"|{' --- |' * len(shown.columns)}"]
+    return lines + [f"| {' | '.join(plain(_words(cell)) for cell in row)} |" for row in shown.rows]
+
+
+def _words(cell: Entry | None) -> str:
+    if cell is None or isinstance(cell, str):
+        return cell or ""
+    more = ", ".join(filter(None, (cell.tag, *cell.below)))
+    return f"{cell.text} ({more})" if more else cell.text
