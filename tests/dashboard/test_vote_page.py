@@ -20,6 +20,7 @@ from dashboard.vote import pairs as shown
 from engine.analysis import votes as tally
 from engine.cache.connection import reading
 from engine.cache.votes import Vote, cast, votes
+from tests.dashboard.reading_pages import words
 
 OpenPage = Callable[..., AppTest]
 PROMPTS = tuple(f"thing {number}" for number in range(12))
@@ -183,9 +184,8 @@ def test_the_votes_needed_are_those_of_the_normal_approximation() -> None:
 def test_margin_and_power_are_chosen_by_the_address_and_kept_in_it(open_page: OpenPage, cache: Path) -> None:
     def shown(**query: str) -> tuple[str, dict[str, str]]:
         page = open_page("vote", cache, "--read-only", query={"results": "true", **query})
-        assert not page.exception
         kept = next(data for part in page.get("bidi_component") if "one" in (data := json.loads(part.proto.json)))
-        return " ".join(part.proto.body for part in page.get("html")), kept
+        return words(page), kept
 
     text, kept = shown()
     assert "of 215, to show equality with 80 % power" in text
@@ -282,8 +282,7 @@ def test_the_results_tell_the_share_of_left_choices_between_identical_pictures(
         cast(path, _vote(f"v{number}", 9))
     # The plain lane of the checks is itself under question here; its checks count all the same.
     page = open_page("vote", path, query={"results": "true", "one": "ddim:50", "two": "euler:3"})
-    assert not page.exception
-    text = " ".join(part.proto.body for part in page.get("html"))
+    text = words(page)
     assert "the left one in 100.0 %" in text
     assert "6 votes by 6 voters" in text
     assert "prefer a side" in text
