@@ -60,17 +60,10 @@ def extent(counts: pd.Series) -> str:
     return f"n = {low}" if low == high else f"n = {low} to {high}"
 
 
-def timing_footer(table: pd.DataFrame, interval: str) -> str:
+def timing_footer(table: pd.DataFrame, interval: str) -> None:
     """The line under each timing figure."""
-    return html.footer(
-        [
-            f"{extent(table['n'])} per lane",
-            interval,
-            batch_of(table["batch_size"].iloc[0]),
-            str(table["device_name"].iloc[0]),
-            when(table["last_at"].max()),
-        ]
-    )
+    batch, device = batch_of(table["batch_size"].iloc[0]), str(table["device_name"].iloc[0])
+    st.html(html.footer([f"{extent(table['n'])} per lane", interval, batch, device, when(table["last_at"].max())]))
 
 
 def scheduler_names(study: StudyView) -> dict[str, str]:

@@ -83,7 +83,7 @@ def costs(table: pd.DataFrame, choice: Pricing, equal: Equality, worth: str) -> 
             st.html(html.legend(MARKS))
             components.chart(cost_chart, priced, figure, title, alt=f"{title} of each lane, as in the table below")
     st.html(html.table(cost_table(priced, equal.words)))
-    st.html(components.timing_footer(priced, "ranges from the 95 % bootstrap intervals of the times"))
+    components.timing_footer(priced, "ranges from the 95 % bootstrap intervals of the times")
     if (table["settled"] != "settled").any():
         st.html(html.soft(components.UNSETTLED_NOTE))
 

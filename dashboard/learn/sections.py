@@ -192,9 +192,9 @@ def calls(subject: Subject | None) -> None:
         components.footer(subject.study, "calls counted in the cells of the study")
         st.html(_nothing("times. " + components.NOT_TIMED))
         return
-    st.html(components.timing_footer(timings, "calls counted; median times"))
+    components.timing_footer(timings, "calls counted; median times")
     components.chart(calls_chart, timings, alt="Median time of each lane over its denoiser calls")
-    st.html(components.timing_footer(timings, "mark: median, bar: its 95 % bootstrap interval"))
+    components.timing_footer(timings, "mark: median, bar: its 95 % bootstrap interval")
 
 
 def _with_lanes(scores: pd.DataFrame, study: StudyView) -> pd.DataFrame:

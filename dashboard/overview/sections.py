@@ -124,13 +124,13 @@ def times(table: pd.DataFrame) -> None:
     with left:
         st.html(html.legend(MARKS))
         components.chart(time_chart, table, alt="Median time of each lane, as in the table below")
-        st.html(components.timing_footer(table, "95 % bootstrap interval of the median"))
+        components.timing_footer(table, "95 % bootstrap interval of the median")
     with right:
         st.html(html.legend(marks=STAGE_MARKS))
         components.chart(stage_chart, table, alt="Median time of each stage, stacked for each lane")
-        st.html(components.timing_footer(table, "medians of each stage by itself"))
+        components.timing_footer(table, "medians of each stage by itself")
     st.html(html.table(time_table(table)))
-    st.html(components.timing_footer(table, "95 % bootstrap intervals of the median and of the ratio of medians"))
+    components.timing_footer(table, "95 % bootstrap intervals of the median and of the ratio of medians")
     if (table["settled"] != "settled").any():
         st.html(html.soft(components.UNSETTLED_NOTE))
 

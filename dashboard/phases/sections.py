@@ -17,13 +17,28 @@ from engine.analysis.phases import Axis
 from engine.display import html
 from engine.display.formats import count, cut, when
 from engine.display.headline import Figure
-from engine.display.phase_charts import LOG_SNR, commitment_chart, curve_chart, octave_chart, path_chart, span_chart
+from engine.display.phase_charts import (
+    LOG_SNR,
+    SPAN_MARKS,
+    commitment_chart,
+    curve_chart,
+    octave_chart,
+    path_chart,
+    span_chart,
+)
 from engine.display.phase_tables import CLAIMED, border_table, commitment_table, interval, place, swap_table
 from engine.display.tables import VERDICT_MARKS, claim_figure, name_of
 
 CLAIMS = ("critical-phase", "middle-does-the-work", "last-fifth", "recognisable", "close")
 BAND = "line: median; band: 10 – 90 % of runs"
+PATH = (
+    "The path is how x0, the estimate of the clean image, moves from call to call. In percent of the calls, a noise "
+    "level falls elsewhere under another spacing of the steps, so both are shown."
+)
 RULER = "Below each chart: where a lane has done 20, 40, 60 and 80 % of its calls."
+COMMITMENT = (
+    "A run starts with one prompt and changes to another. As long as the picture shows the second, nothing was decided."
+)
 NO_COMMITMENT = (
     "Not measured in this study. `python -m engine run commitment` exchanges the prompt at several points of the run; "
     "any study does with a `[commitment]` table."
@@ -58,38 +73,19 @@ def top(shown: Shown, claims: tuple[ClaimVerdict, ...]) -> None:
 
 def where(shown: Shown) -> None:
     """Where the phases lie per lane, in progress and in log-SNR."""
-    st.html(
-        html.heading(
-            "Where the phases lie",
-            "The path is the way x0, the estimate of the clean image, goes "
-            "from call to call. A noise level falls at other percentages under other spacings of the "
-            "steps, so both are shown.",
-        )
-    )
+    st.html(html.heading("Where the phases lie", PATH))
     titles: tuple[tuple[Axis, str], ...] = (("progress", "Progress (share of calls)"), ("log_snr", LOG_SNR))
-    st.html(
-        html.legend(
-            "Bar: half of the path. Line: 80 % of it. Mark: half is done. Dark ends: 95 % intervals. "
-            "Grey: 40 – 80 %, said to be critical."
-        )
-    )
+    st.html(html.legend(SPAN_MARKS))
     for column, (axis, title) in zip(st.columns(2, gap="large"), titles, strict=True):
         spans = _spans(shown, axis)
         if spans.empty:
             continue
         with column:
             claimed = CLAIMED if axis == "progress" else None
-            components.chart(
-                span_chart,
-                spans,
-                title,
-                axis,
-                claimed,
-                alt=f"Critical phases of each lane, {title}, as in the table below",
-            )
-            extent = (
-                f"n = {count(int(spans['prompts'].max()), 'prompt')}, {count(int(spans['runs'].max()), 'run')} per lane"
-            )
+            alt = f"Critical phases of each lane, {title}, as in the table below"
+            components.chart(span_chart, spans, title, axis, claimed, alt=alt)
+            prompts, runs = int(spans["prompts"].max()), int(spans["runs"].max())
+            extent = f"n = {count(prompts, 'prompt')}, {count(runs, 'run')} per lane"
             components.footer(shown.study, extent, "95 % bootstrap intervals over prompts")
     st.html(html.table(border_table(shown.lanes, shown.measured, shown.study.baseline)))
     lowest = min((row.figures["progress"].n for row in shown.measured.values() if "progress" in row.figures), default=0)
@@ -145,24 +141,13 @@ def forming(chosen: Options, shown: Shown, choice: Choice) -> None:
     with left:
         _likeness(chosen, shown, choice)
     with right:
-        _curve(
-            shown,
-            loading.SPEED,
-            "Share of the path per unit of log-SNR (speed of x0)",
-            ".0%",
-            "No change from call to call was recorded.",
-        )
+        title = "Share of the path per unit of log-SNR (speed of x0)"
+        _curve(shown, loading.SPEED, title, ".0%", "No change from call to call was recorded.")
     left, right = st.columns(2, gap="large")
     with left:
-        _curve(
-            shown,
-            "recognised",
-            "Share of runs in which CLIP names the concept in x0",
-            ".0%",
-            _unscored(shown),
-            band="95 % interval over prompts",
-            footer="line: share of runs; band: 95 % interval over prompts",
-        )
+        title, band = "Share of runs in which CLIP names the concept in x0", "95 % interval over prompts"
+        footer = f"line: share of runs; band: {band}"
+        _curve(shown, "recognised", title, ".0%", _unscored(shown), band=band, footer=footer)
     with right:
         _curve(shown, "guidance_energy", "Guidance energy: pull of the prompt (0: none)", ".2~f", _no_guidance(shown))
 
@@ -199,11 +184,7 @@ def _curve(
 def spectrum(shown: Shown, choice: Choice) -> None:
     """How far each octave of x0 is the final one."""
     lane = next((lane for lane in shown.lanes if lane.key == choice.lane), shown.lanes[0])
-    st.html(
-        html.heading(
-            f"Band by band: {lane.label}", "Coarse octaves are few cycles per side of the latents, fine ones many."
-        )
-    )
+    st.html(html.heading(f"Band by band: {lane.label}", "Octaves: from few cycles per side of the latents to many."))
     curve = shown.curves[(shown.curves["lane"] == lane.key) & shown.curves["metric"].str.startswith("octave_")]
     if curve.empty:
         st.html(html.soft(older("The spectrum of x0")))
@@ -215,38 +196,24 @@ def spectrum(shown: Shown, choice: Choice) -> None:
 
 
 def paths(chosen: Options, shown: Shown, choice: Choice) -> None:
-    """The way of x0 in three dimensions common to the lanes."""
-    asked = cut(choice.prompt, 50)
-    st.html(
-        html.heading(
-            "The way of x0",
-            f"“{asked}”, seed {choice.seed}: principal components of all its steps "
-            "under all these lanes. Ring: begin. Mark: end.",
-        )
-    )
+    """The path of x0 in three dimensions common to the lanes."""
+    subject = f"“{cut(choice.prompt, 50)}”, seed {choice.seed}"
+    st.html(html.heading("The path of x0", f"{subject}: principal components over all lanes. Ring: start. Mark: end."))
     lanes = tuple(lane.key for lane in shown.lanes)
     answer = require(lambda: loading.trajectories(chosen.cache, shown.study.id, choice.prompt, choice.seed, lanes))
     found = answer.value
     if found is None:
-        st.html(html.soft(older("The way of x0")))
+        st.html(html.soft(older("The path of x0")))
         return
     points = components.with_names(found.points, shown.lanes)
     st.html(html.legend(marks=[name_of(lane) for lane in shown.lanes if lane.key in set(points["lane"])]))
     for column, axes in zip(st.columns(2), ((1, 2), (1, 3)), strict=True):
         with column:
-            components.chart(
-                path_chart,
-                points,
-                axes,
-                found.explained,
-                alt=f"Paths of x0 on components {axes[0]} and {axes[1]}, a line a lane",
-            )
-    components.footer(
-        shown.study,
-        f"n = {count(len(lanes), 'run')}, {len(points)} steps",
-        f"{sum(found.explained):.0%} of the variance shown; from sketches of the latents, whose "
-        "distances are right to about 6 %",
-    )
+            alt = f"Paths of x0 on components {axes[0]} and {axes[1]}, a line a lane"
+            components.chart(path_chart, points, axes, found.explained, alt=alt)
+    extent = f"n = {count(len(lanes), 'run')}, {len(points)} steps"
+    basis = f"{sum(found.explained):.0%} of the variance; from sketches of the latents, distances right to about 6 %"
+    components.footer(shown.study, extent, basis)
 
 
 def _no_guidance(shown: Shown) -> str:
@@ -265,13 +232,7 @@ def _unscored(shown: Shown) -> str:
 
 def commitment(chosen: Options, study: StudyView, choice: Choice) -> None:
     """When a run is committed to its prompt."""
-    st.html(
-        html.heading(
-            "When the picture is decided",
-            "A run begins with one prompt and goes on with another. "
-            "As long as the picture shows the second, nothing was decided yet.",
-        )
-    )
+    st.html(html.heading("When the picture is decided", COMMITMENT))
     answer = require(lambda: loading.changes(chosen.cache, study.id))
     found, pictures = answer.value.found, answer.value.pictures
     if found is None:
@@ -291,13 +252,8 @@ def commitment(chosen: Options, study: StudyView, choice: Choice) -> None:
         st.html(_commitment_footer(found, "95 % intervals over pairs"))
     with right:
         st.html(html.table(commitment_table(lanes, found)))
-        st.html(
-            _commitment_footer(
-                found,
-                "middle between the changes of prompt on either side; means over pairs, 95 % bootstrap "
-                "intervals; left out: runs that follow the first or the second prompt throughout",
-            )
-        )
+        basis = "means over pairs, 95 % bootstrap intervals; left out: runs that follow one prompt throughout"
+        st.html(_commitment_footer(found, basis))
     _example(found, lanes, pictures, choice)
 
 

@@ -25,6 +25,11 @@ _DIRECTIONS = {
     "lower": f" Lower is better, so the axis runs down and up is better.{_FRONT}",
 }
 _CONVERGE = "Distance to where the same noise leads with ever more steps; lower is better."
+_ORDER = (
+    "Observed order p: ten times the calls, 10^p times less error. A solver of order k comes near k where its error is "
+    "small but still above the floor."
+)
+_SETS = "How alike all pictures of two lanes are, taken together. It takes many; warnings say where there are too few."
 _NO_ERRORS = (
     "No error against a converged solution is known: the study needs a `[reference]`, or has not been scored. "
     "`python -m engine run` with the same study goes on."
@@ -56,12 +61,8 @@ def trade_off(study: StudyView, table: pd.DataFrame, verdicts: Verdicts, cost: s
         batch_of(batch),
         alt="Difference in quality from the baseline over cost for each lane, as in the table below",
     )
-    st.html(
-        html.soft(
-            _READING.format(name="steps" if plain else "the lane")
-            + _DIRECTIONS.get(shown["direction"].iloc[0], " Neither side is better.")
-        )
-    )
+    direction = _DIRECTIONS.get(shown["direction"].iloc[0], " Neither side is better.")
+    st.html(html.soft(_READING.format(name="steps" if plain else "the lane") + direction))
     st.html(html.footer(_footer(study, shown, cost)))
 
 
@@ -120,12 +121,7 @@ def converging(study: StudyView, found: Convergence, verdicts: Verdicts) -> None
         if verdicts.reference:
             st.html(html.soft(verdicts.reference))
     with right:
-        st.html(
-            html.soft(
-                "Observed order p: ten times the calls, 10^p times less error. A solver of order k comes "
-                "near k where its error is small and still above the floor."
-            )
-        )
+        st.html(html.soft(_ORDER))
         st.html(html.table(order_table(found.orders)))
         components.footer(study, "fitted to the filled marks of each scheduler", "95 % intervals, prompts resampled")
 
@@ -159,12 +155,7 @@ def whole_sets(study: StudyView, verdicts: Verdicts) -> None:
     known = verdicts.sets.dropna(subset=["value"])
     lanes = {lane.key: (lane.label, lane.scheduler) for lane in study.lanes}
     with st.expander(f"Metrics of whole sets of pictures ({count(len(known), 'value')})"):
-        st.html(
-            html.soft(
-                "Each lane's pictures together against those of another lane: how alike the two sets are. "
-                "This takes many pictures; warnings say where there are too few."
-            )
-        )
+        st.html(html.soft(_SETS))
         if len(known):
             st.html(html.table(set_table(known, lanes)))
             components.footer(study, "n stands in each row", "95 % intervals, prompts resampled")

@@ -8,6 +8,7 @@ from dashboard.phases.shown import claims_of, load, older_cells
 from engine.analysis.borders import BORDERS
 from engine.display import html
 
+NO_STEPS = "The cache has no steps of these lanes. `python -m engine run` records them as it makes the images."
 METHOD = (
     "Log-SNR is the log of the ratio of signal to noise power at a call: the same for all lanes, whatever the spacing "
     "of their steps. Progress is the share of the calls made; the same noise level falls at other percentages under "
@@ -25,13 +26,7 @@ chosen, study = page.open_study()
 choice = choices.choose(study)
 shown = None if choice is None else load(chosen, study, choice)
 if choice is None or shown is None:
-    st.html(
-        html.note(
-            "No steps have been recorded yet",
-            "Of these lanes no finished cell is in the cache with its "
-            "steps. `python -m engine run` records them as it makes the images.",
-        )
-    )
+    st.html(html.note("No steps have been recorded yet", NO_STEPS))
 else:
     claims = claims_of(chosen, study)
     sections.top(shown, claims)

@@ -11,11 +11,7 @@ question = sections.choose_question(study)
 address = {}
 if question is not None:
     if chosen.read_only:
-        st.html(
-            html.note(
-                "No votes here", "This dashboard was started with `--read-only`: it shows results and takes no votes."
-            )
-        )
+        st.html(html.note("No votes here", "This dashboard was started with `--read-only`: it only shows results."))
     else:
         sections.ballot(chosen, study, question.one, question.two)
     sections.results(chosen, study, question)

@@ -90,9 +90,7 @@ def results(chosen: Options, study: StudyView, question: Question) -> None:
     if found.side.pairs:
         st.html(html.soft(_side(found.side)))
     if found.ranking:
-        st.html(
-            html.heading("Ranking", "Bradley-Terry strengths in Elo points around 0; 100 points are odds of 1.8 to 1.")
-        )
+        st.html(html.heading("Ranking", "Bradley-Terry strengths in Elo points; 100 points are odds of 1.8 to 1."))
         st.html(html.table(_ranking(found, study)))
     st.html(html.footer(_basis(found)))
 

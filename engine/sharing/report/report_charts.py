@@ -52,33 +52,19 @@ class ReportChart:
 
 def charts(report: Report) -> list[ReportChart]:
     """The charts that the study has figures for."""
-    summary, found = report.summary, []
-    times = summary.times
-    if len(times):
-        found.append(
-            ReportChart(
-                "time",
-                time_chart(times),
-                "Median time of each lane with its 95 % interval; the table below has the same figures",
-            )
-        )
-        found.append(ReportChart("stages", stage_chart(times), "Median time of each stage, stacked for each lane"))
+    summary, times, priced = report.summary, report.summary.times, report.priced
     rows = summary.standings
     rows = rows[rows["metric"] == summary.deciding].dropna(subset=["difference", "median_ms"])
+    found = []
+    if len(times):
+        found.append(ReportChart("time", time_chart(times), "Median time of each lane, as in the table below"))
+        found.append(ReportChart("stages", stage_chart(times), "Median time of each stage, stacked for each lane"))
     if len(rows):
-        batch = batch_of(float(rows["batch_size"].max()))
-        found.append(
-            ReportChart(
-                "trade",
-                trade_off_chart(rows, "ms", batch),
-                "Difference in quality from the baseline "
-                "over time for each lane; the tables below have the same figures",
-            )
-        )
-    priced = report.priced
+        chart = trade_off_chart(rows, "ms", batch_of(float(rows["batch_size"].max())))
+        found.append(ReportChart("trade", chart, "Difference in quality over time, as in the tables below"))
     if len(priced):
-        chart = cost_chart(priced, "usd_month", "Paid by use (US dollars a month)")
-        found.append(ReportChart("cost", chart, "Cost of each lane a month, as in the table below"))
+        bars = cost_chart(priced, "usd_month", "Paid by use (US dollars a month)")
+        found.append(ReportChart("cost", bars, "Cost of each lane a month, as in the table below"))
     return found
 
 
