@@ -59,7 +59,7 @@ _NO_STUDY = "there is no study to show, see above."
 
 
 @dataclass(frozen=True)
-class Subject:
+class ExampleCell:
     """What the pictures show: a prompt and a seed of a study, under its baseline."""
 
     chosen: Options
@@ -79,7 +79,7 @@ class Subject:
         return html.footer([*parts, self.words, *self.study.facts[:1], *components.image_places(self.study)])
 
 
-def choose(chosen: Options, study: StudyView | None) -> Subject | None:
+def choose(chosen: Options, study: StudyView | None) -> ExampleCell | None:
     """The prompt and seed to look at; None without a study."""
     if study is None or not study.prompts or not study.seeds or not study.lanes:
         return None
@@ -89,10 +89,10 @@ def choose(chosen: Options, study: StudyView | None) -> Subject | None:
     with right:
         seed = state.choose_seed(study.seeds)
     lane = study.lane(study.baseline) or study.lanes[0]
-    return Subject(chosen, study, prompt, seed, lane, study.cell(lane.key, prompt, seed))
+    return ExampleCell(chosen, study, prompt, seed, lane, study.cell(lane.key, prompt, seed))
 
 
-def latent_space(subject: Subject | None) -> None:
+def latent_space(subject: ExampleCell | None) -> None:
     """Latent space."""
     st.html(html.heading("Latent space"))
     st.html(html.prose(*LATENT_SPACE))
@@ -113,7 +113,7 @@ def latent_space(subject: Subject | None) -> None:
     st.html(subject.footer(f"{channels} × {height} × {width} = {found.numbers:,} numbers, {times}", subject.lane.label))
 
 
-def forming(subject: Subject | None) -> None:
+def forming(subject: ExampleCell | None) -> None:
     """From noise to a picture."""
     st.html(html.heading("From noise to a picture"))
     st.html(html.prose(*FORMING))
@@ -132,7 +132,7 @@ def forming(subject: Subject | None) -> None:
         st.html(subject.footer(subject.lane.label))
 
 
-def guidance(subject: Subject | None) -> None:
+def guidance(subject: ExampleCell | None) -> None:
     """Classifier-free guidance."""
     st.html(html.heading("Classifier-free guidance"))
     st.html(html.prose(*GUIDANCE))
@@ -150,7 +150,7 @@ def guidance(subject: Subject | None) -> None:
         st.html(_nothing(ONE_SCALE.format(name=subject.study.id)))
 
 
-def solvers(subject: Subject | None) -> None:
+def solvers(subject: ExampleCell | None) -> None:
     """What a solver does."""
     st.html(html.heading("What a solver does"))
     st.html(html.prose(*SOLVERS))
@@ -179,7 +179,7 @@ def solvers(subject: Subject | None) -> None:
     components.footer(study, counted, spread, *study.facts[:1])
 
 
-def calls(subject: Subject | None) -> None:
+def calls(subject: ExampleCell | None) -> None:
     """NFE against steps."""
     st.html(html.heading("Steps are not calls"))
     st.html(html.prose(*CALLS))
@@ -204,16 +204,16 @@ def _with_lanes(scores: pd.DataFrame, study: StudyView) -> pd.DataFrame:
     return shown.assign(nfe=[calls_of[key] for key in shown["lane"]])
 
 
-def _pictures(subject: Subject, ids: list[str], kinds: list[str]) -> list[Picture]:
+def _pictures(subject: ExampleCell, ids: list[str], kinds: list[str]) -> list[Picture]:
     answer = loaders.pictures(subject.chosen.cache, [key for key in ids if key], kinds)
     return answer.value if isinstance(answer, Answer) else []
 
 
-def _shot(picture: Picture, caption: str, subject: Subject) -> Shot:
+def _shot(picture: Picture, caption: str, subject: ExampleCell) -> Shot:
     return Shot(picture.source, f"{caption}, {subject.words}", caption, small=picture.width < html.SMALL_PIXELS)
 
 
-def _why(subject: Subject) -> str:
+def _why(subject: ExampleCell) -> str:
     return cut(f"{subject.lane.label}: {subject.cell.reason}", 300).rstrip(".")
 
 

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard.jobs.form import MODELS, Draft, Preset, Request, lanes
+from dashboard.jobs.form import MODELS, Draft, PresetRequest, Request, lanes
 from engine.display import html
 from engine.errors import StudyError
 from engine.study.schedulers import SCHEDULERS
@@ -21,7 +21,7 @@ def ask_for_study() -> Request:
     return _preset() if way == FROM_PRESET else _own()
 
 
-def _preset() -> Preset:
+def _preset() -> PresetRequest:
     names = presets()
     st.session_state.setdefault("run_preset", "quickstart" if "quickstart" in names else names[0])
     name = st.selectbox("Preset", names, key="run_preset", persist_state="session")
@@ -34,7 +34,7 @@ def _preset() -> Preset:
             f"{len(study.lanes)} lanes, {len(study.prompts)} prompts, {len(study.seeds)} seeds, model {study.model}"
         )
         st.html(html.soft(f"{study.description} {extent}."))
-    return Preset(name)
+    return PresetRequest(name)
 
 
 def _own() -> Draft:

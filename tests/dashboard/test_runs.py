@@ -333,7 +333,7 @@ def test_what_is_wrong_with_a_form_is_said(changes: dict[str, object], words: st
 
 
 def test_a_preset_is_taken_as_it_is_and_no_other_file() -> None:
-    assert form.check(form.compose(form.Preset("quickstart"))).name == "quickstart"
+    assert form.check(form.compose(form.PresetRequest("quickstart"))).name == "quickstart"
     for name in ("nope", "../../etc/passwd", "/etc/passwd"):
         with pytest.raises(StudyError, match="No preset"):
-            form.compose(form.Preset(name))
+            form.compose(form.PresetRequest(name))

@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard import access
 from dashboard.access import AccessDenied, decide
 from dashboard.jobs import runner, starting
-from dashboard.jobs.form import Draft, Preset
+from dashboard.jobs.form import Draft, PresetRequest
 from dashboard.jobs.queue import Queue, QueueError, stamp, write_json
 from dashboard.options import Options, parse
 from tests.dashboard.reading_pages import words
@@ -87,7 +87,7 @@ def test_a_server_without_torch_says_that_it_cannot_run_and_starts_nothing(
     assert "check" not in buttons(page)
     options = parse(["--cache", str(cache), "--allow-runs"])
     with pytest.raises(QueueError, match="cannot make any"):
-        starting.plan(options, Preset("quickstart"))
+        starting.plan(options, PresetRequest("quickstart"))
     with pytest.raises(QueueError, match="cannot make any"):
         starting.start(options, starting.Plan("mine", TOML, ""))
     assert started == []
@@ -219,7 +219,7 @@ def test_no_function_that_starts_or_stops_runs_works_without_the_right(
     queue.submit("mine", TOML, "", "")
     for deed in (
         lambda: starting.plan(options, draft),
-        lambda: starting.plan(options, Preset("quickstart")),
+        lambda: starting.plan(options, PresetRequest("quickstart")),
         lambda: starting.start(options, starting.Plan("mine", TOML, "")),
         lambda: starting.cancel(options, "000001"),
         lambda: starting.keep_going(options),
