@@ -7,11 +7,11 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import state
-from dashboard.studies import StudyView
 from engine.analysis.timing import MAX_DRIFT, MAX_SPREAD
 from engine.display import html
 from engine.display.formats import batch_of, count, when
 from engine.display.tables import ShownLane, failure_table
+from engine.results import Results
 
 NOT_TIMED = "Nothing has been timed yet; `python -m engine run` times the lanes after the images."
 UNSETTLED_NOTE = (
@@ -37,21 +37,22 @@ def _drawn(name: str, arguments: tuple[Any, ...], _draw: Callable[..., Any]) -> 
     return spec
 
 
-def pick_timings(study: StudyView) -> pd.DataFrame:
-    """Timing summaries of one environment and batch size; pickers appear where there are several."""
+def pick_times(study: Results) -> Results:
+    """The study, seen with the times of one environment and batch size; pickers appear where there are several."""
     table = study.timings
     if table.empty:
-        return table
-    names = study.environments_timed()
+        return study
+    names = study.timed_environments
     sizes = sorted(int(size) for size in table["batch_size"].unique())
     if len(names) == 1 and len(sizes) == 1:
-        return table
+        return study.timed_at(next(iter(names)), sizes[0])
     left, right, _ = st.columns([2, 1, 3])
     with left:
-        table = table[table["environment_id"] == state.choose_environment(names)]
+        environment_id = state.choose_environment(names)
+    here = table[table["environment_id"] == environment_id]
     with right:
-        table = table[table["batch_size"] == state.choose_batch_size(sorted(map(int, table["batch_size"].unique())))]
-    return table
+        batch_size = state.choose_batch_size(sorted(map(int, here["batch_size"].unique())))
+    return study.timed_at(environment_id, batch_size)
 
 
 def extent(counts: pd.Series) -> str:
@@ -66,22 +67,22 @@ def timing_footer(table: pd.DataFrame, interval: str) -> None:
     st.html(html.footer([f"{extent(table['n'])} per lane", interval, batch, device, when(table["last_at"].max())]))
 
 
-def scheduler_names(study: StudyView) -> dict[str, str]:
+def scheduler_names(study: Results) -> dict[str, str]:
     """The schedulers of a study's lanes: key -> name, in the lanes' order."""
-    cells = study.data.cells.drop_duplicates("scheduler")
+    cells = study.cells.drop_duplicates("scheduler")
     known = dict(zip(cells["scheduler"], cells["scheduler_label"].astype(str), strict=True))
     return {lane.scheduler: known.get(lane.scheduler, lane.scheduler) for lane in study.lanes}
 
 
-def footer(study: StudyView, *parts: str) -> None:
+def footer(study: Results, *parts: str) -> None:
     """The line under a figure made of images: what it shows, and where and when they were made."""
     st.html(html.footer([*parts, *image_places(study)]))
 
 
-def image_places(study: StudyView) -> list[str]:
+def image_places(study: Results) -> list[str]:
     """Where and when the images were made."""
-    names = list(dict.fromkeys(study.data.environments["device_name"].astype(str)))
-    made = study.data.cells["created_at"]
+    names = list(dict.fromkeys(study.environments["device_name"].astype(str)))
+    made = study.cells["created_at"]
     return [", ".join(names), when(made.max()) if len(made) else ""]
 
 
@@ -93,7 +94,7 @@ def with_names(table: pd.DataFrame, lanes: Iterable[ShownLane]) -> pd.DataFrame:
     )
 
 
-def failed_cells(study: StudyView, most: int) -> None:
+def failed_cells(study: Results, most: int) -> None:
     """Failed cells with their errors; nothing if there are none."""
     failed = study.failures
     if failed.empty:

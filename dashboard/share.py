@@ -8,19 +8,19 @@ import streamlit as st
 
 from dashboard import access
 from dashboard.access import Access
-from dashboard.asking import Problem, work_out
+from dashboard.cache_access import Problem, Question, ask
 from dashboard.options import Options
-from dashboard.studies import StudyView
 from engine.cache.exchange import import_cache
 from engine.display import html
 from engine.errors import LabError
+from engine.results import Results
+from engine.sharing.import_summary import import_lines
 from engine.sharing.report import read_report, render
-from engine.sharing.words import import_lines
 
 _NOTE = "One file that opens offline: recommendation, verdicts, pictures, charts, cost, methods, and the study file."
 
 
-def report(chosen: Options, study: StudyView) -> None:
+def report(chosen: Options, study: Results) -> None:
     """A button that makes and downloads the report of a study."""
     st.html(html.heading("Share", f"{_NOTE} Or copy the address of a page: it shows the same view."))
     st.download_button(
@@ -38,8 +38,8 @@ def file_name(study_id: str) -> str:
     return re.sub(r"[^\w-]+", "-", study_id)[:80].strip("-") or "study"
 
 
-def _page(chosen: Options, study: StudyView) -> str:
-    answer = work_out(chosen.cache, read_report, render, study.id)
+def _page(chosen: Options, study: Results) -> str:
+    answer = ask(chosen.cache, Question(read_report, (study.id,), render))
     if isinstance(answer, Problem):
         return f"<!doctype html><title>{answer.title}</title>{html.note(answer.title, answer.detail)}"
     return answer.value

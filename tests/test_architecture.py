@@ -33,6 +33,7 @@ DASHBOARD_KNOWS = (
     "engine.cache",
     "engine.analysis",
     "engine.display",
+    "engine.results",
     "engine.sharing",
     "engine.study",
     "engine.errors",

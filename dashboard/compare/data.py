@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from dashboard.loaders import Converged, Picture
-from dashboard.studies import CellView, LaneView, StudyView
+from engine.analysis.outcomes import StudyCell, StudyLane
 from engine.display import html, theme
 from engine.display.formats import cut, duration, known, when, whole
+from engine.results import Results
 from engine.study.schedulers import SCHEDULERS
 
 KIND_NAMES = {"x0": "clean estimate", "xt": "noisy image"}
@@ -60,7 +61,7 @@ class Scene:
         timed: Where and when the times were measured (`time_line`).
     """
 
-    study: StudyView
+    study: Results
     prompt: str
     seed: int
     kind: str
@@ -70,13 +71,13 @@ class Scene:
     notes: Sequence[str]
     timed: str = ""
 
-    def cell(self, lane: LaneView) -> CellView:
+    def cell(self, lane: StudyLane) -> StudyCell:
         """The cell of a lane."""
         return self.study.cell(lane.key, self.prompt, self.seed)
 
 
 def lane_times(table: pd.DataFrame) -> dict[str, LaneTime]:
-    """From the timing summaries of one environment and batch size (`StudyView.timings`)."""
+    """From the timing summaries of one environment and batch size (`Results.timings`)."""
     return {
         row.lane: LaneTime(
             row.median_ms,
@@ -125,7 +126,7 @@ def payload(scene: Scene) -> dict[str, Any]:
     }
 
 
-def _lane(lane: LaneView, own: Sequence[Picture], numbers: Sequence[int], scene: Scene) -> dict[str, Any]:
+def _lane(lane: StudyLane, own: Sequence[Picture], numbers: Sequence[int], scene: Scene) -> dict[str, Any]:
     look, time = theme.look(lane.scheduler), scene.times.get(lane.key)
     steps: dict[int, list[Picture]] = {}
     for picture in own:
@@ -148,7 +149,7 @@ def _lane(lane: LaneView, own: Sequence[Picture], numbers: Sequence[int], scene:
 
 
 def _frame(
-    pictures: Sequence[Picture], numbers: Sequence[int], lane: LaneView, time: LaneTime | None
+    pictures: Sequence[Picture], numbers: Sequence[int], lane: StudyLane, time: LaneTime | None
 ) -> dict[str, Any]:
     first = pictures[0]
     return {
@@ -169,7 +170,7 @@ def _sources(pictures: Sequence[Picture], numbers: Sequence[int]) -> dict[str, A
     return {"src": first, "more": [by_number.get(number, first) for number in numbers[1:]]}
 
 
-def _why(cell: CellView, frames: Sequence[object], kind: str) -> str:
+def _why(cell: StudyCell, frames: Sequence[object], kind: str) -> str:
     if cell.state != "done":
         return cut(cell.reason, 400)
     return "" if frames else f"No {KIND_NAMES[kind]} was recorded (see [frames] in the study)"

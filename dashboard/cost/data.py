@@ -2,12 +2,9 @@
 
 from dataclasses import dataclass
 
-import pandas as pd
-
-from dashboard.studies import StudyView
-from dashboard.verdicts import Verdicts
-from engine.analysis.recommendation import AS_GOOD, choose, words_of
+from engine.analysis.recommendation import AS_GOOD, words_of
 from engine.display.formats import NONE, count, number, number_range, signed
+from engine.results import Results
 
 REAL = (
     "A saving is real only if GPUs are released: those that run all the time cost the same until some are given back. "
@@ -39,29 +36,21 @@ class Equality:
         return self.words.get(lane) in AS_GOOD
 
 
-def equality(study: StudyView, table: pd.DataFrame, verdicts: Verdicts) -> Equality:
-    """How good the timed lanes are.
-
-    Args:
-        study: The study.
-        table: Timing summaries of one environment and batch size.
-        verdicts: Comparisons with the baseline.
-    """
-    found = verdicts.by(verdicts.deciding)
-    if not found:
-        return Equality({}, "", verdicts.metric_label)
-    words = {study.baseline: "baseline"} | words_of(verdicts.found, verdicts.deciding)
-    best = choose(table, verdicts.found, study.baseline, verdicts.deciding).best
+def equality(study: Results) -> Equality:
+    """How good the timed lanes of a study are."""
+    label = study.metric_label(study.deciding)
+    if not study.compared_by(study.deciding):
+        return Equality({}, "", label)
+    words = {study.baseline: "baseline"} | words_of(study.comparisons, study.deciding)
+    best = study.recommendation.best
     cheapest = best.lane if best and best.lane != study.baseline else ""
-    return Equality(
-        {str(lane): words.get(lane, "not scored") for lane in table["lane"]}, cheapest, verdicts.metric_label
-    )
+    return Equality({str(lane): words.get(lane, "not scored") for lane in study.times["lane"]}, cheapest, label)
 
 
-def explained(equal: Equality, study: StudyView, verdicts: Verdicts, lane: str) -> str:
+def explained(equal: Equality, study: Results, lane: str) -> str:
     """What the saving of a lane is worth, in sentences."""
     chosen = study.lane(lane)
-    row = verdicts.lane(lane)
+    row = study.comparison(lane)
     if not equal.known or chosen is None:
         return (
             f"Money only: the images have not been scored, and whether a lane's are as good as the baseline's is "

@@ -1,6 +1,7 @@
 """What the Learn page shows from the cache: latents as pictures, one thing varied at a time."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from dashboard.asking import Answer, Problem, ask
+from dashboard.cache_access import Answer, Problem, Question, ask_all
+from dashboard.loaders import Picture, pictures_of
+from engine.analysis.outcomes import StudyCell
 from engine.cache import learning, queries
 from engine.cache.connection import Connection
 from engine.display.html import inline_image
+from engine.results import Results
 
 ERROR = "latent_error"
 MOST_CHANNELS = 4
@@ -34,26 +38,57 @@ class Latents:
         return channels * height * width
 
 
-def latents(path: Path, trajectory_id: str) -> Latents | None:
-    """The final latents of a cell; None if the cache has none."""
-    found: Latents | None = _value(ask(path, _latents, trajectory_id))
-    return found
+@dataclass(frozen=True)
+class ExamplePictures:
+    """All that the page shows from the cache of one prompt and seed; what the cache cannot give is empty.
+
+    Attributes:
+        latents: The final latents of the baseline's cell.
+        own: Pictures of that cell: x_t, x0 and final.
+        family: Cells that differ in the guidance scale alone (`learning.guidance_family`).
+        guided: Their final pictures.
+        finals: Final pictures of all lanes.
+    """
+
+    latents: Latents | None
+    own: list[Picture]
+    family: pd.DataFrame
+    guided: list[Picture]
+    finals: list[Picture]
 
 
-def guidance_family(path: Path, trajectory_id: str) -> pd.DataFrame:
-    """Cells that differ in the guidance scale alone (`learning.guidance_family`)."""
-    found = _value(ask(path, learning.guidance_family, trajectory_id))
-    return pd.DataFrame(columns=["trajectory_id", "guidance_scale", "nfe"]) if found is None else found
+def read(path: Path, cell: StudyCell, cells: Sequence[StudyCell]) -> ExamplePictures:
+    """What there is of a cell, and of those of the other lanes; the cache is opened once."""
+    own = [cell.trajectory_id] if cell.trajectory_id else []
+    latents, pictures, family, guided, finals = ask_all(
+        path,
+        Question(_latents, (cell.trajectory_id,)),
+        pictures_of(own, ["xt", "x0", "final"]),
+        Question(learning.guidance_family, (cell.trajectory_id,)),
+        lambda found: pictures_of(list(found["trajectory_id"]), ["final"]),
+        pictures_of([other.trajectory_id for other in cells if other.state == "done"], ["final"]),
+    )
+    empty = pd.DataFrame(columns=["trajectory_id", "guidance_scale", "nfe"])
+    return ExamplePictures(
+        _value(latents, None), _value(pictures, []), _value(family, empty), _value(guided, []), _value(finals, [])
+    )
 
 
-def errors(path: Path, study_id: str) -> pd.DataFrame:
-    """The error of each lane against the converged solution (`learning.lane_scores`)."""
-    found = _value(ask(path, learning.lane_scores, study_id, ERROR))
-    return pd.DataFrame(columns=["lane", "n", "median", "low", "high"]) if found is None else found
+def errors(study: Results) -> pd.DataFrame:
+    """The error of each lane against the converged solution.
+
+    Columns: lane, n (cells), median, low and high (the 10 % and 90 % quantiles over cells).
+    """
+    rows = study.quality[study.quality["metric"] == ERROR]
+    by_lane = rows.groupby("lane", sort=False)["value"]
+    table = pd.DataFrame(
+        {"n": by_lane.size(), "median": by_lane.median(), "low": by_lane.quantile(0.1), "high": by_lane.quantile(0.9)}
+    )
+    return table.rename_axis("lane").reset_index()
 
 
-def _value(answer: Answer[Any] | Problem) -> Any:
-    return answer.value if isinstance(answer, Answer) else None
+def _value(answer: Answer[Any] | Problem, otherwise: Any) -> Any:
+    return answer.value if isinstance(answer, Answer) else otherwise
 
 
 def _latents(db: Connection, trajectory_id: str) -> Latents | None:

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 import pandas as pd
 import streamlit as st
 
-from dashboard import components, loaders, state
-from dashboard.asking import Answer
+from dashboard import components, state
 from dashboard.learn import data
 from dashboard.loaders import Picture
 from dashboard.options import Options
-from dashboard.studies import CellView, LaneView, StudyView
+from engine.analysis.outcomes import StudyCell, StudyLane
 from engine.display import html
 from engine.display.formats import count, cut
 from engine.display.html import Shot
 from engine.display.learn_charts import calls_chart, error_chart
 from engine.display.tables import calls_table
+from engine.results import Results
 from engine.sharing.pictures import evenly
 
 STRIP = 7
@@ -63,11 +63,12 @@ class ExampleCell:
     """What the pictures show: a prompt and a seed of a study, under its baseline."""
 
     chosen: Options
-    study: StudyView
+    study: Results
     prompt: str
     seed: int
-    lane: LaneView
-    cell: CellView
+    lane: StudyLane
+    cell: StudyCell
+    found: data.ExamplePictures
 
     @property
     def words(self) -> str:
@@ -79,7 +80,7 @@ class ExampleCell:
         return html.footer([*parts, self.words, *self.study.facts[:1], *components.image_places(self.study)])
 
 
-def choose(chosen: Options, study: StudyView | None) -> ExampleCell | None:
+def choose(chosen: Options, study: Results | None) -> ExampleCell | None:
     """The prompt and seed to look at; None without a study."""
     if study is None or not study.prompts or not study.seeds or not study.lanes:
         return None
@@ -89,15 +90,17 @@ def choose(chosen: Options, study: StudyView | None) -> ExampleCell | None:
     with right:
         seed = state.choose_seed(study.seeds)
     lane = study.lane(study.baseline) or study.lanes[0]
-    return ExampleCell(chosen, study, prompt, seed, lane, study.cell(lane.key, prompt, seed))
+    cell = study.cell(lane.key, prompt, seed)
+    found = data.read(chosen.cache, cell, [study.cell(other.key, prompt, seed) for other in study.lanes])
+    return ExampleCell(chosen, study, prompt, seed, lane, cell, found)
 
 
 def latent_space(subject: ExampleCell | None) -> None:
     """Latent space."""
     st.html(html.heading("Latent space"))
     st.html(html.prose(*LATENT_SPACE))
-    found = None if subject is None else data.latents(subject.chosen.cache, subject.cell.trajectory_id)
-    final = [] if subject is None else _pictures(subject, [subject.cell.trajectory_id], ["final"])
+    found = None if subject is None else subject.found.latents
+    final = [] if subject is None else [picture for picture in subject.found.own if picture.kind == "final"]
     if subject is None or found is None or not final:
         st.html(_nothing(_NO_STUDY if subject is None else f"{_why(subject)}."))
         return
@@ -121,7 +124,7 @@ def forming(subject: ExampleCell | None) -> None:
         st.html(_nothing(_NO_STUDY))
         return
     for kind, words in (("xt", "what the scheduler holds (decoded)"), ("x0", "what the denoiser guesses")):
-        found = [p for p in _pictures(subject, [subject.cell.trajectory_id], [kind]) if p.kind == kind]
+        found = [picture for picture in subject.found.own if picture.kind == kind]
         if not found:
             st.html(_nothing(f"{_why(subject)}; or its study keeps no frames of this kind."))
             continue
@@ -139,8 +142,8 @@ def guidance(subject: ExampleCell | None) -> None:
     if subject is None:
         st.html(_nothing(_NO_STUDY))
         return
-    family = data.guidance_family(subject.chosen.cache, subject.cell.trajectory_id)
-    found = {p.trajectory_id: p for p in _pictures(subject, list(family["trajectory_id"]), ["final"])}
+    family = subject.found.family
+    found = {picture.trajectory_id: picture for picture in subject.found.guided}
     scales = zip(family["trajectory_id"], family["guidance_scale"], strict=True)
     made = [_shot(found[key], f"w = {scale:g}", subject) for key, scale in scales if key in found]
     if made:
@@ -158,8 +161,7 @@ def solvers(subject: ExampleCell | None) -> None:
         st.html(_nothing(_NO_STUDY))
         return
     cells = {lane.key: subject.study.cell(lane.key, subject.prompt, subject.seed) for lane in subject.study.lanes}
-    ids = [cell.trajectory_id for cell in cells.values() if cell.state == "done"]
-    found = {p.trajectory_id: p for p in _pictures(subject, ids, ["final"])}
+    found = {picture.trajectory_id: picture for picture in subject.found.finals}
     made = [
         _shot(found[cells[lane.key].trajectory_id], f"{lane.label}: {lane.nfe or lane.steps} calls", subject)
         for lane in subject.study.lanes
@@ -168,7 +170,7 @@ def solvers(subject: ExampleCell | None) -> None:
     st.html(html.shots(made) if made else _nothing("no lane has a picture of this prompt and seed."))
     if made:
         st.html(subject.footer(f"n = 1 prompt and seed, {count(len(made), 'lane')}"))
-    scores = _with_lanes(data.errors(subject.chosen.cache, subject.study.id), subject.study)
+    scores = _with_lanes(data.errors(subject.study), subject.study)
     if scores.empty:
         st.html(_nothing("how far each lane is from the converged solution. A study with a `[reference]` measures it."))
         return
@@ -186,7 +188,7 @@ def calls(subject: ExampleCell | None) -> None:
     if subject is None:
         st.html(_nothing(_NO_STUDY))
         return
-    timings = components.pick_timings(subject.study)
+    timings = components.pick_times(subject.study).times
     st.html(html.table(calls_table(subject.study.lanes, timings, subject.study.baseline)))
     if timings.empty:
         components.footer(subject.study, "calls counted in the cells of the study")
@@ -197,16 +199,11 @@ def calls(subject: ExampleCell | None) -> None:
     components.timing_footer(timings, "mark: median, bar: its 95 % bootstrap interval")
 
 
-def _with_lanes(scores: pd.DataFrame, study: StudyView) -> pd.DataFrame:
+def _with_lanes(scores: pd.DataFrame, study: Results) -> pd.DataFrame:
     """Adds label, scheduler and nfe of the lanes; leaves out lanes whose calls are not known."""
     calls_of = {lane.key: lane.nfe for lane in study.lanes if lane.nfe}
     shown = components.with_names(scores[scores["lane"].isin(list(calls_of))], study.lanes)
     return shown.assign(nfe=[calls_of[key] for key in shown["lane"]])
-
-
-def _pictures(subject: ExampleCell, ids: list[str], kinds: list[str]) -> list[Picture]:
-    answer = loaders.pictures(subject.chosen.cache, [key for key in ids if key], kinds)
-    return answer.value if isinstance(answer, Answer) else []
 
 
 def _shot(picture: Picture, caption: str, subject: ExampleCell) -> Shot:

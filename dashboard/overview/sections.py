@@ -7,15 +7,12 @@ from urllib.parse import urlencode
 import pandas as pd
 import streamlit as st
 
-from dashboard import components, loaders, state, verdicts
-from dashboard.asking import Answer
+from dashboard import components, loaders, state
+from dashboard.cache_access import Answer, Question
 from dashboard.cost.choices import default_pricing
 from dashboard.loaders import Picture
-from dashboard.options import Options
-from dashboard.page import require
-from dashboard.studies import LaneView, StudyView
-from dashboard.verdicts import Verdicts
 from engine.analysis.claims import ClaimVerdict
+from engine.analysis.outcomes import StudyLane
 from engine.display import html
 from engine.display.formats import batch_of, count, cut, when
 from engine.display.headline import Headline
@@ -31,6 +28,7 @@ from engine.display.tables import (
     time_table,
 )
 from engine.display.timing_charts import MARKS, stage_chart, time_chart
+from engine.results import Results
 
 PICTURE_PROMPTS = 4
 FIRST_LANES = 4
@@ -39,22 +37,13 @@ _CLAIMS = "Common claims, put to the test"
 _TIME_NOTE = "Each lane by itself, fastest first."
 
 
-def top(study: StudyView, table: pd.DataFrame, found_verdicts: Verdicts) -> Headline:
+def top(study: Results) -> Headline:
     """The figures to see first: the lane to take, the time it saves, what it does to the images, the money."""
-    prices = loaders.gpu_prices()
+    prices, times = loaders.gpu_prices(), study.times
     pricing = None
-    if isinstance(prices, Answer) and not table.empty:
-        pricing = default_pricing(str(table["device_name"].iloc[0]), prices.value)
-    found = Headline(
-        {lane.key: (lane.label, lane.scheduler) for lane in study.lanes},
-        study.baseline,
-        table,
-        found_verdicts.found,
-        found_verdicts.metrics,
-        found_verdicts.deciding,
-        pricing,
-        price_is_known=pricing is not None and pricing.preset is not None,
-    )
+    if isinstance(prices, Answer) and not times.empty:
+        pricing = default_pricing(str(times["device_name"].iloc[0]), prices.value)
+    found = Headline(study, pricing, price_is_known=pricing is not None and pricing.preset is not None)
     st.html(html.cards(found.figures, ("See the Cost page", _cost_page(study, found))))
     for sentence in found.reservations:
         st.html(html.soft(sentence))
@@ -62,11 +51,11 @@ def top(study: StudyView, table: pd.DataFrame, found_verdicts: Verdicts) -> Head
     return found
 
 
-def _cost_page(study: StudyView, found: Headline) -> str:
+def _cost_page(study: Results, found: Headline) -> str:
     return "cost?" + urlencode({"study": study.id, "lane": found.lane})
 
 
-def _rests_on(study: StudyView, found: Headline) -> list[str]:
+def _rests_on(study: Results, found: Headline) -> list[str]:
     progress, row = study.progress, found.comparison
     outcome = [
         f"{progress.done} of {study.total} cells",
@@ -74,7 +63,8 @@ def _rests_on(study: StudyView, found: Headline) -> list[str]:
         f"{progress.missing} not run" if progress.missing else "",
     ]
     parts = [", ".join(filter(None, outcome)), f"quality: n = {row.extent}" if row else ""]
-    times = found.times[found.times["lane"] == found.lane] if len(found.times) else found.times
+    times = study.times
+    times = times[times["lane"] == found.lane]
     for _, timed in times.iterrows():
         parts += [
             f"times: n = {timed['n']}, {batch_of(timed['batch_size'])}",
@@ -84,12 +74,11 @@ def _rests_on(study: StudyView, found: Headline) -> list[str]:
     return [*parts, "95 % bootstrap intervals"] if row or len(times) else parts
 
 
-def tested_claims(chosen: Options, study: StudyView) -> None:
+def tested_claims(study: Results, found: Sequence[ClaimVerdict]) -> None:
     """The verdict on each claim, where the study has the lanes."""
     if study.progress.missing:
         st.html(html.heading(_CLAIMS, "Claims are put to the test once all cells have run."))
         return
-    found = require(lambda: verdicts.claims(chosen.cache, study.id)).value
     tested = [claim for claim in found if claim.word != "not testable"]
     if not tested:
         st.html(html.heading(_CLAIMS, _reason_untested(found)))
@@ -135,16 +124,23 @@ def times(table: pd.DataFrame) -> None:
         st.html(html.soft(components.UNSETTLED_NOTE))
 
 
-def final_pictures(chosen: Options, study: StudyView, lane: str) -> None:
+def pictures_of(study: Results, lane: str) -> Question[list[Picture]]:
+    """The final pictures that `final_pictures` shows."""
+    prompts, lanes = study.prompts[:PICTURE_PROMPTS], _ranked(study, lane)
+    cells = [study.cell(view.key, prompt, seed) for prompt in prompts for view in lanes for seed in study.seeds[:1]]
+    return loaders.pictures_of([cell.trajectory_id for cell in cells if cell.state == "done"], ["final"])
+
+
+def _ranked(study: Results, lane: str) -> list[StudyLane]:
+    return sorted(study.lanes, key=lambda view: (view.key != study.baseline, view.key != lane))[:PICTURE_LANES]
+
+
+def final_pictures(study: Results, lane: str, pictures: Sequence[Picture]) -> None:
     """Final pictures at the first seed: of the baseline and of one lane, the others on request."""
     if not study.prompts or not study.seeds:
         return
-    prompts, seed = study.prompts[:PICTURE_PROMPTS], study.seeds[0]
-    ranked = sorted(study.lanes, key=lambda view: (view.key != study.baseline, view.key != lane))[:PICTURE_LANES]
-    cells = [study.cell(view.key, prompt, seed) for prompt in prompts for view in ranked]
-    ids = [cell.trajectory_id for cell in cells if cell.state == "done"]
-    answer = require(lambda: loaders.pictures(chosen.cache, ids, ["final"]))
-    found = {picture.trajectory_id: picture for picture in answer.value}
+    prompts, seed, ranked = study.prompts[:PICTURE_PROMPTS], study.seeds[0], _ranked(study, lane)
+    found = {picture.trajectory_id: picture for picture in pictures}
     rows = [
         (name_of(view, study.baseline), *(_final(study, view, prompt, seed, found) for prompt in prompts))
         for view in ranked
@@ -164,7 +160,7 @@ def _grid(prompts: Sequence[str], rows: Sequence[Row]) -> str:
     return html.table(table("Final pictures, lanes by prompts", columns, rows, style="lab-pictures"))
 
 
-def _final(study: StudyView, lane: LaneView, prompt: str, seed: int, found: Mapping[str, Picture]) -> Entry:
+def _final(study: Results, lane: StudyLane, prompt: str, seed: int, found: Mapping[str, Picture]) -> Entry:
     cell = study.cell(lane.key, prompt, seed)
     picture = found.get(cell.trajectory_id)
     if picture is None:
@@ -174,7 +170,7 @@ def _final(study: StudyView, lane: LaneView, prompt: str, seed: int, found: Mapp
     return html.picture(shot, state.compare_choices(study, prompt, seed))
 
 
-def outcome(study: StudyView) -> None:
+def outcome(study: Results) -> None:
     """Cells of each lane by outcome, where not all are done."""
     if study.progress.failed or study.progress.missing:
         st.html(html.heading("What was run", "Cells of each lane: every prompt with every seed."))

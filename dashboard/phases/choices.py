@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from dashboard import state
-from dashboard.studies import StudyView
+from engine.results import Results
 
 FIRST_LANES = 4
 MOST_LANES = 8
@@ -38,7 +38,7 @@ class Choice:
     seed: int
 
 
-def choose(study: StudyView) -> Choice | None:
+def choose(study: Results) -> Choice | None:
     """All pickers of the page, in one row; None if the study has no lane, prompt or seed."""
     if not (study.lanes and study.prompts and study.seeds):
         return None
@@ -57,7 +57,7 @@ def choose(study: StudyView) -> Choice | None:
     return Choice(lanes, measure, lane, prompt, seed)
 
 
-def address(study: StudyView, choice: Choice | None) -> dict[str, str]:
+def address(study: Results, choice: Choice | None) -> dict[str, str]:
     """What the address of the page holds."""
     if choice is None:
         return {"study": study.id}

@@ -1,12 +1,11 @@
 """What the Phases page asks of the cache, and what it makes of the answers; a lane at a time, each remembered."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from dashboard.asking import Answer, Problem, ask, work_out
+from dashboard.cache_access import Question
 from dashboard.images import data_uri
 from engine.analysis import commitment as committing
 from engine.analysis.borders import Measured, borders
@@ -55,26 +54,24 @@ class Changes:
     pictures: Pictures
 
 
-def lane_phases(path: Path, study_id: str, lane: str) -> Answer[LanePhases] | Problem:
+def lane_phases(study_id: str, lane: str) -> Question[LanePhases]:
     """How pictures form under a lane."""
-    return work_out(path, _lane, _lane_phases, study_id, lane)
+    return Question(_lane, (study_id, lane), _lane_phases)
 
 
-def trajectories(
-    path: Path, study_id: str, prompt: str, seed: int, lanes: tuple[str, ...]
-) -> Answer[Trajectories | None] | Problem:
+def trajectories(study_id: str, prompt: str, seed: int, lanes: tuple[str, ...]) -> Question[Trajectories | None]:
     """The paths of lanes on common axes; None if none was recorded."""
-    return work_out(path, phases.sketches, project, study_id, prompt, seed, lanes)
+    return Question(phases.sketches, (study_id, prompt, seed, lanes), project)
 
 
-def frame_metrics(path: Path, study_id: str) -> Answer[pd.DataFrame] | Problem:
+def frame_metrics(study_id: str) -> Question[pd.DataFrame]:
     """What the metrics of step frames are called, and why one has no values."""
-    return ask(path, phases.frame_metrics, study_id)
+    return Question(phases.frame_metrics, (study_id,))
 
 
-def changes(path: Path, study_id: str) -> Answer[Changes] | Problem:
+def changes(study_id: str) -> Question[Changes]:
     """What became of changes of prompt."""
-    return work_out(path, _swaps, _changes, study_id)
+    return Question(_swaps, (study_id,), _changes)
 
 
 def _lane(db: Connection, study_id: str, lane: str) -> tuple[pd.DataFrame, pd.DataFrame, str]:

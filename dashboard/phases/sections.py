@@ -4,15 +4,13 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import components
-from dashboard.options import Options
-from dashboard.page import require
 from dashboard.phases import loading
 from dashboard.phases.choices import MEASURES, Choice
-from dashboard.phases.loading import Pictures
+from dashboard.phases.loading import Changes, Pictures
 from dashboard.phases.shown import Shown, older
-from dashboard.studies import LaneView, StudyView
 from engine.analysis.claims import ClaimVerdict
 from engine.analysis.commitment import Commitment
+from engine.analysis.outcomes import StudyLane
 from engine.analysis.phases import Axis
 from engine.display import html
 from engine.display.formats import count, cut, when
@@ -28,6 +26,7 @@ from engine.display.phase_charts import (
 )
 from engine.display.phase_tables import CLAIMED, border_table, commitment_table, interval, place, swap_table
 from engine.display.tables import VERDICT_MARKS, claim_figure, name_of
+from engine.results import Results
 
 CLAIMS = ("critical-phase", "middle-does-the-work", "last-fifth", "recognisable", "close")
 BAND = "line: median; band: 10 – 90 % of runs"
@@ -123,7 +122,7 @@ def _spans(shown: Shown, axis: Axis) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def tested(claims: tuple[ClaimVerdict, ...], study: StudyView) -> None:
+def tested(claims: tuple[ClaimVerdict, ...], study: Results) -> None:
     """Common claims about phases, with their verdicts."""
     known = [claim for claim in claims if claim.key in CLAIMS and claim.word != "not testable"]
     if not known:
@@ -133,13 +132,13 @@ def tested(claims: tuple[ClaimVerdict, ...], study: StudyView) -> None:
     components.footer(study, "95 % intervals, prompts resampled")
 
 
-def forming(chosen: Options, shown: Shown, choice: Choice) -> None:
+def forming(shown: Shown, choice: Choice) -> None:
     """Likeness, speed, recognisability and guidance energy over log-SNR."""
     st.html(html.heading("How the picture forms", f"From noise on the left to the picture on the right. {RULER}"))
     st.html(html.legend(marks=map(name_of, shown.lanes)))
     left, right = st.columns(2, gap="large")
     with left:
-        _likeness(chosen, shown, choice)
+        _likeness(shown, choice)
     with right:
         title = "Share of the path per unit of log-SNR (speed of x0)"
         _curve(shown, loading.SPEED, title, ".0%", "No change from call to call was recorded.")
@@ -152,10 +151,9 @@ def forming(chosen: Options, shown: Shown, choice: Choice) -> None:
         _curve(shown, "guidance_energy", "Guidance energy: pull of the prompt (0: none)", ".2~f", _no_guidance(shown))
 
 
-def _likeness(chosen: Options, shown: Shown, choice: Choice) -> None:
+def _likeness(shown: Shown, choice: Choice) -> None:
     name, title = MEASURES[choice.measure]
-    described = require(lambda: loading.frame_metrics(chosen.cache, shown.study.id)).value
-    reasons = dict(zip(described["metric"], described["unavailable"], strict=True))
+    reasons = dict(zip(shown.described["metric"], shown.described["unavailable"], strict=True))
     reason = reasons.get(choice.measure)
     missing = f"{name} has not been measured for these lanes. `python -m engine run` of the study measures its frames."
     _curve(shown, choice.measure, title, ".3~g", f"{name}: {reason}." if isinstance(reason, str) else missing)
@@ -195,13 +193,11 @@ def spectrum(shown: Shown, choice: Choice) -> None:
     st.html(shown.footer(curve, "line: median; band of the coarsest and finest: 10 – 90 % of runs"))
 
 
-def paths(chosen: Options, shown: Shown, choice: Choice) -> None:
+def paths(shown: Shown, choice: Choice) -> None:
     """The path of x0 in three dimensions common to the lanes."""
     subject = f"“{cut(choice.prompt, 50)}”, seed {choice.seed}"
     st.html(html.heading("The path of x0", f"{subject}: principal components over all lanes. Ring: start. Mark: end."))
-    lanes = tuple(lane.key for lane in shown.lanes)
-    answer = require(lambda: loading.trajectories(chosen.cache, shown.study.id, choice.prompt, choice.seed, lanes))
-    found = answer.value
+    found = shown.paths
     if found is None:
         st.html(html.soft(older("The path of x0")))
         return
@@ -211,13 +207,13 @@ def paths(chosen: Options, shown: Shown, choice: Choice) -> None:
         with column:
             alt = f"Paths of x0 on components {axes[0]} and {axes[1]}, a line a lane"
             components.chart(path_chart, points, axes, found.explained, alt=alt)
-    extent = f"n = {count(len(lanes), 'run')}, {len(points)} steps"
+    extent = f"n = {count(len(shown.lanes), 'run')}, {len(points)} steps"
     basis = f"{sum(found.explained):.0%} of the variance; from sketches of the latents, distances right to about 6 %"
     components.footer(shown.study, extent, basis)
 
 
 def _no_guidance(shown: Shown) -> str:
-    scale = shown.study.data.cells["guidance_scale"].max()
+    scale = shown.study.cells["guidance_scale"].max()
     if scale <= 1:
         return f"Guidance is off in this study (guidance {scale:g}), so there is no pull of the prompt to measure."
     return older("Guidance energy")
@@ -230,11 +226,10 @@ def _unscored(shown: Shown) -> str:
     )
 
 
-def commitment(chosen: Options, study: StudyView, choice: Choice) -> None:
+def commitment(study: Results, choice: Choice, changes: Changes) -> None:
     """When a run is committed to its prompt."""
     st.html(html.heading("When the picture is decided", COMMITMENT))
-    answer = require(lambda: loading.changes(chosen.cache, study.id))
-    found, pictures = answer.value.found, answer.value.pictures
+    found, pictures = changes.found, changes.pictures
     if found is None:
         st.html(html.soft(NO_COMMITMENT))
         return
@@ -257,7 +252,7 @@ def commitment(chosen: Options, study: StudyView, choice: Choice) -> None:
     _example(found, lanes, pictures, choice)
 
 
-def _example(found: Commitment, lanes: list[LaneView], pictures: Pictures, choice: Choice) -> None:
+def _example(found: Commitment, lanes: list[StudyLane], pictures: Pictures, choice: Choice) -> None:
     """The final pictures of one pair of prompts: that of the chosen prompt and seed, if there is one."""
     pairs = list(dict.fromkeys((first, second, seed) for _, first, second, seed, _ in pictures))
     if not pairs:

@@ -6,17 +6,19 @@ from dataclasses import dataclass
 import pandas as pd
 import streamlit as st
 
-from dashboard import components, verdicts
+from dashboard import components, loaders
 from dashboard.options import Options
-from dashboard.page import require
+from dashboard.page import require_all
 from dashboard.phases import loading
 from dashboard.phases.choices import Choice
-from dashboard.phases.loading import LanePhases
-from dashboard.studies import LaneView, StudyView
+from dashboard.phases.loading import Changes, LanePhases
 from engine.analysis.borders import Measured
 from engine.analysis.claims import ClaimVerdict
+from engine.analysis.outcomes import StudyLane
+from engine.analysis.trajectories import Trajectories
 from engine.display import html
 from engine.display.formats import count
+from engine.results import Results
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,18 @@ class Shown:
         ruler: Likewise.
         measured: Borders by lane and key.
         found: By lane.
+        described: The metrics of step frames (`engine.cache.phases.frame_metrics`).
+        paths: The ways of x0; None if none was recorded.
     """
 
-    study: StudyView
-    lanes: tuple[LaneView, ...]
+    study: Results
+    lanes: tuple[StudyLane, ...]
     curves: pd.DataFrame
     ruler: pd.DataFrame
     measured: Mapping[tuple[str, str], Measured]
     found: Mapping[str, LanePhases]
+    described: pd.DataFrame
+    paths: Trajectories | None
 
     def curve(self, metric: str) -> pd.DataFrame:
         """The curves of a metric."""
@@ -49,9 +55,38 @@ class Shown:
         return html.footer([extent, interval, *components.image_places(self.study)])
 
 
-def load(chosen: Options, study: StudyView, choice: Choice) -> Shown | None:
-    """Reads the chosen lanes; None if none of them has recorded steps."""
-    found = {key: _lane(chosen, study, key) for key in choice.lanes}
+@dataclass(frozen=True)
+class Recorded:
+    """What the cache holds for the page.
+
+    Attributes:
+        shown: None if none of the chosen lanes has recorded steps.
+        changes: What became of changes of prompt.
+        claims: The claims put to the test; none while cells are missing.
+    """
+
+    shown: Shown | None
+    changes: Changes
+    claims: tuple[ClaimVerdict, ...]
+
+
+def load(chosen: Options, study: Results, choice: Choice) -> Recorded:
+    """Reads the chosen lanes, each remembered by itself; the cache is opened once."""
+    changes, claims, described, paths, *lanes = require_all(
+        chosen.cache,
+        loading.changes(study.id),
+        loaders.claims_of(study),
+        loading.frame_metrics(study.id),
+        loading.trajectories(study.id, choice.prompt, choice.seed, choice.lanes),
+        *(loading.lane_phases(study.id, key) for key in choice.lanes),
+    )
+    found = dict(zip(choice.lanes, lanes, strict=True))
+    return Recorded(_shown(study, found, described, paths), changes, claims)
+
+
+def _shown(
+    study: Results, found: Mapping[str, LanePhases], described: pd.DataFrame, paths: Trajectories | None
+) -> Shown | None:
     lanes = tuple(lane for lane in study.lanes if lane.key in found and found[lane.key].cells)
     if not lanes:
         return None
@@ -66,11 +101,7 @@ def load(chosen: Options, study: StudyView, choice: Choice) -> Shown | None:
 
     measured = {(row.lane, row.border.key): row for lane in lanes for row in found[lane.key].borders}
     curves, ruler = ([getattr(found[lane.key], name) for lane in lanes] for name in ("curves", "ruler"))
-    return Shown(study, lanes, joined(curves), joined(ruler), measured, found)
-
-
-def _lane(chosen: Options, study: StudyView, key: str) -> LanePhases:
-    return require(lambda: loading.lane_phases(chosen.cache, study.id, key)).value
+    return Shown(study, lanes, joined(curves), joined(ruler), measured, found, described, paths)
 
 
 def older_cells(shown: Shown) -> None:
@@ -95,10 +126,3 @@ def older(what: str) -> str:
         f"{what} was not recorded for these cells: an earlier version made them. A run into another file "
         "(`--cache NEW.duckdb`) records it."
     )
-
-
-def claims_of(chosen: Options, study: StudyView) -> tuple[ClaimVerdict, ...]:
-    """The claims put to the test; none while cells are missing."""
-    if study.progress.missing:
-        return ()
-    return require(lambda: verdicts.claims(chosen.cache, study.id)).value

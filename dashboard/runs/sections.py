@@ -8,14 +8,13 @@ import streamlit as st
 
 from dashboard import access, components
 from dashboard.access import Access
-from dashboard.asking import Answer, ask
+from dashboard.cache_access import Answer, Problem, Question, ask
 from dashboard.jobs import events, starting
 from dashboard.jobs.events import Log
 from dashboard.jobs.form import Request
 from dashboard.jobs.queue import ENDED, Job, Queue, log_lines
 from dashboard.options import Options
 from dashboard.runs.choices import ask_for_study
-from dashboard.studies import StudyView
 from engine.cache import schedules
 from engine.cache.connection import Connection
 from engine.display import html
@@ -24,7 +23,9 @@ from engine.display.schedule_charts import schedule_chart
 from engine.display.schedule_tables import level_table, setting_table, summary_table
 from engine.display.tables import FilledColumn, ResultTable, environment_table, table_of, text, wrap
 from engine.errors import LabError
+from engine.results import Results
 
+Levels = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]
 FAST_SECONDS, SLOW_SECONDS = 1.0, 5.0
 SHOWN_RUNS = 20
 SHOWN_LOGS = 5
@@ -238,10 +239,10 @@ def _outcome(job: Job) -> str:
     return f"{words}: " + ", ".join(text for text in made if not text.startswith("0 "))
 
 
-def environments(study: StudyView) -> None:
+def environments(study: Results) -> None:
     """Where the cells of the study were made."""
     st.html(html.heading("Where it ran", "Machines that made the cells of this study, for the image pass."))
-    made = study.data.environments
+    made = study.environments
     if made.empty:
         st.html(html.soft("No cell of this study has run yet."))
         return
@@ -249,7 +250,7 @@ def environments(study: StudyView) -> None:
     components.footer(study, f"n = {study.total} cells")
 
 
-def failures(study: StudyView) -> None:
+def failures(study: Results) -> None:
     """Failed cells with their errors."""
     if study.failures.empty:
         st.html(html.heading("Failures"))
@@ -266,15 +267,15 @@ def show(chosen: Options) -> None:
     history(chosen)
 
 
-def _schedules(db: Connection, study_id: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def _schedules(db: Connection, study_id: str) -> Levels:
     """Noise levels, findings and settings of a study's lanes (`engine.cache.schedules`)."""
     return schedules.schedules(db, study_id), schedules.findings(db, study_id), schedules.settings(db, study_id)
 
 
-def schedules_run(chosen: Options, study: StudyView) -> None:
+def schedules_run(chosen: Options, study: Results) -> None:
     """Noise levels, settings and findings of the study's lanes."""
     st.html(html.heading("What each lane really ran", _SCHEDULES_NOTE))
-    answer = ask(chosen.cache, _schedules, study.id)
+    answer: Answer[Levels] | Problem = ask(chosen.cache, Question(_schedules, (study.id,)))
     if not isinstance(answer, Answer):
         st.html(html.note(answer.title, answer.detail))
         return

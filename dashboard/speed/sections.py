@@ -7,16 +7,13 @@ import streamlit as st
 
 from dashboard import components
 from dashboard.speed.data import column_formats, csv_of, wide_table
-from dashboard.studies import StudyView
-from dashboard.verdicts import Verdicts
-from engine.analysis.convergence import Convergence
 from engine.analysis.sets import feature_lines, refusal_lines
-from engine.analysis.standings import standings
 from engine.display import html
 from engine.display.formats import batch_of, count, number, when
 from engine.display.headline import NOT_SCORED
 from engine.display.speed_charts import COSTS, convergence_chart, trade_off_chart
 from engine.display.tables import lane_name, order_table, set_table
+from engine.results import Results
 
 _READING = "Beside marks: {name}. Filled: as good as the baseline. Band: differences that count as the same."
 _FRONT = " Stepped line: lanes that no other beats, going by the middles of the intervals."
@@ -36,20 +33,11 @@ _NO_ERRORS = (
 )
 
 
-def every_figure(study: StudyView, table: pd.DataFrame, verdicts: Verdicts) -> pd.DataFrame:
-    """All lanes by all metrics (`engine.analysis.standings`)."""
-    rows = [
-        (lane.key, lane.label, lane.scheduler, lane.steps, lane.nfe, lane.key == study.baseline) for lane in study.lanes
-    ]
-    lanes = pd.DataFrame(rows, columns=["lane", "label", "scheduler", "steps", "nfe", "is_baseline"])
-    return standings(lanes, table, verdicts.found)
-
-
-def trade_off(study: StudyView, table: pd.DataFrame, verdicts: Verdicts, cost: str, metric: str) -> None:
+def trade_off(study: Results, table: pd.DataFrame, cost: str, metric: str) -> None:
     """Quality over cost; or why there is nothing to draw."""
     shown = table[table["metric"] == metric] if metric else table.head(0)
     if shown.dropna(subset=["difference", COSTS[cost][0]]).empty:
-        st.html(html.note("No quality to show yet", why_not(study, table, verdicts)))
+        st.html(html.note("No quality to show yet", why_not(study)))
         return
     plain = not shown.duplicated(["scheduler", "steps"]).any()
     st.html(_schedulers(components.scheduler_names(study)))
@@ -71,17 +59,17 @@ def _schedulers(names: Mapping[str, str]) -> str:
     return html.legend(marks=[lane_name(name, key) for key, name in names.items()])
 
 
-def why_not(study: StudyView, table: pd.DataFrame, verdicts: Verdicts) -> str:
+def why_not(study: Results) -> str:
     """Why no lane can be drawn."""
     if len(study.lanes) < 2:
         return "The study has one lane; there is nothing to compare it with."
-    if not verdicts.found:
-        reasons = [reason for reason in verdicts.metrics["unavailable"] if isinstance(reason, str)]
+    if not study.comparisons:
+        reasons = [reason for reason in study.metrics["unavailable"] if isinstance(reason, str)]
         return reasons[0] if reasons else NOT_SCORED
     return "No lane has both a score and this cost; another cost or metric can be chosen above."
 
 
-def _footer(study: StudyView, shown: pd.DataFrame, cost: str) -> list[str]:
+def _footer(study: Results, shown: pd.DataFrame, cost: str) -> list[str]:
     compared = shown[~shown["is_baseline"]].dropna(subset=["prompts"])
     pairs = int(compared["pairs"].max())
     margin = shown["margin"].iloc[0]
@@ -101,8 +89,9 @@ def _footer(study: StudyView, shown: pd.DataFrame, cost: str) -> list[str]:
     return [*parts, *components.image_places(study)]
 
 
-def converging(study: StudyView, found: Convergence, verdicts: Verdicts) -> None:
+def converging(study: Results) -> None:
     """Errors against the converged solution over denoiser calls, and the order each scheduler shows."""
+    found = study.convergence
     st.html(html.heading("How fast they converge", _CONVERGE))
     if found.errors[found.errors["error"] > 0].empty:
         st.html(html.soft(_NO_ERRORS))
@@ -118,15 +107,15 @@ def converging(study: StudyView, found: Convergence, verdicts: Verdicts) -> None
         components.footer(
             study, f"{components.extent(found.errors['n'])} prompts", "median over prompts with 95 % interval", floor
         )
-        if verdicts.reference:
-            st.html(html.soft(verdicts.reference))
+        if study.reference_line:
+            st.html(html.soft(study.reference_line))
     with right:
         st.html(html.soft(_ORDER))
         st.html(html.table(order_table(found.orders)))
         components.footer(study, "fitted to the filled marks of each scheduler", "95 % intervals, prompts resampled")
 
 
-def figures(study: StudyView, table: pd.DataFrame, metric: str) -> None:
+def figures(study: Results, table: pd.DataFrame, metric: str) -> None:
     """Every figure of every lane, sortable; all metrics as a file."""
     st.html(html.heading("Every figure", "A click on a column's name sorts. The file holds all metrics, a row each."))
     shown = wide_table(table, metric)
@@ -143,20 +132,20 @@ def figures(study: StudyView, table: pd.DataFrame, metric: str) -> None:
     )
 
 
-def whole_sets(study: StudyView, verdicts: Verdicts) -> None:
+def whole_sets(study: Results) -> None:
     """Metrics of all pictures of a lane together, with their warnings; nothing if the study has none."""
     missing = [
         f"{row['label']}: {row['unavailable']}"
-        for _, row in verdicts.set_metrics.iterrows()
+        for _, row in study.set_metrics.iterrows()
         if isinstance(row["unavailable"], str)
     ]
-    if verdicts.sets.empty and not missing:
+    if study.sets.empty and not missing:
         return
-    known = verdicts.sets.dropna(subset=["value"])
+    known = study.sets.dropna(subset=["value"])
     lanes = {lane.key: (lane.label, lane.scheduler) for lane in study.lanes}
     with st.expander(f"Metrics of whole sets of pictures ({count(len(known), 'value')})"):
         st.html(html.soft(_SETS))
         if len(known):
             st.html(html.table(set_table(known, lanes)))
             components.footer(study, "n stands in each row", "95 % intervals, prompts resampled")
-        st.html(html.method([*refusal_lines(verdicts.sets), *missing, *feature_lines(verdicts.sets)]))
+        st.html(html.method([*refusal_lines(study.sets), *missing, *feature_lines(study.sets)]))

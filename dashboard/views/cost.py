@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard import components, loaders, page, state, verdicts
+from dashboard import components, loaders, page, state
 from dashboard.cost import choices, sections
 from dashboard.cost.data import equality, explained
 from engine.display import html
@@ -28,18 +28,18 @@ METHOD = (
 )
 
 chosen, study = page.open_study()
-timings = components.pick_timings(study)
+study = components.pick_times(study)
+timings = study.times
 address = {}
 if timings.empty:
     st.html(html.note("Nothing can be priced yet", components.NOT_TIMED))
 else:
     presets = page.require(loaders.gpu_prices).value
-    scores = page.require(lambda: verdicts.verdicts(chosen.cache, study.id)).value
-    equal = equality(study, timings, scores)
+    equal = equality(study)
     asked = bool(equal.cheapest)
     only_equal = asked and choices.choose_equal()
     choice = sections.choose_pricing(timings, presets, equal, only_equal)
-    sections.costs(timings, choice, equal, explained(equal, study, scores, choice.lane))
+    sections.costs(timings, choice, equal, explained(equal, study, choice.lane))
     with st.expander("How these figures come about, and where the prices are from"):
         st.html(html.method(METHOD))
         st.html(html.table(price_table(presets)))

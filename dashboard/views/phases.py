@@ -4,7 +4,7 @@ import streamlit as st
 
 from dashboard import page, state
 from dashboard.phases import choices, sections
-from dashboard.phases.shown import claims_of, load, older_cells
+from dashboard.phases.shown import load, older_cells
 from engine.analysis.borders import BORDERS
 from engine.display import html
 
@@ -24,23 +24,23 @@ METHOD = (
 
 chosen, study = page.open_study()
 choice = choices.choose(study)
-shown = None if choice is None else load(chosen, study, choice)
-if choice is None or shown is None:
+recorded = None if choice is None else load(chosen, study, choice)
+if choice is None or recorded is None or recorded.shown is None:
     st.html(html.note("No steps have been recorded yet", NO_STEPS))
 else:
-    claims = claims_of(chosen, study)
+    shown, claims = recorded.shown, recorded.claims
     sections.top(shown, claims)
     older_cells(shown)
     sections.where(shown)
     sections.tested(claims, study)
-    sections.forming(chosen, shown, choice)
+    sections.forming(shown, choice)
     left, right = st.columns([1, 1.25], gap="large")
     with left:
         sections.spectrum(shown, choice)
     with right:
-        sections.paths(chosen, shown, choice)
-if choice is not None:
-    sections.commitment(chosen, study, choice)
+        sections.paths(shown, choice)
+if choice is not None and recorded is not None:
+    sections.commitment(study, choice, recorded.changes)
 with st.expander("How this is measured"):
     st.html(html.method([*METHOD, *(f"{border.label}: {border.definition}." for border in BORDERS)]))
 state.keep_in_address(**choices.address(study, choice))

@@ -1,12 +1,14 @@
 """What the Vote page asks of the cache."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from dashboard.asking import Answer, Problem, ask, work_out
-from dashboard.vote.pairs import pair_key
+from dashboard.cache_access import Answer, Problem, Question, ask, ask_all
+from dashboard.loaders import Picture, pictures_of
+from dashboard.vote.pairs import Pair, pair_key
 from engine.analysis.statistics import Estimate
 from engine.analysis.votes import (
     MARGIN,
@@ -19,13 +21,12 @@ from engine.analysis.votes import (
     preference,
     ranking,
 )
-from engine.cache.connection import Connection
 from engine.cache.votes import voted, votes
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked of the votes.
+class Contest:
+    """What the votes are to decide.
 
     Attributes:
         one, two: The lanes that are compared.
@@ -46,7 +47,7 @@ class Tally:
     """The votes of a study, counted.
 
     Attributes:
-        preference: Between the two lanes of the question.
+        preference: Between the two lanes of the contest.
         ranking: Of all lanes that votes link, the strongest first.
         cast: Votes in all, checks included.
         checks: Attention checks among them.
@@ -65,29 +66,40 @@ class Tally:
     last: pd.Timestamp | None
 
 
-def answered(path: Path, study_id: str, voter: str) -> set[str]:
-    """Keys of the pairs that a voter has answered before; none if the cache cannot say."""
-    found: Answer[list[tuple[str, str]]] | Problem = ask(path, voted, study_id, voter)
-    return {pair_key(*pair) for pair in found.value} if isinstance(found, Answer) else set()
+def answered_and_next(
+    path: Path, study_id: str, voter: str, every: Sequence[Pair]
+) -> tuple[set[str], Answer[list[Picture]] | Problem]:
+    """Keys of the pairs that a voter has answered before, and the pictures of the next pair.
+
+    Where the cache cannot say, none has been answered.
+    """
+
+    def pictures_of_next(before: list[tuple[str, str]]) -> Question[list[Picture]]:
+        done = {pair_key(*pair) for pair in before}
+        return pair_pictures([pair for pair in every if pair.key not in done])
+
+    before, pictures = ask_all(path, Question(voted, (study_id, voter)), pictures_of_next)
+    return {pair_key(*pair) for pair in before.value} if isinstance(before, Answer) else set(), pictures
 
 
-def tally(path: Path, study_id: str, question: Question) -> Answer[Tally] | Problem:
-    """The votes counted for a question."""
-    return work_out(path, _material, _count, study_id, question)
+def pair_pictures(left: Sequence[Pair]) -> Question[list[Picture]]:
+    """The final pictures of the first of the pairs that are left."""
+    ids = [key for pair in left[:1] for key in (pair.left_id, pair.right_id)]
+    return pictures_of(list(dict.fromkeys(ids)), ["final"])
 
 
-def _material(db: Connection, study_id: str, question: Question) -> tuple[pd.DataFrame, Question]:
-    return votes(db, study_id), question
+def tally(path: Path, study_id: str, contest: Contest) -> Answer[Tally] | Problem:
+    """The votes counted for a contest."""
+    return ask(path, Question(votes, (study_id,), _count, (contest,), contest))
 
 
-def _count(material: tuple[pd.DataFrame, Question]) -> Tally:
-    table, question = material
-    left_out = inattentive(table, dict(question.steps))
+def _count(table: pd.DataFrame, contest: Contest) -> Tally:
+    left_out = inattentive(table, dict(contest.steps))
     used = counted(table, left_out)
     ends = (table["created_at"].min(), table["created_at"].max()) if len(table) else (None, None)
     return Tally(
-        preference(used, question.one, question.two, question.margin, question.power),
-        ranking(used, [lane for lane, _ in question.steps]),
+        preference(used, contest.one, contest.two, contest.margin, contest.power),
+        ranking(used, [lane for lane, _ in contest.steps]),
         len(table),
         int((table["check_kind"] != "none").sum()),
         len(left_out),

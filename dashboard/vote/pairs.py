@@ -8,8 +8,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from hashlib import sha256
 
-from dashboard.studies import StudyView
 from engine.cache.votes import Check, Choice, Vote
+from engine.results import Results
 
 CHECK_EVERY = 6
 OBVIOUS_STEPS = 5
@@ -55,7 +55,7 @@ def pair_key(one: str, other: str) -> str:
     return _digest(*sorted((one, other)))
 
 
-def obvious_lane(study: StudyView, lanes: Collection[str]) -> str | None:
+def obvious_lane(study: Results, lanes: Collection[str]) -> str | None:
     """The lane of very few steps that should lose against each of `lanes`; None if the study has none."""
     others = [lane for lane in study.lanes if lane.key not in lanes and 0 < lane.steps <= OBVIOUS_STEPS]
     compared = [found.steps for key in lanes if (found := study.lane(key)) is not None]
@@ -65,7 +65,7 @@ def obvious_lane(study: StudyView, lanes: Collection[str]) -> str | None:
     return worst.key
 
 
-def pairs(study: StudyView, lane: str, other: str, voter: str) -> list[Pair]:
+def pairs(study: Results, lane: str, other: str, voter: str) -> list[Pair]:
     """All pairs of two lanes for a voter, with checks after every few; empty if no prompt and seed has both."""
     subjects = [(prompt, seed) for prompt in study.prompts for seed in study.seeds]
     subjects.sort(key=lambda subject: _digest(voter, lane, other, *map(str, subject)))
@@ -85,7 +85,7 @@ def pairs(study: StudyView, lane: str, other: str, voter: str) -> list[Pair]:
     return shown
 
 
-def _pair(study: StudyView, lane: str, other: str, prompt: str, seed: int, voter: str, kind: Check) -> Pair | None:
+def _pair(study: Results, lane: str, other: str, prompt: str, seed: int, voter: str, kind: Check) -> Pair | None:
     one, two = study.cell(lane, prompt, seed), study.cell(other, prompt, seed)
     if one.state != "done" or two.state != "done" or (kind == "none" and one.trajectory_id == two.trajectory_id):
         return None

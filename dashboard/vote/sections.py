@@ -9,12 +9,12 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import loaders, state
-from dashboard.asking import Problem
+from dashboard import state
+from dashboard.cache_access import Answer, Problem, ask
+from dashboard.loaders import Picture
 from dashboard.options import Options
 from dashboard.page import require
-from dashboard.studies import StudyView
-from dashboard.vote.loading import Question, Tally, answered, tally
+from dashboard.vote.loading import Contest, Tally, answered_and_next, pair_pictures, tally
 from dashboard.vote.pairs import CHECK_EVERY, Pair, pairs
 from engine.analysis.statistics import MIN_PROMPTS, Estimate
 from engine.analysis.votes import FEWEST_ONE_SIDED, MARGIN, MOST_WRONG, POWER, Preference
@@ -24,6 +24,7 @@ from engine.display.formats import NONE, count, percent, percent_range, when
 from engine.display.headline import Figure
 from engine.display.tables import INTERVAL, FilledColumn, ResultTable, bold, name_of, table_of
 from engine.errors import CacheError
+from engine.results import Results
 
 HOW = (
     f"Between the pairs stand attention checks, one after every {CHECK_EVERY} pairs: the same picture twice, or, where "
@@ -32,7 +33,7 @@ HOW = (
     f"choose one side throughout, of the same picture twice too, in {FEWEST_ONE_SIDED} pairs or more.",
     "'No difference' counts as half a vote for each. Intervals: bootstrap over prompts, since votes on one prompt hang "
     "together. Equivalent: within the margin around 50 % by two one-sided tests at 5 %.",
-    "Margin and power belong to the question: settle them before votes come in. Half the margin takes four times the "
+    "Margin and power belong to the contest: settle them before votes come in. Half the margin takes four times the "
     "votes.",
     "Each browser has a name made up at random, and one vote on each pair.",
 )
@@ -48,7 +49,7 @@ _ballot = st.components.v2.component(
 )
 
 
-def choose_question(study: StudyView) -> Question | None:
+def choose_contest(study: Results) -> Contest | None:
     """Which two lanes are compared and how finely, as the sender of the link chooses; None below two lanes."""
     names = {lane.key: lane.label for lane in study.lanes}
     if len(names) < 2:
@@ -69,23 +70,23 @@ def choose_question(study: StudyView) -> Question | None:
         st.html(html.soft("The address of this page holds the choice: send it to the people who should vote."))
         st.html(html.method(HOW))
     steps = tuple((lane.key, lane.steps) for lane in study.lanes)
-    return Question(one, two, steps, int(margin) / 100, int(power) / 100)
+    return Contest(one, two, steps, int(margin) / 100, int(power) / 100)
 
 
-def address(question: Question) -> dict[str, str]:
-    """What the address of the page holds of a question."""
-    shares = {"margin": question.margin, "power": question.power}
-    return {"one": question.one, "two": question.two, **{name: f"{100 * share:.0f}" for name, share in shares.items()}}
+def address(contest: Contest) -> dict[str, str]:
+    """What the address of the page holds of a contest."""
+    shares = {"margin": contest.margin, "power": contest.power}
+    return {"one": contest.one, "two": contest.two, **{name: f"{100 * share:.0f}" for name, share in shares.items()}}
 
 
-def results(chosen: Options, study: StudyView, question: Question) -> None:
+def results(chosen: Options, study: Results, contest: Contest) -> None:
     """The votes so far; only on request, so that nobody votes with the crowd."""
     if not st.toggle("Show the results so far", key="results", bind="query-params"):
         return
     names = {lane.key: lane.label for lane in study.lanes}
-    found = require(lambda: tally(chosen.cache, study.id, question)).value
+    found = require(lambda: tally(chosen.cache, study.id, contest)).value
     asked = found.preference
-    st.html(html.figures(_cards(found, question, names)))
+    st.html(html.figures(_cards(found, contest, names)))
     st.html(html.soft(_sentence(asked, names)))
     if found.side.pairs:
         st.html(html.soft(_side(found.side)))
@@ -95,7 +96,7 @@ def results(chosen: Options, study: StudyView, question: Question) -> None:
     st.html(html.footer(_basis(found)))
 
 
-def _cards(found: Tally, question: Question, names: dict[str, str]) -> list[Figure]:
+def _cards(found: Tally, contest: Contest, names: dict[str, str]) -> list[Figure]:
     asked = found.preference
     interval = percent_range(asked.low, asked.high)
     note = (
@@ -103,10 +104,10 @@ def _cards(found: Tally, question: Question, names: dict[str, str]) -> list[Figu
         if asked.votes and asked.low == asked.low
         else f"n = {asked.votes}"
     )
-    shown = f"of {asked.needed}, to show equality with {100 * question.power:.0f} % power"
+    shown = f"of {asked.needed}, to show equality with {100 * contest.power:.0f} % power"
     return [
         Figure(f"Preferred {names[asked.lane]} to {names[asked.other]}", percent(asked.value), note),
-        Figure("Verdict", asked.verdict, f"margin ±{100 * question.margin:.0f} points"),
+        Figure("Verdict", asked.verdict, f"margin ±{100 * contest.margin:.0f} points"),
         Figure("Votes still needed", str(max(asked.needed - asked.votes, 0)), shown),
     ]
 
@@ -133,7 +134,7 @@ def _side(side: Estimate) -> str:
     return text + (" They prefer a side. Sides are random, so this adds noise but favours no lane." * leans)
 
 
-def _ranking(found: Tally, study: StudyView) -> ResultTable:
+def _ranking(found: Tally, study: Results) -> ResultTable:
     lanes = {lane.key: name_of(lane, study.baseline) for lane in study.lanes}
     columns: list[FilledColumn] = [
         ("Lane", lambda row: lanes[row.lane]),
@@ -154,7 +155,7 @@ def _basis(found: Tally) -> list[str]:
     ]
 
 
-def ballot(chosen: Options, study: StudyView, lane: str, other: str) -> None:
+def ballot(chosen: Options, study: Results, lane: str, other: str) -> None:
     """One pair of two lanes at a time, each choice written at once. A fragment: a vote redraws nothing else."""
 
     @st.fragment
@@ -164,24 +165,33 @@ def ballot(chosen: Options, study: StudyView, lane: str, other: str) -> None:
             _ballot(key="ballot_voter", data={"key": ""}, on_voter_change=_remember)
             return
         place = f"voted {study.id} {voter}"
-        if place not in st.session_state:
-            st.session_state[place] = answered(chosen.cache, study.id, voter)
-        voted: set[str] = st.session_state[place]
         every = pairs(study, lane, other, voter)
+        found = None
+        if place not in st.session_state:
+            st.session_state[place], found = answered_and_next(chosen.cache, study.id, voter, every)
+        voted: set[str] = st.session_state[place]
         left = [pair for pair in every if pair.key not in voted]
-        _ask(chosen, study, voter, left, voted, len(every))
+        found = ask(chosen.cache, pair_pictures(left)) if found is None and left else found
+        _ask(chosen, study, voter, left, voted, len(every), found)
 
     body()
 
 
-def _ask(chosen: Options, study: StudyView, voter: str, left: Sequence[Pair], voted: set[str], total: int) -> None:
+def _ask(
+    chosen: Options,
+    study: Results,
+    voter: str,
+    left: Sequence[Pair],
+    voted: set[str],
+    total: int,
+    found: Answer[list[Picture]] | Problem | None,
+) -> None:
     if st.session_state.pop("vote_lost", None):
         st.html(html.note("That vote could not be written", "The cache is in use. Please answer this pair again."))
-    if not left:
+    if not left or found is None:
         st.html(html.note("Thank you, that was all", f"You have answered all {count(total, 'pair')}."))
         return
     pair = left[0]
-    found = loaders.pictures(chosen.cache, list(dict.fromkeys((pair.left_id, pair.right_id))), ["final"])
     if isinstance(found, Problem):
         st.html(html.note(found.title, found.detail))
         return
@@ -210,7 +220,7 @@ def _ask(chosen: Options, study: StudyView, voter: str, left: Sequence[Pair], vo
     )
 
 
-def _take(chosen: Options, study: StudyView, voter: str, pair: Pair, given: Any) -> bool:
+def _take(chosen: Options, study: Results, voter: str, pair: Pair, given: Any) -> bool:
     """Writes a choice, if it is one and belongs to the pair that was shown; whether the pair is answered."""
     if chosen.read_only or not isinstance(given, dict) or given.get("key") != pair.key:
         return False

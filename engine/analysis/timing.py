@@ -14,6 +14,8 @@ Definitions, for one lane in one environment at one batch size:
   medians of the first and second half of the repeats differ by less than 10 %, and the interquartile range is less
   than 25 % of the median; else "unsettled". With fewer than 5 samples no interval is given either: of 3 or 4 it would
   cover the median in 75 or 86 % of cases instead of 95.
+- Counted environment: times of two environments (machines, releases of torch) are never compared with each other. Where
+  one has to be chosen, it is the one in which a call at batch 1 was timed last.
 """
 
 from typing import Literal
@@ -84,6 +86,31 @@ def summarise(samples: pd.DataFrame, baseline: str) -> pd.DataFrame:
         )
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.sort_values(["environment_id", "batch_size", "median_ms", "lane"], ignore_index=True)
+
+
+def environments_by_last_timing(times: pd.DataFrame) -> list[str]:
+    """The environments of samples or of their summaries, the one that counts first.
+
+    Those with times at batch 1 come before others, those timed later before those timed earlier; of several that were
+    timed at the same moment the smallest id comes first.
+    """
+    if times.empty:
+        return []
+    moment = "last_at" if "last_at" in times else "created_at"
+    table = times.assign(single=times["batch_size"] == 1)
+    latest = table.groupby(["environment_id", "single"], as_index=False)[moment].max()
+    ordered = latest.sort_values(["single", moment, "environment_id"], ascending=[False, False, True])
+    return [str(key) for key in ordered["environment_id"].drop_duplicates()]
+
+
+def counted_environment(times: pd.DataFrame) -> str | None:
+    """The environment whose times count where one has to be chosen (see the module); None without times."""
+    return next(iter(environments_by_last_timing(times)), None)
+
+
+def counted(times: pd.DataFrame) -> pd.DataFrame:
+    """The rows of samples, or of summaries, at batch 1 in the environment that counts."""
+    return times[(times["environment_id"] == counted_environment(times)) & (times["batch_size"] == 1)]
 
 
 def median_interval(values: Floats) -> tuple[float, float]:

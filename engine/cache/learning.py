@@ -20,21 +20,3 @@ def guidance_family(db: duckdb.DuckDBPyConnection, trajectory_id: str) -> pd.Dat
         """,
         [trajectory_id],
     ).df()
-
-
-def lane_scores(db: duckdb.DuckDBPyConnection, study_id: str, metric: str) -> pd.DataFrame:
-    """A metric over the cells of each lane of a study, in the version the study uses.
-
-    Columns: lane, n, median, low and high (the 10 % and 90 % quantiles over cells).
-    """
-    return db.execute(
-        """
-        SELECT l.lane, count(*) AS n, median(q.value) AS median,
-               quantile_cont(q.value, 0.1) AS low, quantile_cont(q.value, 0.9) AS high
-        FROM study_trajectories l
-        JOIN quality q USING (trajectory_id)
-        JOIN study_metrics s ON (s.study_id, s.metric, s.metric_version) = (l.study_id, q.metric, q.metric_version)
-        WHERE l.study_id = ? AND q.metric = ? GROUP BY l.lane ORDER BY min(l.position)
-        """,
-        [study_id, metric],
-    ).df()

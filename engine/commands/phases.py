@@ -10,10 +10,10 @@ from engine.analysis.borders import BORDERS, Measured, border_rows, borders
 from engine.analysis.commitment import Commitment, commitment, point_rows
 from engine.cache import phases
 from engine.cache.connection import reading
-from engine.cache.findings import load_findings
 from engine.commands.files import cached_name, check_json, migrate_existing, write_json
 from engine.commands.words import print_table
 from engine.errors import StudyError
+from engine.results import read_results
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -22,8 +22,8 @@ def show(arguments: argparse.Namespace) -> int:
     name = cached_name(arguments.study)
     migrate_existing(arguments.cache)
     with reading(arguments.cache) as db:
-        findings = load_findings(db, name, ())
-        lanes = list(dict.fromkeys(findings.cells["study_lane"]))
+        results = read_results(db, name)
+        lanes = list(dict.fromkeys(results.cells["study_lane"]))
         curves = {lane: (phases.step_curves(db, name, lane), phases.frame_curves(db, name, lane)) for lane in lanes}
         changes = phases.commitment(db, name)
     measured = [row for lane, (steps, frames) in curves.items() for row in borders(steps, frames, [lane])]
@@ -42,10 +42,8 @@ def show(arguments: argparse.Namespace) -> int:
         "\nMeans over prompts, or pairs of prompts, with 95 % bootstrap intervals. Progress is the share of the "
         "denoiser calls."
     )
-    print("\n".join(f"Computed on {line}." for line in findings.environment_lines()))
-    write_json(
-        arguments.json, {"study": name, "environments": findings.environment_lines(), **_plain(measured, decided)}
-    )
+    print("\n".join(f"Computed on {line}." for line in results.environment_lines))
+    write_json(arguments.json, {"study": name, "environments": results.environment_lines, **_plain(measured, decided)})
     return 0
 
 

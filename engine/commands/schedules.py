@@ -10,10 +10,10 @@ from engine.analysis.convergence import Convergence, convergence, convergence_ro
 from engine.analysis.matched import LEVELS, matched_errors, metric_at
 from engine.cache import schedules
 from engine.cache.connection import reading
-from engine.cache.findings import load_findings
 from engine.commands.files import cached_name, check_json, migrate_existing, write_json
 from engine.commands.words import print_table
 from engine.errors import StudyError
+from engine.results import read_results
 from engine.study.lanes import Finding, Lane, parse_lane
 from engine.study.source import find_model
 from engine.study.study import load_study
@@ -54,16 +54,16 @@ def show_convergence(arguments: argparse.Namespace) -> int:
     name = cached_name(arguments.study)
     migrate_existing(arguments.cache)
     with reading(arguments.cache) as db:
-        findings = load_findings(db, name)
+        results = read_results(db, name)
         paths = schedules.paths(db, name)
-    end = convergence(findings.quality, findings.cells, floor=findings.floors().get("latent_error", 0.0))
+    end = results.convergence
     if end.errors.empty:
         raise StudyError(
             f"No cell of '{name}' has an error against a converged solution; give the study a [reference] and run it."
         )
     matched, floors = matched_errors(paths)
     parts = {"error at the end": end} | {
-        f"at sigma {sigma:g}": convergence(matched, findings.cells, metric_at(sigma), floors.get(metric_at(sigma), 0.0))
+        f"at sigma {sigma:g}": convergence(matched, results.cells, metric_at(sigma), floors.get(metric_at(sigma), 0.0))
         for sigma in LEVELS
     }
     print_table(convergence_rows(parts))
@@ -71,13 +71,13 @@ def show_convergence(arguments: argparse.Namespace) -> int:
     print_table(order_rows(parts))
     floor = ", ".join(f"{title}: {part.floor:.2g}" for title, part in parts.items())
     print(f"\nMedians of relative L2 errors; intervals are 95 %, prompts resampled. Floors: {floor} (~: too near it).")
-    print(findings.reference_line())
-    print("\n".join(f"Computed on {line}." for line in findings.environment_lines()))
+    print(results.reference_line)
+    print("\n".join(f"Computed on {line}." for line in results.environment_lines))
     write_json(
         arguments.json,
         {
             "study": name,
-            "environments": findings.environment_lines(),
+            "environments": results.environment_lines,
             **{part.metric: _tables(part) for part in parts.values()},
         },
     )

@@ -10,9 +10,9 @@ from engine.commands.files import cached_name
 from engine.errors import LabError
 from engine.sharing.export import View, export
 from engine.sharing.file_formats import FORMATS, REPORT_FORMATS, SUFFIXES
+from engine.sharing.import_summary import import_lines
 from engine.sharing.report.contents import ReportOptions
 from engine.sharing.report.report_files import write_report
-from engine.sharing.words import import_lines
 
 
 def report(arguments: argparse.Namespace) -> int:

@@ -8,9 +8,8 @@ from typing import Any
 
 from streamlit.testing.v1 import AppTest
 
-from dashboard.studies import StudyData, StudyView
-from engine.cache import queries
 from engine.cache.connection import reading
+from engine.results import Results, read_results
 
 
 def words(page: AppTest) -> str:
@@ -42,15 +41,7 @@ def charts(page: AppTest) -> list[Any]:
     return [json.loads(element.proto.spec) for element in page.get("vega_lite_chart")]
 
 
-def study_view(cache: Path, study_id: str = "quick") -> StudyView:
-    """A study as the pages see it."""
+def study_results(cache: Path, study_id: str = "quick") -> Results:
+    """What the pages know of a study."""
     with reading(cache) as db:
-        data = StudyData(
-            queries.spec(db, study_id) or {},
-            queries.cells(db, study_id),
-            queries.missing_cells(db, study_id),
-            queries.timings(db, study_id),
-            queries.environments(db, study_id),
-            queries.models(db, study_id),
-        )
-    return StudyView(study_id, data)
+        return read_results(db, study_id)

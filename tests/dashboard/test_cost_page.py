@@ -14,7 +14,7 @@ from engine.analysis.cost import Rate, Workload, load_presets, price_lanes
 from engine.display import formats, html, theme
 from engine.display.cost_charts import cost_chart
 from engine.display.tables import cost_table, price_table
-from tests.dashboard.reading_pages import address, cards, study_view, words
+from tests.dashboard.reading_pages import address, cards, study_results, words
 
 LANES = ("ddim:50", "dpmpp_2m:20", "euler:30", "pndm:35")
 H100 = "h100-sxm-runpod-secure-2026-11-09"
@@ -46,7 +46,7 @@ def test_a_lane_without_another_has_its_price_and_no_saving(
 
 def test_the_cards_agree_with_the_measured_times_and_the_price(open_cost: OpenCost, usual_cache: Path) -> None:
     page = open_cost(usual_cache, price="3.6", busy="50", images="1000000", lane="euler:30")
-    table = study_view(usual_cache).timings
+    table = study_results(usual_cache).timings
     base, lane = (table[table["lane"] == key].iloc[0]["median_ms"] for key in ("ddim:50", "euler:30"))
     # $3.60 an hour is $0.001 a second; half of it is used: a million images of 1 ms cost $2.
     assert cards(page)["Baseline, DDIM 50, a month"][0] == formats.money(2 * base)
@@ -77,7 +77,7 @@ def scored_cache(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory
 
 def test_the_headline_is_the_cheapest_lane_of_equal_quality(open_cost: OpenCost, scored_cache: Path) -> None:
     page = open_cost(scored_cache, price="3.6", busy="50")
-    table = study_view(scored_cache).timings.set_index("lane")
+    table = study_results(scored_cache).timings.set_index("lane")
     assert page.toggle("equal_choice").value
     assert page.selectbox("lane_choice").value == "euler:30"
     assert page.selectbox("lane_choice").options == ["Euler 30", "PNDM 35"]
@@ -244,7 +244,7 @@ def test_prices_that_cannot_be_read_are_explained(
 
 
 def test_the_chart_keeps_order_colours_and_baseline_and_names_its_unit(usual_cache: Path) -> None:
-    table = price_lanes(study_view(usual_cache).timings, Rate(1.0), Workload(1e6, 0.5, 2.0))
+    table = price_lanes(study_results(usual_cache).timings, Rate(1.0), Workload(1e6, 0.5, 2.0))
     for figure in ("usd_month", "fleet_usd"):
         spec = cost_chart(table, figure, "US dollars a month").to_dict()
         encodings = [layer["encoding"] for layer in spec["layer"]]
@@ -255,7 +255,9 @@ def test_the_chart_keeps_order_colours_and_baseline_and_names_its_unit(usual_cac
 
 
 def test_labels_and_prices_cannot_be_markup(usual_cache: Path, synthetic: ModuleType) -> None:
-    table = price_lanes(study_view(usual_cache).timings.assign(label=synthetic.HOSTILE), Rate(1.0), Workload(1e6, 0.5))
+    table = price_lanes(
+        study_results(usual_cache).timings.assign(label=synthetic.HOSTILE), Rate(1.0), Workload(1e6, 0.5)
+    )
     assert "<script" not in html.table(cost_table(table, {"ddim:50": synthetic.HOSTILE}))
     preset = synthetic.replace(load_presets(loaders.GPU_PRICES)[0], gpu=synthetic.HOSTILE, source=synthetic.HOSTILE)
     assert "<script" not in html.table(price_table([preset]))

@@ -12,7 +12,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.learn import data
-from dashboard.studies import LaneView
+from engine.analysis.outcomes import StudyLane
 from engine.cache import learning
 from engine.cache.connection import reading, writing
 from engine.cache.quality import MetricRow, QualityWriter, ScoreRow, StudyMetricRow
@@ -21,6 +21,7 @@ from engine.cache.writer import CacheWriter
 from engine.display import html
 from engine.display.learn_charts import calls_chart, error_chart
 from engine.display.tables import calls_table
+from engine.results import read_results
 from tests.dashboard.reading_pages import words
 
 OpenPage = Callable[..., AppTest]
@@ -118,7 +119,7 @@ def test_guidance_families_hold_all_else_equal(rich_cache: Path, synthetic: Modu
 
 def test_lane_scores_are_medians_over_the_cells_of_a_study(rich_cache: Path) -> None:
     with reading(rich_cache) as db:
-        table = learning.lane_scores(db, "quick", "latent_error").set_index("lane")
+        table = data.errors(read_results(db, "quick")).set_index("lane")
     assert table["median"].to_dict() == pytest.approx(
         {"ddim:50": 1 / 50, "dpmpp_2m:20": 1 / 20, "euler:30": 1 / 30, "pndm:35": 1 / 35}
     )
@@ -144,7 +145,7 @@ def test_texts_in_pictures_and_tables_are_text(synthetic: ModuleType) -> None:
     shown = html.shots([html.Shot("data:image/png;base64,AA", synthetic.HOSTILE, synthetic.HOSTILE)])
     assert "<script>" not in shown
     assert "onerror='" not in shown
-    lane = LaneView("x:5", synthetic.HOSTILE, "x", 5, 9)
+    lane = StudyLane("x:5", synthetic.HOSTILE, "x", 5, 9)
     times = pd.DataFrame({"lane": ["x:5"], "median_ms": [90.0]})
     table = html.table(calls_table([lane], times, "x:5"))
     assert "<script>" not in table

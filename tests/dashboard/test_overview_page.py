@@ -8,14 +8,15 @@ from types import ModuleType
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import loaders, verdicts
+from dashboard import loaders
 from dashboard.cost.choices import default_pricing
+from engine import results
 from engine.analysis.claims import ClaimVerdict, TestResult
 from engine.analysis.cost import load_presets, price_lanes
 from engine.display import formats, html
 from engine.display.headline import Figure
 from engine.display.tables import claim_table
-from tests.dashboard.reading_pages import cards, study_view, words
+from tests.dashboard.reading_pages import cards, study_results, words
 
 OpenPage = Callable[..., AppTest]
 BEHIND = -5.0
@@ -34,7 +35,7 @@ def test_the_cheapest_lane_that_is_as_good_is_recommended_with_its_figures(
 ) -> None:
     page = open_page("overview", scored_cache)
     shown = cards(page)
-    table = study_view(scored_cache).timings.set_index("lane")
+    table = study_results(scored_cache).timings.set_index("lane")
     base, best = table.loc["ddim:50"], table.loc["dpmpp_2m:20"]
     assert shown["Recommended"][0] == "◆ DPM++ 2M 20"
     assert "as good as DDIM 50 by CLIP score" in shown["Recommended"][1]
@@ -53,7 +54,7 @@ def test_at_a_larger_batch_the_time_of_an_image_is_its_share_of_the_batch(
     path = tmp_path / "c.duckdb"
     synthetic.write_scored(path, {"pndm:35": BEHIND}, timing={"repeats": 10, "batch_sizes": [4]})
     page = open_page("overview", path)
-    median = study_view(path).timings.set_index("lane")["median_ms"]
+    median = study_results(path).timings.set_index("lane")["median_ms"]
     note = cards(page)["Time saved"][1]
     of_one = [formats.duration(median[lane] / 4) for lane in ("dpmpp_2m:20", "ddim:50")]
     assert note.startswith(f"{of_one[0]} instead of {of_one[1]}")
@@ -97,7 +98,7 @@ def test_without_a_price_of_the_device_the_saving_is_a_share_that_no_price_chang
 
 def _first_saving(cache: Path):  # type: ignore[no-untyped-def]
     """What the Cost page starts with, and what the recommended lane saves by it."""
-    table = study_view(cache).timings
+    table = study_results(cache).timings
     pricing = default_pricing(table["device_name"].iloc[0], load_presets(loaders.GPU_PRICES))
     return pricing, price_lanes(table, pricing.rate, pricing.work).set_index("lane").loc["dpmpp_2m:20"]
 
@@ -190,8 +191,8 @@ def test_what_is_worked_out_is_remembered_and_not_worked_out_again(
 ) -> None:
     page = open_page("overview", scored_cache)
     before = words(page)
-    for name in ("compare", "evaluate"):
-        monkeypatch.setattr(verdicts, name, _never)
+    for name in ("compare", "evaluate", "convergence"):
+        monkeypatch.setattr(results, name, _never)
     assert words(page.run()) == before
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import asking
+from dashboard import cache_access
 from engine.cache.connection import migrate, writing
 from engine.errors import CacheBusy
 from tests.dashboard.reading_pages import address, words
@@ -128,7 +128,7 @@ def test_read_only_is_accepted(page: str, open_page: OpenPage, usual_cache: Path
 def test_a_cache_that_is_busy_from_the_start_is_explained(
     page: str, open_page: OpenPage, usual_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "reading", _busy)
+    monkeypatch.setattr(cache_access, "reading", _busy)
     shown = open_page(page, usual_cache)
     assert "The cache is being written" in words(shown)
 
@@ -142,7 +142,7 @@ def test_a_cache_that_gets_busy_shows_what_was_known(
     shown = open_page(page, cache)
     with writing(cache) as db:
         db.execute("UPDATE trajectories SET error = 'changed'")
-    monkeypatch.setattr(asking, "reading", _busy)
+    monkeypatch.setattr(cache_access, "reading", _busy)
     again = shown.run()
     assert "this is what was known before" in words(again)
     assert "quick" in words(again)

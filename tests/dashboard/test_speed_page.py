@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -10,19 +11,14 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.speed import sections
 from dashboard.speed.data import csv_of, wide_table
-from dashboard.studies import StudyView
-from dashboard.verdicts import Verdicts
-from engine.analysis.comparison import compare
 from engine.analysis.convergence import convergence
 from engine.analysis.standings import NOT_COMPARED, frontier
-from engine.cache.connection import reading
-from engine.cache.findings import Findings, load_findings
 from engine.display import html, theme
 from engine.display.speed_charts import convergence_chart, trade_off_chart
 from engine.display.tables import order_table, set_table
-from tests.dashboard.reading_pages import address, study_view, words
+from engine.results import Results
+from tests.dashboard.reading_pages import address, study_results, words
 
 OpenPage = Callable[..., AppTest]
 LANES = ("ddim:50", "ddim:10", "ddim:20", "euler:20", "euler:40", "heun:10")
@@ -37,14 +33,10 @@ def scored_cache(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="module")
-def known(scored_cache: Path) -> tuple[StudyView, Findings, pd.DataFrame]:
-    """The study, its findings, and all its figures."""
-    with reading(scored_cache) as db:
-        findings = load_findings(db, "quick")
-    study = study_view(scored_cache)
-    found = tuple(compare(findings.quality, findings.metrics, findings.baseline))
-    verdicts = Verdicts(findings.metrics, "clip_score", found, "", findings.set_metrics, findings.sets)
-    return study, findings, sections.every_figure(study, study.timings, verdicts)
+def known(scored_cache: Path) -> tuple[Results, pd.DataFrame]:
+    """The study and all its figures."""
+    study = study_results(scored_cache)
+    return study, study.standings
 
 
 def test_the_page_begins_with_milliseconds_and_the_deciding_metric(open_page: OpenPage, scored_cache: Path) -> None:
@@ -88,9 +80,9 @@ def test_without_scores_it_says_what_to_do(open_page: OpenPage, usual_cache: Pat
 
 
 def test_the_chart_draws_band_intervals_front_and_each_schedulers_look(
-    known: tuple[StudyView, Findings, pd.DataFrame],
+    known: tuple[Results, pd.DataFrame],
 ) -> None:
-    shown = known[2][known[2]["metric"] == "clip_score"]
+    shown = known[1][known[1]["metric"] == "clip_score"]
     spec = trade_off_chart(shown, "ms", "one image at a time").to_dict()
     by_mark = [layer["mark"]["type"] for layer in spec["layer"]]
     assert by_mark.count("rule") == 3  # baseline, and intervals on both axes
@@ -107,16 +99,16 @@ def test_the_chart_draws_band_intervals_front_and_each_schedulers_look(
 
 
 def test_where_lower_is_better_the_axis_runs_down_and_without_margin_there_is_no_band(
-    known: tuple[StudyView, Findings, pd.DataFrame],
+    known: tuple[Results, pd.DataFrame],
 ) -> None:
-    shown = known[2][known[2]["metric"] == "latent_error"].assign(margin=float("nan"))
+    shown = known[1][known[1]["metric"] == "latent_error"].assign(margin=float("nan"))
     spec = trade_off_chart(shown, "steps", "").to_dict()
     assert "rect" not in [layer["mark"]["type"] for layer in spec["layer"]]
     assert all(layer["encoding"]["y"]["scale"]["reverse"] for layer in spec["layer"] if layer["mark"]["type"] == "text")
 
 
-def test_in_a_crowd_only_the_lanes_on_the_front_are_named(known: tuple[StudyView, Findings, pd.DataFrame]) -> None:
-    row = known[2][(known[2]["metric"] == "clip_score") & (known[2]["lane"] == "euler:20")]
+def test_in_a_crowd_only_the_lanes_on_the_front_are_named(known: tuple[Results, pd.DataFrame]) -> None:
+    row = known[1][(known[1]["metric"] == "clip_score") & (known[1]["lane"] == "euler:20")]
     crowd = pd.concat(
         [row.assign(steps=steps, median_ms=100.0 + steps, difference=-0.01 * steps) for steps in range(1, 41)]
     )
@@ -138,15 +130,15 @@ def test_no_lane_on_the_front_is_beaten_and_every_other_is() -> None:
 
 
 def test_the_figures_hold_every_lane_and_metric_once_with_n_and_verdict(
-    known: tuple[StudyView, Findings, pd.DataFrame],
+    known: tuple[Results, pd.DataFrame],
 ) -> None:
-    study, findings, table = known
+    study, table = known
     assert len(table) == len(LANES) * 2
     assert not table.duplicated(["lane", "metric"]).any()
     rows = table[table["metric"] == "clip_score"].set_index("lane")
     assert (rows.at["ddim:50", "difference"], rows.at["ddim:50", "verdict"]) == (0.0, "baseline")
     assert rows.at["ddim:10", "verdict"] == "worse"
-    scores = findings.quality[findings.quality["metric"] == "clip_score"].groupby("lane")["value"].mean()
+    scores = study.quality[study.quality["metric"] == "clip_score"].groupby("lane")["value"].mean()
     assert rows.at["euler:20", "mean"] == pytest.approx(scores["euler:20"])
     assert rows.at["euler:20", "difference"] == pytest.approx(scores["euler:20"] - scores["ddim:50"])
     times = study.timings.set_index("lane")
@@ -154,12 +146,10 @@ def test_the_figures_hold_every_lane_and_metric_once_with_n_and_verdict(
     assert (rows["prompts"] == 6).all()
 
 
-def test_a_lane_without_scores_keeps_its_times(known: tuple[StudyView, Findings, pd.DataFrame]) -> None:
-    study, findings, _ = known
-    quality = findings.quality[findings.quality["lane"] != "heun:10"]
-    found = tuple(compare(quality, findings.metrics, "ddim:50"))
-    verdicts = Verdicts(findings.metrics, "clip_score", found, "", findings.set_metrics, findings.sets)
-    rows = sections.every_figure(study, study.timings, verdicts).set_index(["metric", "lane"])
+def test_a_lane_without_scores_keeps_its_times(known: tuple[Results, pd.DataFrame]) -> None:
+    study, _ = known
+    partly = replace(study, quality=study.quality[study.quality["lane"] != "heun:10"])
+    rows = partly.standings.set_index(["metric", "lane"])
     row = rows.loc[("clip_score", "heun:10")]
     assert row["verdict"] == NOT_COMPARED
     assert row["median_ms"] > 0
@@ -167,21 +157,21 @@ def test_a_lane_without_scores_keeps_its_times(known: tuple[StudyView, Findings,
 
 
 def test_the_table_shows_a_row_a_lane_and_the_file_all_metrics(
-    known: tuple[StudyView, Findings, pd.DataFrame],
+    known: tuple[Results, pd.DataFrame],
 ) -> None:
-    shown = wide_table(known[2], "clip_score")
+    shown = wide_table(known[1], "clip_score")
     assert shown["Lane"].tolist() == [lane.label for lane in known[0].lanes]
     assert {"Verdict", "Difference", "from", "to", "Prompts", "Median ms", "Latent error (relative L2)"} <= set(shown)
-    again = pd.read_csv(io.BytesIO(csv_of(known[2], "quick")))
+    again = pd.read_csv(io.BytesIO(csv_of(known[1], "quick")))
     assert len(again) == len(LANES) * 2
-    assert again["difference"].to_numpy() == pytest.approx(known[2]["difference"].to_numpy())
+    assert again["difference"].to_numpy() == pytest.approx(known[1]["difference"].to_numpy())
 
 
 def test_errors_fall_along_each_schedulers_line_and_the_order_has_its_interval(
-    known: tuple[StudyView, Findings, pd.DataFrame],
+    known: tuple[Results, pd.DataFrame],
 ) -> None:
-    _, findings, _ = known
-    found = convergence(findings.quality, findings.cells, floor=0.001)
+    study, _ = known
+    found = convergence(study.quality, study.cells, floor=0.001)
     spec = convergence_chart(found.errors, found.floor).to_dict()
     scales = {
         (axis, layer["encoding"][axis]["scale"]["type"])

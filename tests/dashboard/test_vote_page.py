@@ -1,7 +1,6 @@
 """Blind votes: who sees what, what is written, and what is counted."""
 
 import json
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -13,13 +12,11 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.asking import Answer
-from dashboard.loaders import study as load_study
-from dashboard.studies import StudyView
 from dashboard.vote import pairs as shown
 from engine.analysis import votes as tally
 from engine.cache.connection import reading
 from engine.cache.votes import Vote, cast, votes
+from engine.results import Results, read_results
 from tests.dashboard.reading_pages import words
 
 OpenPage = Callable[..., AppTest]
@@ -35,14 +32,12 @@ def cache(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture
-def study(cache: Path, monkeypatch: pytest.MonkeyPatch) -> StudyView:
-    monkeypatch.setattr(sys, "argv", ["app.py"])
-    answer = load_study(cache, "quick")
-    assert isinstance(answer, Answer)
-    return StudyView("quick", answer.value)
+def study(cache: Path) -> Results:
+    with reading(cache) as db:
+        return read_results(db, "quick")
 
 
-def test_each_voter_sees_every_pair_once_in_an_order_and_on_sides_of_their_own(study: StudyView) -> None:
+def test_each_voter_sees_every_pair_once_in_an_order_and_on_sides_of_their_own(study: Results) -> None:
     mine, yours = (shown.pairs(study, "ddim:50", "dpmpp_2m:20", voter) for voter in ("me", "you"))
     assert mine == shown.pairs(study, "ddim:50", "dpmpp_2m:20", "me")
     for pairs in (mine, yours):
@@ -54,7 +49,7 @@ def test_each_voter_sees_every_pair_once_in_an_order_and_on_sides_of_their_own(s
     assert [pair.key for pair in shown.pairs(study, "dpmpp_2m:20", "ddim:50", "me")] != []
 
 
-def test_checks_stand_among_the_pairs(study: StudyView) -> None:
+def test_checks_stand_among_the_pairs(study: Results) -> None:
     kinds = Counter(pair.check_kind for pair in shown.pairs(study, "ddim:50", "dpmpp_2m:20", "me"))
     assert kinds == {"none": 24, "obvious": 2, "identical": 2}
     assert shown.obvious_lane(study, ("ddim:50", "dpmpp_2m:20")) == "euler:3"

@@ -11,8 +11,8 @@ from engine.analysis.convergence import ABOVE_FLOOR, convergence, convergence_ro
 from engine.analysis.matched import LEVELS, matched_errors, metric_at
 from engine.cache import schedules
 from engine.cache.connection import reading
-from engine.cache.findings import load_findings
 from engine.cli import main
+from engine.results import read_results
 from engine.run import run_study
 from tests.engine.helpers import parsed
 
@@ -152,8 +152,8 @@ def orders(tmp_path_factory):
 
 def test_on_the_exact_model_defaults_of_second_order_solvers_are_as_slow_as_euler_and_karras_repairs_them(orders):
     with reading(orders) as db:
-        findings = load_findings(db, "orders")
-    found = convergence(findings.quality, findings.cells, floor=findings.floors()["latent_error"])
+        results = read_results(db, "orders", None)
+    found = convergence(results.quality, results.cells, floor=results.floors["latent_error"])
     order = found.orders.set_index("scheduler")
     for default in ("dpmpp_default", "unipc_default"):
         assert order.loc[default, "order"] < 1.4
@@ -166,11 +166,11 @@ def test_on_the_exact_model_defaults_of_second_order_solvers_are_as_slow_as_eule
 
 def test_most_of_the_error_of_those_defaults_comes_from_the_last_jump(orders):
     with reading(orders) as db:
-        findings, paths = load_findings(db, "orders"), schedules.paths(db, "orders")
+        results, paths = read_results(db, "orders", None), schedules.paths(db, "orders")
     matched, floors = matched_errors(paths)
     assert set(floors) == {metric_at(sigma) for sigma in LEVELS}
-    end = convergence(findings.quality, findings.cells).errors.set_index("lane")["error"]
-    before = convergence(matched, findings.cells, metric_at(0.4)).errors.set_index("lane")["error"]
+    end = convergence(results.quality, results.cells).errors.set_index("lane")["error"]
+    before = convergence(matched, results.cells, metric_at(0.4)).errors.set_index("lane")["error"]
     for lane in ("dpmpp_default:20", "unipc_default:20"):
         assert before[lane] < end[lane] / 4
     assert before["euler_linspace:20"] > 3 * before["dpmpp_default:20"], "which had hidden a better solver"

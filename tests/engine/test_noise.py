@@ -6,15 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine.analysis.comparison import compare
+from engine.analysis.comparison import Floor, compare
 from engine.cache import schedules
 from engine.cache.connection import reading, writing
-from engine.cache.findings import Floor, load_findings
 from engine.cache.schedules import NoiseRow, write_noise
 from engine.cli import main
 from engine.environment import describe
 from engine.measuring.noise import measure_noise, rms
 from engine.noise import chosen_cells, run_noise
+from engine.results import read_results
 from engine.run import run_study
 from engine.study.plan import cells
 from engine.study.source import find_model
@@ -144,11 +144,11 @@ def test_only_noise_of_the_studys_own_kind_of_run_is_its_floor(cache, changes, c
     with writing(cache) as db:
         db.execute("DELETE FROM noise_floors")
     with reading(cache) as db:
-        before = load_findings(db, "small").floors()["latent_error"]
+        before = read_results(db, "small", None).floors["latent_error"]
     assert before.source == "distance of the reference to its check"
     write_noise(cache, [floor_row(study, **changes)])
     with reading(cache) as db:
-        floor = load_findings(db, "small").floors()["latent_error"]
+        floor = read_results(db, "small", None).floors["latent_error"]
     assert (floor == 0.5) == counts
     assert ("noise of the arithmetic" in floor.source) == counts
     assert ("n = 4" in floor.source) == counts

@@ -99,7 +99,7 @@ def test_every_mark_of_the_chart_has_the_name_of_its_lane(report, drawn):
     poster.render_png(report)
     [spec] = drawn
     names = {row["name"] for rows in spec["datasets"].values() for row in rows if "name" in row}
-    assert names == set(report.summary.lanes["label"])
+    assert names == set(report.results.lane_table["label"])
 
 
 def test_of_many_lanes_the_chart_shows_a_few_and_says_which(crowd, said, drawn):

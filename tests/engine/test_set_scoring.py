@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from engine.cache.connection import reading, writing
-from engine.cache.findings import load_findings
 from engine.cache.sets import SetRow, SetsWriter, set_id
 from engine.cli import main
 from engine.measuring import set_metrics
 from engine.measuring.set_metrics import SET_METRICS, Features, as_sets
 from engine.outline import outline
+from engine.results import read_results
 from engine.run import run_study
 from engine.scoring import score, scoring_lines
 from engine.set_scoring import Vectors
@@ -83,9 +83,9 @@ def cache(pictures, tmp_path, monkeypatch):
     return copy
 
 
-def findings(cache):
+def results(cache):
     with reading(cache) as db:
-        return load_findings(db, "sets")
+        return read_results(db, "sets", None)
 
 
 def colours(cache, lane):
@@ -104,7 +104,7 @@ def test_lanes_are_measured_against_the_reference_and_the_baseline_from_stored_p
     result = rescored(cache)
     assert (result.scored, result.sets.taken, result.sets.refused) == (0, 15, 5)
     assert ask(cache, "SELECT trajectory_id, created_at FROM trajectories ORDER BY ALL") == before
-    found = findings(cache).sets
+    found = results(cache).sets
     kinds = found[["lane", "against"]].drop_duplicates().values.tolist()
     assert kinds == [[lane, "dpmpp_2m_karras:40"] for lane in LANES] + [[lane, "ddim:4"] for lane in LANES[1:]]
     keys = [(prompt, seed) for prompt in PROMPTS for seed in (0, 1)]
@@ -167,7 +167,7 @@ def test_a_new_version_and_other_features_are_kept_beside_the_old(cache, monkeyp
     assert rescored(cache).sets.taken == 5
     versions = "SELECT metric_version, count(*) FROM set_quality WHERE metric = 'kid' GROUP BY ALL ORDER BY ALL"
     assert ask(cache, versions) == [("2@mean colours", 5), ("3@mean colours", 5)]
-    assert set(findings(cache).sets["metric_version"]) == {"3@mean colours"}
+    assert set(results(cache).sets["metric_version"]) == {"3@mean colours"}
     other = Features("other", lambda subject: "sums", lambda subject, pictures: 3 * means(subject, pictures))
     table({"kid": dataclasses.replace(newer["kid"], features=other)}, monkeypatch)
     assert rescored(cache).sets.taken == 5
@@ -175,7 +175,7 @@ def test_a_new_version_and_other_features_are_kept_beside_the_old(cache, monkeyp
     table(SMALL, monkeypatch)
     result = rescored(cache)
     assert (result.sets.taken, result.sets.refused) == (0, 0)
-    assert set(findings(cache).sets["metric"]) == set(SMALL)
+    assert set(results(cache).sets["metric"]) == set(SMALL)
 
 
 def test_pictures_without_a_ground_truth_are_left_out_of_the_reference(cache):
@@ -197,7 +197,7 @@ def test_a_reference_that_is_the_baseline_too_is_one_comparison(cache):
 def test_a_lane_that_left_the_study_is_shown_no_more(cache):
     rescored(cache)
     run_study(parse_study(settings(lanes=LANES[:2])), cache, device="cpu")
-    assert set(findings(cache).sets["lane"]) == set(LANES[:2])
+    assert set(results(cache).sets["lane"]) == set(LANES[:2])
     assert "dpmpp_2m:4" in {lane for lane, *_ in ask(cache, NAMES)}
 
 
@@ -207,10 +207,10 @@ def test_a_metric_that_raises_is_a_row_with_its_error_and_is_tried_again(cache, 
     study = write_study(tmp_path / "s.toml", **values)
     assert main(["score", str(study), "--cache", str(cache), "--device", "cpu", "--progress", "none"]) == 1
     assert "5 values FAILED" in capsys.readouterr().out
-    assert set(findings(cache).sets["warning"]) == {"failed: ZeroDivisionError: division by zero"}
+    assert set(results(cache).sets["warning"]) == {"failed: ZeroDivisionError: division by zero"}
     table({"kid": SMALL["kid"]}, monkeypatch)
     assert rescored(cache).sets.taken == 5
-    assert not findings(cache).sets["value"].isna().any()
+    assert not results(cache).sets["value"].isna().any()
 
 
 def test_score_prints_each_value_with_interval_n_and_warning(cache, tmp_path, capsys):
@@ -235,7 +235,7 @@ def test_set_metrics_that_are_not_available_are_named_and_recorded_with_the_reas
     result = rescored(cache)
     assert result.sets.unavailable.keys() == SET_METRICS.keys()
     assert any(line.startswith("kid (of sets): not available: ") for line in scoring_lines("sets", result))
-    found = findings(cache)
+    found = results(cache)
     assert found.sets.empty
     assert found.set_metrics["unavailable"].str.startswith("not available: ").all()
     assert found.set_metrics["metric"].tolist() == list(SET_METRICS)
@@ -254,7 +254,7 @@ def test_a_set_metric_of_a_plugin_is_measured(cache, tmp_path, monkeypatch):
     try:
         study = parse_study(settings(plugins=["my_set_plugin.py"]), folder=tmp_path)
         run_study(study, cache, device="cpu")
-        found = findings(cache).sets
+        found = results(cache).sets
         assert (found[found["metric"] == "shift"]["value"] > 0).all()
         assert len(found[found["metric"] == "shift"]) == 5
     finally:
@@ -279,7 +279,7 @@ def test_a_rerun_of_a_study_measured_with_clip_imports_no_torch(tmp_path, sd_fol
     )
     arguments = [str(study), "--cache", str(cache), "--device", "cpu", "--progress", "none"]
     assert main(["run", *arguments]) == 0
-    found = findings(cache).sets.set_index("metric")
+    found = results(cache).sets.set_index("metric")
     assert set(found.index) == {key for key, entry in SET_METRICS.items() if entry.features.key == "clip"}
     assert found.loc["cmmd", "features"].startswith("own clip ")
     assert found.loc["cmmd", "value"] > found.loc["cmmd", "low"]

@@ -1,4 +1,4 @@
-"""What a report is made of: the summary of a study, its verdicts on claims, some of its pictures, and a price."""
+"""What a report is made of: the results of a study, its verdicts on claims, some of its pictures, and a price."""
 
 import datetime
 from collections.abc import Mapping
@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from engine.analysis.claims import Claim, ClaimVerdict, evaluate, lanes_of, read_claims
+from engine.analysis.claims import Claim, ClaimVerdict, lanes_of, read_claims
 from engine.analysis.cost import Preset, PriceError, Pricing, Rate, Workload, load_presets, price_lanes
+from engine.analysis.timing import counted
 from engine.cache.connection import Connection
 from engine.display.headline import Headline
 from engine.errors import did_you_mean
 from engine.paths import CLAIMS, DATA
-from engine.sharing.export import load_summary
+from engine.results import Results, read_results
 from engine.sharing.file_formats import IMAGES_PER_MONTH, UTILISATION
 from engine.sharing.pictures import CellPictures, evenly, load_pictures
-from engine.sharing.summary import Summary
 
 GPU_PRICES = DATA / "gpu_prices.toml"
 MAX_PROMPTS = 6
@@ -66,7 +66,7 @@ class Report:
         made_at: UTC.
     """
 
-    summary: Summary
+    results: Results
     known_claims: tuple[Claim, ...]
     prompts: tuple[str, ...]
     seed: int
@@ -81,15 +81,13 @@ class Report:
     @cached_property
     def claims(self) -> tuple[ClaimVerdict, ...]:
         """Verdicts on the claims; empty if none of them can be tested with this study."""
-        if not set(lanes_of(self.known_claims)) & set(self.summary.lanes["lane"]):
-            return ()
-        verdicts = tuple(evaluate(self.known_claims, self.summary.findings))
+        verdicts = self.results.claim_verdicts(self.known_claims)
         return verdicts if any(verdict.word != "not testable" for verdict in verdicts) else ()
 
     @cached_property
     def priced(self) -> pd.DataFrame:
         """The timing summaries with what they cost (`price_lanes`); empty if the times do not fit the price."""
-        times = self.summary.times
+        times = self.results.times
         if times.empty or not self.pricing.fits(str(times["device_name"].iloc[0])):
             return times.head(0)
         return price_lanes(times, self.pricing.rate, self.pricing.work, self.pricing.seconds)
@@ -97,24 +95,12 @@ class Report:
     @cached_property
     def headline(self) -> Headline:
         """The lane to take, the time and the money it saves, and what it does to the images."""
-        summary = self.summary
-        lanes = {row.lane: (row.label, row.scheduler) for row in summary.lanes.itertuples()}
-        findings = summary.findings
-        return Headline(
-            lanes,
-            findings.baseline,
-            summary.times,
-            summary.comparisons,
-            findings.metrics,
-            summary.deciding,
-            self.pricing,
-            self.price_is_known,
-        )
+        return Headline(self.results, self.pricing, self.price_is_known)
 
     @property
     def shown_lanes(self) -> pd.DataFrame:
         """The lanes whose pictures are shown."""
-        return self.summary.lanes.head(MAX_LANES)
+        return self.results.lane_table.head(MAX_LANES)
 
 
 def read_report(db: Connection, study: str, options: ReportOptions | None = None) -> Report:
@@ -126,18 +112,18 @@ def read_report(db: Connection, study: str, options: ReportOptions | None = None
     """
     options = options or ReportOptions()
     known = read_claims(options.claims)
-    summary = load_summary(db, study, lanes_of(known))
-    prompts, seed = tuple(evenly(summary.prompts, MAX_PROMPTS)), next(iter(summary.seeds), 0)
-    shown = set(summary.lanes["lane"].head(MAX_LANES))
-    rows = summary.findings.cells
+    results = read_results(db, study, lanes_of(known))
+    prompts, seed = tuple(evenly(results.prompts, MAX_PROMPTS)), next(iter(results.seeds), 0)
+    shown = set(results.lane_table["lane"].head(MAX_LANES))
+    rows = results.cells
     rows = rows[(rows["seed"] == seed) & rows["prompt"].isin(prompts) & rows["study_lane"].isin(shown)]
     cells = {(row.study_lane, row.prompt): row.trajectory_id for row in rows.itertuples()}
-    kinds = (summary.spec.get("frames") or {}).get("kinds") or ["x0"]
+    kinds = (results.spec.get("frames") or {}).get("kinds") or ["x0"]
     kind = "x0" if "x0" in kinds else str(kinds[0])
     step_side = STEP_SIDE if len(cells) <= MANY_CELLS else SMALL_STEP_SIDE
-    pricing, note = _pricing(options, _device(summary.findings.timings))
+    pricing, note = _pricing(options, _device(results.samples))
     return Report(
-        summary,
+        results,
         tuple(known),
         prompts,
         seed,
@@ -152,9 +138,9 @@ def read_report(db: Connection, study: str, options: ReportOptions | None = None
 
 
 def _device(timings: pd.DataFrame) -> str:
-    """The machine that was timed last; empty if none was."""
-    rows = timings[timings["batch_size"] == 1]
-    return str(rows.sort_values("created_at")["device_name"].iloc[-1]) if len(rows) else ""
+    """The machine whose times count; empty if none was timed."""
+    rows = counted(timings)
+    return str(rows["device_name"].iloc[0]) if len(rows) else ""
 
 
 def _pricing(options: ReportOptions, device: str) -> tuple[Pricing, str]:

@@ -26,8 +26,8 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&@!])")
 
 def render_markdown(report: Report) -> str:
     """The report in Markdown; texts of the cache are escaped, so that none becomes a link, a mention or markup."""
-    summary = report.summary
-    lines = [f"## {plain(summary.findings.study_id)}", "", f"**{plain(report.headline.sentence)}**", ""]
+    results = report.results
+    lines = [f"## {plain(results.id)}", "", f"**{plain(report.headline.sentence)}**", ""]
     lines += [
         f"- {plain(item.name)}: **{plain(item.value)}**. {plain(item.note)} {plain(item.small)}".rstrip()
         for item in report.headline.figures
@@ -37,18 +37,18 @@ def render_markdown(report: Report) -> str:
     if report.claims:
         lines += ["", "### Verdicts on claims", ""]
         lines += _table(_claims(report.claims))
-    if len(summary.times):
-        first = summary.times.iloc[0]
+    if len(results.times):
+        first = results.times.iloc[0]
         lines += ["", "### Time and quality of each lane", "", *_table(_lanes(report)), ""]
-        device, moment = plain(str(first["device_name"])), when(summary.times["last_at"].max())
+        device, moment = plain(str(first["device_name"])), when(results.times["last_at"].max())
         lines.append(
             f"Times: median of whole calls, {batch_of(float(first['batch_size']))}, on {device}, {moment}. "
             "Intervals: 95 %."
         )
-    lines += ["", *(f"- Computed on {plain(line)}." for line in summary.findings.environment_lines())]
-    lines += [f"- {plain(line)}" for line in [summary.findings.reference_line()] if line]
-    if summary.findings.missing:
-        lines.append(f"- {summary.findings.missing:,} cells of the study have not run yet.")
+    lines += ["", *(f"- Computed on {plain(line)}." for line in results.environment_lines)]
+    lines += [f"- {plain(line)}" for line in [results.reference_line] if line]
+    if results.missing:
+        lines.append(f"- {results.missing:,} cells of the study have not run yet.")
     return "\n".join([*lines, ""])
 
 
@@ -67,8 +67,8 @@ def _claims(verdicts: Sequence[ClaimVerdict]) -> ResultTable:
 
 
 def _lanes(report: Report) -> ResultTable:
-    rows = report.summary.standings
-    rows = rows[rows["metric"].isna() | (rows["metric"] == report.summary.deciding)]
+    rows = report.results.standings
+    rows = rows[rows["metric"].isna() | (rows["metric"] == report.results.deciding)]
     label = next(iter(rows["metric_label"].dropna()), "")
     columns: list[FilledColumn] = [
         ("Lane", lambda row: lane_name(row.label, row.scheduler, is_baseline=bool(row.is_baseline))),

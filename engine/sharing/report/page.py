@@ -51,7 +51,7 @@ def render(report: Report) -> str:
         charts={chart.key: html.Shot(charts.address(chart), chart.alt) for chart in drawn},
         **_head(report),
         **_pictures(report),
-        **_times(report.summary.times),
+        **_times(report.results.times),
         **_quality(report),
         **_costs(report),
         **_methods(report),
@@ -74,8 +74,8 @@ def _policy(scripts: list[str]) -> str:
 
 def _head(report: Report) -> dict[str, Any]:
     return {
-        "name": report.summary.findings.study_id,
-        "description": str(report.summary.spec.get("description") or "")[:1000],
+        "name": report.results.id,
+        "description": str(report.results.spec.get("description") or "")[:1000],
         "headline": report.headline,
         "extent": _extent(report),
         "claims": [(verdict, tables.claim_figure(verdict)) for verdict in report.claims],
@@ -85,15 +85,15 @@ def _head(report: Report) -> dict[str, Any]:
 
 
 def _extent(report: Report) -> str:
-    summary = report.summary
-    cells = summary.findings.cells
+    results = report.results
+    cells = results.cells
     done, failed = int((cells["status"] == "done").sum()), int((cells["status"] == "failed").sum())
-    lanes, prompts, seeds = len(summary.lanes), len(summary.prompts), len(summary.seeds)
+    lanes, prompts, seeds = len(results.lane_table), len(results.prompts), len(results.seeds)
     parts = [
         f"{count(lanes, 'lane')} × {count(prompts, 'prompt')} × {count(seeds, 'seed')}",
         f"{done:,} cells done",
         f"{failed:,} failed" if failed else "",
-        f"{summary.findings.missing:,} not run" if summary.findings.missing else "",
+        f"{results.missing:,} not run" if results.missing else "",
     ]
     if len(cells):
         first = cells.iloc[0]
@@ -102,7 +102,7 @@ def _extent(report: Report) -> str:
 
 
 def _pictures(report: Report) -> dict[str, Any]:
-    prompts, lanes = report.summary.prompts, report.summary.lanes
+    prompts, lanes = report.results.prompts, report.results.lane_table
     shown = [f"seed {report.seed}", "every column from the same noise"]
     if len(report.prompts) < len(prompts):
         shown.insert(0, f"{len(report.prompts)} of {len(prompts)} prompts")
@@ -130,9 +130,9 @@ def _times(times: pd.DataFrame) -> dict[str, Any]:
 
 
 def _quality(report: Report) -> dict[str, Any]:
-    summary = report.summary
-    sets = summary.findings.sets
-    names = {row.lane: (row.label, row.scheduler) for row in summary.lanes.itertuples()}
+    results = report.results
+    sets = results.sets
+    names = {row.lane: (row.label, row.scheduler) for row in results.lane_table.itertuples()}
     return {
         "quality": [(label, facts, tables.quality_table(rows)) for label, facts, rows in _metrics(report)],
         "sets": tables.set_table(sets, names) if len(sets) else None,
@@ -141,8 +141,8 @@ def _quality(report: Report) -> dict[str, Any]:
 
 def _metrics(report: Report) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Name, facts and rows of each metric, the deciding one first."""
-    rows = report.summary.standings.dropna(subset=["metric"])
-    for metric in sorted(rows["metric"].unique(), key=lambda metric: metric != report.summary.deciding):
+    rows = report.results.standings.dropna(subset=["metric"])
+    for metric in sorted(rows["metric"].unique(), key=lambda metric: metric != report.results.deciding):
         mine = rows[rows["metric"] == metric]
         first = mine.iloc[0]
         margin = f"margin ±{first['margin']:.3g} ({first['margin_from']})" if known(first["margin"]) else ""
@@ -151,8 +151,8 @@ def _metrics(report: Report) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 
 def _costs(report: Report) -> dict[str, Any]:
-    summary, pricing, priced = report.summary, report.pricing, report.priced
-    if summary.times.empty:
+    results, pricing, priced = report.results, report.pricing, report.priced
+    if results.times.empty:
         return {"price_note": ""}
     note = (
         f"{report.price_note} {pricing.work.images_per_month:,.0f} images a month, "
@@ -164,28 +164,28 @@ def _costs(report: Report) -> dict[str, Any]:
             f" The baseline takes {pricing.seconds:g} s per image there, as stated; other lanes by their measured "
             "ratio, which is an assumption."
         )
-    words = words_of(summary.comparisons, summary.deciding)
+    words = words_of(results.comparisons, results.deciding)
     return {
         "price_note": note,
         "costs": tables.cost_table(priced, words, fleet=False) if len(priced) else None,
-        "unpriced": f"The times were measured on {summary.times['device_name'].iloc[0]}; what they would be on the GPU "
+        "unpriced": f"The times were measured on {results.times['device_name'].iloc[0]}; what they would be on the GPU "
         "of this price is not known. State the baseline's seconds per image there (--seconds).",
     }
 
 
 def _methods(report: Report) -> dict[str, Any]:
-    findings = report.summary.findings
+    results = report.results
     metrics = []
-    for row in findings.metrics.to_dict("records"):
+    for row in results.metrics.to_dict("records"):
         reason = f" Not measured: {row['unavailable']}" if isinstance(row["unavailable"], str) else ""
         metrics.append((str(row["label"]), f"{row['description']}{reason}"))
-    here = set(findings.environments["environment_id"])
-    timed = findings.timings[~findings.timings["environment_id"].isin(here)].drop_duplicates("environment_id")
+    here = set(results.environments["environment_id"])
+    timed = results.samples[~results.samples["environment_id"].isin(here)].drop_duplicates("environment_id")
     return {
         "methods": _METHODS,
         "metrics": metrics,
-        "environments": tables.environment_table(findings.environments, map(str, timed["device_name"])),
-        "models": tables.model_table(findings.models),
-        "reference": findings.reference_line(),
-        "study_file": study_toml(report.summary.spec),
+        "environments": tables.environment_table(results.environments, map(str, timed["device_name"])),
+        "models": tables.model_table(results.models),
+        "reference": results.reference_line,
+        "study_file": study_toml(report.results.spec),
     }

@@ -52,9 +52,9 @@ class ReportChart:
 
 def charts(report: Report) -> list[ReportChart]:
     """The charts that the study has figures for."""
-    summary, times, priced = report.summary, report.summary.times, report.priced
-    rows = summary.standings
-    rows = rows[rows["metric"] == summary.deciding].dropna(subset=["difference", "median_ms"])
+    results, times, priced = report.results, report.results.times, report.priced
+    rows = results.standings
+    rows = rows[rows["metric"] == results.deciding].dropna(subset=["difference", "median_ms"])
     found = []
     if len(times):
         found.append(ReportChart("time", time_chart(times), "Median time of each lane, as in the table below"))

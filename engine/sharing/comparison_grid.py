@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from engine.analysis.timing import summarise
 from engine.cache import queries
 from engine.cache.connection import reading
 from engine.errors import LabError, StudyError
+from engine.results import read_results
 from engine.sharing.grid import GridRow, draw_grid
 from engine.study.plan import frame_steps
 from engine.study.study import FrameSettings
@@ -33,23 +33,21 @@ def comparison_grid(
         StudyError: The study has no such cell.
     """
     with reading(cache) as db:
-        spec = queries.spec(db, study)
-        cells = queries.cells(db, study)
-        cells = cells[(cells["prompt"] == prompt) & (cells["seed"] == seed)]
-        if spec is None or cells.empty:
+        results = read_results(db, study)
+        cells = results.cells[(results.cells["prompt"] == prompt) & (results.cells["seed"] == seed)]
+        if cells.empty:
             raise StudyError(f"Study '{study}' has no cell with seed {seed} and prompt {prompt[:80]!r} in {cache}.")
         frames = queries.frames(db, list(cells["trajectory_id"]), [kind, "final"])
         frames = frames[frames["video_frame"] == 0]
-        timings = summarise(queries.timings(db, study), str(spec.get("baseline") or ""))
-    timings = timings[timings["batch_size"] == 1].drop_duplicates("lane").set_index("lane")
+    times = results.times.set_index("lane")
     paths = {key: _path(group) for key, group in frames[frames["kind"] == kind].groupby("trajectory_id")}
     # Other studies may have asked for more frames of the same cells.
     most = max(map(len, paths.values()), default=0)
-    asked = (spec.get("frames") or {}).get("count")
+    asked = (results.spec.get("frames") or {}).get("count")
     columns = most if asked is None else max(min(most, asked), 0)
     reached = _reached(list(paths.values()), columns)
-    rows = [_row(cell, frames, timings, paths, reached, names or {}) for _, cell in cells.iterrows()]
-    where = timings["device_name"].iloc[0] if len(timings) else "not timed"
+    rows = [_row(cell, frames, times, paths, reached, names or {}) for _, cell in cells.iterrows()]
+    where = times["device_name"].iloc[0] if len(times) else "not timed"
     first = cells.iloc[0]
     return draw_grid(
         title=prompt or "(empty prompt)",
@@ -59,7 +57,7 @@ def comparison_grid(
         columns=[*map(_heading, reached), "final"],
         rows=rows,
         footer=f"Times: median of whole calls at batch 1 [95 % interval], {where}. "
-        f"Model {spec.get('model', 'unknown')}.",
+        f"Model {results.spec.get('model', 'unknown')}.",
     )
 
 
@@ -125,7 +123,7 @@ def _heading(reached: tuple[float, float]) -> str:
 def _row(
     cell: pd.Series,
     frames: pd.DataFrame,
-    timings: pd.DataFrame,
+    times: pd.DataFrame,
     paths: Mapping[str, Kept],
     reached: Sequence[tuple[float, float]],
     names: Mapping[str, str],
@@ -134,8 +132,8 @@ def _row(
     final = [bytes(data) for data in mine["image"]]
     lane = cell["study_lane"]
     details = [f"{cell['steps']} steps, {cell['nfe']} model calls"]
-    if lane in timings.index:
-        details.append(_time(timings.loc[lane]))
+    if lane in times.index:
+        details.append(_time(times.loc[lane]))
     return GridRow(
         label=names.get(lane, f"{cell['scheduler_label']} {cell['steps']}"),
         details=tuple(details),
