@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import components
-from dashboard.cost import choices
+from dashboard.cost import controls
 from dashboard.cost.data import Equality
 from engine.analysis.cost import MONTH_SECONDS, Preset, Pricing, Rate, Workload, price_lanes
 from engine.display import html
@@ -28,28 +28,28 @@ def choose_pricing(table: pd.DataFrame, presets: list[Preset], equal: Equality, 
     """All that the Cost page asks of the reader, in one place but for the choice of equal quality."""
     keys = {preset.key: preset for preset in presets}
     names = {key: f"{p.gpu}, {p.provider} {p.product}: ${p.usd_per_hour:.2f} ({p.as_of})" for key, p in keys.items()}
-    names = {choices.OWN: "My own price", **names}
+    names = {controls.OWN: "My own price", **names}
     device = table["device_name"].iloc[0]
-    measured = choices.preset_of(device, presets)
+    measured = controls.preset_of(device, presets)
     others = table[~table["is_baseline"]]
     others = others[others["lane"].map(equal.as_good)] if only_equal else others
     left, middle, right, end = st.columns([1.5, 2.6, 1.5, 1.5], vertical_alignment="bottom")
     with left:
-        lane = choices.choose_lane(dict(zip(others["lane"], others["label"], strict=True)), equal.cheapest)
+        lane = controls.choose_lane(dict(zip(others["lane"], others["label"], strict=True)), equal.cheapest)
     with middle:
-        preset = keys.get(choices.choose_preset(names, measured.key if measured else choices.OWN))
-    choices.forget_seconds_of_another_gpu(preset.gpu if preset else "")
+        preset = keys.get(controls.choose_preset(names, measured.key if measured else controls.OWN))
+    controls.forget_seconds_of_another_gpu(preset.gpu if preset else "")
     with right:
         placeholder = "as measured" if preset is None or preset.device == device else "needed"
-        first = choices.choose_number(choices.PRICE if preset is None else choices.SECONDS, placeholder)
+        first = controls.choose_number(controls.PRICE if preset is None else controls.SECONDS, placeholder)
     with end:
-        images = choices.choose_number(choices.IMAGES)
-    more = [choices.BUSY, choices.PEAK, choices.WAIT, *([choices.SECONDS] if preset is None else [])]
+        images = controls.choose_number(controls.IMAGES)
+    more = [controls.BUSY, controls.PEAK, controls.WAIT, *([controls.SECONDS] if preset is None else [])]
     numbers = []
     with st.expander("Utilisation, peak and waiting time", key="load"):
         for column, field in zip(st.columns(len(more)), more, strict=True):
             with column:
-                numbers.append(choices.choose_number(field, placeholder))
+                numbers.append(controls.choose_number(field, placeholder))
         st.html(html.soft(f"The month's average is {images / MONTH_SECONDS:.3g} images per second."))
     busy, peak, wait, *stated = numbers
     seconds = first if preset else stated[0]

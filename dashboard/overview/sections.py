@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard import components, loaders, state
 from dashboard.cache_access import Answer, Question
-from dashboard.cost.choices import default_pricing
+from dashboard.cost.controls import default_pricing
 from dashboard.loaders import Picture
 from engine.analysis.claims import ClaimVerdict
 from engine.analysis.outcomes import StudyLane

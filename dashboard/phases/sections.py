@@ -4,9 +4,9 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import components
-from dashboard.phases import loading
-from dashboard.phases.choices import MEASURES, Choice
-from dashboard.phases.loading import Changes, Pictures
+from dashboard.phases import data
+from dashboard.phases.controls import MEASURES, Choice
+from dashboard.phases.data import Changes, Pictures
 from dashboard.phases.shown import Shown, older
 from engine.analysis.claims import ClaimVerdict
 from engine.analysis.commitment import Commitment
@@ -141,7 +141,7 @@ def forming(shown: Shown, choice: Choice) -> None:
         _likeness(shown, choice)
     with right:
         title = "Share of the path per unit of log-SNR (speed of x0)"
-        _curve(shown, loading.SPEED, title, ".0%", "No change from call to call was recorded.")
+        _curve(shown, data.SPEED, title, ".0%", "No change from call to call was recorded.")
     left, right = st.columns(2, gap="large")
     with left:
         title, band = "Share of runs in which CLIP names the concept in x0", "95 % interval over prompts"

@@ -9,9 +9,9 @@ import streamlit as st
 from dashboard import components, loaders
 from dashboard.options import Options
 from dashboard.page import require_all
-from dashboard.phases import loading
-from dashboard.phases.choices import Choice
-from dashboard.phases.loading import Changes, LanePhases
+from dashboard.phases import data
+from dashboard.phases.controls import Choice
+from dashboard.phases.data import Changes, LanePhases
 from engine.analysis.borders import Measured
 from engine.analysis.claims import ClaimVerdict
 from engine.analysis.outcomes import StudyLane
@@ -74,11 +74,11 @@ def load(chosen: Options, study: Results, choice: Choice) -> Recorded:
     """Reads the chosen lanes, each remembered by itself; the cache is opened once."""
     changes, claims, described, paths, *lanes = require_all(
         chosen.cache,
-        loading.changes(study.id),
+        data.changes(study.id),
         loaders.claims_of(study),
-        loading.frame_metrics(study.id),
-        loading.trajectories(study.id, choice.prompt, choice.seed, choice.lanes),
-        *(loading.lane_phases(study.id, key) for key in choice.lanes),
+        data.frame_metrics(study.id),
+        data.trajectories(study.id, choice.prompt, choice.seed, choice.lanes),
+        *(data.lane_phases(study.id, key) for key in choice.lanes),
     )
     found = dict(zip(choice.lanes, lanes, strict=True))
     return Recorded(_shown(study, found, described, paths), changes, claims)

@@ -14,7 +14,7 @@ from dashboard.jobs.events import Log
 from dashboard.jobs.form import Request
 from dashboard.jobs.queue import ENDED, Job, Queue, log_lines
 from dashboard.options import Options
-from dashboard.runs.choices import ask_for_study
+from dashboard.runs.controls import ask_for_study
 from engine.cache import schedules
 from engine.cache.connection import Connection
 from engine.display import html

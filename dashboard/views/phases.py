@@ -3,7 +3,7 @@
 import streamlit as st
 
 from dashboard import page, state
-from dashboard.phases import choices, sections
+from dashboard.phases import controls, sections
 from dashboard.phases.shown import load, older_cells
 from engine.analysis.borders import BORDERS
 from engine.display import html
@@ -23,7 +23,7 @@ METHOD = (
 )
 
 chosen, study = page.open_study()
-choice = choices.choose(study)
+choice = controls.choose(study)
 recorded = None if choice is None else load(chosen, study, choice)
 if choice is None or recorded is None or recorded.shown is None:
     st.html(html.note("No steps have been recorded yet", NO_STEPS))
@@ -43,4 +43,4 @@ if choice is not None and recorded is not None:
     sections.commitment(study, choice, recorded.changes)
 with st.expander("How this is measured"):
     st.html(html.method([*METHOD, *(f"{border.label}: {border.definition}." for border in BORDERS)]))
-state.keep_in_address(**choices.address(study, choice))
+state.keep_in_address(**controls.address(study, choice))

@@ -9,7 +9,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard import loaders
-from dashboard.cost import choices
+from dashboard.cost import controls
 from engine.analysis.cost import Rate, Workload, load_presets, price_lanes
 from engine.display import formats, html, theme
 from engine.display.cost_charts import cost_chart
@@ -275,7 +275,7 @@ def test_money_and_shares_are_readable() -> None:
 
 
 def test_every_number_of_the_page_reads_back_what_it_writes() -> None:
-    for field in (choices.PRICE, choices.SECONDS, choices.IMAGES, choices.BUSY, choices.PEAK, choices.WAIT):
+    for field in (controls.PRICE, controls.SECONDS, controls.IMAGES, controls.BUSY, controls.PEAK, controls.WAIT):
         for value in (field.low, field.high, field.default):
             if value is not None:
                 assert field.read(f"{value:.10g}") == value

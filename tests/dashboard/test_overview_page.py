@@ -9,7 +9,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard import loaders
-from dashboard.cost.choices import default_pricing
+from dashboard.cost.controls import default_pricing
 from engine import results
 from engine.analysis.claims import ClaimVerdict, TestResult
 from engine.analysis.cost import load_presets, price_lanes
