@@ -6,8 +6,7 @@ import streamlit as st
 from dashboard import components
 from dashboard.phases import data
 from dashboard.phases.controls import MEASURES, Choice
-from dashboard.phases.data import Changes, Pictures
-from dashboard.phases.shown import Shown, older
+from dashboard.phases.data import Changes, Pictures, Shown, older
 from engine.analysis.claims import ClaimVerdict
 from engine.analysis.commitment import Commitment
 from engine.analysis.outcomes import StudyLane

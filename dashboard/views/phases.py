@@ -4,7 +4,7 @@ import streamlit as st
 
 from dashboard import page, state
 from dashboard.phases import controls, sections
-from dashboard.phases.shown import load, older_cells
+from dashboard.phases.data import load, older_cells
 from engine.analysis.borders import BORDERS
 from engine.display import html
 

@@ -14,8 +14,7 @@ from dashboard.cache_access import Answer, Problem, ask
 from dashboard.loaders import Picture
 from dashboard.options import Options
 from dashboard.page import require
-from dashboard.vote.data import Contest, Tally, answered_and_next, pair_pictures, tally
-from dashboard.vote.pairs import CHECK_EVERY, Pair, pairs
+from dashboard.vote.data import CHECK_EVERY, Contest, Pair, Tally, answered_and_next, pair_pictures, pairs, tally
 from engine.analysis.statistics import MIN_PROMPTS, Estimate
 from engine.analysis.votes import FEWEST_ONE_SIDED, MARGIN, MOST_WRONG, POWER, Preference
 from engine.cache.votes import SCORED, cast

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.vote import pairs as shown
+from dashboard.vote import data as shown
 from engine.analysis import votes as tally
 from engine.cache.connection import reading
 from engine.cache.votes import Vote, cast, votes
