@@ -16,7 +16,7 @@ from engine.display.html import Shot
 from engine.display.learn_charts import calls_chart, error_chart
 from engine.display.tables import calls_table
 from engine.results import Results
-from engine.sharing.pictures import evenly
+from engine.study.cells import evenly_spaced
 
 STRIP = 7
 LATENT_SPACE = (
@@ -129,7 +129,10 @@ def forming(subject: ExampleCell | None) -> None:
             st.html(_nothing(f"{_why(subject)}; or its study keeps no frames of this kind."))
             continue
         calls = subject.lane.nfe or subject.lane.steps
-        captions = [(p, f"call {p.step_index + 1} of {calls}") for p in evenly(found, STRIP)]
+        captions = [
+            (p, f"call {p.step_index + 1} of {calls}")
+            for p in (found[place] for place in evenly_spaced(len(found), STRIP))
+        ]
         st.html(html.soft(words.capitalize()))
         st.html(html.shots(_shot(picture, caption, subject) for picture, caption in captions))
         st.html(subject.footer(subject.lane.label))

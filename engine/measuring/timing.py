@@ -11,10 +11,10 @@ import torch
 from diffusers import DiffusionPipeline
 
 from engine.sampling.building import build_scheduler
-from engine.sampling.image_pass import pipeline_arguments
+from engine.sampling.calls import pipeline_arguments
 from engine.sampling.models import Model
-from engine.sampling.standins import StandIn, denoiser_name, with_parts
-from engine.study.plan import Cell
+from engine.sampling.standins import StandIn, denoisers, with_parts
+from engine.study.cells import Cell
 
 STAGES = ("text", "denoiser", "scheduler", "decode")
 
@@ -94,6 +94,8 @@ class Stopwatch:
 class TimedDenoiser(StandIn):
     """Stands in for the denoiser; times and counts its calls."""
 
+    calls: int
+
     def __init__(self, real: torch.nn.Module, watch: Stopwatch) -> None:
         super().__init__(real)
         self.__dict__["calls"] = 0
@@ -110,7 +112,8 @@ class TimedDecoder(StandIn):
 
     def __init__(self, real: Any, watch: Stopwatch) -> None:
         super().__init__(real)
-        self.__dict__["decode"] = watch.watch("decode", real.decode)
+        # Pipelines look at the signature of `forward`, and move it to another number format.
+        self.__dict__.update(decode=watch.watch("decode", real.decode), forward=real.forward, to=real.to)
 
 
 def synchronise(device: str) -> None:
@@ -148,18 +151,19 @@ def time_once(model: Model, job: TimingJob, repeat: int) -> TimingSample:
     cell, watch = job.cell, Stopwatch(model.device)
     pipe = timed_pipeline(model.pipe, watch, cell)
     arguments = pipeline_arguments(pipe, cell)
-    arguments["prompt"] = [cell.prompt] * job.batch_size
-    if arguments.get("negative_prompt") is not None:
-        arguments["negative_prompt"] = [cell.negative_prompt] * job.batch_size
+    for name in ("prompt", "negative_prompt"):
+        if name in arguments:
+            arguments[name] = [arguments[name]] * job.batch_size
     generators = [torch.Generator("cpu").manual_seed(cell.seed + i) for i in range(job.batch_size)]
     synchronise(model.device)
     start = time.perf_counter()
-    pipe(**arguments, generator=generators, output_type="pil")
+    pipe(**arguments, generator=generators if job.batch_size > 1 else generators[0], output_type="pil")
     synchronise(model.device)
     total = time.perf_counter() - start
     seconds = watch.seconds()
     seconds["other"] = max(0.0, total - sum(seconds.values()))
-    return TimingSample(job, repeat, {**seconds, "total": total}, getattr(pipe, denoiser_name(pipe)).calls)
+    calls = sum(part.calls for part in denoisers(pipe).values() if isinstance(part, TimedDenoiser))
+    return TimingSample(job, repeat, {**seconds, "total": total}, calls)
 
 
 def timed_pipeline(shared: DiffusionPipeline, watch: Stopwatch, cell: Cell) -> DiffusionPipeline:
@@ -168,12 +172,11 @@ def timed_pipeline(shared: DiffusionPipeline, watch: Stopwatch, cell: Cell) -> D
     scheduler.step = watch.watch("scheduler", scheduler.step)
     if hasattr(scheduler, "scale_model_input"):
         scheduler.scale_model_input = watch.watch("scheduler", scheduler.scale_model_input)
-    name = denoiser_name(shared)
     pipe = with_parts(
         shared,
         scheduler=scheduler,
         vae=TimedDecoder(shared.vae, watch),
-        **{name: TimedDenoiser(getattr(shared, name), watch)},
+        **{name: TimedDenoiser(real, watch) for name, real in denoisers(shared).items()},
     )
     if hasattr(pipe, "encode_prompt"):
         vars(pipe)["encode_prompt"] = watch.watch("text", pipe.encode_prompt)

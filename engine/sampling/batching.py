@@ -9,72 +9,33 @@ The hub has to run under one outer `torch.no_grad()`: grad mode belongs to the t
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
 from greenlet import getcurrent, greenlet
 from torch import nn
 
-from engine.sampling.standins import StandIn
+from engine.sampling.joining import Axes, Call, bind, join, split
+from engine.sampling.standins import Denoised, StandIn
 
-# Arguments that belong to the picture size, not to a row of the batch, though their first axis may look like it.
-UNBATCHED = frozenset({"img_ids", "txt_ids", "image_rotary_emb"})
-
-Path = tuple[str | int, ...]
 T = TypeVar("T")
 
 
-class Denoised(tuple[torch.Tensor]):
-    """A denoiser's answer that works for pipelines asking for a tuple and for those asking for `.sample`."""
+class Parking(StandIn):
+    """Stands in for the denoiser in one pipeline call; counts its calls.
 
-    @property
-    def sample(self) -> torch.Tensor:
-        """The prediction, one row per row of the input."""
-        return self[0]
-
-
-@dataclass(frozen=True)
-class Call:
-    """One parked denoiser call.
-
-    Attributes:
-        rows: Batch rows of the input.
-        leaves: Every argument by its path (argument name, then keys inside containers).
+    Args:
+        real: The denoiser.
+        axes: Where its arguments hold their rows; None: every call is answered alone.
     """
 
-    rows: int
-    leaves: dict[Path, Any]
-
-    def is_joined(self, path: Path) -> bool:
-        """Whether a leaf has one row, or a fixed number of rows, for each batch row."""
-        leaf = self.leaves[path]
-        if not isinstance(leaf, torch.Tensor) or leaf.ndim == 0 or path[0] in UNBATCHED:
-            return False
-        return leaf.shape[0] > 0 and leaf.shape[0] % self.rows == 0
-
-    def agreement(self) -> tuple[Any, ...]:
-        """What has to be equal for two calls to share a forward (tensors that are not joined: by shape)."""
-        signature: list[Any] = []
-        for path, leaf in self.leaves.items():
-            if isinstance(leaf, torch.Tensor):
-                joined = self.is_joined(path)
-                shape = (leaf.shape[0] // self.rows, *leaf.shape[1:]) if joined else tuple(leaf.shape)
-                signature.append((path, joined, shape, leaf.dtype, leaf.device))
-            else:
-                signature.append((path, leaf))
-        return tuple(signature)
-
-
-class Parking(StandIn):
-    """Stands in for the denoiser in one pipeline call; counts its calls."""
-
-    def __init__(self, real: nn.Module) -> None:
+    def __init__(self, real: nn.Module, axes: Axes | None = None) -> None:
         super().__init__(real)
-        self.__dict__.update(calls=0, watch=None)
+        self.__dict__.update(calls=0, watch=None, axes=axes)
 
-    def show_answers(self, watch: Callable[[torch.Tensor], None]) -> None:
+    def show_answers(self, watch: Callable[[Any], None]) -> None:
         """Shows every answer to a function before the pipeline gets it."""
         self.__dict__["watch"] = watch
 
@@ -84,24 +45,10 @@ class Parking(StandIn):
         hub = getcurrent().parent
         if hub is None:
             raise RuntimeError("A parking denoiser was called outside a hub.")
-        answer = hub.switch(bind(self.real, args, kwargs))
+        answer = hub.switch(bind(self.real, args, kwargs, self.axes))
         if self.watch is not None:
             self.watch(answer)
         return Denoised((answer,))
-
-
-def bind(denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
-    """Binds a call's arguments to names by the denoiser's signature, with one timestep per row."""
-    bound = inspect.signature(denoiser.forward).bind(*args, **kwargs).arguments
-    extra = bound.pop("kwargs", {})
-    arguments = {**bound, **extra}
-    arguments.pop("return_dict", None)
-    rows = int(next(value for value in arguments.values() if isinstance(value, torch.Tensor)).shape[0])
-    if "timestep" in arguments:
-        like = next(value for value in arguments.values() if isinstance(value, torch.Tensor))
-        # float32 holds whole and fractional timesteps alike, so that schedulers of both kinds can share a forward.
-        arguments["timestep"] = torch.as_tensor(arguments["timestep"], device=like.device).float().expand(rows)
-    return Call(rows, dict(_flatten(arguments)))
 
 
 class Hub:
@@ -113,17 +60,15 @@ class Hub:
         tell: Told after each forward how many calls it has answered.
     """
 
-    def __init__(self, denoiser: nn.Module, max_batch: int, tell: Callable[[int], None] | None = None) -> None:
-        self.denoiser = denoiser
+    def __init__(self, max_batch: int, tell: Callable[[int], None] | None = None) -> None:
         self.tell = tell
         self.max_batch = max_batch
         self.forwards = 0
-        self._has_return_dict = "return_dict" in inspect.signature(denoiser.forward).parameters
 
     def run(self, jobs: Iterable[Callable[[], T]]) -> Iterator[T]:
         """Runs every job to its end and yields results as they come, in no fixed order.
 
-        A job is a function that calls pipelines whose denoiser is a `Parking` of this hub's denoiser. It should
+        A job is a function that calls pipelines whose denoisers are `Parking` ones. It should
         return its errors rather than raise them: what it raises ends the run.
         """
         waiting = iter(jobs)
@@ -163,21 +108,16 @@ class Hub:
             group = group[len(part) :]
         return answers
 
-    def _forward(self, calls: list[Call]) -> tuple[torch.Tensor, ...]:
-        """Runs the calls in one forward; each one's slice of the answer."""
+    def _forward(self, calls: list[Call]) -> list[Any]:
+        """Runs the calls in one forward; each one's rows of the answer."""
         self.forwards += 1
-        first = calls[0]
-        joined = {
-            path: torch.cat([call.leaves[path] for call in calls]) if first.is_joined(path) else leaf
-            for path, leaf in first.leaves.items()
-        }
-        options = {"return_dict": False} if self._has_return_dict else {}
-        output = self.denoiser(**_unflatten(joined), **options)
+        denoiser = calls[0].denoiser
+        options = {"return_dict": False} if "return_dict" in inspect.signature(denoiser.forward).parameters else {}
+        output = denoiser(**join(calls), **options)
         answer = output if isinstance(output, torch.Tensor) else output[0]
-        total = sum(call.rows for call in calls)
         if self.tell is not None:
             self.tell(len(calls))
-        return answer.split([call.rows * answer.shape[0] // total for call in calls])
+        return split(answer, calls)
 
 
 def _advance(lane: greenlet, answer: Any, parked: list[tuple[greenlet, Call]]) -> Iterator[Any]:
@@ -198,47 +138,9 @@ def _groups(parked: list[tuple[greenlet, Call]]) -> list[list[tuple[greenlet, Ca
     for lane, call in parked:
         same_shapes = groups.setdefault(call.agreement(), [])
         for group in same_shapes:
-            if _same_constants(group[0][1], call):
+            if group[0][1].same_constants(call):
                 group.append((lane, call))
                 break
         else:
             same_shapes.append([(lane, call)])
-    return [group for same_shapes in groups.values() for group in same_shapes]
-
-
-def _same_constants(one: Call, other: Call) -> bool:
-    return all(
-        one.is_joined(path) or leaf is other.leaves[path] or torch.equal(leaf, other.leaves[path])
-        for path, leaf in one.leaves.items()
-        if isinstance(leaf, torch.Tensor)
-    )
-
-
-def _flatten(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Leaves of nested mappings and sequences; the kind of a sequence is kept in its path."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flatten(item, (*path, key))
-    elif isinstance(value, list | tuple):
-        for place, item in enumerate(value):
-            yield from _flatten(item, (*path, place))
-    else:
-        yield path, value
-
-
-def _unflatten(leaves: Mapping[Path, Any]) -> dict[str, Any]:
-    """The inverse of `_flatten`; sequences come back as tuples."""
-    tree: dict[Any, Any] = {}
-    for path, leaf in leaves.items():
-        node = tree
-        for key in path[:-1]:
-            node = node.setdefault(key, {})
-        node[path[-1]] = leaf
-    return {key: _sequences(value) for key, value in tree.items()}
-
-
-def _sequences(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    items = {key: _sequences(item) for key, item in value.items()}
-    return tuple(items.values()) if items and all(isinstance(key, int) for key in items) else items
+    return list(itertools.chain.from_iterable(groups.values()))

@@ -16,14 +16,16 @@ import torch
 from diffusers import DiffusionPipeline
 
 from engine.sampling import frames
-from engine.sampling.batching import Hub, Parking
+from engine.sampling.batching import Hub
 from engine.sampling.building import build_scheduler
-from engine.sampling.image_pass import call_pipeline
+from engine.sampling.calls import call_pipeline, parked_denoisers, pipeline_arguments
+from engine.sampling.idle import row_axes
+from engine.sampling.joining import Axes
 from engine.sampling.models import Model
 from engine.sampling.recording import Recorder
-from engine.sampling.standins import denoiser_name, remembering_text
-from engine.study.plan import Cell
-from engine.study.swaps import Swap
+from engine.sampling.standins import remembering_text
+from engine.study.cells import Cell
+from engine.study.prompt_swaps import Swap
 
 Texts = dict[str, torch.Tensor]
 
@@ -57,6 +59,7 @@ class _Run:
     """One pipeline call: its latents, the log-SNR of each call, and the tensors of its prompt."""
 
     latents: torch.Tensor | None = None
+    origin: frames.Origin | None = None
     levels: tuple[float, ...] = ()
     texts: Texts | None = None
     error: str | None = None
@@ -66,17 +69,18 @@ class _Run:
 def run_swaps(model: Model, swaps: Sequence[Swap], max_batch: int) -> Iterator[list[SwapSample]]:
     """Runs the changes of prompt, those of a pair of prompts and a seed at once, and yields them in such groups."""
     pipe = remembering_text(model.pipe)
-    hub = Hub(model.denoiser, max_batch)
+    hub = Hub(max_batch)
+    axes = row_axes(pipe, pipeline_arguments(pipe, swaps[0].first)) if swaps else None
     for _, group in groupby(swaps, key=lambda swap: (swap.first.prompt, swap.second.prompt, swap.first.seed)):
-        yield _run_group(pipe, hub, list(group))
+        yield _run_group(pipe, hub, axes, list(group))
 
 
-def _run_group(pipe: DiffusionPipeline, hub: Hub, group: list[Swap]) -> list[SwapSample]:
+def _run_group(pipe: DiffusionPipeline, hub: Hub, axes: Axes | None, group: list[Swap]) -> list[SwapSample]:
     """The runs with one prompt alone first, then those that change to what the second ones had."""
     cells = {cell.trajectory_id: cell for swap in group for cell in (swap.first, swap.second)}
-    alone = dict(hub.run(partial(_alone, pipe, cell) for cell in cells.values()))
+    alone = dict(hub.run(partial(_alone, pipe, axes, cell) for cell in cells.values()))
     changing = [swap for swap in group if 0 < swap.share < 1]
-    changed = dict(hub.run(partial(_changed, pipe, swap, alone[swap.second.trajectory_id]) for swap in changing))
+    changed = dict(hub.run(partial(_changed, pipe, axes, swap, alone[swap.second.trajectory_id]) for swap in changing))
     samples = []
     for swap in group:
         first, second = alone[swap.first.trajectory_id], alone[swap.second.trajectory_id]
@@ -85,7 +89,7 @@ def _run_group(pipe: DiffusionPipeline, hub: Hub, group: list[Swap]) -> list[Swa
     return samples
 
 
-def _alone(pipe: DiffusionPipeline, cell: Cell) -> tuple[str, _Run]:
+def _alone(pipe: DiffusionPipeline, axes: Axes | None, cell: Cell) -> tuple[str, _Run]:
     """A cell with its own prompt; takes note of the tensors of the prompt."""
     texts: Texts = {}
 
@@ -93,12 +97,12 @@ def _alone(pipe: DiffusionPipeline, cell: Cell) -> tuple[str, _Run]:
         texts.update(tensors)
         return {}
 
-    run = _called(pipe, cell, note)
+    run = _called(pipe, axes, cell, note)
     run.texts = texts
     return cell.trajectory_id, run
 
 
-def _changed(pipe: DiffusionPipeline, swap: Swap, second: _Run) -> tuple[str, _Run]:
+def _changed(pipe: DiffusionPipeline, axes: Axes | None, swap: Swap, second: _Run) -> tuple[str, _Run]:
     """A run that goes on with the texts of another from a call on."""
     if second.error or not second.texts:
         return swap.swap_id, _Run(error=f"the run with {swap.second.prompt[:80]!r} alone failed: {second.error}")
@@ -107,37 +111,46 @@ def _changed(pipe: DiffusionPipeline, swap: Swap, second: _Run) -> tuple[str, _R
     def change(pipe: Any, index: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return dict(texts) if index + 1 == at else {}
 
-    return swap.swap_id, _called(pipe, swap.first, change)
+    return swap.swap_id, _called(pipe, axes, swap.first, change)
 
 
-def _called(pipe: DiffusionPipeline, cell: Cell, callback: Callable[..., dict[str, torch.Tensor]]) -> _Run:
+def _called(
+    pipe: DiffusionPipeline, axes: Axes | None, cell: Cell, callback: Callable[..., dict[str, torch.Tensor]]
+) -> _Run:
     names = [name for name in getattr(pipe, "_callback_tensor_inputs", ()) if "embeds" in name]
     try:
         if "prompt_embeds" not in names:
             raise TypeError(f"{type(pipe).__name__} does not let its prompt be changed on the way")
         scheduler = build_scheduler(cell.lane, pipe.scheduler.config, cell.seed)
-        recorder = Recorder(scheduler, lambda calls: ())
+        generator = torch.Generator("cpu").manual_seed(cell.seed)
+        recorder = Recorder(scheduler, lambda calls: (), generator=generator)
+        arguments = pipeline_arguments(pipe, cell)
         latents = call_pipeline(
             pipe,
-            cell,
-            scheduler,
-            Parking(getattr(pipe, denoiser_name(pipe))),
+            arguments,
+            recorder,
+            parked_denoisers(pipe, axes, recorder),
+            generator,
             callback_on_step_end=callback,
             callback_on_step_end_tensor_inputs=names,
         )
         recorder.detach()
     except Exception as error:
         return _Run(error=f"{type(error).__name__}: {error}"[:2000])
-    return _Run(latents.float(), tuple(step.log_snr for step in recorder.steps))
+    origin = frames.Origin(arguments, cell.seed, generator.get_state())
+    return _Run(latents.float(), origin, tuple(step.log_snr for step in recorder.steps))
 
 
 def _sample(pipe: DiffusionPipeline, swap: Swap, run: _Run, first: _Run, second: _Run) -> SwapSample:
     failed = next((error for error in (run.error, first.error, second.error) if error), None)
-    if failed or run.latents is None or first.latents is None or second.latents is None:
+    if failed or run.latents is None or run.origin is None or first.latents is None or second.latents is None:
         return SwapSample(swap, error=failed)
     calls = len(run.levels)
     at = swap.call(calls)
-    [picture] = frames.decode(pipe, run.latents)
+    try:
+        [picture] = frames.decode(pipe, run.latents, [run.origin])
+    except Exception as error:
+        return SwapSample(swap, error=f"{type(error).__name__}: {error}"[:2000])
     return SwapSample(
         swap,
         calls,

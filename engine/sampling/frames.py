@@ -1,7 +1,8 @@
 """From latents to pictures: decoding in batches and encoding to PNG or WebP, off the timed path."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -9,27 +10,56 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
+from engine.sampling.idle import COPIES, parameters, pictures_of
+
 Format = Literal["png", "webp"]
-# Latent pixels decoded at once: 32 small pictures, 4 of 512 x 512, 1 of 1024 x 1024.
-DECODED_AREA = 2**14
+# Pixels decoded at once: 32 small pictures, 4 of 512 x 512, 1 of 1024 x 1024.
+DECODED_PIXELS = 2**20
 
 
-def decode(pipe: DiffusionPipeline, latents: torch.Tensor) -> Iterator[np.ndarray]:
-    """Decodes latents with the pipeline's autoencoder, as the pipeline itself does after its loop.
+@dataclass(frozen=True)
+class Origin:
+    """The call that latents come from.
+
+    Attributes:
+        arguments: Of the pipeline's call.
+        seed: Of its generator.
+        state: Of its generator after all steps.
+    """
+
+    arguments: Mapping[str, Any]
+    seed: int
+    state: torch.Tensor | None = None
+
+
+def decode(pipe: DiffusionPipeline, latents: torch.Tensor, origins: Sequence[Origin]) -> Iterator[np.ndarray]:
+    """Decodes latents by the pipeline's own last lines, in idle calls of it.
 
     Args:
-        pipe: A pipeline with a `vae`.
-        latents: (N, C, H, W) for pictures, (N, C, F, H, W) for videos.
+        pipe: Any pipeline.
+        latents: One row for each picture or video, as the scheduler knows them.
+        origins: Where each row comes from; calls that differ only in prompt and seed are decoded together.
 
     Yields:
         One array per latent: (F, height, width, 3) bytes, with F = 1 for pictures.
+
+    Raises:
+        FloatingPointError: A picture holds values that are not finite.
     """
     latents = latents.to(pipe._execution_device)
-    together = max(1, min(32, DECODED_AREA // (latents.shape[-2] * latents.shape[-1])))
-    for chunk in latents.split(together if latents.ndim == 4 else 1):
-        frames = chunk.movedim(1, 2).flatten(0, 1) if chunk.ndim == 5 else chunk
-        pictures = _to_bytes(torch.cat([_decoded(pipe, part) for part in frames.split(together)]))
-        yield from pictures.reshape(len(chunk), -1, *pictures.shape[1:])
+    size = together(pipe, latents, origins[0].arguments)
+    for rows, origin in zip(latents.split(size), origins[::size], strict=True):
+        yield from pictures_of(pipe, rows, origin.arguments, origin.seed, origin.state)
+
+
+def together(pipe: DiffusionPipeline, latents: torch.Tensor, arguments: Mapping[str, Any]) -> int:
+    """How many latents are decoded at once: one, where pictures of a call depend on more than its latents."""
+    known = parameters(pipe)
+    alone = "num_frames" in known or any("image" in name for name in arguments)
+    if alone or latents.ndim > 4 or not any(name in known for name in COPIES):
+        return 1
+    pixels = arguments.get("width", 512) * arguments.get("height", 512)
+    return max(1, min(32, DECODED_PIXELS // pixels))
 
 
 def encode(picture: np.ndarray, format: Format) -> bytes:
@@ -41,31 +71,3 @@ def encode(picture: np.ndarray, format: Format) -> bytes:
     else:
         image.save(stream, "WEBP", quality=90, method=2)
     return stream.getvalue()
-
-
-def _decoded(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
-    vae, config, dtype = pipe.vae, pipe.vae.config, pipe.vae.dtype
-    # Only families whose own pipeline does so (SDXL) decode float16 models in float32.
-    upcast = dtype == torch.float16 and getattr(config, "force_upcast", False) and hasattr(pipe, "upcast_vae")
-    if upcast:
-        vae.to(torch.float32)
-    try:
-        latents = latents.to(torch.float32 if upcast else dtype)
-        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-        if mean is not None and std is not None:
-            shape = (1, -1, 1, 1)
-            scale = torch.tensor(std).view(shape).to(latents) / config.scaling_factor
-            latents = latents * scale + torch.tensor(mean).view(shape).to(latents)
-        else:
-            latents = latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
-        picture: torch.Tensor = vae.decode(latents, return_dict=False)[0]
-    finally:
-        if upcast:
-            vae.to(dtype)
-    return picture
-
-
-def _to_bytes(pictures: torch.Tensor) -> np.ndarray:
-    """(N, 3, H, W) in [-1, 1] to (N, H, W, 3) bytes, as diffusers' image processor does."""
-    unit = (pictures.float() / 2 + 0.5).clamp(0, 1)
-    return (unit.permute(0, 2, 3, 1).cpu().numpy() * 255).round().astype("uint8")

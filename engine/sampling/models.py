@@ -1,5 +1,6 @@
 """Loading a model as an unmodified diffusers pipeline on a device."""
 
+import importlib
 import json
 import warnings
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import transformers
 from diffusers import DiffusionPipeline
 
 from engine.errors import LabError, ModelError
-from engine.sampling.standins import denoiser_name
+from engine.sampling.standins import denoisers
 from engine.study.source import SKIPPED, ModelSource, find_model, variant_of
 
 Memory = Literal["standard", "low"]
@@ -28,9 +29,8 @@ class Model:
 
     @property
     def denoiser(self) -> torch.nn.Module:
-        """The unet or transformer."""
-        part: torch.nn.Module = getattr(self.pipe, denoiser_name(self.pipe))
-        return part
+        """The unet or transformer; the first of them if there are several."""
+        return next(iter(denoisers(self.pipe).values()))
 
     @property
     def parameters(self) -> int:
@@ -107,10 +107,9 @@ def load(source: ModelSource, device: str, dtype: str, memory: Memory = "standar
     """
     check_device(device, dtype)
     quiet()
-    if source.kind == "gaussian":
-        from engine.sampling import gaussian
-
-        pipe: DiffusionPipeline = gaussian.build_pipeline(getattr(torch, dtype))
+    if source.family.builder:
+        module, _, function = source.family.builder.partition(":")
+        pipe: DiffusionPipeline = getattr(importlib.import_module(module), function)(getattr(torch, dtype))
     else:
         pipe = _from_folder(source, getattr(torch, dtype))
     pipe.set_progress_bar_config(disable=True)

@@ -1,13 +1,16 @@
 """The scheduler seam: watches `scheduler.step` and yields a record of every step, for any scheduler."""
 
 import functools
+import inspect
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+
+from engine.study.families import GuidanceStyle
 
 # Latents of at most this many steps are kept until the end, where distances to the final latents are taken.
 MEASURED_STEPS = 128
@@ -41,6 +44,14 @@ class NoiseLevels:
 
     sigma(t) is the ratio of noise to signal: log sigma is interpolated linearly between the training timesteps.
     Flow-matching schedulers have sigma = t / (T - t), as their sample is (1 - s) x0 + s noise with s = t / T.
+
+    Attributes:
+        trained: Training timesteps.
+        prediction: What the denoiser predicts.
+        flow: Whether that is a velocity from clean latents to noise.
+        by_sigma: Whether the scheduler's own sigmas tell the level, as its timesteps are rounded (solvers of flows) or
+            no places in training (EDM, SVD).
+        clean_share: Whether those sigmas are the share of the clean latents rather than that of the noise (Mochi).
     """
 
     def __init__(self, scheduler: Any) -> None:
@@ -48,7 +59,12 @@ class NoiseLevels:
         self.trained = int(config.get("num_train_timesteps", 1000))
         self.prediction = str(config.get("prediction_type", "epsilon"))
         self.flow = "FlowMatch" in type(scheduler).__name__ or self.prediction == "flow_prediction"
-        if not self.flow:
+        self.clean_share = self.flow and bool(config.get("invert_sigmas", False))
+        self._denoised = getattr(scheduler, "precondition_outputs", None)
+        continuous = self._denoised is not None or config.get("timestep_type") == "continuous"
+        self.by_sigma = (self.flow or continuous) and hasattr(scheduler, "sigmas")
+        self._log_sigmas = np.zeros(1)
+        if not self.flow and self._denoised is None:
             bars = np.asarray(scheduler.alphas_cumprod.cpu(), dtype=np.float64).clip(1e-12, 1 - 1e-12)
             self._log_sigmas = 0.5 * np.log((1 - bars) / bars)
 
@@ -59,12 +75,41 @@ class NoiseLevels:
             return math.log(s / (1 - s))
         return float(np.interp(timestep, np.arange(len(self._log_sigmas)), self._log_sigmas))
 
-    def clean(self, x_t: torch.Tensor, prediction: torch.Tensor, timestep: float) -> torch.Tensor:
-        """The estimate of x0 in float32 from noisy latents (as the denoiser got them) and the guided prediction."""
+    def at_step(self, scheduler: Any, timestep: Any) -> float:
+        """Log of noise over signal at the step that a scheduler is about to take."""
+        if not self.by_sigma:
+            return self.log_sigma(float(timestep))
+        sigma = self._sigma(scheduler, timestep)
+        if not self.flow:
+            return math.log(max(sigma, 1e-12))
+        share = min(max(1 - sigma if self.clean_share else sigma, 1e-6), 1 - 1e-6)
+        return math.log(share / (1 - share))
+
+    @staticmethod
+    def _sigma(scheduler: Any, timestep: Any) -> float:
+        index = scheduler.step_index if scheduler.step_index is not None else scheduler.begin_index
+        return float(scheduler.sigmas[scheduler.index_for_timestep(timestep) if index is None else index])
+
+    def at_scheduler(self, scheduler: Any, sample: torch.Tensor, prediction: torch.Tensor, timestep: Any) -> Any:
+        """The estimate of x0 of a scheduler that tells it itself (EDM), from its unscaled latents; None of others."""
+        if self._denoised is None:
+            return None
+        denoised: torch.Tensor = self._denoised(sample.float(), prediction.float(), self._sigma(scheduler, timestep))
+        return denoised
+
+    def clean(self, x_t: torch.Tensor, prediction: torch.Tensor, log_sigma: float) -> torch.Tensor:
+        """The estimate of x0 in float32.
+
+        Args:
+            x_t: Noisy latents, as the denoiser got them.
+            prediction: With guidance.
+            log_sigma: Log of noise over signal.
+        """
         x_t, prediction = x_t.float(), prediction.float()
+        sigma = math.exp(log_sigma)
         if self.flow:
-            return x_t - (timestep / self.trained) * prediction
-        sigma = math.exp(self.log_sigma(timestep))
+            share = sigma / (1 + sigma)
+            return x_t + (share if self.clean_share else -share) * prediction
         signal, noise = 1 / math.sqrt(1 + sigma**2), sigma / math.sqrt(1 + sigma**2)
         if self.prediction == "v_prediction":
             return signal * x_t - noise * prediction
@@ -79,56 +124,78 @@ class Recorder:
     Args:
         scheduler: A fresh scheduler; its `step` is wrapped in place.
         keep: Given the number of calls, the steps whose latents are kept.
+        style: How the family's guidance makes one prediction of several.
+        generator: Handed to `step` where the pipeline hands it none, so that its noise can be drawn again.
+
+    Attributes:
+        steps: A record of every step.
+        final: What the last step answered: what the pipeline hands out may be unpacked or scaled already.
     """
 
-    def __init__(self, scheduler: Any, keep: Callable[[int], Collection[int]]) -> None:
+    def __init__(
+        self,
+        scheduler: Any,
+        keep: Callable[[int], Collection[int]],
+        style: GuidanceStyle = "batched",
+        generator: torch.Generator | None = None,
+    ) -> None:
         self.steps: list[StepRecord] = []
-        self._scheduler = scheduler
-        self._keep = keep
+        self.final: torch.Tensor | None = None
+        self.scheduler = scheduler
+        self._keep, self._style = keep, style
         self._kept: Collection[int] = ()
         self._last: torch.Tensor | None = None
-        self._answer: torch.Tensor | None = None
+        self._answers: list[Any] = []
         self._levels = NoiseLevels(scheduler)
-        step = scheduler.step
+        step, signature = scheduler.step, inspect.signature(scheduler.step)
 
         @functools.wraps(step)
-        def watched(model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            self._record(model_output, float(timestep), sample, timestep)
-            return step(model_output, timestep, sample, *args, **kwargs)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            given = _step_arguments(signature, args, kwargs)
+            self._record(given["model_output"], given["timestep"], given["sample"])
+            if "generator" in signature.parameters and given.get("generator") is None and generator is not None:
+                kwargs["generator"] = generator
+            stepped = step(*args, **kwargs)
+            self.final = stepped[0] if isinstance(stepped, tuple) else stepped.prev_sample
+            return stepped
 
         scheduler.step = watched
 
-    def answered(self, answer: torch.Tensor) -> None:
-        """Takes note of what the denoiser said last, before guidance makes one prediction of it."""
-        self._answer = answer
+    def answered(self, answer: Any) -> None:
+        """Takes note of what the denoiser said, before guidance makes one prediction of it."""
+        self._answers.append(answer)
 
     def detach(self) -> None:
         """Gives the scheduler its own `step` back, so that nothing keeps the latents of a finished call."""
-        vars(self._scheduler).pop("step", None)
-        self._answer = None
+        vars(self.scheduler).pop("step", None)
+        self._answers, self.final = [], None
 
-    def _record(self, prediction: torch.Tensor, timestep: float, sample: torch.Tensor, raw_timestep: Any) -> None:
+    def _record(self, prediction: torch.Tensor, timestep: Any, sample: torch.Tensor) -> None:
         index = len(self.steps)
         if index == 0:
-            self._kept = frozenset(self._keep(len(self._scheduler.timesteps)))
-        if hasattr(self._scheduler, "scale_model_input"):
-            sample = self._scheduler.scale_model_input(sample, raw_timestep)
+            self._kept = frozenset(self._keep(len(self.scheduler.timesteps)))
+        x0 = self._levels.at_scheduler(self.scheduler, sample, prediction, timestep)
+        if hasattr(self.scheduler, "scale_model_input"):
+            sample = self.scheduler.scale_model_input(sample, timestep)
         channels = sample.shape[1]
-        x0 = self._levels.clean(sample, prediction[:, :channels], timestep)
+        level = self._levels.at_step(self.scheduler, timestep)
+        x0 = self._levels.clean(sample, prediction[:, :channels], level) if x0 is None else x0
         numbers: dict[str, torch.Tensor] = {}
         if self._last is not None:
             numbers["x0_change"] = (x0 - self._last).square().mean().sqrt()
-        if self._answer is not None and self._answer.shape[0] == 2 * prediction.shape[0]:
-            numbers["guidance_energy"] = guidance_energy(self._answer[:, :channels])
-        self._last, self._answer = x0, None
+        pair = guided_pair(self._style, self._answers, len(prediction))
+        if pair is not None:
+            without, given = (answer[:, :channels] for answer in pair)
+            numbers["guidance_energy"] = guidance_energy(without, given)
+        self._last, self._answers = x0, []
         # Read together: on a GPU each reading waits for all that was queued.
         values = dict(zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True)) if numbers else {}
         kept = index in self._kept
         self.steps.append(
             StepRecord(
                 step_index=index,
-                timestep=timestep,
-                log_snr=-2 * self._levels.log_sigma(timestep),
+                timestep=float(timestep),
+                log_snr=-2 * level,
                 x_t=sample.float().clone() if kept else None,
                 x0=x0 if kept else None,
                 x0_change=values.get("x0_change"),
@@ -150,7 +217,38 @@ class Recorder:
                 yield step.step_index, float((step.x0 - final).norm()) / norm
 
 
-def guidance_energy(answer: torch.Tensor) -> torch.Tensor:
-    """||eps_c - eps_u|| / ||eps_u|| of a guided prediction: rows without the prompt first, then as many with it."""
-    without, given = answer.float().chunk(2)
+def guided_pair(style: GuidanceStyle, answers: list[Any], rows: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The prediction without the prompt and the one with it, of what a denoiser answered before a step.
+
+    Args:
+        style: The family's.
+        answers: Tensors, or lists with one tensor a row.
+        rows: Rows of the guided prediction.
+
+    Returns:
+        None if guidance is off, works otherwise, or is not known.
+    """
+    answers = [torch.stack(answer) if isinstance(answer, list) else answer for answer in answers]
+    sizes = [len(answer) for answer in answers]
+    if style == "two_calls" and sizes == [rows, rows]:
+        return answers[1], answers[0]
+    if style in {"batched", "prompt_first"} and sizes == [2 * rows]:
+        first, second = answers[0].chunk(2)
+        return (first, second) if style == "batched" else (second, first)
+    return None
+
+
+def guidance_energy(without: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+    """||eps_c - eps_u|| / ||eps_u|| of the predictions without the prompt and with it."""
+    without, given = without.float(), given.float()
     return (given - without).norm() / without.norm().clamp_min(1e-12)
+
+
+def _step_arguments(
+    signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """The arguments of a `step` by name; its order differs between schedulers, and some take them as they come."""
+    given = signature.bind(*args, **kwargs).arguments
+    if "model_output" in given and "sample" in given:
+        return given
+    return {**dict(zip(("model_output", "timestep", "sample"), args, strict=False)), **kwargs}

@@ -2,15 +2,15 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import nn
+from torch.utils._pytree import tree_map
 
-DENOISERS = ("unet", "transformer")
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+from engine.study.families import Family, family_of
 
 
 class StandIn(nn.Module):
@@ -24,6 +24,15 @@ class StandIn(nn.Module):
         return getattr(self.__dict__["real"], name)
 
 
+class Denoised(tuple[Any]):
+    """A denoiser's answer that works for pipelines asking for a tuple and for those asking for `.sample`."""
+
+    @property
+    def sample(self) -> Any:
+        """The prediction, one row per row of the input: a tensor, or a list of tensors."""
+        return self[0]
+
+
 class Remembering(StandIn):
     """A text encoder that computes each distinct input once and answers from memory after that."""
 
@@ -33,7 +42,11 @@ class Remembering(StandIn):
         self._answers: OrderedDict[Hashable, Any] = OrderedDict()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The real module's output for these arguments."""
+        """The real module's output for these arguments; equal rows are computed once, too."""
+        rows = _equal_rows([value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)])
+        if rows > 1:
+            one = self.forward(*_mapped(args, lambda value: value[:1]), **_mapped(kwargs, lambda value: value[:1]))
+            return _mapped(one, lambda value: value.repeat_interleave(rows, 0) if len(value) == 1 else value)
         key = _key((args, kwargs))
         if key not in self._answers:
             self._answers[key] = self.real(*args, **kwargs)
@@ -43,9 +56,14 @@ class Remembering(StandIn):
         return self._answers[key]
 
 
-def denoiser_name(pipe: DiffusionPipeline) -> str:
-    """Which component of a pipeline is the denoiser: "unet" or "transformer"."""
-    return next(name for name in DENOISERS if getattr(pipe, name, None) is not None)
+def family(pipe: DiffusionPipeline) -> Family:
+    """The table's entry for a pipeline."""
+    return family_of(type(pipe).__name__)
+
+
+def denoisers(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
+    """The denoisers of a pipeline by component; some families have one for each part of the schedule (Wan 2.2)."""
+    return {name: part for name in family(pipe).denoisers if (part := getattr(pipe, name, None)) is not None}
 
 
 def with_parts(pipe: DiffusionPipeline, **parts: Any) -> DiffusionPipeline:
@@ -59,12 +77,24 @@ def with_parts(pipe: DiffusionPipeline, **parts: Any) -> DiffusionPipeline:
 
 def remembering_text(pipe: DiffusionPipeline) -> DiffusionPipeline:
     """A copy of a pipeline that encodes each distinct prompt once."""
-    encoders = {name: getattr(pipe, name, None) for name in TEXT_ENCODERS}
+    encoders = {name: part for name, part in pipe.components.items() if name.startswith("text_encoder")}
     return with_parts(pipe, **{name: Remembering(real) for name, real in encoders.items() if real is not None})
 
 
 def _nothing() -> None:
     return None
+
+
+def _equal_rows(tensors: Sequence[torch.Tensor]) -> int:
+    """How many rows the tensors have if all of them are equal, else 0."""
+    sizes = {len(tensor) if tensor.ndim else 0 for tensor in tensors}
+    equal = len(sizes) == 1 and all(torch.equal(tensor, tensor[:1].expand_as(tensor)) for tensor in tensors)
+    return sizes.pop() if equal else 0
+
+
+def _mapped(tree: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """A nested value with its tensors changed."""
+    return tree_map(lambda leaf: change(leaf) if isinstance(leaf, torch.Tensor) and leaf.ndim else leaf, tree)
 
 
 def _key(value: Any) -> Hashable:

@@ -3,15 +3,14 @@
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import pandas as pd
 from PIL import Image
 
 from engine.cache import queries
 from engine.cache.connection import Connection
+from engine.study.cells import evenly_spaced
 
-T = TypeVar("T")
 FORMATS = ("PNG", "WEBP", "JPEG")
 MAX_PIXELS = 4096 * 4096
 CELLS_AT_ONCE = 8
@@ -28,13 +27,6 @@ class CellPictures:
 
     steps: tuple[tuple[float, Image.Image], ...] = ()
     final: Image.Image | None = None
-
-
-def evenly(items: Sequence[T], most: int) -> list[T]:
-    """At most so many of the items, evenly spread, the first and the last among them."""
-    if len(items) <= most:
-        return list(items)
-    return [items[place] for place in sorted({round(n * (len(items) - 1) / max(most - 1, 1)) for n in range(most)})]
 
 
 def opened(data: bytes) -> Image.Image | None:
@@ -104,7 +96,8 @@ def load_pictures(
 
 def _of_cell(frames: pd.DataFrame, kind: str, most: int | None) -> _Stored:
     rows = frames[frames["kind"] == kind].sort_values("step_index") if kind else frames.head(0)
-    rows = rows.iloc[evenly(range(len(rows)), most)] if most is not None else rows
+    if most is not None and len(rows) > most:
+        rows = rows.iloc[evenly_spaced(len(rows), most)]
     steps = tuple(
         (float(progress), bytes(data)) for progress, data in zip(rows["progress"], rows["image"], strict=True)
     )

@@ -11,13 +11,12 @@ from typing import Any, Literal
 
 from engine.errors import ModelError, did_you_mean
 from engine.paths import DATA
+from engine.study.families import FAMILIES, Family, family_of
 
 EXAMPLE_HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 BUNDLED = DATA / "bundled"
 # Parts of a pipeline folder that the lab doesn't load: they don't change the pictures it measures.
 SKIPPED = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
-# Raised whenever the model "gaussian" would give other pictures, so that its old cells are made again.
-GAUSSIAN_VERSION = 1
 
 
 class _IncompleteError(ModelError):
@@ -30,8 +29,8 @@ class ModelSource:
 
     Attributes:
         name: As the study names it.
-        kind: "folder" (bundled ones too), "hub" or "gaussian".
-        folder: Where its files lie; None for gaussian, and for hub models not fetched yet.
+        kind: "folder" (bundled ones too), "hub", or "gaussian" for one that is computed and has no files.
+        folder: Where its files lie; None for computed ones, and for hub models not fetched yet.
         revision: Commit of the hub, if one is known.
         fingerprint: Digest of all files that are loaded; None while they are not here.
         pipeline: Pipeline class name.
@@ -51,6 +50,11 @@ class ModelSource:
     bytes: int = 0
 
     @property
+    def family(self) -> Family:
+        """The table's entry for this kind of model."""
+        return FAMILIES[self.name] if self.kind == "gaussian" else family_of(self.pipeline)
+
+    @property
     def model_id(self) -> str:
         """Stable id: the first half of the fingerprint."""
         if self.fingerprint is None:
@@ -64,8 +68,8 @@ def find_model(name: str) -> ModelSource:
     Raises:
         ModelError: It is missing, damaged, holds pickled weights only, or is no pipeline folder.
     """
-    if name == "gaussian":
-        return _gaussian()
+    if name in FAMILIES and FAMILIES[name].builder:
+        return _computed(FAMILIES[name])
     if name == "bundled":
         return _from_folder(name, BUNDLED, "folder", "")
     try:
@@ -123,9 +127,11 @@ def _from_folder(name: str, folder: Path, kind: Literal["folder", "hub"], revisi
     index = _json(folder / "model_index.json", name) if folder.is_dir() else None
     if index is None:
         raise ModelError(f"{folder} is no diffusers pipeline folder: it should hold a model_index.json.")
-    denoiser = next((part for part in ("unet", "transformer") if _is_part(index.get(part))), None)
+    pipeline = str(index.get("_class_name", ""))
+    family = family_of(pipeline)
+    denoiser = next((part for part in family.denoisers if _is_part(index.get(part))), None)
     if denoiser is None:
-        raise ModelError(f"{folder}: {index.get('_class_name')} has neither a unet nor a transformer to watch.")
+        raise ModelError(f"{folder}: {pipeline} has no {' or '.join(family.denoisers)} to watch.")
     digest, size = sha256(), 0
     for file in _loaded_files(folder, index):
         digest.update(f"{file.relative_to(folder).as_posix()}\0{_file_digest(file)}\n".encode())
@@ -136,8 +142,8 @@ def _from_folder(name: str, folder: Path, kind: Literal["folder", "hub"], revisi
         folder=folder,
         revision=revision,
         fingerprint=digest.hexdigest(),
-        pipeline=str(index.get("_class_name", "")),
-        size=_native_size(folder, denoiser, name),
+        pipeline=pipeline,
+        size=_native_size(folder, denoiser, name) or family.size,
         scheduler_config=_json(folder / "scheduler" / "scheduler_config.json", name) or {},
         bytes=size,
     )
@@ -230,24 +236,15 @@ def _hub_snapshot(repo: str, revision: str) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def _gaussian() -> ModelSource:
+def _computed(family: Family) -> ModelSource:
+    """A model that a function of ours makes."""
     return ModelSource(
-        name="gaussian",
+        name=family.key,
         kind="gaussian",
         folder=None,
         revision="",
-        fingerprint=sha256(f"gaussian {GAUSSIAN_VERSION}".encode()).hexdigest(),
-        pipeline="StableDiffusionPipeline",
-        size=(64, 64),
-        # That of the pipeline that sampling/gaussian.py builds; importing it would import torch.
-        scheduler_config={
-            "_class_name": "DDIMScheduler",
-            "num_train_timesteps": 1000,
-            "beta_start": 0.00085,
-            "beta_end": 0.012,
-            "beta_schedule": "scaled_linear",
-            "steps_offset": 1,
-            "set_alpha_to_one": False,
-            "clip_sample": False,
-        },
+        fingerprint=sha256(f"{family.key} {family.version}".encode()).hexdigest(),
+        pipeline=family.pipelines[0],
+        size=family.size,
+        scheduler_config=dict(family.scheduler_config),
     )

@@ -12,8 +12,8 @@ from engine.cache.phases import FrameMetricRow, PhasesWriter, SwapRow
 from engine.cache.quality import FrameScoreRow
 from engine.cache.records import SketchRow, StepMetricRow, TrajectoryRow
 from engine.cache.writer import CacheWriter
-from engine.study.plan import Cell
-from engine.study.swaps import swaps
+from engine.study.cells import Cell
+from engine.study.prompt_swaps import swaps
 
 LANES = ("ddim:50", "dpmpp_2m:20")
 PROMPTS = tuple(f"p{number}" for number in range(6))

@@ -12,7 +12,7 @@ from streamlit.proto.WidgetStates_pb2 import WidgetState
 
 from dashboard import share
 from dashboard.bench.server import Server, running
-from dashboard.bench.viewer import XSRF_COOKIE, ServedPage, session
+from dashboard.bench.viewer import XSRF_COOKIE, PageView, session
 from dashboard.options import parse
 from engine.cache.connection import reading
 from engine.cache.queries import studies
@@ -43,7 +43,7 @@ def names(cache: Path) -> set[str]:
         return set(studies(db)["name"])
 
 
-def upload(server: Server, view: ServedPage, data: bytes) -> int:
+def upload(server: Server, view: PageView, data: bytes) -> int:
     """Sends a file to a session as a browser does; returns the status of the answer, 0 if there is none."""
     jar = http.cookiejar.CookieJar()
     browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
@@ -71,7 +71,7 @@ def dropped(uploader: str, size: int) -> WidgetState:
     return WidgetState(id=uploader, file_uploader_state_value=FileUploaderState(uploaded_file_info=[info]))
 
 
-def form_of(view: ServedPage) -> tuple[str, str]:
+def form_of(view: PageView) -> tuple[str, str]:
     """Ids of the form's button and of its place to drop a file."""
     (uploader,) = view.uploaders
     return next(key for label, key in view.buttons if label == "Import"), uploader

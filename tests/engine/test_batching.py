@@ -16,6 +16,7 @@ from torch import nn
 
 from engine.sampling.batching import Hub, Parking
 from engine.sampling.image_pass import Sample, run_cells, sample_cells
+from engine.sampling.joining import Axis
 from engine.sampling.models import Model
 from engine.study.study import FrameSettings
 from tests.engine.miniatures import FAILING, cells_of, picture_of
@@ -61,13 +62,23 @@ def rows(count: int, size: int = 4, start: float = 0.0) -> torch.Tensor:
     return torch.arange(count * size * size, dtype=torch.float32).reshape(count, 1, size, size) + start
 
 
+# Where the arguments of the denoiser above hold their rows, as it is learnt of a pipeline.
+AXES: dict[Any, Axis] = {
+    ("sample",): 0,
+    ("text",): 0,
+    ("extra", "text_embeds"): 0,
+    ("extra", "blocks", 0): 0,
+    ("extra", "blocks", 1): 0,
+}
+
+
 def one_call(denoiser: nn.Module, *args: Any, **kwargs: Any) -> Callable[[], torch.Tensor]:
-    return lambda: Parking(denoiser)(*args, **kwargs)[0]
+    return lambda: Parking(denoiser, AXES)(*args, **kwargs)[0]
 
 
 def run(denoiser: nn.Module, jobs: Sequence[Callable[[], Any]], max_batch: int = 8) -> list[Any]:
     with torch.no_grad():
-        return list(Hub(denoiser, max_batch).run(jobs))
+        return list(Hub(max_batch).run(jobs))
 
 
 def in_order(denoiser: nn.Module, jobs: Sequence[Callable[[], Any]], max_batch: int = 8) -> list[Any]:
@@ -173,7 +184,7 @@ def test_an_answer_works_as_a_tuple_and_by_name() -> None:
     denoiser = Denoiser()
 
     def job() -> bool:
-        answer = Parking(denoiser)(rows(1), 1, return_dict=False)
+        answer = Parking(denoiser, AXES)(rows(1), 1, return_dict=False)
         return torch.equal(answer[0], answer.sample)
 
     assert run(denoiser, [job]) == [True]
@@ -183,7 +194,7 @@ def test_short_jobs_are_replaced_by_waiting_ones_so_that_forwards_stay_full() ->
     denoiser = Denoiser()
 
     def job(calls: int) -> int:
-        parking = Parking(denoiser)
+        parking = Parking(denoiser, AXES)
         for _ in range(calls):
             parking(rows(1), 1)
         return int(parking.calls)
@@ -232,10 +243,10 @@ class Small(Denoiser):
 def test_running_out_of_memory_halves_the_batch_for_good_and_loses_nothing(room: int) -> None:
     denoiser = Small(room)
     samples = [rows(1, start=10 * number) for number in range(12)]
-    hub = Hub(denoiser, 8)
+    hub = Hub(8)
 
     def job(sample: torch.Tensor) -> tuple[float, torch.Tensor]:
-        parking = Parking(denoiser)
+        parking = Parking(denoiser, AXES)
         return float(sample[0, 0, 0, 0]), parking(parking(sample, 1)[0], 2)[0]
 
     with torch.no_grad():
@@ -285,13 +296,13 @@ def test_what_a_job_raises_itself_ends_the_run_and_stops_the_other_jobs() -> Non
     def patient() -> None:
         try:
             while True:
-                Parking(denoiser)(rows(1), 1)
+                Parking(denoiser, AXES)(rows(1), 1)
         except BaseException as error:
             stopped.append(type(error))
             raise
 
     def bug() -> None:
-        Parking(denoiser)(rows(1), 1)
+        Parking(denoiser, AXES)(rows(1), 1)
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
@@ -307,11 +318,11 @@ def test_a_run_that_is_closed_early_stops_its_jobs() -> None:
     def patient() -> None:
         try:
             while True:
-                Parking(denoiser)(rows(1), 1)
+                Parking(denoiser, AXES)(rows(1), 1)
         finally:
             stopped.append(True)
 
-    results = Hub(denoiser, 4).run([patient, lambda: "early"])
+    results = Hub(4).run([patient, lambda: "early"])
     assert next(results) == "early"
     results.close()
     assert stopped == [True]
@@ -335,7 +346,7 @@ def test_every_job_gets_what_it_would_get_alone_whatever_shares_its_forwards(
     denoiser = Denoiser()
 
     def job(number: int, calls: list[tuple[int, int, int]]) -> list[torch.Tensor]:
-        parking = Parking(denoiser)
+        parking = Parking(denoiser, AXES)
         return [parking(rows(count, size, start=number), timestep)[0] for size, count, timestep in calls]
 
     answers = in_order(denoiser, [lambda n=n, c=calls: job(n, c) for n, calls in enumerate(jobs)], max_batch)

@@ -12,8 +12,8 @@ from engine.analysis.matched import LEVELS, matched_errors, metric_at
 from engine.cache import schedules
 from engine.cache.connection import reading
 from engine.cli import main
+from engine.passes.run import run_study
 from engine.results import read_results
-from engine.run import run_study
 from tests.engine.helpers import parsed
 
 CALLS = (10, 20, 40)

@@ -11,10 +11,10 @@ from engine.frame_scoring import score_frames
 from engine.measuring.evidence import Unmeasurable
 from engine.measuring.frame_metrics import FRAME_METRICS
 from engine.measuring.metrics import Metric
-from engine.outline import outline
+from engine.passes.plan import plan_study
+from engine.passes.run import run_study
 from engine.progress import Progress
-from engine.run import run_study
-from engine.sampling import image_pass
+from engine.sampling import cell_maker as sampling_cells
 from engine.scoring import score
 from engine.study.source import find_model
 from tests.engine.helpers import ask, parsed
@@ -38,7 +38,7 @@ class Notes(Progress):
 
 
 def planned(study, cache):
-    return outline(study, find_model("gaussian"), cache, "cpu", "standard")
+    return plan_study(study, find_model("gaussian"), cache, "cpu", "standard")
 
 
 def raises(*_):
@@ -46,14 +46,14 @@ def raises(*_):
 
 
 def test_a_cell_whose_steps_cannot_be_measured_fails_alone(cache, monkeypatch):
-    real = image_pass.octaves
+    real = sampling_cells.octaves
 
     def octaves(x0, final):
         if len(x0) == 4:
             raise MemoryError("no room for the spectra")
         return real(x0, final)
 
-    monkeypatch.setattr(image_pass, "octaves", octaves)
+    monkeypatch.setattr(sampling_cells, "octaves", octaves)
     summary = run_study(parsed(), cache, device="cpu")
     assert (summary.done, summary.failed) == (1, 1)
     assert ask(cache, "SELECT lane, error FROM trajectories WHERE status = 'failed'") == [

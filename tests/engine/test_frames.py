@@ -15,9 +15,11 @@ from PIL import Image
 from engine.sampling import frames
 from engine.sampling.image_pass import Sample, run_cells, sample_cells
 from engine.sampling.models import Model
-from engine.study.plan import frame_steps
+from engine.study.cells import frame_steps
 from engine.study.study import FrameSettings
 from tests.engine.miniatures import cells_of, picture_of
+
+CALL = frames.Origin({"prompt": "red apple", "width": 64, "height": 64}, seed=0)
 
 
 @given(count=st.integers(0, 300), calls=st.integers(1, 1000))
@@ -96,10 +98,10 @@ def test_decoding_equals_the_pipelines_own_however_many_are_decoded_together(
     together: int, sd_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe = sd_model.pipe
-    monkeypatch.setattr(frames, "DECODED_AREA", together * 8 * 8)
+    monkeypatch.setattr(frames, "DECODED_PIXELS", together * 64 * 64)
     latents = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * 2
     with torch.no_grad():
-        ours = list(frames.decode(pipe, latents))
+        ours = list(frames.decode(pipe, latents, [CALL] * 5))
         decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
     theirs = pipe.image_processor.postprocess(decoded, output_type="pil")
     assert len(ours) == 5
@@ -110,9 +112,9 @@ def test_decoding_equals_the_pipelines_own_however_many_are_decoded_together(
         assert difference.mean() < 0.01, "rounded, not cut off"
 
 
-def test_latent_means_and_deviations_of_a_model_are_undone_before_decoding(sd_model: Model) -> None:
+def test_latent_means_and_deviations_of_a_model_are_undone_before_decoding(sdxl_model: Model) -> None:
     """SDXL finetunes and others state them; the formula is that of the diffusers SDXL pipeline."""
-    vae = sd_model.pipe.vae
+    vae = sdxl_model.pipe.vae
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     mean, std = [0.1, -0.2, 0.3, 0.0], [1.5, 0.5, 1.0, 2.0]
     before = dict(vae.config)
@@ -121,22 +123,24 @@ def test_latent_means_and_deviations_of_a_model_are_undone_before_decoding(sd_mo
         wanted = vae.decode(raw + torch.tensor(mean).view(1, 4, 1, 1)).sample
         try:
             vae.register_to_config(latents_mean=mean, latents_std=std)
-            got = torch.from_numpy(np.concatenate(list(frames.decode(sd_model.pipe, latents))))
+            got = torch.from_numpy(np.concatenate(list(frames.decode(sdxl_model.pipe, latents, [CALL] * 2))))
         finally:
             vae.register_to_config(latents_mean=None, latents_std=None)
     bytes_ = ((wanted / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1) * 255).round()
     assert (got.float() - bytes_).abs().max() <= 1
 
 
-@pytest.mark.parametrize("latents", [(2, 4, 3, 8, 8), (1, 4, 1, 8, 8)])
-def test_videos_are_decoded_frame_by_frame_in_order(latents: tuple[int, ...], sd_model: Model) -> None:
-    values = torch.randn(latents, generator=torch.Generator().manual_seed(2))
+@pytest.mark.parametrize("rows", [1, 2])
+def test_videos_are_decoded_frame_by_frame_in_order(rows: int, animatediff_model: Model) -> None:
+    pipe = animatediff_model.pipe
+    values = torch.randn((rows, 4, 16, 8, 8), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        videos = list(frames.decode(sd_model.pipe, values))
-        singles = [list(frames.decode(sd_model.pipe, video.movedim(0, 1))) for video in values]
-    assert [video.shape for video in videos] == [(latents[2], 64, 64, 3)] * latents[0]
-    for video, frames_ in zip(videos, singles, strict=True):
-        assert np.abs(video.astype(int) - np.concatenate(frames_).astype(int)).max() <= 1
+        videos = list(frames.decode(pipe, values, [CALL] * rows))
+        singles = [pipe.vae.decode(video.movedim(0, 1) / pipe.vae.config.scaling_factor).sample for video in values]
+    assert [video.shape for video in videos] == [(16, 64, 64, 3)] * rows
+    for video, single in zip(videos, singles, strict=True):
+        expected = ((single / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1) * 255).round().numpy()
+        assert np.abs(video.astype(int) - expected).max() <= 1
 
 
 def test_final_latents_are_handed_on_as_numbers(gaussian_model: Model) -> None:

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from engine.cache.connection import reading
-from engine.sharing.report import charts, poster
+from engine.sharing.report import poster
+from engine.sharing.report import report_charts as charts
 from engine.sharing.report.contents import read_report
 from engine.study.schedulers import SCHEDULERS
 from tests.dashboard import synthetic

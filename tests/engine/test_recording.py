@@ -42,6 +42,10 @@ def ran(
     return recorder, outputs, latents
 
 
+def clean_at(levels: NoiseLevels, noisy: torch.Tensor, said: torch.Tensor, timestep: float) -> torch.Tensor:
+    return levels.clean(noisy, said, levels.log_sigma(timestep))
+
+
 def arbitrary(x: torch.Tensor, timestep: float) -> torch.Tensor:
     """Some prediction that depends on all it should depend on."""
     return 0.8 * torch.tanh(x) + 0.2 * torch.cos(3 * x + timestep / 200)
@@ -69,7 +73,7 @@ def test_x0_is_recovered_from_what_a_perfect_denoiser_says(prediction_type: str,
     said = {"epsilon": noise, "sample": clean}.get(prediction_type)
     if said is None:
         said = scheduler.get_velocity(clean, noise, torch.tensor([timestep]))
-    got = NoiseLevels(scheduler).clean(noisy, said, timestep)
+    got = clean_at(NoiseLevels(scheduler), noisy, said, timestep)
     torch.testing.assert_close(got.double(), clean, rtol=0, atol=2e-4)
 
 
@@ -80,7 +84,7 @@ def test_x0_of_flow_matching_models_is_recovered_too() -> None:
     for timestep in (1.0, 250.5, 999.0):
         s = timestep / 1000
         noisy = (1 - s) * clean + s * noise
-        torch.testing.assert_close(levels.clean(noisy, noise - clean, timestep), clean, rtol=0, atol=1e-5)
+        torch.testing.assert_close(clean_at(levels, noisy, noise - clean, timestep), clean, rtol=0, atol=1e-5)
         assert levels.log_sigma(timestep) == pytest.approx(math.log(s / (1 - s)))
 
 

@@ -3,13 +3,15 @@
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from engine.cli import main
 from engine.errors import LabError, ModelError
-from engine.run import run_study
+from engine.passes.run import run_study
+from engine.study.families import FAMILIES
 from engine.study.source import find_model
 from tests.engine.helpers import parsed, write_model, write_study
 
@@ -152,9 +154,9 @@ def _bytes(content):
         (_pickled_only, "only pickled weights .*only safetensors are read"),
         (lambda folder: (folder / WEIGHTS).unlink(), "holds no weights"),
         (lambda folder: shutil.rmtree(folder / "vae"), "folder 'vae' named in model_index.json is missing"),
-        (_index(unet=None), "neither a unet nor a transformer"),
-        (_index(unet=[None, None]), "neither a unet nor a transformer"),
-        (_index(unet=[]), "neither a unet nor a transformer"),
+        (_index(unet=None), "has no unet to watch"),
+        (_index(unet=[None, None]), "has no unet to watch"),
+        (_index(unet=[]), "has no unet to watch"),
     ],
 )
 def test_a_broken_folder_is_refused_before_any_work(folder, tmp_path, breaks, words):
@@ -244,5 +246,5 @@ def test_without_a_size_of_its_own_a_model_needs_width_and_height(folder, tmp_pa
 def test_the_gaussian_model_is_known_by_its_version_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     before = find_model("gaussian").fingerprint
     assert before == "913ac79ba8d8d30b526792da289e614280720148610eb3537a17af7f02fd0d34"
-    monkeypatch.setattr("engine.study.source.GAUSSIAN_VERSION", 2)
+    monkeypatch.setitem(FAMILIES, "gaussian", replace(FAMILIES["gaussian"], version=2))
     assert find_model("gaussian").fingerprint != before

@@ -17,7 +17,8 @@ from engine.errors import did_you_mean
 from engine.paths import CLAIMS, DATA
 from engine.results import Results, read_results
 from engine.sharing.file_formats import IMAGES_PER_MONTH, UTILISATION
-from engine.sharing.pictures import CellPictures, evenly, load_pictures
+from engine.sharing.pictures import CellPictures, load_pictures
+from engine.study.cells import evenly_spaced
 
 GPU_PRICES = DATA / "gpu_prices.toml"
 MAX_PROMPTS = 6
@@ -113,7 +114,8 @@ def read_report(db: Connection, study: str, options: ReportOptions | None = None
     options = options or ReportOptions()
     known = read_claims(options.claims)
     results = read_results(db, study, lanes_of(known))
-    prompts, seed = tuple(evenly(results.prompts, MAX_PROMPTS)), next(iter(results.seeds), 0)
+    places = evenly_spaced(len(results.prompts), MAX_PROMPTS)
+    prompts, seed = tuple(results.prompts[place] for place in places), next(iter(results.seeds), 0)
     shown = set(results.lane_table["lane"].head(MAX_LANES))
     rows = results.cells
     rows = rows[(rows["seed"] == seed) & rows["prompt"].isin(prompts) & rows["study_lane"].isin(shown)]

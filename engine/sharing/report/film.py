@@ -9,8 +9,9 @@ from engine.display import html
 from engine.display.formats import cut
 from engine.display.html import Film
 from engine.display.tables import Entry, ResultTable, lane_name, table, text
-from engine.sharing.pictures import CellPictures, encoded, evenly, fitted
+from engine.sharing.pictures import CellPictures, encoded, fitted
 from engine.sharing.report.contents import Report
+from engine.study.cells import evenly_spaced
 
 BUDGET = 3_100_000  # bytes of pictures in the page, as base64
 # (pixels of a final picture, pixels of a step, steps a cell): the first that fits the budget is taken.
@@ -51,7 +52,7 @@ def _cell(film: Film | None, alt: str) -> Entry:
 
 
 def _film(mine: CellPictures, final_side: int, step_side: int, steps: int) -> Film:
-    chosen = evenly(mine.steps, steps)
+    chosen = [mine.steps[place] for place in evenly_spaced(len(mine.steps), steps)]
     first = mine.final or (mine.steps[0][1] if mine.steps else None)
     if first is None:
         return Film(None, None, (), 0, 0)

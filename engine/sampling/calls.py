@@ -1,0 +1,69 @@
+"""One unmodified pipeline call for a cell: its arguments, and the call itself with stand-ins in place."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from engine.sampling.batching import Parking
+from engine.sampling.idle import parameters
+from engine.sampling.joining import Axes
+from engine.sampling.recording import Recorder
+from engine.sampling.standins import denoisers, family, with_parts
+from engine.study.cells import Cell
+
+
+def pipeline_arguments(pipe: DiffusionPipeline, cell: Cell) -> dict[str, Any]:
+    """The arguments of the pipeline call of a cell, without those its class doesn't take."""
+    arguments = {
+        "prompt": cell.prompt,
+        "num_inference_steps": cell.lane.steps,
+        family(pipe).guidance: cell.guidance_scale,
+        "width": cell.width,
+        "height": cell.height,
+    }
+    if cell.negative_prompt:
+        # None and "" differ for some families, and others take no None: a plain pipe(prompt) passes nothing.
+        arguments["negative_prompt"] = cell.negative_prompt
+    known = parameters(pipe)
+    return {key: value for key, value in arguments.items() if key in known}
+
+
+def parked_denoisers(pipe: DiffusionPipeline, axes: Axes | None, recorder: Recorder) -> dict[str, Parking]:
+    """Stand-ins for all denoisers of a pipeline in one call, whose answers the recorder sees."""
+    parked = {name: Parking(real, axes) for name, real in denoisers(pipe).items()}
+    for denoiser in parked.values():
+        denoiser.show_answers(recorder.answered)
+    return parked
+
+
+def call_pipeline(
+    shared: DiffusionPipeline,
+    arguments: Mapping[str, Any],
+    recorder: Recorder,
+    parked: Mapping[str, Parking],
+    generator: torch.Generator,
+    **options: Any,
+) -> torch.Tensor:
+    """One unmodified pipeline call, inside a greenlet of the hub; returns the latents that the last step made.
+
+    Args:
+        shared: The pipeline.
+        arguments: Of its call.
+        recorder: Of the scheduler that takes the place of the pipeline's own.
+        parked: Stand-ins for its denoisers.
+        generator: On the CPU, seeded with the cell's seed.
+        options: More arguments.
+
+    Raises:
+        FloatingPointError: The latents are not finite.
+    """
+    pipe: Any = with_parts(shared, scheduler=recorder.scheduler, **parked)
+    pipe(**arguments, generator=generator, output_type="latent", return_dict=False, **options)
+    if recorder.final is None:
+        raise RuntimeError("the pipeline took no step")
+    latents = recorder.final.clone()
+    if not bool(torch.isfinite(latents).all()):
+        raise FloatingPointError("the final latents hold values that are not finite (the sampler diverged)")
+    return latents

@@ -1,0 +1,250 @@
+"""Idle calls of a pipeline: one step whose denoiser says nothing and whose scheduler answers with given latents.
+
+They show what a family does without a formula of any family: how latents become pictures (whatever unpacking, scale,
+shift, means and resizing the pipeline's own last lines hold), and what its denoiser gets for one prompt and for two.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+
+from engine.sampling.joining import Axis, Path, arguments_of, learn_axes
+from engine.sampling.standins import Denoised, StandIn, denoisers, with_parts
+
+# No second denoiser call, and no step left out at the start. What they are set to changes nothing behind the loop.
+QUIET = {
+    "guidance_scale": 1.0,
+    "true_cfg_scale": 1.0,
+    "min_guidance_scale": 1.0,
+    "max_guidance_scale": 1.0,
+    "strength": 1.0,
+}
+# Some pipelines divide by one less.
+STEPS_ASKED_FOR = 2
+# Arguments that repeat a prompt without encoding it again.
+COPIES = ("num_images_per_prompt", "num_videos_per_prompt")
+
+
+class OneStep:
+    """Stands in for a scheduler: a single step, which ends at given latents.
+
+    Args:
+        real: The scheduler it stands in for.
+        latents: What the step answers; None: the call ends there, since all that was wanted has been seen.
+        generator: The call's generator, and the state it has after the real steps, which may have drawn from it.
+        state: As `torch.Generator.get_state`; None leaves the generator as it is.
+    """
+
+    order, init_noise_sigma, num_inference_steps = 1, 1.0, 1
+
+    def __init__(
+        self,
+        real: Any,
+        latents: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+        state: torch.Tensor | None = None,
+    ) -> None:
+        self.real, self.latents, self.generator, self.state = real, latents, generator, state
+        self.timesteps, self.sigmas = torch.empty(0), torch.tensor([1.0, 0.0])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["real"], name)
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        timesteps: Any = None,
+        sigmas: Any = None,
+        mu: float | None = None,
+        **options: Any,
+    ) -> None:
+        """One timestep, the noisiest there is."""
+        self.timesteps = torch.full((1,), float(self.real.config.get("num_train_timesteps", 1000)) - 1, device=device)
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Nothing to begin."""
+
+    def add_noise(self, original_samples: torch.Tensor, noise: Any = None, timesteps: Any = None) -> torch.Tensor:
+        """The picture as it is: the latents to begin with don't matter."""
+        return original_samples
+
+    def scale_noise(self, sample: torch.Tensor, timestep: Any = None, noise: Any = None) -> torch.Tensor:
+        """The picture as it is."""
+        return sample
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: Any = None) -> torch.Tensor:
+        """The latents as they are."""
+        return sample
+
+    def step(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
+        """The given latents, also as the clean ones, which some pipelines decode."""
+        if self.latents is None:
+            raise _SeenError
+        if self.state is not None and self.generator is not None:
+            self.generator.set_state(self.state)
+        return _Stepped((self.latents, self.latents))
+
+
+class _Stepped(tuple[torch.Tensor, ...]):
+    prev_sample = property(lambda self: self[0])
+    pred_original_sample = property(lambda self: self[1])
+
+
+class _SeenError(Exception):
+    """Ends an idle call where nothing more is to be seen."""
+
+
+class _Silent(StandIn):
+    """Stands in for a denoiser: answers zeros and keeps what it was given."""
+
+    def __init__(self, real: Any, seen: list[dict[str, Any]]) -> None:
+        super().__init__(real)
+        self.__dict__["seen"] = seen
+
+    def forward(self, *args: Any, **kwargs: Any) -> Denoised:
+        """Zeros like the first argument."""
+        arguments = arguments_of(self.real, args, kwargs)
+        self.seen.append(arguments)
+        first = next(iter(arguments.values()))
+        several = isinstance(first, list)
+        return Denoised(([torch.zeros_like(row) for row in first] if several else torch.zeros_like(first),))
+
+
+class _Receiving(StandIn):
+    """Stands in for an autoencoder: keeps the latents it is to decode, and ends the call."""
+
+    def __init__(self, real: Any, seen: list[torch.Tensor]) -> None:
+        super().__init__(real)
+        # Pipelines look at the signature of `forward`, and move it to another number format.
+        self.__dict__.update(seen=seen, forward=real.forward, to=lambda *args, **kwargs: self)
+
+    def decode(self, z: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        """Never returns."""
+        self.seen.append(z)
+        raise _SeenError
+
+
+def pictures_of(
+    pipe: DiffusionPipeline,
+    latents: torch.Tensor,
+    arguments: Mapping[str, Any],
+    seed: int,
+    state: torch.Tensor | None = None,
+) -> np.ndarray:
+    """Pictures of latents as the pipeline makes them.
+
+    Args:
+        pipe: Any pipeline.
+        latents: (N, ...), as its scheduler knows them; N above 1 only for calls that draw nothing but noise.
+        arguments: Of the call that made them.
+        seed: Of that call: what latents are blended with may be drawn (inpainting encodes its picture).
+        state: Of that call's generator after its steps: some autoencoders are given noise.
+
+    Returns:
+        (N, frames, height, width, 3) bytes; one frame for pictures.
+
+    Raises:
+        FloatingPointError: The autoencoder answered values that are not finite.
+    """
+    generator = torch.Generator("cpu").manual_seed(seed)
+    scheduler = OneStep(pipe.scheduler, latents, generator, state)
+    output = _call(pipe, _quiet(pipe, arguments), len(latents), scheduler, generator, {}, output_type="np")
+    found = np.asarray(output[0] if isinstance(output, tuple) else output)
+    found = found if found.ndim == 5 else found[:, None]
+    if not np.isfinite(found).all():
+        kind, number_format = type(getattr(pipe, "vae", None)).__name__, str(getattr(pipe.vae, "dtype", ""))
+        raise FloatingPointError(
+            f"the picture holds values that are not finite: the autoencoder ({kind}, "
+            f"{number_format.removeprefix('torch.')}) overflows on finite latents; use dtype float32 or bfloat16"
+        )
+    return (found * 255).round().astype("uint8")
+
+
+def spatial_latents(
+    pipe: DiffusionPipeline, latents: torch.Tensor, arguments: Mapping[str, Any], seed: int
+) -> torch.Tensor:
+    """Latents as the autoencoder receives them: (N, channels, [frames,] height, width), unpacked and scaled."""
+    seen: list[torch.Tensor] = []
+    generator = torch.Generator("cpu").manual_seed(seed)
+    scheduler = OneStep(pipe.scheduler, latents, generator)
+    parts = {"vae": _Receiving(pipe.vae, seen)}
+    _call(pipe, _quiet(pipe, arguments), len(latents), scheduler, generator, parts, output_type="np")
+    if not seen or len(seen[0]) != len(latents):
+        raise ValueError("the pipeline decodes its latents by parts")
+    return seen[0]
+
+
+def decoding_only_scales(pipe: DiffusionPipeline, like: torch.Tensor, arguments: Mapping[str, Any], seed: int) -> bool:
+    """Whether the autoencoder receives latents of this shape but for one factor, tried on zeros and on noise."""
+    noise = torch.randn(like.shape, generator=torch.Generator("cpu").manual_seed(0)).to(like)
+    nothing, something = (spatial_latents(pipe, z, arguments, seed) for z in (torch.zeros_like(noise), noise))
+    if something.shape != noise.shape or bool(nothing.any()):
+        return False
+    factor = (something.float() * noise.float()).sum() / noise.float().square().sum()
+    return torch.allclose(something.float(), factor * noise.float(), rtol=1e-2, atol=1e-2 * float(factor.abs()))
+
+
+def row_axes(pipe: DiffusionPipeline, arguments: Mapping[str, Any]) -> dict[Path, Axis] | None:
+    """Which axis of which denoiser argument holds the rows; None if the pipeline takes no two prompts alike."""
+    try:
+        one, two = (_given(pipe, arguments, rows) for rows in (1, 2))
+        return learn_axes(one, two)
+    except Exception:  # whatever a pipeline raises that takes one prompt at a time; its calls are then made alone
+        return None
+
+
+def _given(pipe: DiffusionPipeline, arguments: Mapping[str, Any], rows: int) -> list[dict[str, Any]]:
+    seen: list[dict[str, Any]] = []
+    several = dict(arguments)
+    if "prompt" in arguments:
+        several |= {key: [arguments[key]] * rows for key in ("prompt", "negative_prompt") if key in arguments}
+        rows = 1
+    generator = torch.Generator("cpu").manual_seed(0)
+    _call(pipe, several, rows, OneStep(pipe.scheduler), generator, {}, seen, output_type="latent")
+    return seen
+
+
+def _call(
+    pipe: DiffusionPipeline,
+    arguments: Mapping[str, Any],
+    copies: int,
+    scheduler: OneStep,
+    generator: torch.Generator,
+    parts: Mapping[str, Any],
+    seen: list[dict[str, Any]] | None = None,
+    **options: Any,
+) -> Any:
+    """The pipeline's call with stand-ins; None if one of them ended it."""
+    silent = {name: _Silent(real, [] if seen is None else seen) for name, real in denoisers(pipe).items()}
+    twin: Any = with_parts(pipe, scheduler=scheduler, **silent, **parts)
+    called = {**arguments, "num_inference_steps": STEPS_ASKED_FOR}
+    if "strength" in called:
+        called["strength"] = QUIET["strength"]
+    try:
+        return twin(**called, **_copied(pipe, called, copies), **options, generator=generator, return_dict=False)
+    except _SeenError:
+        return None
+
+
+def _quiet(pipe: DiffusionPipeline, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    known = parameters(pipe)
+    return {**arguments, **{key: value for key, value in QUIET.items() if key in known}}
+
+
+def _copied(pipe: DiffusionPipeline, arguments: Mapping[str, Any], copies: int) -> dict[str, Any]:
+    if copies == 1:
+        return {}
+    name = next((name for name in COPIES if name in parameters(pipe)), None)
+    if name is None:
+        raise ValueError(f"{type(pipe).__name__} makes one picture a prompt")
+    return {name: copies}
+
+
+def parameters(pipe: DiffusionPipeline) -> Mapping[str, Any]:
+    """The parameters of a pipeline's call."""
+    return inspect.signature(type(pipe).__call__).parameters
