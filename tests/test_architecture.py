@@ -130,6 +130,16 @@ def long_files(root: Path) -> list[str]:
     return [f"{file}: {length} lines, {MAX_LINES} at most" for file, length in lengths.items() if length > MAX_LINES]
 
 
+ROOMS = {"__init__", "sections", "data", "controls"}
+NO_PAGES = {"bench", "jobs", "views"}
+
+
+def crowded_pages(root: Path) -> list[str]:
+    """What the folder of a page holds besides its rooms (see `dashboard/__init__.py`)."""
+    files = [file.relative_to(root) for file in (root / "dashboard").glob("*/*.py") if file.parent.name not in NO_PAGES]
+    return [f"{file}: no room of a page" for file in sorted(files) if file.stem not in ROOMS]
+
+
 # Run in a child process for [module, file, how] each. How "import": import the module. How "imports": run only
 # the file's import statements, because the router and the views are scripts that draw when they are imported.
 # Whatever tries to import a heavy package is noted with the project's files on the stack, even if it handles the error.
@@ -184,7 +194,7 @@ def torch_imports(root: Path) -> list[str]:
 
 
 Rule = Callable[[Path], list[str]]
-RULES: list[Rule] = [forbidden_imports, sql_outside_the_cache, long_files, torch_imports]
+RULES: list[Rule] = [forbidden_imports, sql_outside_the_cache, long_files, crowded_pages, torch_imports]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -225,6 +235,7 @@ BROKEN = [
     (sql_outside_the_cache, "engine/sharing/export.py", "def f(c):\n    return c.execute('select 1')"),
     (sql_outside_the_cache, "dashboard/loaders.py", "import duckdb"),
     (long_files, "dashboard/loaders.py", "pass\n" * (MAX_LINES + 1)),
+    (crowded_pages, "dashboard/overview/markup.py", ""),
     (torch_imports, "engine/study/plan.py", "import torch"),
     (torch_imports, "engine/study/plan.py", "try:\n    import diffusers\nexcept ImportError:\n    pass"),
     (torch_imports, "dashboard/views/run.py", "from engine import cli\n1 / 0"),

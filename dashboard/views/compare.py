@@ -3,7 +3,7 @@
 import streamlit as st
 
 from dashboard import components, page, state
-from dashboard.compare import player
+from dashboard.compare import sections
 
 chosen, study = page.open_study(watch_finished=False)
 study = components.pick_times(study)
@@ -14,5 +14,5 @@ with seeds:
     seed = state.choose_seed(study.seeds)
 with kinds:
     kind = state.choose_kind()
-player.show(chosen, study, prompt, seed, kind)
+sections.show(chosen, study, prompt, seed, kind)
 state.keep_in_address(**state.compare_choices(study, prompt, seed, kind))

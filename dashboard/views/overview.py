@@ -2,9 +2,10 @@
 
 import streamlit as st
 
-from dashboard import components, loaders, page, state
+from dashboard import components, loaders, page, share, state
 from dashboard.overview import sections
-from dashboard.share import sections as share
+
+SHOWN_FAILURES = 20
 
 chosen, study = page.open_study()
 study = components.pick_times(study)
@@ -17,6 +18,6 @@ with claims:
     sections.tested_claims(study, verdicts)
 sections.times(study.times)
 sections.outcome(study)
-sections.failures(study)
+components.failed_cells(study, SHOWN_FAILURES)
 share.report(chosen, study)
 state.keep_in_address(study=study.id)

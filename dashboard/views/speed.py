@@ -3,7 +3,7 @@
 import streamlit as st
 
 from dashboard import components, page, state
-from dashboard.speed import choices, sections
+from dashboard.speed import controls, sections
 
 chosen, study = page.open_study()
 study = components.pick_times(study)
@@ -12,10 +12,10 @@ labels = {str(key): study.metric_label(str(key)) for key in table["metric"].drop
 metric = ""
 left, right, _ = st.columns([1.3, 1.5, 2.5], vertical_alignment="bottom")
 with left:
-    cost = choices.choose_axis(timed=not study.times.empty)
+    cost = controls.choose_axis(timed=not study.times.empty)
 if labels:
     with right:
-        metric = choices.choose_metric(labels, study.deciding)
+        metric = controls.choose_metric(labels, study.deciding)
 sections.trade_off(study, table, cost, metric)
 sections.figures(study, table, metric)
 sections.converging(study)

@@ -59,8 +59,10 @@ def _insert(db: duckdb.DuckDBPyConnection, table: Table, records: Records, befor
     if isinstance(records, pa.Table):
         incoming = records
     else:
-        names = dict.fromkeys([*(table.key or table.unit), *(name for record in records for name in record)])
+        names = dict.fromkeys(name for record in records for name in record)
         incoming = pa.Table.from_pylist([{name: record.get(name) for name in names} for record in records])
+    for name in {*table.key, *table.unit} - set(incoming.column_names):
+        incoming = incoming.append_column(name, pa.nulls(incoming.num_rows))
     return _add(db, table, incoming, before, without) if incoming.num_rows else 0
 
 

@@ -8,6 +8,8 @@ from engine.display import theme
 from engine.display.charts import AXIS, height, lane_axis, lane_marks
 from engine.display.formats import duration, duration_range, ratio
 
+MARKS = "Mark: median. Thick bar: 95 % interval. Dashed: baseline."
+
 
 def time_chart(table: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """Median time per lane with its 95 % interval; a dashed line marks the baseline."""
@@ -28,7 +30,7 @@ def time_chart(table: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
 
 
 def stage_chart(table: pd.DataFrame) -> alt.Chart:
-    """Where the time goes: stage medians, stacked per lane; `markup.stage_legend` names the colours."""
+    """Where the time goes: stage medians, stacked per lane; `tables.STAGE_MARKS` names the colours."""
     columns = {f"{stage}_ms": stage for stage in STAGES}
     long = table.melt(["label"], list(columns), "stage", "ms").dropna(subset=["ms"])
     long["stage"] = long["stage"].map(columns)

@@ -7,18 +7,17 @@ from types import ModuleType
 import pandas as pd
 import pytest
 
-from dashboard.overview.markup import timing_table
-from engine.cache.connection import reading
-from engine.display import theme
+from engine.display import html, theme
+from engine.display.tables import time_table
 from engine.display.timing_charts import stage_chart, time_chart
-from engine.results import Results, read_results
+from engine.results import Results
+from tests.dashboard.reading_pages import study_results
 
 
 @pytest.fixture(scope="module")
 def study(usual_cache: Path) -> Results:
     """The usual study, read from its cache."""
-    with reading(usual_cache) as db:
-        return read_results(db, "quick")
+    return study_results(usual_cache)
 
 
 def test_the_time_chart_keeps_order_names_its_unit_and_marks_the_baseline(study: Results) -> None:
@@ -46,15 +45,15 @@ def test_the_stage_chart_shows_each_stage_once_per_lane(study: Results) -> None:
 
 
 def test_the_timing_table_shows_n_interval_and_verdict_of_every_lane(study: Results) -> None:
-    html = timing_table(study.timings)
-    assert html.count("<tr>") == 1 + 4
-    assert html.count("settled") == 4
-    assert "baseline" in html
+    shown = html.table(time_table(study.timings))
+    assert shown.count("<tr>") == 1 + 4
+    assert shown.count("settled") == 4
+    assert "baseline" in shown
 
 
 def test_a_label_from_the_cache_cannot_be_markup(study: Results, synthetic: ModuleType) -> None:
     table: pd.DataFrame = study.timings.assign(label=synthetic.HOSTILE, settled=synthetic.HOSTILE)
-    assert "<script" not in timing_table(table)
+    assert "<script" not in html.table(time_table(table))
 
 
 def test_the_study_knows_what_is_left_to_do(study: Results) -> None:

@@ -10,8 +10,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard import cache_access, loaders
-from dashboard.compare.payload import PROMPT_CHARACTERS, LaneTime
-from dashboard.compare.player import SCRIPTS, script
+from dashboard.compare.data import PROMPT_CHARACTERS, LaneTime
+from dashboard.compare.sections import SCRIPTS, script
 from engine.cache import queries
 from engine.cache.connection import reading
 

@@ -1,26 +1,24 @@
 """The page on speed and quality: its charts, its table and file, its address, and the lanes that none beats."""
 
 import io
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.speed.figures import csv_of, wide_table
-from dashboard.speed.markup import order_table, set_table
+from dashboard.speed.data import csv_of, wide_table
 from engine.analysis.convergence import convergence
 from engine.analysis.standings import NOT_COMPARED, frontier
-from engine.cache.connection import reading
-from engine.display import theme
+from engine.display import html, theme
 from engine.display.speed_charts import convergence_chart, trade_off_chart
-from engine.results import Results, read_results
+from engine.display.tables import order_table, set_table
+from engine.results import Results
+from tests.dashboard.reading_pages import address, study_results, words
 
 OpenPage = Callable[..., AppTest]
 LANES = ("ddim:50", "ddim:10", "ddim:20", "euler:20", "euler:40", "heun:10")
@@ -37,21 +35,8 @@ def scored_cache(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="module")
 def known(scored_cache: Path) -> tuple[Results, pd.DataFrame]:
     """The study and all its figures."""
-    with reading(scored_cache) as db:
-        study = read_results(db, "quick")
+    study = study_results(scored_cache)
     return study, study.standings
-
-
-def words(page: AppTest) -> str:
-    """All HTML that the page shows, without the style sheet."""
-    assert not page.exception
-    return "\n".join(element.proto.body for element in page.get("html") if "<style>" not in element.proto.body)
-
-
-def address(page: AppTest) -> dict[str, str]:
-    """What the page writes to its address."""
-    written: Any = next(json.loads(part.proto.json) for part in page.get("bidi_component"))
-    return {name: value for name, value in written.items() if value != ""}
 
 
 def test_the_page_begins_with_milliseconds_and_the_deciding_metric(open_page: OpenPage, scored_cache: Path) -> None:
@@ -196,7 +181,7 @@ def test_errors_fall_along_each_schedulers_line_and_the_order_has_its_interval(
     }
     assert scales == {("x", "log"), ("y", "log")}
     assert any("strokeDash" in layer["mark"] for layer in spec["layer"])
-    table = order_table(found.orders)
+    table = html.table(order_table(found.orders))
     assert "<b>1.50</b>" in table
     assert "1 of 1 step count" in table
 
@@ -215,8 +200,9 @@ def test_metrics_of_whole_sets_show_n_interval_and_warning_as_text(synthetic: Mo
         "warning": synthetic.HOSTILE,
     }
     refused = row | {"label": "FID", "value": np.nan, "low": np.nan, "high": np.nan, "warning": "too few: 48"}
-    html = set_table(pd.DataFrame([row, refused]), {"euler:30": ("Euler 30", "euler"), "ddim:50": ("DDIM 50", "ddim")})
-    assert "0.008 to 0.02" in html
-    assert "<td>48 of 24 prompts</td>" in html
-    assert "too few: 48" in html
-    assert "<script" not in html
+    lanes = {"euler:30": ("Euler 30", "euler"), "ddim:50": ("DDIM 50", "ddim")}
+    shown = html.table(set_table(pd.DataFrame([row, refused]), lanes))
+    assert "0.008 to 0.02" in shown
+    assert "<td>48 of 24 prompts</td>" in shown
+    assert "too few: 48" in shown
+    assert "<script" not in shown

@@ -57,7 +57,7 @@ def value(table, column, seed):
     """A value that fits a column; equal arguments give an equal one."""
     kind, nullable = COLUMNS[table][column]
     chance = random.Random(f"{table}/{column}/{seed}")
-    if nullable and chance.random() < 0.3:
+    if nullable and table != "scores" and chance.random() < 0.3:
         return None
     if kind.startswith("STRUCT"):
         names = {"levels": ("timestep", "sigma", "told_sigma", "log_snr"), "findings": ("severity", "code", "message")}

@@ -67,7 +67,7 @@ def figures(db):
         "comparison": [asdict(row) for row in compared],
         "sets": set_rows(found.sets),
         "floors": {key: [float(floor), floor.source] for key, floor in found.floors().items()},
-        "reference": found.reference_line(),
+        "reference": found.reference_line,
         "quality": mean(found.quality, ["lane", "metric", "metric_version"]),
         "unscored": sorted(records(found.unscored, ["lane", "prompt", "seed", "metric", "reason"])),
         "metrics": records(

@@ -23,12 +23,12 @@ from engine.display.formats import duration, money, percent, percent_range
 from engine.paths import CLAIMS
 from engine.results import read_results
 from engine.sharing.pictures import CellPictures
-from engine.sharing.report import Wish, read_report, render
+from engine.sharing.report import ReportOptions, read_report, render
 from engine.sharing.report import printing as printing_module
-from engine.sharing.report.charts import safe_json
-from engine.sharing.report.material import MAX_PROMPTS
-from engine.sharing.report.plain import plain, render_markdown
+from engine.sharing.report.contents import MAX_PROMPTS
+from engine.sharing.report.markdown import plain, render_markdown
 from engine.sharing.report.poster import HEIGHT, WIDTH, render_png
+from engine.sharing.report.report_charts import safe_json
 from engine.study.study import parse_study
 from tests.dashboard import synthetic
 
@@ -81,9 +81,9 @@ def study_of(path):
         return db.execute("SELECT study_id FROM studies").fetchall()[0][0]
 
 
-def report_of(path, wish=None):
+def report_of(path, options=None):
     with reading(path) as db:
-        return read_report(db, study_of(path), wish)
+        return read_report(db, study_of(path), options)
 
 
 @pytest.fixture(scope="module")
@@ -166,8 +166,10 @@ def test_the_study_file_in_the_page_gives_the_same_study(page, report):
 
 
 def test_costs_are_those_of_the_cost_page(scored):
-    wish = Wish(price="l4-modal-serverless-2026-05-07", seconds=2.5, images_per_month=500_000, utilisation=0.5)
-    report = report_of(scored, wish)
+    options = ReportOptions(
+        price="l4-modal-serverless-2026-05-07", seconds=2.5, images_per_month=500_000, utilisation=0.5
+    )
+    report = report_of(scored, options)
     text = Page(render(report)).text
     preset = report.pricing.preset
     expected = price_lanes(report.results.times, Rate(preset.usd_per_hour, preset.sold_in), report.pricing.work, 2.5)
@@ -178,7 +180,7 @@ def test_costs_are_those_of_the_cost_page(scored):
 
 
 def test_times_of_another_machine_are_not_priced_without_its_seconds(scored):
-    report = report_of(scored, Wish(price="l4-modal-serverless-2026-05-07"))
+    report = report_of(scored, ReportOptions(price="l4-modal-serverless-2026-05-07"))
     assert report.priced.empty
     assert "is not known" in Page(render(report)).text
 

@@ -78,7 +78,7 @@ def test_a_run_makes_the_reference_apart_from_the_studys_cells_and_scores_them(s
     found = results(cache, "solvers")
     assert found.references["agrees"].all()
     assert found.floors == {"latent_error": pytest.approx(found.references["distance"].median())}
-    assert "10 of 10 prompts and seeds have a ground truth; dpmpp_2m_karras:100 and heun:50" in found.reference_line()
+    assert "10 of 10 prompts and seeds have a ground truth; dpmpp_2m_karras:100 and heun:50" in found.reference_line
 
 
 def test_solvers_rank_as_theory_says_at_equal_calls(solvers):
@@ -258,6 +258,35 @@ def test_a_metric_of_a_plugin_is_scored(cache, tmp_path):
     finally:
         METRICS.pop("brightness", None)
         sys.modules.pop("my_metric_plugin", None)
+
+
+def test_a_metric_of_step_frames_of_a_plugin_is_scored(cache, tmp_path):
+    (tmp_path / "my_frame_plugin.py").write_text(
+        "from engine.measuring.metrics import METRICS, Metric\n"
+        "def apart(evidence):\n"
+        "    return float(abs(evidence.pictures.astype(float) - evidence.final_pictures).mean())\n"
+        "METRICS.register(Metric('apart', 'Apart', '', 'lower', '1', apart, 'mean distance', scope='frame'))\n"
+    )
+    try:
+        study = parse_study(
+            {
+                "name": "small",
+                "model": "gaussian",
+                "prompts": ["disc"],
+                "lanes": ["ddim:4"],
+                "frames": {"count": 3},
+                "timing": {"repeats": 0},
+                "plugins": ["my_frame_plugin.py"],
+            },
+            folder=tmp_path,
+        )
+        run_study(study, cache, device="cpu")
+        values = ask(cache, "SELECT value FROM scores WHERE scope = 'frame' AND metric = 'apart' ORDER BY step_index")
+        assert len(values) == 3
+        assert values[0] > values[-1] > (0,)
+    finally:
+        METRICS.pop("apart", None)
+        sys.modules.pop("my_frame_plugin", None)
 
 
 def test_a_metric_that_raises_is_a_row_with_its_error_and_is_tried_again(cache, monkeypatch, tmp_path, capsys):

@@ -16,8 +16,8 @@ from engine.display.timing_charts import time_chart
 from engine.sharing import lettering
 from engine.sharing.lettering import Font, wrapped
 from engine.sharing.pictures import fitted
-from engine.sharing.report import charts
-from engine.sharing.report.material import Report
+from engine.sharing.report import report_charts as charts
+from engine.sharing.report.contents import Report
 
 WIDTH, HEIGHT, MARGIN = 1600, 900, 64
 INK, SOFT, LINE = (23, 34, 43), (74, 88, 98), (217, 224, 228)
@@ -80,7 +80,7 @@ def _chart(sheet: Image.Image, draw: ImageDraw.ImageDraw, report: Report, top: i
     rows = chart_rows(report)
     if rows.empty:
         return
-    drawn = charts.Picture("poster", chart_of(rows), "")
+    drawn = charts.ReportChart("poster", chart_of(rows), "")
     with Image.open(io.BytesIO(charts.png(drawn, CHART_WIDTH))) as image:
         sheet.paste(fitted(image.convert("RGB"), 780, HEIGHT - top - 92), (MARGIN, top))
     lanes = len(report.results.lane_table)

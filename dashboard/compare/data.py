@@ -7,10 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from dashboard import markup
 from dashboard.loaders import Converged, Picture
 from engine.analysis.outcomes import StudyCell, StudyLane
-from engine.display import theme
+from engine.display import html, theme
 from engine.display.formats import cut, duration, known, when, whole
 from engine.results import Results
 from engine.study.schedulers import SCHEDULERS
@@ -117,7 +116,7 @@ def payload(scene: Scene) -> dict[str, Any]:
         "notes": list(scene.notes),
         "width": width,
         "height": height,
-        "small": 1 < width < markup.SMALL_PIXELS,
+        "small": 1 < width < html.SMALL_PIXELS,
         "videoFrames": numbers,
         "against": _against(scene, rows),
         "converged": _converged(scene.converged, numbers),

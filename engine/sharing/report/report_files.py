@@ -5,14 +5,16 @@ from pathlib import Path
 from engine.cache.connection import migrate, reading
 from engine.errors import LabError
 from engine.sharing.export import check_folder, write_whole
-from engine.sharing.report.material import Wish, read_report
+from engine.sharing.report.contents import ReportOptions, read_report
+from engine.sharing.report.markdown import render_markdown
 from engine.sharing.report.page import render
-from engine.sharing.report.plain import render_markdown
 from engine.sharing.report.poster import render_png
 from engine.sharing.report.printing import NO_CHROMIUM, find_chromium, print_pdf
 
 
-def write_report(cache: Path, study: str, path: Path, form: str, wish: Wish, *, pdf: bool = False) -> list[Path]:
+def write_report(
+    cache: Path, study: str, path: Path, form: str, options: ReportOptions, *, pdf: bool = False
+) -> list[Path]:
     """Writes the report of a study in one of `REPORT_FORMATS`, and as PDF beside it if asked for; returns the files.
 
     Raises:
@@ -24,7 +26,7 @@ def write_report(cache: Path, study: str, path: Path, form: str, wish: Wish, *, 
     if cache.exists():
         migrate(cache)
     with reading(cache) as db:
-        report = read_report(db, study, wish)
+        report = read_report(db, study, options)
     printed = path.with_suffix(".pdf") if pdf and form != "pdf" else None
     page = render(report) if form in ("html", "pdf") or printed else ""
     if form == "html":

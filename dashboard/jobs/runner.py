@@ -1,4 +1,4 @@
-"""Works through a queue of runs, one at a time, and ends when it is empty: `python -m dashboard.runs.runner CACHE`.
+"""Works through a queue of runs, one at a time, and ends when it is empty: `python -m dashboard.jobs.runner CACHE`.
 
 It is a process of its own, apart from any server: a dashboard may be restarted or end while a run goes on. If a runner
 is killed, its engine goes on, and the next runner waits for that one before it starts another.
@@ -17,8 +17,8 @@ from typing import IO, Any
 
 import psutil
 
-from dashboard.runs import events
-from dashboard.runs.queue import Job, Queue, State, log_lines, read_json, stamp, write_json
+from dashboard.jobs import events
+from dashboard.jobs.queue import Job, Queue, State, log_lines, read_json, stamp, write_json
 from engine.paths import ROOT
 
 POLL_SECONDS = 0.2
@@ -39,7 +39,7 @@ def ensure(queue: Queue) -> None:
             return  # one is just coming up
         with begun.open("wb") as log:
             child = subprocess.Popen(
-                [sys.executable, "-m", "dashboard.runs.runner", str(queue.cache)],
+                [sys.executable, "-m", "dashboard.jobs.runner", str(queue.cache)],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -41,13 +41,13 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Preset:
+class PresetRequest:
     """A study that comes with the project, as it is."""
 
     name: str
 
 
-Request = Draft | Preset
+Request = Draft | PresetRequest
 
 
 def compose(request: Request) -> str:
@@ -56,7 +56,7 @@ def compose(request: Request) -> str:
     Raises:
         StudyError: A number cannot be read, or there is no such preset.
     """
-    if isinstance(request, Preset):
+    if isinstance(request, PresetRequest):
         load_study(request.name)
         return (DATA / "studies" / f"{request.name}.toml").read_text(encoding="utf-8")
     values: dict[str, Any] = {

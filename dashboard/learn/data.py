@@ -1,6 +1,5 @@
 """What the Learn page shows from the cache: latents as pictures, one thing varied at a time."""
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from dashboard.loaders import Picture, pictures_of
 from engine.analysis.outcomes import StudyCell
 from engine.cache import queries
 from engine.cache.connection import Connection
+from engine.display.html import inline_image
 from engine.results import Results
 
 ERROR = "latent_error"
@@ -39,7 +39,7 @@ class Latents:
 
 
 @dataclass(frozen=True)
-class CellPictures:
+class ExamplePictures:
     """All that the page shows from the cache of one prompt and seed; what the cache cannot give is empty.
 
     Attributes:
@@ -57,7 +57,7 @@ class CellPictures:
     finals: list[Picture]
 
 
-def read(path: Path, cell: StudyCell, cells: Sequence[StudyCell]) -> CellPictures:
+def read(path: Path, cell: StudyCell, cells: Sequence[StudyCell]) -> ExamplePictures:
     """What there is of a cell, and of those of the other lanes; the cache is opened once."""
     own = [cell.trajectory_id] if cell.trajectory_id else []
     latents, pictures, family, guided, finals = ask_all(
@@ -69,7 +69,7 @@ def read(path: Path, cell: StudyCell, cells: Sequence[StudyCell]) -> CellPicture
         pictures_of([other.trajectory_id for other in cells if other.state == "done"], ["final"]),
     )
     empty = pd.DataFrame(columns=["trajectory_id", "guidance_scale", "nfe"])
-    return CellPictures(
+    return ExamplePictures(
         _value(latents, None), _value(pictures, []), _value(family, empty), _value(guided, []), _value(finals, [])
     )
 
@@ -112,4 +112,4 @@ def _grey(channel: npt.NDArray[np.float32]) -> str:
     times = max(1, SMALLEST_PIXELS // max(image.size))
     stream = io.BytesIO()
     image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST).save(stream, "PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return inline_image("png", stream.getvalue())

@@ -1,10 +1,8 @@
 """The charts of a report: the dashboard's, once as a picture for everybody, once as data for those with scripts."""
 
-import base64
 import functools
 import json
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import altair as alt
@@ -12,9 +10,10 @@ import vl_convert as vlc
 
 from engine.display.cost_charts import cost_chart
 from engine.display.formats import batch_of
+from engine.display.html import inline_image
 from engine.display.speed_charts import trade_off_chart
 from engine.display.timing_charts import stage_chart, time_chart
-from engine.sharing.report.material import Report
+from engine.sharing.report.contents import Report
 
 WIDTH = 620
 CONFIG: dict[str, Any] = {
@@ -37,13 +36,13 @@ CONFIG: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Picture:
+class ReportChart:
     """A chart of the report.
 
     Attributes:
         key: Its place in the page.
         chart: As Altair made it.
-        alt: What it shows, for those who do not see it.
+        alt: What it shows, for screen readers.
     """
 
     key: str
@@ -51,67 +50,49 @@ class Picture:
     alt: str
 
 
-def charts(report: Report) -> list[Picture]:
+def charts(report: Report) -> list[ReportChart]:
     """The charts that the study has figures for."""
-    results, found = report.results, []
-    times = results.times
-    if len(times):
-        found.append(
-            Picture(
-                "time",
-                time_chart(times),
-                "Median time of each lane with its 95 % interval; the table below has the same figures",
-            )
-        )
-        found.append(Picture("stages", stage_chart(times), "Median time of each stage, stacked for each lane"))
+    results, times, priced = report.results, report.results.times, report.priced
     rows = results.standings
     rows = rows[rows["metric"] == results.deciding].dropna(subset=["difference", "median_ms"])
+    found = []
+    if len(times):
+        found.append(ReportChart("time", time_chart(times), "Median time of each lane, as in the table below"))
+        found.append(ReportChart("stages", stage_chart(times), "Median time of each stage, stacked for each lane"))
     if len(rows):
-        batch = batch_of(float(rows["batch_size"].max()))
-        found.append(
-            Picture(
-                "trade",
-                trade_off_chart(rows, "ms", batch),
-                "Difference in quality from the baseline "
-                "over time for each lane; the tables below have the same figures",
-            )
-        )
-    priced = report.priced
+        chart = trade_off_chart(rows, "ms", batch_of(float(rows["batch_size"].max())))
+        found.append(ReportChart("trade", chart, "Difference in quality over time, as in the tables below"))
     if len(priced):
-        chart = cost_chart(priced, "usd_month", "Paid by use (US dollars a month)")
-        found.append(Picture("cost", chart, "Cost of each lane a month, as in the table below"))
+        bars = cost_chart(priced, "usd_month", "Paid by use (US dollars a month)")
+        found.append(ReportChart("cost", bars, "Cost of each lane a month, as in the table below"))
     return found
 
 
-def spec(picture: Picture, width: int | str = WIDTH) -> dict[str, Any]:
+def spec(chart: ReportChart, width: int | str = WIDTH) -> dict[str, Any]:
     """The chart as plain data, in the report's own look."""
-    found: dict[str, Any] = picture.chart.properties(width=width).to_dict()
+    found: dict[str, Any] = chart.chart.properties(width=width).to_dict()
     found["config"] = found.get("config", {}) | CONFIG
     return found
 
 
-def svg(picture: Picture) -> str:
+def svg(chart: ReportChart) -> str:
     """The chart as a picture of lines."""
-    return str(vlc.vegalite_to_svg(spec(picture)))
+    return str(vlc.vegalite_to_svg(spec(chart)))
 
 
-def png(picture: Picture, width: int, scale: float = 1.0) -> bytes:
+def png(chart: ReportChart, width: int, scale: float = 1.0) -> bytes:
     """The chart as a picture of pixels."""
-    return bytes(vlc.vegalite_to_png(spec(picture, width), scale=scale))
+    return bytes(vlc.vegalite_to_png(spec(chart, width), scale=scale))
 
 
-def figure(picture: Picture) -> str:
-    """The chart in the page: a static picture, which scripts put a live one in place of."""
-    source = base64.b64encode(svg(picture).encode()).decode("ascii")
-    return (
-        f'<div class="chart" id="chart-{picture.key}"><img src="data:image/svg+xml;base64,{source}" '
-        f'alt="{escape(picture.alt)}"></div>'
-    )
+def address(chart: ReportChart) -> str:
+    """The chart as a static picture, which scripts put a live one in place of."""
+    return inline_image("svg+xml", svg(chart).encode())
 
 
-def specs_json(pictures: list[Picture]) -> str:
+def specs_json(drawn: list[ReportChart]) -> str:
     """The live charts as JSON that is safe inside a script element."""
-    plain = {picture.key: spec(picture, "container") for picture in pictures}
+    plain = {chart.key: spec(chart, "container") for chart in drawn}
     return safe_json(plain)
 
 

@@ -3,16 +3,16 @@
 Python hands over plain data once; the scripts in `browser/` draw it, with every text set as text, never as HTML.
 """
 
-from html import escape
 from pathlib import Path
 
 import streamlit as st
 
-from dashboard import loaders, markup
-from dashboard.compare.payload import ALT_PROMPT_CHARACTERS, Scene, lane_times, payload, time_line
+from dashboard import loaders
+from dashboard.compare.data import ALT_PROMPT_CHARACTERS, Scene, lane_times, payload, time_line
 from dashboard.components import image_places
 from dashboard.options import Options
 from dashboard.page import require_all
+from engine.display import html
 from engine.display.formats import count
 from engine.results import Results
 
@@ -49,12 +49,7 @@ def show(chosen: Options, study: Results, prompt: str, seed: int, kind: str) -> 
     timed = f"Times: {measured}; intervals are in the Overview" if measured else "Times: not measured yet"
     notes = [" · ".join(part for part in made if part), timed]
     if len(prompt) > ALT_PROMPT_CHARACTERS:
-        st.html(_whole_prompt(prompt))
+        st.html(html.folded(f"The whole prompt, {count(len(prompt), 'character')}", prompt, "lab-soft"))
     scene = Scene(study, prompt, seed, kind, found, lane_times(study.times), converged, notes, measured)
     _player(key="player", data=payload(scene))
-    st.html("".join(markup.footer([note]) for note in notes))
-
-
-def _whole_prompt(prompt: str) -> str:
-    summary = f"The whole prompt, {count(len(prompt), 'character')}"
-    return f'<details class="lab lab-soft"><summary>{summary}</summary>{escape(prompt)}</details>'
+    st.html("".join(html.footer([note]) for note in notes))

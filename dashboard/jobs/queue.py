@@ -11,7 +11,7 @@
     outcome.json  how it ended
 
 and three locks that the system gives back when their process dies, kill -9 included: `queue.lock` for moments, round
-every change; `runner.lock` as long as a runner lives (`dashboard.runs.runner`); `engine.lock` as long as the engine
+every change; `runner.lock` as long as a runner lives (`dashboard.jobs.runner`); `engine.lock` as long as the engine
 does, which inherits it. Nothing is believed of a process number alone: numbers are given again.
 """
 

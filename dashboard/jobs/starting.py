@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dashboard.access import require_run
+from dashboard.jobs import runner
+from dashboard.jobs.form import Request, check, compose
+from dashboard.jobs.queue import Job, Queue, QueueError
 from dashboard.options import Options
-from dashboard.runs import runner
-from dashboard.runs.form import Request, check, compose
-from dashboard.runs.queue import Job, Queue, QueueError
 from engine.paths import ROOT
 
 PLAN_SECONDS = 120.0

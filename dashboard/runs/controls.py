@@ -2,8 +2,8 @@
 
 import streamlit as st
 
-from dashboard import markup
-from dashboard.runs.form import MODELS, Draft, Preset, Request, lanes
+from dashboard.jobs.form import MODELS, Draft, PresetRequest, Request, lanes
+from engine.display import html
 from engine.errors import StudyError
 from engine.study.schedulers import SCHEDULERS
 from engine.study.study import load_study, presets
@@ -21,20 +21,20 @@ def ask_for_study() -> Request:
     return _preset() if way == FROM_PRESET else _own()
 
 
-def _preset() -> Preset:
+def _preset() -> PresetRequest:
     names = presets()
     st.session_state.setdefault("run_preset", "quickstart" if "quickstart" in names else names[0])
     name = st.selectbox("Preset", names, key="run_preset", persist_state="session")
     try:
         study = load_study(name)
     except StudyError as error:
-        st.html(markup.soft(str(error)))
+        st.html(html.soft(str(error)))
     else:
         extent = (
             f"{len(study.lanes)} lanes, {len(study.prompts)} prompts, {len(study.seeds)} seeds, model {study.model}"
         )
-        st.html(markup.soft(f"{study.description} {extent}."))
-    return Preset(name)
+        st.html(html.soft(f"{study.description} {extent}."))
+    return PresetRequest(name)
 
 
 def _own() -> Draft:

@@ -16,7 +16,7 @@ from engine.display.headline import Headline
 from engine.errors import did_you_mean
 from engine.paths import CLAIMS, DATA
 from engine.results import Results, read_results
-from engine.sharing.formats import IMAGES_PER_MONTH, UTILISATION
+from engine.sharing.file_formats import IMAGES_PER_MONTH, UTILISATION
 from engine.sharing.pictures import CellPictures, load_pictures
 from engine.study.cells import evenly_spaced
 
@@ -30,7 +30,7 @@ OWN_RATE = 1.0
 
 
 @dataclass(frozen=True)
-class Wish:
+class ReportOptions:
     """What the reader of a report should see besides the study's own results.
 
     Attributes:
@@ -104,15 +104,15 @@ class Report:
         return self.results.lane_table.head(MAX_LANES)
 
 
-def read_report(db: Connection, study: str, wish: Wish | None = None) -> Report:
+def read_report(db: Connection, study: str, options: ReportOptions | None = None) -> Report:
     """Reads a study, and pictures that stand for the rest; what follows from them is worked out when it is asked for.
 
     Raises:
         StudyError: There is no such study, or the claims cannot be read.
         PriceError: There is no such price.
     """
-    wish = wish or Wish()
-    known = read_claims(wish.claims)
+    options = options or ReportOptions()
+    known = read_claims(options.claims)
     results = read_results(db, study, lanes_of(known))
     places = evenly_spaced(len(results.prompts), MAX_PROMPTS)
     prompts, seed = tuple(results.prompts[place] for place in places), next(iter(results.seeds), 0)
@@ -123,7 +123,7 @@ def read_report(db: Connection, study: str, wish: Wish | None = None) -> Report:
     kinds = (results.spec.get("frames") or {}).get("kinds") or ["x0"]
     kind = "x0" if "x0" in kinds else str(kinds[0])
     step_side = STEP_SIDE if len(cells) <= MANY_CELLS else SMALL_STEP_SIDE
-    pricing, note = _pricing(wish, _device(results.samples))
+    pricing, note = _pricing(options, _device(results.samples))
     return Report(
         results,
         tuple(known),
@@ -134,7 +134,7 @@ def read_report(db: Connection, study: str, wish: Wish | None = None) -> Report:
         load_pictures(db, list(cells.values()), kind, SIDE, FRAMES, step_side),
         pricing,
         note,
-        pricing.preset is not None or wish.usd_per_hour is not None,
+        pricing.preset is not None or options.usd_per_hour is not None,
         datetime.datetime.now(datetime.UTC),
     )
 
@@ -145,24 +145,24 @@ def _device(timings: pd.DataFrame) -> str:
     return str(rows["device_name"].iloc[0]) if len(rows) else ""
 
 
-def _pricing(wish: Wish, device: str) -> tuple[Pricing, str]:
-    work = Workload(wish.images_per_month, wish.utilisation)
+def _pricing(options: ReportOptions, device: str) -> tuple[Pricing, str]:
+    work = Workload(options.images_per_month, options.utilisation)
     presets = {preset.key: preset for preset in load_presets(GPU_PRICES)}
-    if wish.price is not None and wish.price not in presets:
+    if options.price is not None and options.price not in presets:
         raise PriceError(
-            f"There is no price '{wish.price}'.{did_you_mean(wish.price, presets)} "
+            f"There is no price '{options.price}'.{did_you_mean(options.price, presets)} "
             f"Those of {GPU_PRICES.name}: {', '.join(presets)}."
         )
-    preset = presets[wish.price] if wish.price else None
-    if preset is None and wish.usd_per_hour is None:
+    preset = presets[options.price] if options.price else None
+    if preset is None and options.usd_per_hour is None:
         preset = next((entry for entry in presets.values() if device and entry.device == device), None)
     if preset is not None:
-        return Pricing(preset, Rate(preset.usd_per_hour, preset.sold_in), work, wish.seconds, ""), _said(preset)
-    rate = OWN_RATE if wish.usd_per_hour is None else wish.usd_per_hour
+        return Pricing(preset, Rate(preset.usd_per_hour, preset.sold_in), work, options.seconds, ""), _said(preset)
+    rate = OWN_RATE if options.usd_per_hour is None else options.usd_per_hour
     note = f"Price: ${rate:g} for an hour of the measured machine, {device or 'not timed'}"
-    if wish.usd_per_hour is None:
+    if options.usd_per_hour is None:
         note += ", a round figure: no price of this machine is on file. Costs scale with it"
-    return Pricing(None, Rate(rate), work, wish.seconds, ""), note + "."
+    return Pricing(None, Rate(rate), work, options.seconds, ""), note + "."
 
 
 def _said(preset: Preset) -> str:
