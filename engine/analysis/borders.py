@@ -4,7 +4,7 @@ A border is measured for each run (prompt and seed) that has it, in log-SNR and 
 prompts with the bootstrap interval of `statistics`. Runs that never reach a border are left out and counted.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -152,17 +152,6 @@ def _rows(border: Border, of_lane: pd.DataFrame) -> tuple[pd.DataFrame, Callable
         numbers = sorted({int(name.rpartition("_")[2]) for name in of_lane["metric"].unique()})
         metric = f"octave_{numbers[0 if metric == 'lowest' else -1]}" if numbers else ""
     return of_lane[of_lane["metric"] == metric], lambda values: values <= CLOSE
-
-
-def phase_spans(
-    measured: list[Measured], axis: Axis, share: int = 50
-) -> Iterator[tuple[str, st.Estimate, st.Estimate]]:
-    """Yields (lane, start, end) of the critical phase that holds a share (50 or 80 percent) of the path."""
-    places = {(found.lane, found.border.key): found.figures.get(axis) for found in measured}
-    for lane in dict.fromkeys(found.lane for found in measured):
-        start, end = (places.get((lane, f"critical_{share}_{side}")) for side in ("start", "end"))
-        if start is not None and end is not None:
-            yield lane, start, end
 
 
 _PATH: dict[str, Callable[[phases.Path], float]] = {
