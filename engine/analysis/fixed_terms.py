@@ -57,7 +57,7 @@ def decision_by(fixed: FixedTerms, evidence: pd.DataFrame, state: Mapping[str, A
 
     Args:
         fixed: The terms.
-        evidence: Columns lane, prompt, position, guard, value.
+        evidence: Columns lane, guard, position, value.
         state: How far the search is, as `decide` stores it: cells that `failed` by lane, `vetoes` by lane, `obstacles`,
             prompts `left` in the pool, and whether the budget was `spent`.
 

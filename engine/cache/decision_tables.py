@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,35 +10,48 @@ import duckdb
 import pandas as pd
 
 from engine.cache.connection import writing
-from engine.cache.rows import clear, now, put
+from engine.cache.rows import now, put
 from engine.study.study import canonical
 
 
 @dataclass(frozen=True)
 class EvidenceRow:
-    """What a prompt says of a lane by a guard; see the table `evidence`."""
+    """What the prompt at a place of the order says of a lane by a guard."""
 
     lane: str
-    prompt: str
-    position: int
     guard: str
+    position: int
     value: float
 
 
 def write_terms(path: Path, study_id: str, terms: dict[str, Any], *, keep_evidence: bool) -> None:
     """Writes the terms of a decision in place of those before; evidence by other terms goes."""
     with writing(path) as db:
-        if not keep_evidence:
-            clear(db, "evidence", [study_id], "study_id")
-        row = {"study_id": study_id, "terms": canonical(terms), "state": "{}", "fixed_at": now()}
-        put(db, "decisions", [row])
+        have = evidence(db, study_id) if keep_evidence else None
+        _put(db, study_id, canonical(terms), "{}", have)
 
 
 def write_evidence(path: Path, study_id: str, rows: Sequence[EvidenceRow], state: dict[str, Any]) -> None:
-    """Writes a batch of evidence, and how far the search is, in one transaction."""
+    """Adds a batch of evidence to a decision that has its terms, and says how far the search is, in one transaction."""
     with writing(path) as db:
-        put(db, "evidence", [{"study_id": study_id, **asdict(row)} for row in rows])
-        db.execute("UPDATE decisions SET state = ? WHERE study_id = ?", [canonical(state), study_id])
+        terms = db.execute("SELECT terms FROM decisions WHERE study_id = ?", [study_id]).fetchone()
+        if terms is None:
+            raise ValueError(f"Study '{study_id}' has no terms to decide by.")
+        fresh = pd.DataFrame([vars(row) for row in rows], columns=["lane", "guard", "position", "value"])
+        have = pd.concat([evidence(db, study_id), fresh.astype({"position": int, "value": float})])
+        have = have.drop_duplicates(["lane", "guard", "position"], keep="last")
+        _put(db, study_id, str(terms[0]), canonical(state), have)
+
+
+def _put(db: duckdb.DuckDBPyConnection, study_id: str, terms: str, state: str, have: pd.DataFrame | None) -> None:
+    lists: list[dict[str, Any]] = []
+    if have is not None:
+        for (lane, guard), rows in have.groupby(["lane", "guard"], sort=True):
+            values = rows.set_index("position")["value"].reindex(range(int(rows["position"].max()) + 1))
+            plain = [None if value != value else float(value) for value in values]
+            lists.append({"lane": lane, "guard": guard, "values": plain})
+    row = {"study_id": study_id, "terms": terms, "state": state, "evidence": lists, "fixed_at": now()}
+    put(db, "decisions", [row])
 
 
 def stored_decision(db: duckdb.DuckDBPyConnection, study_id: str) -> tuple[Any, Any] | None:
@@ -50,9 +63,14 @@ def stored_decision(db: duckdb.DuckDBPyConnection, study_id: str) -> tuple[Any, 
 
 
 def evidence(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
-    """What prompts say of lanes. Columns: lane, prompt, position, guard, value."""
+    """What prompts say of lanes. Columns: lane, guard, position (of the prompt in the order), value."""
     return db.execute(
-        "SELECT lane, prompt, position, guard, value FROM evidence WHERE study_id = ? ORDER BY lane, position, guard",
+        """
+        SELECT e.lane, e.guard, p.position, e."values"[p.position + 1] AS value
+        FROM (SELECT unnest(evidence) AS e FROM decisions WHERE study_id = ?),
+             unnest(range(len(e."values"))) AS p(position)
+        WHERE value IS NOT NULL ORDER BY e.lane, e.guard, p.position
+        """,
         [study_id],
     ).df()
 

@@ -89,7 +89,6 @@ TABLES: tuple[Table, ...] = (
     Table("study_references", "study", ("study_id", "reference_id")),
     Table("study_swaps", "study", ("study_id", "swap_id")),
     Table("decisions", "study", ("study_id",)),
-    Table("evidence", "study", ("study_id", "lane", "position", "guard")),
     Table("votes", "study", ("vote_id",), on_write="keep"),
 )
 

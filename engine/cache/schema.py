@@ -279,16 +279,11 @@ CREATE TABLE decisions (                   -- a search for the cheapest lane as 
     study_id VARCHAR PRIMARY KEY,          -- of `studies`
     terms JSON NOT NULL,                   -- fixed before a candidate was looked at: guards, margins, order of lanes
     state JSON NOT NULL,                   -- how far the search is: prompts used and left, failed cells, obstacles
+    -- What each prompt of the terms' order says of a lane by a guard, seeds put together: the share of seeds that the
+    -- event struck, or lane minus baseline (more is better). NULL: nothing yet. Guards: other_picture, excess_error,
+    -- or the key of a metric.
+    evidence STRUCT(lane VARCHAR, guard VARCHAR, "values" DOUBLE[])[] NOT NULL, -- by lane and guard
     fixed_at TIMESTAMP NOT NULL            -- when the terms were fixed
-);
-CREATE TABLE evidence (                    -- what a prompt says of a lane by a guard, seeds put together
-    study_id VARCHAR NOT NULL,             -- of `studies`
-    lane VARCHAR NOT NULL,                 -- its name in the study
-    prompt VARCHAR NOT NULL,               -- of the search's order
-    position INTEGER NOT NULL,             -- place of the prompt in that order, from 0
-    guard VARCHAR NOT NULL,                -- other_picture, excess_error, or key of a metric
-    value DOUBLE NOT NULL,                 -- share of seeds it struck, or lane minus baseline (more: better)
-    PRIMARY KEY (study_id, lane, position, guard)
 );
 """
 

@@ -257,5 +257,5 @@ def evidence_rows(
             for guard in yardsticks.guards:
                 value = yardsticks.value(guard, pairs, facts)
                 if not math.isnan(value):
-                    rows.append(EvidenceRow(lane.key, prompt, position, guard.key, value))
+                    rows.append(EvidenceRow(lane.key, guard.key, position, value))
     return rows

@@ -177,7 +177,7 @@ CLIP = described("clip_score", "CLIP score", "100 cos", "higher")
 ERROR = described("latent_error", "Latent error", "relative L2", "lower", has_true_zero=True, margin=0.05)
 
 
-def write_scores(path: Path, plan: Study, gaps: Mapping[str, float]) -> None:
+def write_scores(path: Path, plan: Study, gaps: Mapping[str, float], decided: int = 130) -> None:
     """Scores of every cell: CLIP score with a gap to the baseline by lane, and an error that falls with the calls.
 
     The baseline's seeds differ by about 1, which is the margin; the gaps vary by a tenth of that.
@@ -197,10 +197,11 @@ def write_scores(path: Path, plan: Study, gaps: Mapping[str, float]) -> None:
         ]
     record(path, plan.name, [CLIP, ERROR], [])
     write_score_rows(path, rows)
-    write_decision(path, plan, gaps)
+    if decided:
+        write_decision(path, plan, gaps, decided)
 
 
-def write_decision(path: Path, plan: Study, gaps: Mapping[str, float], prompts: int = 130) -> None:
+def write_decision(path: Path, plan: Study, gaps: Mapping[str, float], prompts: int) -> None:
     """A search that is over: lanes without a gap keep every picture, the others none."""
     others = [lane for lane in plan.lanes if lane.key != plan.baseline]
     if not others:
@@ -214,9 +215,9 @@ def write_decision(path: Path, plan: Study, gaps: Mapping[str, float], prompts: 
     fixed = FixedTerms(fix_terms(settings, calibration, plan.baseline, by_cost(costs)), names, 1.2, "made up")
     write_terms(path, plan.name, fixed.spec(), keep_evidence=False)
     rows = [
-        EvidenceRow(lane.key, prompt, position, guard, value)
+        EvidenceRow(lane.key, guard, position, value)
         for lane in others
-        for position, prompt in enumerate(names)
+        for position in range(prompts)
         for guard, value in ((OTHER, float(lane.key in gaps)), (CLIP.metric, gaps.get(lane.key, 0.0)))
     ]
     write_evidence(path, plan.name, rows, {"used": prompts, "left": 0})

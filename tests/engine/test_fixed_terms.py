@@ -28,8 +28,8 @@ FIXED = FixedTerms(
 
 
 def _evidence(n: int) -> pd.DataFrame:
-    rows = [("ddim:20", f"p{k}", k, guard.key, 0.0) for k in range(n) for guard in GUARDS]
-    return pd.DataFrame(rows, columns=["lane", "prompt", "position", "guard", "value"])
+    rows = [("ddim:20", guard.key, k, 0.0) for k in range(n) for guard in GUARDS]
+    return pd.DataFrame(rows, columns=["lane", "guard", "position", "value"])
 
 
 def test_terms_come_back_from_the_text_they_are_stored_as() -> None:
