@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from engine.analysis import statistics as st
-from engine.analysis import timing
+from engine.analysis import timing_summary as timing
 from engine.analysis.comparison import Comparison
 
 PREFERRED = ("clip_score", "ssim", "latent_error")
