@@ -1,13 +1,14 @@
 """From a study to cells with identities, and what of them is missing from a cache. Imports no torch."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
 from engine.errors import StudyError
 from engine.study.lanes import Finding, Lane, check_lane
+from engine.study.pipeline_settings import PipelineSettings
 from engine.study.schedulers import class_version
 from engine.study.source import ModelSource
 from engine.study.study import FrameSettings, Study, canonical
@@ -27,6 +28,7 @@ class Cell:
         code: What identifies the scheduler's code (`class_version`).
         model: The model's fingerprint.
         dtype: "float32", "float16" or "bfloat16".
+        pipeline: Further arguments of the pipeline's call.
     """
 
     lane: Lane
@@ -39,6 +41,7 @@ class Cell:
     dtype: str
     model: str
     code: str
+    pipeline: PipelineSettings = field(default_factory=PipelineSettings)
 
     @cached_property
     def config_id(self) -> str:
@@ -51,6 +54,7 @@ class Cell:
         """Digest of everything that changes the pixels."""
         identity = {key: value for key, value in vars(self).items() if key in _PIXELS}
         identity |= {"version": SAMPLING_VERSION, "lane": self.config_id}
+        identity |= {"pipeline": self.pipeline.identity()} if self.pipeline else {}
         return digest(identity)[:32]
 
 
@@ -84,6 +88,7 @@ def cells(study: Study, model: ModelSource, device: str) -> list[Cell]:
             dtype,
             model.fingerprint,
             codes[lane.key],
+            study.pipeline,
         )
         for prompt in study.prompts
         for seed in study.seeds

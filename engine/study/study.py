@@ -12,6 +12,7 @@ from engine.errors import StudyError
 from engine.paths import DATA
 from engine.study.commitment import CommitmentSettings, read_commitment
 from engine.study.lanes import Lane, parse_lanes
+from engine.study.pipeline_settings import PipelineSettings, read_pipeline
 from engine.study.reading import Table, read_lanes, read_plugins
 from engine.study.reference import ReferenceSettings, read_reference
 
@@ -58,6 +59,7 @@ class Study:
     plugins: tuple[str, ...] = ()
     reference: ReferenceSettings | None = None
     commitment: CommitmentSettings | None = None
+    pipeline: PipelineSettings = field(default_factory=PipelineSettings)
 
     def spec(self) -> dict[str, Any]:
         """The study as plain data, as stored in the cache."""
@@ -76,6 +78,9 @@ class Study:
             for lane in self.lanes
         ]
         plain["reference"] = self.reference.spec() if self.reference else None
+        del plain["pipeline"]
+        if self.pipeline:
+            plain["pipeline"] = self.pipeline.spec()
         return plain
 
 
@@ -140,6 +145,7 @@ def parse_study(data: Mapping[str, Any], where: str = "study", folder: Path | No
         plugins=plugins,
         reference=read_reference(table.table("reference"), given="reference" in data),
         commitment=_commitment(table.table("commitment"), where, given="commitment" in data),
+        pipeline=read_pipeline(table.table("pipeline"), folder),
     )
     table.finish()
     if (study.width is None) != (study.height is None):

@@ -85,8 +85,8 @@ def write_sd(folder: Path) -> Path:
         folder,
         StableDiffusionPipeline(
             vae=_vae(),
-            text_encoder=_text_encoder(CLIPTextModel),
-            tokenizer=_tokenizer(),
+            text_encoder=clip_text_encoder(CLIPTextModel),
+            tokenizer=clip_tokenizer(),
             unet=unet,
             scheduler=PNDMScheduler.from_config(SD_SCHEDULER),
             safety_checker=None,
@@ -112,10 +112,10 @@ def write_sdxl(folder: Path) -> Path:
         folder,
         StableDiffusionXLPipeline(
             vae=_vae(),
-            text_encoder=_text_encoder(CLIPTextModel),
-            tokenizer=_tokenizer(),
-            text_encoder_2=_text_encoder(CLIPTextModelWithProjection),
-            tokenizer_2=_tokenizer(),
+            text_encoder=clip_text_encoder(CLIPTextModel),
+            tokenizer=clip_tokenizer(),
+            text_encoder_2=clip_text_encoder(CLIPTextModelWithProjection),
+            tokenizer_2=clip_tokenizer(),
             unet=unet,
             scheduler=EulerDiscreteScheduler.from_config(SDXL_SCHEDULER),
             add_watermarker=False,
@@ -143,8 +143,8 @@ def write_animatediff(folder: Path) -> Path:
         folder,
         AnimateDiffPipeline(
             vae=_vae(),
-            text_encoder=_text_encoder(CLIPTextModel),
-            tokenizer=_tokenizer(),
+            text_encoder=clip_text_encoder(CLIPTextModel),
+            tokenizer=clip_tokenizer(),
             unet=UNetMotionModel.from_unet2d(still, adapter),
             motion_adapter=None,
             scheduler=PNDMScheduler.from_config(SD_SCHEDULER),
@@ -223,7 +223,7 @@ def _vae() -> AutoencoderKL:
     return vae
 
 
-def _text_encoder(kind: type[CLIPTextModel]) -> CLIPTextModel:
+def clip_text_encoder(kind: type[CLIPTextModel]) -> CLIPTextModel:
     config = CLIPTextConfig(
         vocab_size=len(_vocabulary()),
         hidden_size=TEXT_WIDTH,
@@ -261,7 +261,7 @@ def _merges() -> list[tuple[str, str]]:
     return list(dict.fromkeys(merges))
 
 
-def _tokenizer() -> CLIPTokenizer:
+def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(
         vocab=_vocabulary(),
         merges=_merges(),
