@@ -16,7 +16,7 @@ setup: $(VENV)/.installed  ## make .venv and install what the project runs with
 demo: setup  ## measure a small study, then show it on http://localhost:8501 (DEMO_PORT=..., HEADLESS=1: opens no browser)
 	$(BIN)/python -m engine run quickstart
 	@echo "The dashboard is at http://localhost:$(DEMO_PORT) (Ctrl-C ends it)"
-	$(BIN)/python -m streamlit run dashboard/app.py --server.port $(DEMO_PORT) $(if $(filter 1,$(HEADLESS)),--server.headless true) -- --allow-runs
+	$(if $(filter 1,$(HEADLESS)),STREAMLIT_SERVER_HEADLESS=true )$(BIN)/python -m engine dashboard --port $(DEMO_PORT) --allow-runs
 
 test: $(VENV)/.installed-dev  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

@@ -1,4 +1,4 @@
-"""The command line after `streamlit run dashboard/app.py --`."""
+"""The options that `python -m engine dashboard` hands on, or what stands after `streamlit run dashboard/app.py --`."""
 
 import argparse
 from collections.abc import Sequence

@@ -23,7 +23,7 @@ from engine.sampling.calls import pipeline_arguments
 from engine.sampling.image_pass import default_max_batch, sample_cells
 from engine.sampling.models import Model, fetch, load
 from engine.sampling.standins import with_parts
-from engine.study.plan import Cell, cells
+from engine.study.cells import Cell, cells
 from engine.study.source import find_model
 from engine.study.study import FrameSettings, Study, parse_study
 
@@ -32,7 +32,7 @@ NO_FRAMES = FrameSettings(count=0)
 
 
 @dataclass
-class Measured:
+class BenchSamples:
     """Raw samples of one way of making the same pictures."""
 
     seconds: list[float] = field(default_factory=list)
@@ -62,7 +62,7 @@ def run_bench(
         "batched": lambda: _batched(model, every, study),
         "engine": lambda: _engine(model, every, together),
     }
-    results = {way: Measured() for way in ways}
+    results = {way: BenchSamples() for way in ways}
     say(f"{len(every)} pictures, {len(LANES)} lanes, {repeats} repeats after one warm-up; {device}, {every[0].dtype}")
     for repeat in range(-1, repeats):
         for way, make in ways.items():
@@ -227,7 +227,7 @@ def peak_memory_of_run(count: int, folder: Path) -> float:
 
 
 def _report(
-    results: dict[str, Measured],
+    results: dict[str, BenchSamples],
     every: list[Cell],
     model: str,
     max_batch: int,

@@ -73,33 +73,40 @@ def parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="replace a value of the study"
     )
     _cache(lint)
-    lint.set_defaults(command="schedules.lint")
+    lint.set_defaults(command="linting.lint")
 
     noise = add("noise", help="run a few cells again in ways that should not matter, and keep how far apart they are")
     _study(noise)
     noise.add_argument("--lanes", type=_positive, default=4, metavar="N", help="how many lanes, the baseline first")
     noise.add_argument("--cells", type=_positive, default=4, metavar="N", help="how many cells of each lane")
     noise.add_argument("--no-compile", action="store_false", dest="compile", help="leave torch.compile out")
-    noise.set_defaults(command="schedules.noise")
+    noise.set_defaults(command="repeats.noise")
 
     verify = add("verify", help="make a few cached cells again and see whether they come out as they are stored")
     _study(verify)
     verify.add_argument("--cells", type=_positive, default=8, metavar="N", help="how many, spread over the study")
-    verify.set_defaults(command="verify.verify")
+    verify.set_defaults(command="repeats.verify")
 
     order = add("convergence", help="show errors over denoiser calls and the observed order of each scheduler")
     order.add_argument("study", help="a cached study that has a [reference], by name or TOML file")
     order.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
     _cache(order)
-    order.set_defaults(command="schedules.show_convergence")
+    order.set_defaults(command="analyses.show_convergence")
 
     phases = add("phases", help="show where the phases of denoising lie, and from when on the picture is decided")
     phases.add_argument("study", help="a cached study, by name or TOML file")
     phases.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
     _cache(phases)
-    phases.set_defaults(command="phases.show")
+    phases.set_defaults(command="analyses.show_phases")
 
     sharing_options.add_commands(add, _cache)
+
+    dashboard = add("dashboard", help="show a cache in the browser, until Ctrl-C")
+    _cache(dashboard)
+    dashboard.add_argument("--allow-runs", action="store_true", help="whoever opens the pages may start studies")
+    dashboard.add_argument("--read-only", action="store_true", help="offer nothing that would write to the cache")
+    dashboard.add_argument("--port", type=_positive, metavar="N", help="default 8501, or the next free one")
+    dashboard.set_defaults(command="lab.dashboard")
 
     schedulers = add("schedulers", help="list the schedulers, or show one")
     schedulers.add_argument("key", nargs="?", help="show everything known about one")

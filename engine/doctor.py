@@ -12,7 +12,7 @@ import psutil
 from engine.environment import DEVICES, cores, processor_name, resolve_device, why_unusable
 from engine.errors import LabError
 from engine.paths import DEFAULT_CACHE
-from engine.study.plan import resolve_dtype
+from engine.study.cells import resolve_dtype
 from engine.study.source import EXAMPLE_HUB_ID, find_model
 
 REQUIRED = (
@@ -109,4 +109,5 @@ def _models(problems: list[str]) -> list[str]:
 
 def _cache() -> str:
     size = f"{DEFAULT_CACHE.stat().st_size / 1e6:,.0f} MB" if DEFAULT_CACHE.exists() else "none yet"
-    return f"Cache        {DEFAULT_CACHE}: {size}; {shutil.disk_usage(DEFAULT_CACHE.parent).free / 1e9:.0f} GB free"
+    folder = next(parent for parent in DEFAULT_CACHE.parents if parent.exists())
+    return f"Cache        {DEFAULT_CACHE}: {size}; {shutil.disk_usage(folder).free / 1e9:.0f} GB free"

@@ -10,13 +10,15 @@ import sys
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from engine.errors import LabError
 from engine.study.study import canonical
 
+Memory = Literal["standard", "low"]
+
 DEVICES = ("auto", "cuda", "mps", "cpu")
-MEMORIES = ("standard", "low")
+MEMORIES: tuple[Memory, ...] = get_args(Memory)
 _PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "numpy")
 
 
@@ -35,7 +37,7 @@ class Environment:
 
     device: str
     device_name: str
-    memory: str
+    memory: Memory
     torch: str
     diffusers: str
     details: dict[str, Any] = field(default_factory=dict)
@@ -46,7 +48,7 @@ class Environment:
         return sha256(canonical(asdict(self)).encode()).hexdigest()[:16]
 
 
-def describe(device: str, memory: str = "standard") -> Environment:
+def describe(device: str, memory: Memory = "standard") -> Environment:
     """The environment of this process for a resolved device ("cuda", "mps" or "cpu")."""
     versions = {name: _version(name) for name in _PACKAGES}
     details: dict[str, Any] = {

@@ -13,14 +13,14 @@ from engine.cache.quality import FAILED, FrameScoreRow, ScoreRow
 from engine.measuring.evidence import Subject, Unmeasurable
 from engine.measuring.frame_metrics import FRAME_METRICS, FrameMetric
 from engine.measuring.material import Material
-from engine.outline import Outline
+from engine.passes.plan import StudyPlan
 from engine.progress import Progress
-from engine.study.plan import Cell
+from engine.study.cells import Cell
 
 GROUP_CELLS = 16
 
 
-def score_frames(plan: Outline, cache: Path, progress: Progress | None = None) -> tuple[int, int]:
+def score_frames(plan: StudyPlan, cache: Path, progress: Progress | None = None) -> tuple[int, int]:
     """Measures what the step frames of a study's finished cells lack; returns how many values were taken, and how many
     cells failed, metric by metric.
 

@@ -1,8 +1,24 @@
-"""Where the project's own files lie."""
+"""Where the project's own files lie, and where results go unless told otherwise."""
 
 from pathlib import Path
 
+import platformdirs
+
+# Holds the packages engine, dashboard and data: a checkout, or the site-packages of an installed wheel.
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
-DEFAULT_CACHE = DATA / "cache.duckdb"
 CLAIMS = DATA / "claims.toml"
+
+
+def default_cache(root: Path) -> Path:
+    """The cache that commands and pages use unless given one.
+
+    A checkout, told by its pyproject.toml, keeps it in its folder `data`. An installed package must not write beside
+    itself, so there it lies in the user's data folder, e.g. ~/.local/share/scheduler-lab on Linux.
+    """
+    if (root / "pyproject.toml").is_file():
+        return root / "data" / "cache.duckdb"
+    return platformdirs.user_data_path("scheduler-lab", appauthor=False) / "cache.duckdb"
+
+
+DEFAULT_CACHE = default_cache(ROOT)

@@ -16,10 +16,10 @@ from engine.measuring.evidence import Evidence, Subject, Unmeasurable
 from engine.measuring.formulas import relative_distance
 from engine.measuring.material import Material
 from engine.measuring.metrics import METRICS, Metric
-from engine.outline import Outline
+from engine.passes.plan import StudyPlan
 from engine.progress import Progress
 from engine.set_scoring import SetScoring, score_sets
-from engine.study.plan import Cell
+from engine.study.cells import Cell
 
 GROUP_CELLS = 16
 
@@ -59,7 +59,7 @@ class Scoring:
     sets: SetScoring = field(default_factory=SetScoring)
 
 
-def score(plan: Outline, cache: Path, progress: Progress | None = None) -> Scoring:
+def score(plan: StudyPlan, cache: Path, progress: Progress | None = None) -> Scoring:
     """Measures what the cache's finished cells of a study lack; a value that is there is never taken again.
 
     Values of another metric version, other weights or another reference are kept apart, beside the new ones.
@@ -119,13 +119,13 @@ def _key(pair: tuple[Cell, Cell]) -> tuple[str, str]:
     return pair[0].trajectory_id, pair[1].trajectory_id
 
 
-def _pair(key: tuple[str, str], plan: Outline, distance: float | None) -> ReferenceRow:
+def _pair(key: tuple[str, str], plan: StudyPlan, distance: float | None) -> ReferenceRow:
     assert plan.study.reference is not None  # else there are no pairs
     return ReferenceRow(*key, plan.study.reference.tolerance, distance)
 
 
 def _jobs(
-    plan: Outline,
+    plan: StudyPlan,
     versions: dict[str, str],
     done: dict[str, tuple[int, frozenset[str]]],
     have: set[tuple[str, str, str]],
@@ -149,7 +149,7 @@ def _jobs(
 
 
 def _work(
-    plan: Outline,
+    plan: StudyPlan,
     subject: Subject,
     jobs: Sequence[Job],
     pairs: Sequence[ReferenceRow],
@@ -223,7 +223,7 @@ def _score_frames(
         yield FrameScoreRow(cell.trajectory_id, "x0", step_index, metric.key, version, value)
 
 
-def _references(plan: Outline) -> dict[tuple[str, int], str]:
+def _references(plan: StudyPlan) -> dict[tuple[str, int], str]:
     return {(pair[0].prompt, pair[0].seed): pair[0].trajectory_id for pair in plan.references}
 
 

@@ -17,7 +17,7 @@ from engine.cache.sets import SetMetricRow, SetRow, SetsWriter
 from engine.measuring.evidence import Subject, Unmeasurable
 from engine.measuring.material import Material
 from engine.measuring.set_metrics import SET_METRICS, Features, SetMetric, as_sets
-from engine.outline import Outline
+from engine.passes.plan import StudyPlan
 from engine.progress import Progress
 
 GROUP_CELLS = 16
@@ -66,7 +66,7 @@ Job = tuple[Pairing, SetMetric, str]
 
 
 def score_sets(
-    plan: Outline,
+    plan: StudyPlan,
     subject: Subject,
     done: Collection[str],
     pairs: Iterable[ReferenceRow],
@@ -116,7 +116,7 @@ def score_sets(
     return result
 
 
-def pairings(plan: Outline, done: Collection[str], agreeing: Collection[str]) -> Iterator[Pairing]:
+def pairings(plan: StudyPlan, done: Collection[str], agreeing: Collection[str]) -> Iterator[Pairing]:
     """Lane by lane, with the reference and with the baseline, as far as both have finished cells."""
     sides = []
     if plan.study.reference is not None:

@@ -16,12 +16,12 @@ from engine.cache import queries
 from engine.cache.connection import reading
 from engine.environment import MEMORIES
 from engine.errors import StudyError, did_you_mean
+from engine.passes.run import run_study
 from engine.paths import DEFAULT_CACHE
 from engine.progress import ProgressKind, make_progress
-from engine.run import run_study
 from engine.sharing.comparison import check_picture_file, comparison_grid, save_picture
+from engine.study.cells import frame_steps
 from engine.study.configs import lane_of
-from engine.study.plan import frame_steps
 from engine.study.source import EXAMPLE_HUB_ID, find_model
 from engine.study.study import FrameKind, FrameSettings, Study, canonical, parse_study
 

@@ -20,12 +20,16 @@ MAX_TRACKED_BYTES = 15_000_000
 
 FACE = "diffusion_scheduler_visualizer"
 HEAVY = ("torch", "diffusers", "transformers", "accelerate")
+BELOW_THE_PASSES = ("study", "sampling", "measuring", "cache", "analysis", "display", "sharing")
 # (who, what it must not import); a name stands for itself and all below it.
 FORBIDDEN = [
     ("engine", ("dashboard", FACE, "streamlit")),
     ("engine.sampling", ("engine.cache",)),
     ("engine.measuring", ("engine.cache",)),
     ("engine.analysis", HEAVY),
+    # Passes stand on top: they know all of the engine below the commands, and nothing below knows them.
+    *((f"engine.{below}", ("engine.passes", "engine.commands")) for below in BELOW_THE_PASSES),
+    ("engine.passes", ("engine.commands",)),
     ("dashboard", (*HEAVY, FACE)),
 ]
 # What the dashboard may know of the engine.
@@ -35,6 +39,7 @@ DASHBOARD_KNOWS = (
     "engine.display",
     "engine.sharing",
     "engine.study",
+    "engine.environment",
     "engine.errors",
     "engine.paths",
 )
@@ -206,6 +211,8 @@ BROKEN = [
     (forbidden_imports, "engine/measuring/timing.py", "from ..cache import writer"),
     (forbidden_imports, "engine/measuring/__init__.py", "from .. import cache"),
     (forbidden_imports, "engine/analysis/verdict.py", "def f():\n    import torch.nn"),
+    (forbidden_imports, "engine/cache/rows.py", "def f():\n    from engine.passes import plan"),
+    (forbidden_imports, "engine/passes/plan.py", "from engine.commands import console"),
     (forbidden_imports, "dashboard/views/run.py", "from engine.sampling import hub"),
     (forbidden_imports, "dashboard/loaders.py", "import engine"),
     (forbidden_imports, "dashboard/loaders.py", "from engine.cache_of_mine import x"),

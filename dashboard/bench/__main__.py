@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,13 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from dashboard.bench.browser import chromium, first_picture_seconds
+from dashboard.bench.large_cache import write_large_cache
 from dashboard.bench.server import BenchError, Server, running
 from dashboard.bench.viewer import session
 from engine.errors import LabError
 from engine.paths import ROOT
 
 VIEWS = ROOT / "dashboard" / "views"
-MAKER = ROOT / "tests" / "dashboard" / "big_cache.py"
 WITH_PICTURES = ("overview", "compare", "learn")
 # What has to hold on two idle cores.
 MEDIAN_MS, WORST_MS, PICTURE_SECONDS, MEMORY_MB, START_SECONDS = 300, 1000, 2.0, 500, 3.0
@@ -71,15 +70,10 @@ def make_cache(path: Path) -> Path:
     """A made-up cache of 100,000 frames and 1,000,000 step metrics.
 
     Raises:
-        BenchError: The script that makes it is not here, or fails.
+        CacheError: It cannot be written.
     """
-    if not MAKER.is_file():
-        raise BenchError(f"{MAKER} is not here (it comes with the source); give a cache with --cache.")
     print("Making up a cache of 100,000 frames and 1,000,000 step metrics ...", file=sys.stderr)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-    done = subprocess.run([sys.executable, str(MAKER), str(path)], cwd=ROOT, env=environment, check=False)
-    if done.returncode:
-        raise BenchError("The cache could not be made, see above.")
+    write_large_cache(path)
     return path
 
 

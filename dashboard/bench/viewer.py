@@ -19,7 +19,7 @@ XSRF_COOKIE = "_streamlit_xsrf"
 
 
 @dataclass
-class View:
+class PageView:
     """A page as the server drew it.
 
     Attributes:
@@ -50,7 +50,7 @@ class Session:
         self._connection = connection
         self._url = url
 
-    def view(self, page: str = "", query: str = "", pressed: str = "", states: Sequence[WidgetState] = ()) -> View:
+    def view(self, page: str = "", query: str = "", pressed: str = "", states: Sequence[WidgetState] = ()) -> PageView:
         """Draws a page.
 
         Args:
@@ -68,7 +68,7 @@ class Session:
             message.rerun_script.widget_states.widgets.add(id=pressed, trigger_value=True)
         started = time.perf_counter()
         self._connection.send(message.SerializeToString())
-        found = View()
+        found = PageView()
         for answer in self._answers(found):
             if answer.WhichOneof("type") == "script_finished":
                 found.seconds = time.perf_counter() - started
@@ -76,7 +76,7 @@ class Session:
             _take(answer, found)
         raise AssertionError("unreachable")
 
-    def _answers(self, found: View) -> Iterator[ForwardMsg]:
+    def _answers(self, found: PageView) -> Iterator[ForwardMsg]:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             data = self._connection.recv(timeout=max(0.0, deadline - time.monotonic()))
@@ -87,7 +87,7 @@ class Session:
                 yield answer
 
 
-def _take(answer: ForwardMsg, found: View) -> None:
+def _take(answer: ForwardMsg, found: PageView) -> None:
     if answer.WhichOneof("type") == "auth_redirect":
         found.redirect = answer.auth_redirect.url
     if answer.WhichOneof("type") == "new_session":

@@ -15,6 +15,7 @@ from dashboard.options import Options
 from dashboard.studies import CellView, LaneView, StudyView
 from engine.display.formats import count, cut
 from engine.display.learn_charts import calls_chart, error_chart
+from engine.study.cells import evenly_spaced
 
 STRIP = 7
 _NO_STUDY = "there is no study to show, see above."
@@ -185,10 +186,7 @@ def _pictures(subject: Subject, ids: list[str], kinds: list[str]) -> list[Pictur
 
 def _spread(pictures: Sequence[Picture]) -> list[Picture]:
     """About `STRIP` of the pictures, evenly spread, first and last among them."""
-    if len(pictures) <= STRIP:
-        return list(pictures)
-    places = {round(place * (len(pictures) - 1) / (STRIP - 1)) for place in range(STRIP)}
-    return [pictures[place] for place in sorted(places)]
+    return [pictures[place] for place in evenly_spaced(len(pictures), STRIP)]
 
 
 def _shot(picture: Picture, caption: str, subject: Subject) -> Shot:

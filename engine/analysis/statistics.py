@@ -80,7 +80,7 @@ def interval(means: Floats, method: Method = "percentile", confidence: float = C
     if n < MIN_PROMPTS:
         return float("nan"), float("nan")
     resampled = means[_draws(n)].mean(axis=1)
-    tails = _bca_tails(means, resampled, confidence) if method == "bca" else _expanded_tails(n, confidence)
+    tails = _bca_tails(means, resampled, confidence) if method == "bca" else expanded_tails(n, confidence)
     low, high = np.quantile(resampled, tails)
     return float(low), float(high)
 
@@ -103,7 +103,7 @@ def ratio(lane: Floats, baseline: Floats) -> tuple[float, float, float]:
     below = baseline[draws].mean(axis=1)
     # A draw without any baseline left says nothing.
     resampled = lane[draws].mean(axis=1)[below != 0] / below[below != 0]
-    low, high = np.quantile(resampled, _expanded_tails(len(lane), CONFIDENCE))
+    low, high = np.quantile(resampled, expanded_tails(len(lane)))
     return value, float(low), float(high)
 
 
@@ -120,7 +120,7 @@ def resampled_interval(statistic: Callable[[npt.NDArray[np.int64]], Floats], n: 
     values = values[np.isfinite(values)]
     if not len(values):
         return float("nan"), float("nan")
-    low, high = np.quantile(values, _expanded_tails(n, CONFIDENCE))
+    low, high = np.quantile(values, expanded_tails(n))
     return float(low), float(high)
 
 
@@ -257,7 +257,8 @@ def _draws(n: int) -> npt.NDArray[np.int64]:
     return draws
 
 
-def _expanded_tails(n: int, confidence: float) -> tuple[float, float]:
+def expanded_tails(n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The quantiles of n resampled prompts that an interval ends at: normal ones widened to those of Student."""
     wide = np.sqrt(n / (n - 1)) * special.stdtrit(n - 1, (1 + confidence) / 2)
     tail = float(special.ndtr(-wide))
     return tail, 1 - tail

@@ -4,6 +4,7 @@
 - Interval: bootstrap over prompts, since votes on one prompt hang together (`statistics.resampled_interval`).
 - Ranking: Bradley and Terry (1952, doi:10.1093/biomet/39.3-4.324) by maximum likelihood, with the minorisation steps of
   Hunter (2004, doi:10.1214/aos/1079120141); strengths in Elo points (400 for odds of ten to one), mean 0.
+- Votes needed: more than independent votes would be, by how alike votes on one prompt are.
 - Equivalence: two one-sided tests of the preference against 50 % plus and minus a margin fixed beforehand.
 - Who fails attention checks is left out whole: more than a quarter of the obvious ones wrong, of two or more, or always
   the same side, identical pictures included, in twelve pairs or more (by chance once in 2,048).
@@ -26,6 +27,8 @@ Floats = npt.NDArray[np.float64]
 
 MARGIN = 0.10
 POWER = 0.80
+# Correlation of votes on one prompt if preferences differ between prompts with a standard deviation of 1 in log odds.
+CLUSTERED = 0.17
 ELO = 400 / np.log(10)
 MOST_WRONG = 0.25
 FEWEST_CHECKS = 2
@@ -40,7 +43,8 @@ class Preference:
         value: Share of the votes, with its 95 % interval; NaN ends below `statistics.MIN_PROMPTS` prompts.
         votes, prompts, voters: What it rests on.
         verdict: equivalent, preferred, not preferred, undecided, or too few.
-        needed: Votes in all that show equivalence with the power asked for if both are equally good.
+        needed: Votes in all, as many a prompt as now, that show equivalence with the power asked for if both lanes are
+            equally good.
     """
 
     lane: str
@@ -131,7 +135,8 @@ def preference(votes: pd.DataFrame, lane: str, other: str, margin: float = MARGI
     theirs = votes[(votes["left_lane"] == other) & (votes["right_lane"] == lane)]
     scores = np.concatenate([_scores(ours), 1 - _scores(theirs)])
     prompts = [*ours["prompt"], *theirs["prompt"]]
-    needed = votes_needed(margin, power)
+    per_prompt = len(prompts) / max(len(set(prompts)), 1)
+    needed = votes_needed(margin, power, per_prompt=per_prompt, clustered=clustering(scores, prompts))
     voters = pd.concat([ours["voter"], theirs["voter"]]).nunique()
     if len(set(prompts)) < st.MIN_PROMPTS:
         value = float(scores.mean()) if len(scores) else float("nan")
@@ -153,13 +158,49 @@ def preference(votes: pd.DataFrame, lane: str, other: str, margin: float = MARGI
     return Preference(lane, other, found.value, found.low, found.high, len(scores), found.n, voters, verdict, needed)
 
 
-def votes_needed(margin: float = MARGIN, power: float = POWER, alpha: float = st.ALPHA) -> int:
-    """Votes that find two equally good lanes equivalent within the margin with that power, if votes are independent.
+def votes_needed(
+    margin: float = MARGIN,
+    power: float = POWER,
+    alpha: float = st.ALPHA,
+    per_prompt: float = 1.0,
+    clustered: float = CLUSTERED,
+) -> int:
+    """Votes that find two equally good lanes equivalent within the margin with that power.
+
+    Votes on one prompt hang together, so that m of them are worth m / (1 + (m - 1) `clustered`) independent ones (the
+    design effect of Kish 1965). More voters on the same prompts help little; more prompts do.
 
     Normal approximation of the two one-sided tests at a true share of one half: 215 for 10 points, 857 for 5.
+
+    Args:
+        margin: How far from one half still is equivalent.
+        power: Probability that they are found equivalent.
+        alpha: Of the test.
+        per_prompt: Votes on each prompt, at least 1.
+        clustered: Their correlation within prompts, 0 to 1.
     """
     z = special.ndtri(1 - alpha) + special.ndtri(1 - (1 - power) / 2)
-    return int(np.ceil(round(0.25 * (z / margin) ** 2, 6)))
+    effect = 1 + (max(per_prompt, 1.0) - 1) * clustered
+    return int(np.ceil(round(0.25 * effect * (z / margin) ** 2, 6)))
+
+
+def clustering(scores: Floats, prompts: Sequence[object]) -> float:
+    """Correlation of votes on the same prompt, by analysis of variance; `CLUSTERED` where it can't be told.
+
+    Args:
+        scores: 0, one half or 1 a vote.
+        prompts: The prompt of each.
+    """
+    groups = pd.Series(scores).groupby(list(prompts), sort=False)
+    sizes, means = groups.size().to_numpy(dtype=np.float64), groups.mean().to_numpy(dtype=np.float64)
+    votes, count = sizes.sum(), len(sizes)
+    if count < st.MIN_PROMPTS or votes < 2 * count:
+        return CLUSTERED
+    between = float(sizes @ (means - scores.mean()) ** 2) / (count - 1)
+    within = float(((scores - groups.transform("mean")) ** 2).sum()) / (votes - count)
+    size = (votes - float(sizes @ sizes) / votes) / (count - 1)
+    total = between + (size - 1) * within
+    return float(np.clip((between - within) / total, 0.0, 1.0)) if total > 0 else 0.0
 
 
 def ranking(votes: pd.DataFrame, lanes: Sequence[str]) -> list[Strength]:
@@ -182,7 +223,7 @@ def ranking(votes: pd.DataFrame, lanes: Sequence[str]) -> list[Strength]:
     if len(prompts) >= st.MIN_PROMPTS:
         generator = np.random.default_rng(st.SEED)
         draws = [_elo(wins[generator.integers(0, len(prompts), len(prompts))].sum(axis=0)) for _ in range(500)]
-        low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+        low, high = np.quantile(draws, st.expanded_tails(len(prompts)), axis=0)
     counts = total.sum(axis=1) + total.sum(axis=0)
     found = [
         Strength(lane, float(elo[i]), float(low[i]), float(high[i]), round(counts[i])) for lane, i in place.items()

@@ -75,7 +75,7 @@ def merge(source: Connection, group: Group, study: str | None = None) -> Merged:
         study: Take only this study, with all it needs; None: everything.
 
     Raises:
-        CacheRefused: The plan of a study is none; nothing was taken.
+        CacheRefused: A study in the file is damaged; nothing was taken.
     """
     studies = next(table for table in of_kind("study") if table.name == "studies")
     merge_studies.check(read(source, studies, study))

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from engine.cache.connection import Connection
 from engine.cache.inventory import of_kind
-from engine.cache.stored_plan import read_plan
+from engine.cache.stored_study import read_stored_study
 from engine.errors import CacheRefused
 
 if TYPE_CHECKING:
@@ -55,13 +55,13 @@ def take(source: Connection, db: Connection, incoming: dict[str, pa.Table], merg
 
 
 def check(incoming: pa.Table) -> None:
-    """Looks at the plans of another cache's studies, before anything of it is taken over.
+    """Looks at the settings of another cache's studies, before anything of it is taken over.
 
     Raises:
         CacheRefused: One is none.
     """
     for row in incoming.to_pylist():
-        read_plan(str(row["spec"]), str(row["study_id"]))
+        read_stored_study(str(row["spec"]), str(row["study_id"]))
 
 
 def _on_the_same_pictures(rows: pa.Table, table: str, study: _Study, others: set[str]) -> pa.Table:
@@ -150,7 +150,7 @@ def _insert(db: Connection, table: str, unit: tuple[str, ...], rows: pa.Table) -
 
 def _words(db: Connection, name: str, title: str, outcome: str, study: _Study) -> str:
     here = _here(db, title)
-    settings = here is not None and _plan(here.spec, title) != _plan(study.spec, name)
+    settings = here is not None and _settings(here.spec, title) != _settings(study.spec, name)
     count = f"{len(study.cells):,} cells"
     said = {
         "new": f"{name}: new, {count}",
@@ -166,9 +166,9 @@ def _words(db: Connection, name: str, title: str, outcome: str, study: _Study) -
     return said
 
 
-def _plan(spec: str, study: str) -> object:
-    """The settings, whatever the order they stand in; the text if it is no plan, as older imports let in."""
+def _settings(spec: str, study: str) -> object:
+    """The settings, whatever the order they stand in; the text if it holds none, as older imports let in."""
     try:
-        return read_plan(spec, study)
+        return read_stored_study(spec, study)
     except CacheRefused:
         return spec

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from engine.cache.stored_plan import read_plan
+from engine.cache.stored_study import read_stored_study
 
 
 def finished(db: duckdb.DuckDBPyConnection, ids: Sequence[str]) -> dict[str, tuple[int, frozenset[str]]]:
@@ -65,12 +65,12 @@ def spec(db: duckdb.DuckDBPyConnection, study_id: str) -> dict[str, Any] | None:
     """The study as it was last run, or None.
 
     Raises:
-        CacheRefused: What is stored there is no plan.
+        CacheRefused: What is stored there is no study.
     """
     row = db.execute("SELECT spec FROM studies WHERE study_id = ?", [study_id]).fetchall()
     if not row:
         return None
-    return read_plan(str(row[0][0]), study_id)
+    return read_stored_study(str(row[0][0]), study_id)
 
 
 def cells(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from engine.cache.connection import migrate, writing
 from engine.cache.records import TimingRow, TrajectoryRow
 from engine.environment import Environment
-from engine.study.plan import Cell
+from engine.study.cells import Cell
 from engine.study.source import ModelSource
 from engine.study.study import Study, canonical
 

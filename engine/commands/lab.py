@@ -1,14 +1,29 @@
-"""Commands about the lab itself: schedulers, models, doctor, bench, migrate."""
+"""Commands about the lab itself: dashboard, schedulers, models, doctor, bench, migrate."""
 
 import argparse
 import json
+import runpy
+import sys
 
 from engine.cache.connection import migrate
+from engine.commands.console import print_table
 from engine.commands.files import check_json, write_json
-from engine.commands.words import print_table
 from engine.errors import CacheMissing, ModelError
+from engine.paths import ROOT
 from engine.study.schedulers import SCHEDULERS
 from engine.study.source import EXAMPLE_HUB_ID, ModelSource, find_model
+
+
+def dashboard(arguments: argparse.Namespace) -> int:
+    """`dashboard`: serves the pages until it is stopped; ends the process with Streamlit's exit code."""
+    own = ["--cache", str(arguments.cache.expanduser().absolute())]
+    own += [option for option in ("--allow-runs", "--read-only") if getattr(arguments, option[2:].replace("-", "_"))]
+    port = ["--server.port", str(arguments.port)] if arguments.port else []
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    sys.argv = ["streamlit", "run", str(ROOT / "dashboard" / "app.py"), *port, "--", *own]
+    runpy.run_module("streamlit", run_name="__main__", alter_sys=True)
+    return 0
 
 
 def schedulers(arguments: argparse.Namespace) -> int:

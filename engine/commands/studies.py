@@ -4,20 +4,19 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from engine.analysis import statistics
 from engine.analysis.claims import claim_lines, evaluate, read_claims
 from engine.analysis.comparison import compare, comparison_rows, undecided_lines
 from engine.analysis.sets import feature_lines, refusal_lines, set_rows
 from engine.cache.connection import reading
 from engine.cache.findings import load_findings
+from engine.commands.console import duration, print_table
 from engine.commands.files import cached_name, check_json, migrate_existing, write_json
-from engine.commands.words import duration, print_table
 from engine.errors import StudyError
-from engine.foresight import without_verdict
 from engine.frame_scoring import score_frames
-from engine.outline import Outline, outline
+from engine.passes.plan import StudyPlan, plan_study
+from engine.passes.run import RunOutcome, run_study
+from engine.passes.sample_size import metrics_without_verdict, power
 from engine.progress import make_progress
-from engine.run import Summary, run_study
 from engine.scoring import score, scoring_lines
 from engine.study.source import find_model
 from engine.study.study import load_study
@@ -26,7 +25,7 @@ from engine.study.study import load_study
 def run(arguments: argparse.Namespace) -> int:
     """`run STUDY`."""
     study = load_study(arguments.study, arguments.settings)
-    summary = run_study(
+    outcome = run_study(
         study,
         arguments.cache,
         device=arguments.device,
@@ -35,9 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
         progress=make_progress(arguments.progress),
     )
     if arguments.progress != "json":
-        print(_sentence(study.name, summary))
+        print(_sentence(study.name, outcome))
         print(f"Cache: {arguments.cache}")
-    return summary.exit_code
+    return outcome.exit_code
 
 
 def plan(arguments: argparse.Namespace) -> int:
@@ -48,7 +47,7 @@ def plan(arguments: argparse.Namespace) -> int:
         count = len(study.lanes) * len(study.prompts) * len(study.seeds)
         print(f"{study.name}: {count} cells. Model '{source.name}' is not here yet; `run` would fetch it first.")
         return 0
-    found = outline(study, source, arguments.cache, arguments.device, arguments.memory)
+    found = plan_study(study, source, arguments.cache, arguments.device, arguments.memory)
     environment = found.environment
     print(
         f"Study        {study.name}: {len(study.lanes)} lanes x {len(study.prompts)} prompts x {len(study.seeds)} seeds"
@@ -57,7 +56,7 @@ def plan(arguments: argparse.Namespace) -> int:
     print(f"Device       {environment.device}: {environment.device_name}, {found.cells[0].dtype}")
     print(f"Cache        {arguments.cache}")
     print(
-        f"Images       {len(found.cells) - len(found.missing)} cached, {len(found.missing)} to make "
+        f"Images       {len(found.cells) - len(found.missing_images)} cached, {len(found.missing_images)} to make "
         f"({found.image_calls:,} denoiser calls, about {found.bytes / 1e6:,.0f} MB)"
     )
     print("\n".join(_work_lines(found)))
@@ -68,10 +67,10 @@ def plan(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _work_lines(found: Outline) -> Iterator[str]:
+def _work_lines(found: StudyPlan) -> Iterator[str]:
     """How much there is to do besides the images, what it can say, and how long the calls take."""
     study = found.study
-    samples = sum(timing.missing for timing in found.timings)
+    samples = sum(timing.missing for timing in found.missing_timings)
     yield f"Timing       {samples} samples to take ({found.timing_calls:,} denoiser calls with warm-up)"
     if study.reference is not None:
         yield (
@@ -83,8 +82,8 @@ def _work_lines(found: Outline) -> Iterator[str]:
             f"Commitment   {len(found.missing_swaps)} of {len(found.swaps)} changes of prompt to make "
             f"({found.swap_calls:,} denoiser calls)"
         )
-    yield f"Statistics   {_power(len(study.prompts))}"
-    yield from (f"No verdict   {line}" for line in without_verdict(study, found.source))
+    yield f"Statistics   {power(len(study.prompts))}"
+    yield from (f"No verdict   {line}" for line in metrics_without_verdict(study, found.source))
     if found.nothing_to_do:
         yield "Nothing to do."
     elif found.seconds is None:
@@ -102,7 +101,7 @@ def score_study(arguments: argparse.Namespace) -> int:
     source = find_model(study.model)
     progress = make_progress(arguments.progress)
     migrate_existing(arguments.cache)
-    found = outline(study, source, arguments.cache, arguments.device, arguments.memory)
+    found = plan_study(study, source, arguments.cache, arguments.device, arguments.memory)
     result = score(found, arguments.cache, progress)
     if not result.cells:
         raise StudyError(
@@ -149,26 +148,19 @@ def claims(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _power(prompts: int) -> str:
-    if prompts < statistics.MIN_PROMPTS:
-        return f"{prompts} prompts: no intervals and no verdicts; at least {statistics.MIN_PROMPTS} prompts are needed"
-    least = statistics.minimum_detectable(1.0, prompts)
-    return f"{prompts} prompts find a mean difference of {least:.2f} standard deviations (over prompts) with 80 % power"
-
-
-def _sentence(name: str, summary: Summary) -> str:
-    made = summary.done + summary.timed + summary.references + summary.swaps + summary.scored
-    if not (made or summary.failed or summary.untimed):
-        return f"{name}: nothing to do, all {summary.cached} cells are in the cache."
-    parts = [f"{summary.done} cells made", f"{summary.cached} were cached", f"{summary.timed} timing samples"]
-    if summary.references:
-        parts.append(f"{summary.references} cells of the reference")
-    if summary.swaps:
-        parts.append(f"{summary.swaps} changes of prompt")
-    if summary.scored:
-        parts.append(f"{summary.scored} scores")
-    if summary.failed:
-        parts.append(f"{summary.failed} FAILED (each a row with its error)")
-    if summary.untimed:
-        parts.append(f"{summary.untimed} lanes could not be timed")
-    return f"{name}: {', '.join(parts)}; {duration(summary.seconds)}."
+def _sentence(name: str, outcome: RunOutcome) -> str:
+    made = outcome.done + outcome.timed + outcome.references + outcome.swaps + outcome.scored
+    if not (made or outcome.failed or outcome.untimed):
+        return f"{name}: nothing to do, all {outcome.cached} cells are in the cache."
+    parts = [f"{outcome.done} cells made", f"{outcome.cached} were cached", f"{outcome.timed} timing samples"]
+    if outcome.references:
+        parts.append(f"{outcome.references} cells of the reference")
+    if outcome.swaps:
+        parts.append(f"{outcome.swaps} changes of prompt")
+    if outcome.scored:
+        parts.append(f"{outcome.scored} scores")
+    if outcome.failed:
+        parts.append(f"{outcome.failed} FAILED (each a row with its error)")
+    if outcome.untimed:
+        parts.append(f"{outcome.untimed} lanes could not be timed")
+    return f"{name}: {', '.join(parts)}; {duration(outcome.seconds)}."

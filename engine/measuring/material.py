@@ -8,7 +8,7 @@ import pandas as pd
 from PIL import Image
 
 from engine.measuring.evidence import Evidence, Latents, Pictures, Subject
-from engine.study.plan import Cell
+from engine.study.cells import Cell
 
 
 class Material:

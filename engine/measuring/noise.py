@@ -18,7 +18,7 @@ from engine.errors import LabError
 from engine.measuring.formulas import relative_distance
 from engine.sampling.image_pass import Sample, sample_cells
 from engine.sampling.models import Memory, Model, check_device, load
-from engine.study.plan import Cell
+from engine.study.cells import Cell
 from engine.study.study import FrameSettings
 
 NO_FRAMES = FrameSettings(count=0)

@@ -14,7 +14,7 @@ from engine.sampling.building import build_scheduler
 from engine.sampling.calls import pipeline_arguments
 from engine.sampling.models import Model
 from engine.sampling.standins import StandIn, denoisers, with_parts
-from engine.study.plan import Cell
+from engine.study.cells import Cell
 
 STAGES = ("text", "denoiser", "scheduler", "decode")
 

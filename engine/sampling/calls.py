@@ -13,7 +13,7 @@ from engine.sampling.idle import parameters
 from engine.sampling.joining import Axes
 from engine.sampling.recording import Recorder
 from engine.sampling.standins import denoisers, family, with_parts
-from engine.study.plan import Cell
+from engine.study.cells import Cell
 
 
 def pipeline_arguments(pipe: DiffusionPipeline, cell: Cell) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from engine.sampling.joining import Axes
 from engine.sampling.models import Model
 from engine.sampling.recording import Recorder
 from engine.sampling.standins import remembering_text
-from engine.study.plan import Cell
-from engine.study.swaps import Swap
+from engine.study.cells import Cell
+from engine.study.prompt_swaps import Swap
 
 Texts = dict[str, torch.Tensor]
 

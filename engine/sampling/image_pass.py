@@ -7,10 +7,10 @@ import torch
 from diffusers import DiffusionPipeline
 
 from engine.sampling.batching import Hub
-from engine.sampling.cells import CellMaker, Picture, Sample, decode_samples
+from engine.sampling.cell_maker import CellMaker, Picture, Sample, decode_samples
 from engine.sampling.models import Model
 from engine.sampling.standins import remembering_text
-from engine.study.plan import Cell
+from engine.study.cells import Cell
 from engine.study.study import FrameSettings
 
 __all__ = ["Picture", "Sample", "default_max_batch", "run_cells", "sample_cells"]

@@ -12,7 +12,7 @@ from engine.cache import queries
 from engine.cache.connection import reading
 from engine.errors import LabError, StudyError
 from engine.sharing.grid import GridRow, draw_grid
-from engine.study.plan import frame_steps
+from engine.study.cells import frame_steps
 from engine.study.study import FrameSettings
 
 

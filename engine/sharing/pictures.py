@@ -9,6 +9,7 @@ from PIL import Image
 
 from engine.cache import queries
 from engine.cache.connection import Connection
+from engine.study.cells import evenly_spaced
 
 FORMATS = ("PNG", "WEBP", "JPEG")
 MAX_PIXELS = 4096 * 4096
@@ -96,7 +97,7 @@ def load_pictures(
 def _of_cell(frames: pd.DataFrame, kind: str, most: int | None) -> _Stored:
     rows = frames[frames["kind"] == kind].sort_values("step_index") if kind else frames.head(0)
     if most is not None and len(rows) > most:
-        rows = rows.iloc[sorted({round(place * (len(rows) - 1) / max(most - 1, 1)) for place in range(most)})]
+        rows = rows.iloc[evenly_spaced(len(rows), most)]
     steps = tuple(
         (float(progress), bytes(data)) for progress, data in zip(rows["progress"], rows["image"], strict=True)
     )

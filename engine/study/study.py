@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from engine.errors import StudyError
 from engine.paths import DATA
-from engine.study.commitment import CommitmentSettings, read_commitment
+from engine.study.commitment_settings import CommitmentSettings, read_commitment
 from engine.study.lanes import Lane, parse_lanes
 from engine.study.pipeline_settings import PipelineSettings, read_pipeline
 from engine.study.reading import Table, read_lanes, read_plugins

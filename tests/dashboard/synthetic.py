@@ -1,6 +1,5 @@
 """Caches with made-up results, written the way the engine writes them, for tests of the pages."""
 
-import functools
 import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -8,37 +7,26 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from dashboard.bench.made_up_rows import CALL_SECONDS, LAPTOP, MODEL, SERVER, drawing, finished_cell, timing_rows
 from engine.cache import queries
 from engine.cache.connection import reading
 from engine.cache.quality import MetricRow, QualityWriter, ReferenceRow, ScoreRow, StudyMetricRow
-from engine.cache.records import FrameRow, TimingRow, TrajectoryRow
+from engine.cache.records import FrameRow, TrajectoryRow
 from engine.cache.writer import CacheWriter
 from engine.environment import Environment
-from engine.study.plan import Cell, cells, frame_steps, reference_cells
-from engine.study.source import ModelSource
+from engine.study.cells import Cell, cells, reference_cells
 from engine.study.study import FrameSettings, Study, parse_study
+
+# What tests take from here, though the bench defines it.
+__all__ = ["CALL_SECONDS", "SERVER", "drawing"]
 
 LANES = ("ddim:50", "dpmpp_2m:20", "euler:30", "pndm:35")
 HOSTILE = (
     "<script>window.hurt=1</script><img src=x onerror='window.hurt=1'><style>*{display:none}</style> **bold** & `x`"
 )
 LONG = "a very long prompt " * 526 + "end."
-MODEL = ModelSource(
-    name="bundled",
-    kind="folder",
-    folder=None,
-    revision="",
-    fingerprint="f" * 64,
-    pipeline="StableDiffusionPipeline",
-    size=(64, 64),
-    scheduler_config={"num_train_timesteps": 1000},
-)
-LAPTOP = Environment("cpu", "Example CPU, 2 cores", "standard", "2.13.0", "0.42.1", {"cores": 2})
-SERVER = Environment("cuda", "Example GPU", "standard", "2.13.0", "0.42.1", {})
-CALL_SECONDS = {LAPTOP.device_name: 0.016, SERVER.device_name: 0.002}
-SIDE = 64
 
 
 def study(
@@ -116,92 +104,11 @@ def begin(writer: CacheWriter, plan: Study, environment: Environment = LAPTOP) -
 
 def outcome(cell: Cell, settings: FrameSettings, *, failed: bool = False, pictures: bool = True) -> TrajectoryRow:
     """The row of a cell that has run."""
-    calls = cell.lane.scheduler.expected_calls(cell.lane.steps)
-    row = TrajectoryRow(
-        trajectory_id=cell.trajectory_id,
-        scheduler=cell.lane.scheduler.key,
-        scheduler_label=cell.lane.scheduler.label,
-        steps=cell.lane.steps,
-        lane=cell.lane.key,
-        config_id=cell.config_id,
-        scheduler_config={},
-        prompt=cell.prompt,
-        negative_prompt="",
-        seed=cell.seed,
-        guidance_scale=cell.guidance_scale,
-        width=cell.width,
-        height=cell.height,
-        dtype=cell.dtype,
-        status="done",
-    )
+    row = finished_cell(cell, settings, pictures=pictures and not failed)
     if failed:
-        return replace(row, status="failed", error=f"ValueError: no step for {HOSTILE}")
-    frames = frames_of(cell, settings, calls) if pictures else ()
-    return replace(row, nfe=calls, frames=frames, frame_count=settings.count, frame_kinds=",".join(settings.kinds))
-
-
-def frames_of(cell: Cell, settings: FrameSettings, calls: int) -> tuple[FrameRow, ...]:
-    """Step frames that clear up from noise, and the final picture."""
-    rows = []
-    for step in frame_steps(settings, calls):
-        progress = (step + 1) / calls
-        for kind in settings.kinds:
-            image = drawing(_tone(cell.prompt), cell.seed, kind, round(progress, 1))
-            rows.append(_row(kind, step, progress, image, "webp"))
-    return (*rows, _row("final", calls - 1, 1.0, drawing(_tone(cell.prompt), cell.seed, "final", 1.0), "png"))
-
-
-def _tone(prompt: str) -> int:
-    return sum(prompt.encode()[:50]) % 360
-
-
-def _row(kind: str, step: int, progress: float, image: bytes, image_format: str) -> FrameRow:
-    return FrameRow(kind, step, progress, 1000 * (1 - progress), 12 * progress - 6, SIDE, SIDE, image_format, image)
-
-
-@functools.cache
-def drawing(tone: int, seed: int, kind: str, progress: float) -> bytes:
-    """A disc of a hue, at a place that comes from the seed, clearing up from grey (x0) or noise (xt)."""
-    image = Image.new("RGB", (SIDE, SIDE), "white")
-    left = 8 + 4 * (seed % 4)
-    ImageDraw.Draw(image).ellipse((left, 12, left + 40, 52), fill=f"hsl({tone},70%,50%)")
-    noise = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3))
-    clear = progress ** (2.0 if kind == "xt" else 0.5)
-    mixed = clear * np.asarray(image, dtype=np.float64) + (1 - clear) * (noise if kind == "xt" else 128)
-    stream = io.BytesIO()
-    Image.fromarray(mixed.astype(np.uint8)).save(stream, "PNG" if kind == "final" else "WEBP")
-    return stream.getvalue()
-
-
-def timing_rows(cell: Cell, plan: Study, environment: Environment) -> list[TimingRow]:
-    """Timing samples of a lane: time in proportion to its calls, with a little noise."""
-    generator = np.random.default_rng(cell.lane.steps)
-    calls = cell.lane.scheduler.expected_calls(cell.lane.steps)
-    rows = []
-    for batch in plan.timing.batch_sizes:
-        for repeat in range(plan.timing.repeats):
-            denoiser = calls * batch**0.8 * CALL_SECONDS[environment.device_name] * generator.normal(1, 0.02)
-            stages = {"text": 0.006, "denoiser": denoiser, "scheduler": calls * 0.0004, "decode": 0.02, "other": 0.004}
-            stages["total"] = sum(stages.values())
-            rows += [
-                TimingRow(
-                    cell.lane.scheduler.key,
-                    cell.lane.steps,
-                    cell.lane.key,
-                    cell.config_id,
-                    cell.width,
-                    cell.height,
-                    cell.dtype,
-                    cell.guidance_scale > 1,
-                    batch,
-                    repeat,
-                    stage,
-                    seconds,
-                    calls,
-                )
-                for stage, seconds in stages.items()
-            ]
-    return rows
+        error = f"ValueError: no step for {HOSTILE}"
+        return replace(row, status="failed", error=error, nfe=None, frame_count=0, frame_kinds="")
+    return row
 
 
 def write_outdated(path: Path) -> None:

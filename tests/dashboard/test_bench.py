@@ -1,41 +1,29 @@
 """The bench measures what it says, on a small cache; the limits themselves are for two idle cores."""
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import duckdb
 import pytest
 
 from dashboard.bench import __main__ as bench
+from dashboard.bench import large_cache
 from dashboard.bench.server import running
 from dashboard.bench.viewer import session
-
-MAKER = Path(__file__).with_name("big_cache.py")
-
-
-@pytest.fixture(scope="module")
-def maker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("big_cache", MAKER)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from engine.errors import LabError
 
 
-def test_the_made_up_cache_has_the_frames_and_metrics_it_says(maker: ModuleType, tmp_path: Path) -> None:
-    maker.write(tmp_path / "cache.duckdb", share=1 / maker.PROMPTS)
+def test_the_made_up_cache_has_the_frames_and_metrics_it_says(tmp_path: Path) -> None:
+    large_cache.write_large_cache(tmp_path / "cache.duckdb", share=1 / large_cache.PROMPTS)
     with duckdb.connect(str(tmp_path / "cache.duckdb"), read_only=True) as db:
         counts = [
             db.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0]
             for table in ("frames", "step_metrics", "trajectories", "latents", "quality")
         ]
-    cells = len(maker.LANES) * maker.SEEDS
-    assert maker.PROMPTS * counts[0] == 100_000
-    assert maker.PROMPTS * counts[1] == 1_000_000
-    assert counts[2:] == [cells, cells, len(maker.METRICS) * cells]
+    cells = len(large_cache.LANES) * large_cache.SEEDS
+    assert large_cache.PROMPTS * counts[0] == 100_000
+    assert large_cache.PROMPTS * counts[1] == 1_000_000
+    assert counts[2:] == [cells, cells, len(large_cache.METRICS) * cells]
 
 
 def test_a_viewer_sees_what_a_browser_is_sent(usual_cache: Path) -> None:
@@ -89,11 +77,24 @@ def test_every_limit_counts(page: dict[str, float], memory: float, start: float,
     assert bench._holds([figures], memory, start) is holds
 
 
-def test_a_cache_that_is_not_there_is_measured_as_it_is_shown_and_a_missing_maker_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(bench, "MAKER", tmp_path / "gone.py")
-    assert bench.main(["--views", "2"]) == 2
-    assert "is not here" in capsys.readouterr().err
+def test_a_cache_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["--cache", str(tmp_path / "none.duckdb")]) == 2
     assert "There is no cache" in capsys.readouterr().err
+
+
+def test_without_a_cache_a_made_up_one_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[Path] = []
+
+    def small(path: Path) -> None:
+        large_cache.write_large_cache(path, share=1 / large_cache.PROMPTS)
+
+    def measure(cache: Path, views: int, repeats: int) -> dict[str, object]:
+        with duckdb.connect(str(cache), read_only=True) as db:
+            assert db.execute("SELECT name FROM studies").fetchall() == [(large_cache.NAME,)]
+        measured.append(cache)
+        raise LabError("far enough")
+
+    monkeypatch.setattr(bench, "write_large_cache", small)
+    monkeypatch.setattr(bench, "measure", measure)
+    assert bench.main([]) == 2
+    assert len(measured) == 1

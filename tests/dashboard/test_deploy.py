@@ -46,7 +46,7 @@ def test_secrets_results_and_environments_stay_out_of_the_images(path: str) -> N
         "dashboard/.streamlit/config.toml",
         "dashboard/runs/queue.py",
         "data/claims.toml",
-        "engine/run.py",
+        "engine/passes/run.py",
         "requirements.txt",
         "pyproject.toml",
     ],

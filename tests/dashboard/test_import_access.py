@@ -11,7 +11,7 @@ from streamlit.proto.Common_pb2 import FileUploaderState, UploadedFileInfo
 from streamlit.proto.WidgetStates_pb2 import WidgetState
 
 from dashboard.bench.server import Server, running
-from dashboard.bench.viewer import XSRF_COOKIE, View, session
+from dashboard.bench.viewer import XSRF_COOKIE, PageView, session
 from dashboard.options import parse
 from dashboard.share import sections as share
 from engine.cache.connection import reading
@@ -43,7 +43,7 @@ def names(cache: Path) -> set[str]:
         return set(studies(db)["name"])
 
 
-def upload(server: Server, view: View, data: bytes) -> int:
+def upload(server: Server, view: PageView, data: bytes) -> int:
     """Sends a file to a session as a browser does; returns the status of the answer, 0 if there is none."""
     jar = http.cookiejar.CookieJar()
     browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
@@ -71,7 +71,7 @@ def dropped(uploader: str, size: int) -> WidgetState:
     return WidgetState(id=uploader, file_uploader_state_value=FileUploaderState(uploaded_file_info=[info]))
 
 
-def form_of(view: View) -> tuple[str, str]:
+def form_of(view: PageView) -> tuple[str, str]:
     """Ids of the form's button and of its place to drop a file."""
     (uploader,) = view.uploaders
     return next(key for label, key in view.buttons if label == "Take over"), uploader

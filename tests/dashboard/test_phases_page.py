@@ -27,8 +27,8 @@ from engine.cache.records import SketchRow, StepMetricRow, TrajectoryRow
 from engine.cache.writer import CacheWriter
 from engine.display import theme
 from engine.display.phase_charts import commitment_chart, curve_chart, octave_chart, octave_name, path_chart, span_chart
-from engine.study.plan import Cell
-from engine.study.swaps import swaps
+from engine.study.cells import Cell
+from engine.study.prompt_swaps import swaps
 
 APP = Path(__file__).resolve().parents[2] / "dashboard" / "app.py"
 LANES = ("ddim:50", "dpmpp_2m:20")

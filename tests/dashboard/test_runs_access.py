@@ -18,7 +18,7 @@ import pytest
 from websockets.exceptions import WebSocketException
 
 from dashboard.bench.server import Server, running
-from dashboard.bench.viewer import View, session
+from dashboard.bench.viewer import PageView, session
 from dashboard.runs.queue import Queue
 
 pytest.importorskip("authlib", reason="signing in needs Authlib")
@@ -71,11 +71,11 @@ def sign_in(server: Server) -> dict[str, str]:
     return {cookie.name: (cookie.value or "").strip('"') for cookie in jar}
 
 
-def press(view: View, label: str) -> str:
+def press(view: PageView, label: str) -> str:
     return next(key for name, key in view.buttons if name.startswith(label))
 
 
-def labels(view: View) -> set[str]:
+def labels(view: PageView) -> set[str]:
     return {name for name, _ in view.buttons}
 
 

@@ -216,6 +216,37 @@ def test_equal_lanes_are_found_equivalent_with_about_the_power_that_was_promised
     assert 0.72 < np.mean(found) < 0.88
 
 
+def _differing(prompts: int, per_prompt: int, seed: int) -> pd.DataFrame:
+    """Two lanes that are equally good, each on some prompts: preferences of log odds with a standard deviation of 1."""
+    generator = np.random.default_rng(seed)
+    chance = 1 / (1 + np.exp(-generator.normal(size=prompts)))
+    left = generator.random((prompts, per_prompt)) < chance[:, None]
+    names = np.repeat([f"p{number}" for number in range(prompts)], per_prompt)
+    choices = np.where(left.ravel(), "left", "right")
+    return pd.DataFrame({"left_lane": "a", "right_lane": "b", "choice": choices, "voter": "v", "prompt": names})
+
+
+def test_votes_that_hang_together_by_prompt_are_worth_fewer_and_more_are_asked_for() -> None:
+    needed = tally.votes_needed(per_prompt=8)
+    assert needed == pytest.approx(215 * (1 + 7 * tally.CLUSTERED), abs=2)
+    verdicts = [
+        [tally.preference(_differing(votes // 8, 8, seed), "a", "b").verdict == "equivalent" for seed in range(100)]
+        for votes in (needed, 215)
+    ]
+    assert np.mean(verdicts[0]) > 0.72
+    assert np.mean(verdicts[1]) < 0.5
+
+
+def test_how_alike_votes_on_a_prompt_are_is_read_off_the_votes() -> None:
+    differing = _differing(600, 8, 0)
+    scores = (differing["choice"] == "left").to_numpy(dtype=np.float64)
+    assert tally.clustering(scores, list(differing["prompt"])) == pytest.approx(tally.CLUSTERED, abs=0.03)
+    mixed = np.random.default_rng(0).permutation(scores)
+    assert tally.clustering(mixed, list(differing["prompt"])) < 0.02
+    assert tally.clustering(np.repeat([0.0, 1.0] * 5, 4), list(np.repeat(np.arange(10), 4))) == 1.0
+    assert tally.clustering(scores[:6], ["p"] * 6) == tally.CLUSTERED
+
+
 COLUMNS = ["voter", "check_kind", "left_lane", "right_lane", "choice"]
 STEPS = {"a": 50, "b": 20, "worse": 4, "worst": 2}
 

@@ -14,7 +14,7 @@ from engine.cache.records import LatentsRow
 from engine.cache.schema import MIGRATIONS
 from engine.cache.writer import CacheWriter, insert_rows
 from engine.environment import Environment
-from engine.study.plan import cells
+from engine.study.cells import cells
 from engine.study.source import find_model
 from tests.engine.helpers import ask, row
 

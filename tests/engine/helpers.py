@@ -235,7 +235,7 @@ def _engine(arguments: list[str], out: Path, err: Path, max_file_bytes: int | No
 
 def peak_of_run(cache: Path, cells: int, answer: Path) -> None:
     """Runs a study of so many cells and writes the peak resident memory in MB to a file; for children."""
-    from engine.run import run_study
+    from engine.passes.run import run_study
 
     study = parsed(seeds=list(range(cells // 2)), lanes=["ddim:6", "euler:6"], frames={"count": 6})
     summary = run_study(study, cache, device="cpu", max_batch=8)

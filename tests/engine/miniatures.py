@@ -32,8 +32,8 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from engine.sampling.image_pass import Sample
+from engine.study.cells import Cell, cells
 from engine.study.lanes import Lane
-from engine.study.plan import Cell, cells
 from engine.study.schedulers import Scheduler
 from engine.study.source import find_model
 from engine.study.study import parse_study

@@ -41,6 +41,6 @@ def test_a_cell_that_fails_ends_the_benchmark(monkeypatch):
     monkeypatch.setattr(bench, "LANES", ("ddim:3",))
     short = {"prompt": "disc", "num_inference_steps": 1}
     monkeypatch.setattr(bench, "pipeline_arguments", lambda pipe, cell: short)
-    monkeypatch.setattr("engine.sampling.cells.pipeline_arguments", lambda pipe, cell: 1 / 0)
+    monkeypatch.setattr("engine.sampling.cell_maker.pipeline_arguments", lambda pipe, cell: 1 / 0)
     with pytest.raises(RuntimeError, match="ddim:3 failed: ZeroDivisionError"):
         bench.run_bench("gaussian", "cpu", 1, None, lambda text: None)

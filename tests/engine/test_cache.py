@@ -21,7 +21,7 @@ from engine.cache.schema import MIGRATIONS, SCHEMA_VERSION
 from engine.cache.writer import CacheWriter
 from engine.cli import main
 from engine.errors import CacheBusy, CacheError, CacheMissing, CacheOutdated
-from engine.run import run_study
+from engine.passes.run import run_study
 from tests.engine import helpers
 from tests.engine.helpers import ask, parsed, row, start, start_engine, write_rows, write_study
 

@@ -22,7 +22,7 @@ from engine.environment import describe
 from engine.errors import StudyError
 from engine.measuring.metrics import METRICS
 from engine.paths import CLAIMS
-from engine.study.plan import cells
+from engine.study.cells import cells
 from engine.study.source import find_model
 from tests.engine.helpers import parsed, row
 

@@ -15,10 +15,10 @@ from engine.cli import main
 from engine.errors import StudyError
 from engine.sampling.commitment import SwapSample, run_swaps
 from engine.sampling.models import Model
-from engine.study.plan import cells
+from engine.study.cells import cells
+from engine.study.prompt_swaps import Swap, swaps
 from engine.study.source import find_model
 from engine.study.study import load_study, parse_study
-from engine.study.swaps import Swap, swaps
 from tests.engine.helpers import ask, small_study, write_study
 
 PAIR = {"prompts": [["red apple", "owl"]], "at": [0.25, 0.5, 0.75]}

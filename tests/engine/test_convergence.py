@@ -13,7 +13,7 @@ from engine.cache import schedules
 from engine.cache.connection import reading
 from engine.cache.findings import load_findings
 from engine.cli import main
-from engine.run import run_study
+from engine.passes.run import run_study
 from tests.engine.helpers import parsed
 
 CALLS = (10, 20, 40)

@@ -11,10 +11,10 @@ from engine.frame_scoring import score_frames
 from engine.measuring.evidence import Unmeasurable
 from engine.measuring.frame_metrics import FRAME_METRICS
 from engine.measuring.metrics import Metric
-from engine.outline import outline
+from engine.passes.plan import plan_study
+from engine.passes.run import run_study
 from engine.progress import Progress
-from engine.run import run_study
-from engine.sampling import cells as sampling_cells
+from engine.sampling import cell_maker as sampling_cells
 from engine.scoring import score
 from engine.study.source import find_model
 from tests.engine.helpers import ask, parsed
@@ -38,7 +38,7 @@ class Notes(Progress):
 
 
 def planned(study, cache):
-    return outline(study, find_model("gaussian"), cache, "cpu", "standard")
+    return plan_study(study, find_model("gaussian"), cache, "cpu", "standard")
 
 
 def raises(*_):

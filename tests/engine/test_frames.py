@@ -15,7 +15,7 @@ from PIL import Image
 from engine.sampling import frames
 from engine.sampling.image_pass import Sample, run_cells, sample_cells
 from engine.sampling.models import Model
-from engine.study.plan import frame_steps
+from engine.study.cells import frame_steps
 from engine.study.study import FrameSettings
 from tests.engine.miniatures import cells_of, picture_of
 

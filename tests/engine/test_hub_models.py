@@ -12,7 +12,7 @@ from huggingface_hub import constants
 
 from engine.cli import main
 from engine.errors import ModelError
-from engine.run import run_study
+from engine.passes.run import run_study
 from engine.sampling.models import fetch
 from engine.study.source import find_model
 from tests.engine.helpers import ROOT, ask, parsed, write_model, write_study

@@ -8,7 +8,7 @@ import pytest
 from engine.cache import schedules
 from engine.cache.connection import reading, writing
 from engine.cli import main
-from engine.run import run_study
+from engine.passes.run import run_study
 from tests.engine.helpers import ask, parsed
 
 

@@ -14,9 +14,9 @@ from engine.cache.schedules import NoiseRow, write_noise
 from engine.cli import main
 from engine.environment import describe
 from engine.measuring.noise import measure_noise, rms
-from engine.noise import chosen_cells, run_noise
-from engine.run import run_study
-from engine.study.plan import cells
+from engine.passes.noise import chosen_cells, run_noise
+from engine.passes.run import run_study
+from engine.study.cells import cells
 from engine.study.source import find_model
 from tests.engine.helpers import parsed
 from tests.engine.miniatures import cells_of

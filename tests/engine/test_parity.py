@@ -20,7 +20,7 @@ from diffusers import DiffusionPipeline
 from engine.sampling.batching import Hub
 from engine.sampling.image_pass import Sample, run_cells, sample_cells
 from engine.sampling.models import Model
-from engine.study.plan import Cell
+from engine.study.cells import Cell
 from engine.study.schedulers import SCHEDULERS
 from engine.study.study import FrameSettings
 from tests.engine.miniatures import cells_of, picture_of

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.study.plan import cells, check_lanes
+from engine.study.cells import cells, check_lanes
 from engine.study.source import find_model
 from engine.study.study import load_study, presets
 

@@ -1,8 +1,8 @@
 """Progress for people: the bar moves while the first cells are still on their way."""
 
 from engine import progress
+from engine.passes.run import run_study
 from engine.progress import BarProgress, Progress
-from engine.run import run_study
 from tests.engine.helpers import parsed
 
 

@@ -4,9 +4,10 @@ import gc
 
 import pytest
 
-from engine import run as run_module
 from engine.cache.writer import CacheWriter
-from engine.run import GROUP_CELLS, run_study
+from engine.passes import context, images
+from engine.passes.images import GROUP_CELLS
+from engine.passes.run import run_study
 from engine.sampling.image_pass import DECODE_TOGETHER, Picture, Sample
 from tests.engine import helpers
 from tests.engine.helpers import ask, committed, parsed, start, start_engine, wait_until, write_study
@@ -56,8 +57,8 @@ def test_an_interrupt_while_a_group_is_written_loses_nothing(tmp_path, monkeypat
                 raise KeyboardInterrupt
             super().trajectories(rows, *rest)
 
-    monkeypatch.setattr(run_module, "CacheWriter", Interrupted)
-    monkeypatch.setattr(run_module, "GROUP_SECONDS", 1e9)
+    monkeypatch.setattr(context, "CacheWriter", Interrupted)
+    monkeypatch.setattr(images, "GROUP_SECONDS", 1e9)
     with pytest.raises(KeyboardInterrupt):
         run_study(parsed(seeds=list(range(60))), tmp_path / "c.duckdb", device="cpu", max_batch=4)
     assert ask(tmp_path / "c.duckdb", "SELECT count(*) FROM trajectories WHERE status = 'done'") == [(GROUP_CELLS,)]
@@ -73,8 +74,8 @@ def test_pictures_of_written_cells_are_let_go(tmp_path, monkeypatch):
             alive.append(sum(type(thing) is Sample for thing in things))
             sizes.append(sum(type(thing) is Picture for thing in things))
 
-    monkeypatch.setattr(run_module, "CacheWriter", Watched)
-    monkeypatch.setattr(run_module, "GROUP_SECONDS", 1e9)
+    monkeypatch.setattr(context, "CacheWriter", Watched)
+    monkeypatch.setattr(images, "GROUP_SECONDS", 1e9)
     run_study(parsed(seeds=list(range(60))), tmp_path / "c.duckdb", device="cpu", max_batch=4)
     assert len(alive) >= 120 // GROUP_CELLS
     assert max(alive) <= GROUP_CELLS + DECODE_TOGETHER + 4 + 1

@@ -12,10 +12,10 @@ from diffusers import FlowMatchEulerDiscreteScheduler, PNDMScheduler
 from engine.cache import queries
 from engine.cache.connection import reading
 from engine.errors import StudyError
-from engine.run import run_study
+from engine.passes.run import run_study
 from engine.sampling.building import build_scheduler, resolved_config, scheduler_type
+from engine.study.cells import check_lanes
 from engine.study.lanes import Lane, check_lane, parse_lane
-from engine.study.plan import check_lanes
 from engine.study.schedulers import SCHEDULERS, Scheduler, class_version, register
 from engine.study.study import Study, load_study, parse_study
 from tests.engine.miniatures import SD_SCHEDULER, SDXL_SCHEDULER

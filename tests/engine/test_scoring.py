@@ -16,8 +16,8 @@ from engine.cli import main
 from engine.errors import StudyError
 from engine.measuring import metrics
 from engine.measuring.metrics import METRICS, Metric
-from engine.outline import outline
-from engine.run import run_study
+from engine.passes.plan import plan_study
+from engine.passes.run import run_study
 from engine.scoring import score, scoring_lines
 from engine.study.source import find_model
 from engine.study.study import parse_study
@@ -34,7 +34,7 @@ def cache(tmp_path):
 
 
 def rescored(study, cache):
-    return score(outline(study, find_model("gaussian"), cache, "cpu", "standard"), cache)
+    return score(plan_study(study, find_model("gaussian"), cache, "cpu", "standard"), cache)
 
 
 def findings(cache, name="small"):

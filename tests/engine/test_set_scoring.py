@@ -16,8 +16,8 @@ from engine.cache.sets import SetRow, SetsWriter, set_id
 from engine.cli import main
 from engine.measuring import set_metrics
 from engine.measuring.set_metrics import SET_METRICS, Features, as_sets
-from engine.outline import outline
-from engine.run import run_study
+from engine.passes.plan import plan_study
+from engine.passes.run import run_study
 from engine.scoring import score, scoring_lines
 from engine.set_scoring import Vectors
 from engine.study.source import find_model
@@ -58,7 +58,7 @@ def settings(**changes):
 
 
 def rescored(cache, **changes):
-    plan = outline(parse_study(settings(**changes)), find_model("gaussian"), cache, "cpu", "standard")
+    plan = plan_study(parse_study(settings(**changes)), find_model("gaussian"), cache, "cpu", "standard")
     return score(plan, cache)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from engine.cli import main
 from engine.errors import LabError, ModelError
-from engine.run import run_study
+from engine.passes.run import run_study
 from engine.study.families import FAMILIES
 from engine.study.source import find_model
 from tests.engine.helpers import parsed, write_model, write_study

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from engine.cli import main
 from engine.errors import StudyError
-from engine.run import run_study
-from engine.study.plan import cells
+from engine.passes.run import run_study
+from engine.study.cells import cells
 from engine.study.source import find_model
 from engine.study.study import canonical, load_study, parse_study
 from tests.engine.helpers import ask, parsed, small_study, write_study

@@ -11,7 +11,7 @@ from engine.cache import queries
 from engine.cache.connection import reading
 from engine.measuring import timing
 from engine.measuring.timing import STAGES, TimingJob, TimingSample, time_lanes
-from engine.run import run_study
+from engine.passes.run import run_study
 from engine.sampling.models import Model
 from engine.study.study import parse_study
 from tests.engine.miniatures import FAILING, cells_of
@@ -239,7 +239,7 @@ def test_a_lane_that_fails_on_its_first_prompt_alone_is_timed_on_another(
         }
     )
     prompts = []
-    real = engine.sampling.cells.call_pipeline
+    real = engine.sampling.cell_maker.call_pipeline
 
     def call(pipe: Any, arguments: Any, *args: Any, **options: Any) -> Any:
         if arguments["prompt"] == "disc":
@@ -250,7 +250,7 @@ def test_a_lane_that_fails_on_its_first_prompt_alone_is_timed_on_another(
         prompts.extend(job.cell.prompt for job in jobs)
         return time_lanes(model, jobs, warmup)
 
-    monkeypatch.setattr(engine.sampling.cells, "call_pipeline", call)
+    monkeypatch.setattr(engine.sampling.cell_maker, "call_pipeline", call)
     monkeypatch.setattr(timing, "time_lanes", watch)
     summary = run_study(study, tmp_path / "cache.duckdb", device="cpu")
     assert (summary.done, summary.failed, summary.timed, summary.untimed) == (1, 1, 1, 0)

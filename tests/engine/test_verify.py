@@ -5,7 +5,7 @@ import pytest
 
 from engine.cache.connection import writing
 from engine.cli import main
-from engine.verify import spread
+from engine.study.cells import evenly_spaced
 from tests.engine.helpers import ask, write_study
 
 
@@ -55,6 +55,7 @@ def test_other_settings_find_nothing_to_compare_with(study, cache, capsys):
 
 
 def test_few_cells_are_spread_over_all():
-    assert spread(list(range(100)), 4) == [0, 25, 50, 75]
-    assert spread([1, 2], 5) == [1, 2]
-    assert spread([], 5) == []
+    assert evenly_spaced(100, 4) == [0, 33, 66, 99]
+    assert evenly_spaced(2, 5) == [0, 1]
+    assert evenly_spaced(5, 1) == [4]
+    assert evenly_spaced(0, 5) == evenly_spaced(5, 0) == []

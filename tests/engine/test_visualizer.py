@@ -9,7 +9,7 @@ import pytest
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
 from PIL import Image
 
-import engine.run
+import engine.passes.run
 from diffusion_scheduler_visualizer import DiffusionSchedulerVisualizer
 from engine.errors import LabError, ModelError, StudyError
 from engine.sharing.grid import LABEL_WIDTH, MARGIN
@@ -190,7 +190,7 @@ def test_what_was_computed_once_is_not_computed_again(
     quick: DiffusionSchedulerVisualizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = quick.create_comparison_grid(PROMPT, columns=3, repeats=1)
-    monkeypatch.setattr(engine.run, "_work", lambda *args: pytest.fail("something was computed"))
+    monkeypatch.setattr(engine.passes.run, "_make_missing", lambda *args: pytest.fail("something was computed"))
     assert quick.create_comparison_grid(PROMPT, columns=3, repeats=1) == first
 
 

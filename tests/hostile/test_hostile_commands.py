@@ -130,7 +130,7 @@ def test_a_plan_that_cannot_be_read_keeps_everything_of_its_file_out(path: Path,
     for name in ("plan without bottom", "plan of other kinds", "lanes that are a number"):
         path.unlink(missing_ok=True)
         FILES.HARMLESS[name](path)
-        with pytest.raises(CacheRefused, match="The plan of the study 'shared' cannot be read"):
+        with pytest.raises(CacheRefused, match="The stored study 'shared' cannot be read"):
             import_cache(path, mine)
         with reading(mine) as db:
             assert db.execute("SELECT count(*) FROM trajectories").fetchall() == [(0,)]

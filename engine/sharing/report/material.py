@@ -1,7 +1,7 @@
 """What a report is made of: the summary of a study, its verdicts on claims, some of its pictures, and a price."""
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from engine.sharing.export import load_summary
 from engine.sharing.formats import IMAGES_PER_MONTH, UTILISATION
 from engine.sharing.pictures import CellPictures, load_pictures
 from engine.sharing.summary import Summary
+from engine.study.cells import evenly_spaced
 
 GPU_PRICES = DATA / "gpu_prices.toml"
 MAX_PROMPTS = 6
@@ -127,7 +128,8 @@ def read_report(db: Connection, study: str, wish: Wish | None = None) -> Report:
     wish = wish or Wish()
     known = read_claims(wish.claims)
     summary = load_summary(db, study, lanes_of(known))
-    prompts, seed = tuple(_spread(summary.prompts, MAX_PROMPTS)), next(iter(summary.seeds), 0)
+    places = evenly_spaced(len(summary.prompts), MAX_PROMPTS)
+    prompts, seed = tuple(summary.prompts[place] for place in places), next(iter(summary.seeds), 0)
     shown = set(summary.lanes["lane"].head(MAX_LANES))
     rows = summary.findings.cells
     rows = rows[(rows["seed"] == seed) & rows["prompt"].isin(prompts) & rows["study_lane"].isin(shown)]
@@ -184,10 +186,3 @@ def _said(preset: Preset) -> str:
         f"confidence {preset.confidence}."
     )
     return note + (f" Rented {preset.sold_in} at a time." if preset.sold_in > 1 else "")
-
-
-def _spread(items: Sequence[str], most: int) -> list[str]:
-    """Evenly spread ones of a list that is too long."""
-    if len(items) <= most:
-        return list(items)
-    return [items[round(place * (len(items) - 1) / (most - 1))] for place in range(most)]

@@ -135,12 +135,21 @@ def check_lanes(lanes: Iterable[Lane], scheduler_config: Mapping[str, Any]) -> l
     return found
 
 
+def evenly_spaced(length: int, most: int) -> list[int]:
+    """Places 0 to `length` - 1 if they are at most `most`; else `most` evenly spread ones, both ends among them.
+
+    Of a single one it is the last place.
+    """
+    if length <= most:
+        return list(range(length))
+    if most <= 1:
+        return [length - 1] * most
+    return [round(place * (length - 1) / (most - 1)) for place in range(most)]
+
+
 def frame_steps(settings: FrameSettings, calls: int) -> list[int]:
     """Which of `calls` steps are kept: about `count` evenly spread ones, the last always among them."""
-    count = min(settings.count, calls)
-    if count <= 1:
-        return [calls - 1] * count
-    return sorted({round(i * (calls - 1) / (count - 1)) for i in range(count)})
+    return evenly_spaced(calls, settings.count)
 
 
 def digest(value: Any) -> str:

@@ -1,14 +1,23 @@
-"""What a study will be able to say nothing about, told before anything runs. Imports no torch."""
+"""Whether a study is large enough for verdicts, told before anything runs. Imports no torch."""
 
 from collections.abc import Iterator
 
+from engine.analysis import statistics
 from engine.measuring.evidence import Subject, Unmeasurable
 from engine.measuring.metrics import METRICS, Metric
 from engine.study.source import ModelSource
 from engine.study.study import Study
 
 
-def without_verdict(study: Study, source: ModelSource) -> list[str]:
+def power(prompts: int) -> str:
+    """The smallest difference that so many prompts are likely to find, in words."""
+    if prompts < statistics.MIN_PROMPTS:
+        return f"{prompts} prompts: no intervals and no verdicts; at least {statistics.MIN_PROMPTS} prompts are needed"
+    least = statistics.minimum_detectable(1.0, prompts)
+    return f"{prompts} prompts find a mean difference of {least:.2f} standard deviations (over prompts) with 80 % power"
+
+
+def metrics_without_verdict(study: Study, source: ModelSource) -> list[str]:
     """One line for each reason why metrics of a study will get no verdict, and what to give instead.
 
     Metrics that cannot be measured here are not listed: `score` says why, and how to get what they need.

@@ -8,7 +8,7 @@ from engine.cache import schedules
 from engine.cache.connection import reading
 from engine.cache.schedules import LintRow, write_lints
 from engine.sampling.lint import LINT_VERSION, Lint, lint_lane
-from engine.study.plan import Cell
+from engine.study.cells import Cell
 from engine.study.source import ModelSource
 
 

@@ -3,16 +3,14 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.cache.connection import migrate
 from engine.cache.schedules import NoiseRow, write_noise
-from engine.cache.writer import CacheWriter
-from engine.environment import Environment, describe, resolve_device
-from engine.study.plan import Cell, cells, check_lanes
-from engine.study.source import find_model
+from engine.environment import Memory
+from engine.passes.context import PassContext, open_context
+from engine.study.cells import Cell, cells, check_lanes
 from engine.study.study import Study
 
 if TYPE_CHECKING:
@@ -37,7 +35,7 @@ def run_noise(
     cache: Path,
     *,
     device: str = "auto",
-    memory: Literal["standard", "low"] = "standard",
+    memory: Memory = "standard",
     lanes: int = 4,
     each: int = 4,
     compiled: bool = True,
@@ -49,30 +47,24 @@ def run_noise(
         LabError: Something on the user's side is wrong; raised before any work.
     """
     from engine.measuring.noise import measure_noise
-    from engine.sampling.image_pass import default_max_batch
-    from engine.sampling.models import fetch, load
 
-    source = fetch(find_model(study.model))
-    check_lanes(study.lanes, source.scheduler_config)
-    device = resolve_device(device)
-    environment = describe(device, memory)
-    every = cells(study, source, device)
+    context = open_context(study, cache, device=device, memory=memory)
+    check_lanes(study.lanes, context.source.scheduler_config)
+    every = cells(study, context.source, context.environment.device)
     mine = chosen_cells(study, every, lanes, each)
-    migrate(cache)
-    model = load(source, device, mine[0].dtype, memory)
-    batches = (*BATCHES, default_max_batch(device, mine[0].width, mine[0].height))
-    say(f"{len(mine)} cells, each alone and then in every variation; {device}, {mine[0].dtype}")
+    writer, model = context.writer, context.model  # a cache that cannot be written is refused before any work
+    batches = (*BATCHES, context.max_batch(mine))
+    say(f"{len(mine)} cells, each alone and then in every variation; {model.device}, {mine[0].dtype}")
     rows: list[NoiseRow] = []
     for found in measure_noise(model, mine, batches, compiled=compiled, memory=memory):
-        fresh = list(_rows(found, mine, environment, source.model_id))
-        rows += fresh
+        rows += _rows(found, mine, context)
         say(f"  {found.variation:<10} {found.reason or _sentence(found)}")
-    CacheWriter(cache).places(source, environment)
+    writer.places(context.source, context.environment)
     write_noise(cache, rows)
     return rows
 
 
-def _rows(found: "Distances", mine: Sequence[Cell], environment: Environment, model_id: str) -> Iterator[NoiseRow]:
+def _rows(found: "Distances", mine: Sequence[Cell], context: PassContext) -> Iterator[NoiseRow]:
     """One row for each lane and metric."""
     by_lane: dict[str, list[Cell]] = defaultdict(list)
     for cell in mine:
@@ -82,20 +74,20 @@ def _rows(found: "Distances", mine: Sequence[Cell], environment: Environment, mo
         for metric, table in zip(METRICS, (found.latents, found.pictures), strict=True):
             values = [table[cell.trajectory_id] for cell in lane_cells if cell.trajectory_id in table]
             yield NoiseRow(
-                environment.environment_id,
-                model_id,
-                first.config_id,
-                lane,
-                first.dtype,
-                first.guidance_scale,
-                first.width,
-                first.height,
-                found.variation,
-                metric,
-                len(values),
-                float(np.median(values)) if values else None,
-                max(values, default=None),
-                found.reason or None,
+                environment_id=context.environment.environment_id,
+                model_id=context.source.model_id,
+                config_id=first.config_id,
+                lane=lane,
+                dtype=first.dtype,
+                guidance_scale=first.guidance_scale,
+                width=first.width,
+                height=first.height,
+                variation=found.variation,
+                metric=metric,
+                n=len(values),
+                median=float(np.median(values)) if values else None,
+                largest=max(values, default=None),
+                reason=found.reason or None,
             )
 
 

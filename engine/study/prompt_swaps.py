@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from engine.study.plan import Cell, cells, digest
+from engine.study.cells import Cell, cells, digest
 from engine.study.source import ModelSource
 from engine.study.study import Study
 

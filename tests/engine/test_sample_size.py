@@ -3,7 +3,7 @@
 import pytest
 
 from engine.cli import main
-from engine.foresight import without_verdict
+from engine.passes.sample_size import metrics_without_verdict
 from engine.study.source import find_model
 from tests.engine.helpers import parsed, write_study
 
@@ -11,7 +11,7 @@ BUNDLED = ["owl", "rocket", "red apple", "bicycle", "cactus"]
 
 
 def lines_of(prompts, seeds, model="bundled", **changes):
-    return without_verdict(parsed(model=model, prompts=prompts, seeds=seeds, **changes), find_model(model))
+    return metrics_without_verdict(parsed(model=model, prompts=prompts, seeds=seeds, **changes), find_model(model))
 
 
 def test_one_seed_leaves_metrics_without_a_margin_of_their_own_without_verdict():

@@ -19,7 +19,7 @@ def vocabulary() -> tuple[str, ...]:
     return tuple(line.strip().lower() for line in lines if line.strip())
 
 
-def unknown_prompts(model: str, prompts: Sequence[str]) -> list[str]:
+def out_of_vocabulary(model: str, prompts: Sequence[str]) -> list[str]:
     """The prompts that name nothing the bundled model knows; none for other models, and the empty prompt never is.
 
     A name counts as whole words, since the model has seen "cherry blossom" but not "cherry blossoms".
@@ -30,9 +30,9 @@ def unknown_prompts(model: str, prompts: Sequence[str]) -> list[str]:
     return [prompt for prompt in prompts if prompt.strip() and not known.search(" ".join(prompt.lower().split()))]
 
 
-def prompt_notes(model: str, prompts: Sequence[str]) -> list[str]:
+def vocabulary_notes(model: str, prompts: Sequence[str]) -> list[str]:
     """One line about the prompts that the bundled model will draw something else for; none if there are none."""
-    unknown = unknown_prompts(model, prompts)
+    unknown = out_of_vocabulary(model, prompts)
     if not unknown:
         return []
     listed = ", ".join(repr(" ".join(prompt.split())[:LETTERS]) for prompt in unknown[:SHOWN])

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+
+import numpy as np
 
 from engine.cache import queries
 from engine.cache.connection import migrate, reading
-from engine.environment import describe, resolve_device
+from engine.environment import Memory
 from engine.errors import StudyError
-from engine.study.plan import Cell, cells, check_lanes
-from engine.study.source import find_model
+from engine.passes.context import open_context
+from engine.passes.images import NO_FRAMES
+from engine.study.cells import Cell, cells, check_lanes, evenly_spaced
 from engine.study.study import Study
 
 # Relative L2. The order of additions in a batch moves float32 by some 1e-6; half formats have three digits or two.
@@ -42,20 +44,8 @@ class Checked:
         return self.distance is not None and self.distance <= self.tolerance
 
 
-def spread(every: Sequence[Cell], count: int) -> list[Cell]:
-    """So many cells, evenly spread over all."""
-    if count >= len(every):
-        return list(every)
-    return [every[place * len(every) // count] for place in range(count)]
-
-
 def verify(
-    study: Study,
-    cache: Path,
-    *,
-    count: int = 8,
-    device: str = "auto",
-    memory: Literal["standard", "low"] = "standard",
+    study: Study, cache: Path, *, count: int = 8, device: str = "auto", memory: Memory = "standard"
 ) -> list[Checked]:
     """Makes some finished cells again, whoever made them and wherever; writes nothing.
 
@@ -63,45 +53,47 @@ def verify(
         LabError: Something on the user's side is wrong, or the cache holds no finished cell of the study.
     """
     from engine.measuring.formulas import relative_distance
-    from engine.measuring.noise import NO_FRAMES
-    from engine.sampling.image_pass import default_max_batch, sample_cells
-    from engine.sampling.models import fetch, load
+    from engine.sampling.image_pass import sample_cells
 
-    source = fetch(find_model(study.model))
+    context = open_context(study, cache, device=device, memory=memory)
+    source = context.source
     check_lanes(study.lanes, source.scheduler_config)
-    device = resolve_device(device)
-    describe(device, memory)
-    every = sorted(cells(study, source, device), key=lambda cell: study.lanes.index(cell.lane))
-    if cache.exists():
-        migrate(cache)
-    with reading(cache) as db:
-        done = queries.finished(db, [cell.trajectory_id for cell in every])
-        chosen = spread([cell for cell in every if cell.trajectory_id in done], count)
-        stored = queries.latents(db, [cell.trajectory_id for cell in chosen])
-        places = queries.places(db, [cell.trajectory_id for cell in chosen])
-    chosen = [cell for cell in chosen if cell.trajectory_id in stored]
+    every = cells(study, source, context.environment.device)
+    every.sort(key=lambda cell: study.lanes.index(cell.lane))
+    chosen, stored, places = _stored(cache, every, count)
     if not chosen:
         raise StudyError(
             f"The cache {cache} holds no finished cell of '{study.name}' with these settings ({every[0].dtype}, "
             f"guidance {study.guidance_scale:g}, the weights of {source.name} on this machine). "
             "Give the --set of the run, e.g. --set dtype='float32'."
         )
-    model = load(source, device, chosen[0].dtype, memory)
-    batch = default_max_batch(device, chosen[0].width, chosen[0].height)
-    found = {sample.cell.trajectory_id: sample for sample in sample_cells(model, chosen, NO_FRAMES, batch)}
+    found = sample_cells(context.model, chosen, NO_FRAMES, context.max_batch(chosen))
+    samples = {sample.cell.trajectory_id: sample for sample in found}
     checked = []
     for cell in chosen:
-        sample = found[cell.trajectory_id]
-        distance = None if sample.final is None else relative_distance(sample.final, stored[cell.trajectory_id])
+        sample, latents = samples[cell.trajectory_id], stored[cell.trajectory_id]
         checked.append(
             Checked(
-                cell.lane.key,
-                cell.prompt,
-                cell.seed,
-                places[cell.trajectory_id],
-                distance,
-                TOLERANCES[cell.dtype],
-                sample.error or "",
+                lane=cell.lane.key,
+                prompt=cell.prompt,
+                seed=cell.seed,
+                place=places[cell.trajectory_id],
+                distance=None if sample.final is None else relative_distance(sample.final, latents),
+                tolerance=TOLERANCES[cell.dtype],
+                error=sample.error or "",
             )
         )
     return checked
+
+
+def _stored(cache: Path, every: Sequence[Cell], count: int) -> tuple[list[Cell], dict[str, np.ndarray], dict[str, str]]:
+    """Finished cells evenly spread over all, with their final latents, and where each was made, by trajectory id."""
+    if cache.exists():
+        migrate(cache)
+    with reading(cache) as db:
+        done = queries.finished(db, [cell.trajectory_id for cell in every])
+        finished = [cell for cell in every if cell.trajectory_id in done]
+        chosen = [finished[place] for place in evenly_spaced(len(finished), count)]
+        ids = [cell.trajectory_id for cell in chosen]
+        latents, places = queries.latents(db, ids), queries.places(db, ids)
+    return [cell for cell in chosen if cell.trajectory_id in latents], latents, places

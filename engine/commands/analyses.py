@@ -1,4 +1,4 @@
-"""The command phases: how the pictures of a cached study form. Nothing here imports torch."""
+"""Commands that analyse a cached study: convergence, phases. Nothing here imports torch."""
 
 import argparse
 import json
@@ -8,15 +8,61 @@ import pandas as pd
 
 from engine.analysis.borders import BORDERS, Measured, border_rows, borders
 from engine.analysis.commitment import Commitment, commitment, point_rows
-from engine.cache import phases
+from engine.analysis.convergence import Convergence, convergence, convergence_rows, order_rows
+from engine.analysis.matched import LEVELS, matched_errors, metric_at
+from engine.cache import phases, schedules
 from engine.cache.connection import reading
 from engine.cache.findings import load_findings
+from engine.commands.console import print_table
 from engine.commands.files import cached_name, check_json, migrate_existing, write_json
-from engine.commands.words import print_table
 from engine.errors import StudyError
 
 
-def show(arguments: argparse.Namespace) -> int:
+def show_convergence(arguments: argparse.Namespace) -> int:
+    """`convergence STUDY`."""
+    check_json(arguments.json)
+    name = cached_name(arguments.study)
+    migrate_existing(arguments.cache)
+    with reading(arguments.cache) as db:
+        findings = load_findings(db, name)
+        paths = schedules.paths(db, name)
+    end = convergence(findings.quality, findings.cells, floor=findings.floors().get("latent_error", 0.0))
+    if end.errors.empty:
+        raise StudyError(
+            f"No cell of '{name}' has an error against a converged solution; give the study a [reference] and run it."
+        )
+    matched, floors = matched_errors(paths)
+    parts = {"error at the end": end} | {
+        f"at sigma {sigma:g}": convergence(matched, findings.cells, metric_at(sigma), floors.get(metric_at(sigma), 0.0))
+        for sigma in LEVELS
+    }
+    print_table(convergence_rows(parts))
+    print()
+    print_table(order_rows(parts))
+    floor = ", ".join(f"{title}: {part.floor:.2g}" for title, part in parts.items())
+    print(f"\nMedians of relative L2 errors; intervals are 95 %, prompts resampled. Floors: {floor} (~: too near it).")
+    print(findings.reference_line())
+    print("\n".join(f"Computed on {line}." for line in findings.environment_lines()))
+    write_json(
+        arguments.json,
+        {
+            "study": name,
+            "environments": findings.environment_lines(),
+            **{part.metric: _convergence_plain(part) for part in parts.values()},
+        },
+    )
+    return 0
+
+
+def _convergence_plain(part: Convergence) -> dict[str, Any]:
+    return {
+        "floor": part.floor,
+        "errors": json.loads(part.errors.to_json(orient="records")),
+        "orders": json.loads(part.orders.to_json(orient="records")),
+    }
+
+
+def show_phases(arguments: argparse.Namespace) -> int:
     """`phases STUDY`."""
     check_json(arguments.json)
     name = cached_name(arguments.study)
@@ -44,12 +90,13 @@ def show(arguments: argparse.Namespace) -> int:
     )
     print("\n".join(f"Computed on {line}." for line in findings.environment_lines()))
     write_json(
-        arguments.json, {"study": name, "environments": findings.environment_lines(), **_plain(measured, decided)}
+        arguments.json,
+        {"study": name, "environments": findings.environment_lines(), **_phases_plain(measured, decided)},
     )
     return 0
 
 
-def _plain(measured: list[Measured], decided: Commitment | None) -> dict[str, Any]:
+def _phases_plain(measured: list[Measured], decided: Commitment | None) -> dict[str, Any]:
     rows = [
         {
             "lane": row.lane,

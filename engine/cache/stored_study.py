@@ -1,4 +1,4 @@
-"""A study's plan as the cache holds it: JSON that may come from a stranger, checked once where it is read."""
+"""A study as the cache holds it: JSON that may come from a stranger, checked once where it is read."""
 
 import itertools
 import json
@@ -43,35 +43,35 @@ _SHAPE: dict[str, Any] = {
 _NAMES = {str: "a text", int: "a whole number", float: "a number", dict: "a table"}
 
 
-def read_plan(text: str, study: str) -> dict[str, Any]:
-    """The plan in a text; whatever the rest of the lab takes from it has the kind that a study writes.
+def read_stored_study(text: str, study: str) -> dict[str, Any]:
+    """The settings of a study in a text; whatever the rest of the lab takes from it has the kind that a study writes.
 
     Raises:
         CacheRefused: It is none.
     """
     try:
-        plan = json.loads(text)
+        spec = json.loads(text)
     except (ValueError, RecursionError):
         raise _refused(study, "it is no JSON") from None
-    if not isinstance(plan, dict):
+    if not isinstance(spec, dict):
         raise _refused(study, "it is no table")
     # Lazily: each may count on what the one before has found in order.
-    trouble = next(itertools.chain(_odd_values(plan), _misfits(plan, _SHAPE, "it"), _twice(plan)), None)
+    trouble = next(itertools.chain(_odd_values(spec), _misfits(spec, _SHAPE, "it"), _twice(spec)), None)
     if trouble:
         raise _refused(study, trouble)
-    return plan
+    return spec
 
 
 def _refused(study: str, why: str) -> CacheRefused:
     return CacheRefused(
-        f"The plan of the study '{study[:80]}' cannot be read: {why}. Run the study again, or ask for a file made by "
+        f"The stored study '{study[:80]}' cannot be read: {why}. Run the study again, or ask for a file made by "
         "`python -m engine export`."
     )
 
 
-def _odd_values(plan: Any) -> Iterator[str]:
+def _odd_values(spec: Any) -> Iterator[str]:
     """Values that JSON can hold, but no table, file or page of ours; level by level, as the depth may be the trap."""
-    level = [plan]
+    level = [spec]
     for _ in range(MAX_DEPTH):
         inner: list[Any] = []
         for value in level:
@@ -107,7 +107,7 @@ def _misfits(value: Any, shape: Any, where: str) -> Iterator[str]:
         yield f"{where} is not {_NAMES[shape]}"
 
 
-def _twice(plan: Mapping[str, Any]) -> Iterator[str]:
-    keys = [lane.get("key") for lane in plan.get("lanes") or []]
+def _twice(spec: Mapping[str, Any]) -> Iterator[str]:
+    keys = [lane.get("key") for lane in spec.get("lanes") or []]
     if len(set(keys)) < len(keys):
         yield "two of its lanes have the same key"

@@ -4,10 +4,10 @@ import pytest
 
 from diffusion_scheduler_visualizer import DiffusionSchedulerVisualizer
 from engine.cli import main
-from engine.outline import outline
-from engine.study.known_prompts import prompt_notes, unknown_prompts, vocabulary
+from engine.passes.plan import plan_study
 from engine.study.source import find_model
 from engine.study.study import load_study, presets
+from engine.study.vocabulary import out_of_vocabulary, vocabulary, vocabulary_notes
 from tests.engine.helpers import parsed, write_study
 
 GARDEN = "a serene japanese garden with cherry blossoms"
@@ -15,20 +15,20 @@ GARDEN = "a serene japanese garden with cherry blossoms"
 
 @pytest.mark.parametrize("prompt", ["red apple", "Owl, 3d style", " an  OWL on a tree", "the key.", "", "  "])
 def test_a_prompt_that_names_a_known_thing_is_not_remarked_on(prompt):
-    assert unknown_prompts("bundled", [prompt]) == []
+    assert out_of_vocabulary("bundled", [prompt]) == []
 
 
 @pytest.mark.parametrize("prompt", [GARDEN, "a lighthouse at dusk", "monkeys", "startup", "日本語"])
 def test_a_prompt_that_only_contains_the_letters_of_a_known_thing_is_unknown(prompt):
-    assert unknown_prompts("bundled", [prompt, "owl"]) == [prompt]
+    assert out_of_vocabulary("bundled", [prompt, "owl"]) == [prompt]
 
 
 def test_other_models_are_left_alone():
-    assert prompt_notes("gaussian", [GARDEN]) == prompt_notes("owner/name", [GARDEN]) == []
+    assert vocabulary_notes("gaussian", [GARDEN]) == vocabulary_notes("owner/name", [GARDEN]) == []
 
 
 def test_the_note_says_what_will_be_drawn_and_what_draws_such_prompts():
-    [note] = prompt_notes("bundled", [GARDEN])
+    [note] = vocabulary_notes("bundled", [GARDEN])
     for words in (
         GARDEN,
         "names none of them",
@@ -38,14 +38,14 @@ def test_the_note_says_what_will_be_drawn_and_what_draws_such_prompts():
         'model="stable-diffusion-v1-5/',
     ):
         assert words in note
-    [many] = prompt_notes("bundled", [f"prompt {n}" for n in range(9)])
+    [many] = vocabulary_notes("bundled", [f"prompt {n}" for n in range(9)])
     assert "and 6 more name none" in many
 
 
 def test_no_preset_asks_the_bundled_model_for_what_it_does_not_know():
     for name in presets():
         study = load_study(name)
-        assert unknown_prompts(study.model, study.prompts) == [], name
+        assert out_of_vocabulary(study.model, study.prompts) == [], name
 
 
 def test_plan_lists_the_note_among_its_warnings(tmp_path, capsys):
@@ -56,9 +56,9 @@ def test_plan_lists_the_note_among_its_warnings(tmp_path, capsys):
     assert "'owl'" not in line
 
 
-def test_the_outline_that_a_run_notes_from_holds_it(tmp_path):
+def test_the_plan_that_a_run_notes_from_holds_it(tmp_path):
     study = parsed(model="bundled", prompts=[GARDEN])
-    assert outline(study, find_model("bundled"), tmp_path / "c.duckdb", "cpu", "standard").notes
+    assert plan_study(study, find_model("bundled"), tmp_path / "c.duckdb", "cpu", "standard").notes
 
 
 def test_the_visualizer_says_so_too(tmp_path, capfd):

@@ -17,7 +17,7 @@ from engine.sampling.joining import Axes
 from engine.sampling.recording import MEASURED_STEPS, Recorder, StepRecord
 from engine.sampling.spectra import octaves, sketch
 from engine.sampling.standins import family
-from engine.study.plan import Cell, frame_steps
+from engine.study.cells import Cell, frame_steps
 from engine.study.study import FrameSettings
 
 

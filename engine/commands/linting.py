@@ -1,4 +1,4 @@
-"""Commands about what schedulers really do: lint, convergence, noise."""
+"""The command lint: what schedulers really run."""
 
 import argparse
 import json
@@ -6,13 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.analysis.convergence import Convergence, convergence, convergence_rows, order_rows
-from engine.analysis.matched import LEVELS, matched_errors, metric_at
-from engine.cache import schedules
 from engine.cache.connection import reading
-from engine.cache.findings import load_findings
-from engine.commands.files import cached_name, check_json, migrate_existing, write_json
-from engine.commands.words import print_table
+from engine.commands.console import print_table
+from engine.commands.files import check_json, write_json
 from engine.errors import StudyError
 from engine.study.lanes import Finding, Lane, parse_lane
 from engine.study.source import find_model
@@ -48,85 +44,6 @@ def lint(arguments: argparse.Namespace) -> int:
     return 1 if any(finding.severity == "error" for row in found for finding in row.findings) else 0
 
 
-def show_convergence(arguments: argparse.Namespace) -> int:
-    """`convergence STUDY`."""
-    check_json(arguments.json)
-    name = cached_name(arguments.study)
-    migrate_existing(arguments.cache)
-    with reading(arguments.cache) as db:
-        findings = load_findings(db, name)
-        paths = schedules.paths(db, name)
-    end = convergence(findings.quality, findings.cells, floor=findings.floors().get("latent_error", 0.0))
-    if end.errors.empty:
-        raise StudyError(
-            f"No cell of '{name}' has an error against a converged solution; give the study a [reference] and run it."
-        )
-    matched, floors = matched_errors(paths)
-    parts = {"error at the end": end} | {
-        f"at sigma {sigma:g}": convergence(matched, findings.cells, metric_at(sigma), floors.get(metric_at(sigma), 0.0))
-        for sigma in LEVELS
-    }
-    print_table(convergence_rows(parts))
-    print()
-    print_table(order_rows(parts))
-    floor = ", ".join(f"{title}: {part.floor:.2g}" for title, part in parts.items())
-    print(f"\nMedians of relative L2 errors; intervals are 95 %, prompts resampled. Floors: {floor} (~: too near it).")
-    print(findings.reference_line())
-    print("\n".join(f"Computed on {line}." for line in findings.environment_lines()))
-    write_json(
-        arguments.json,
-        {
-            "study": name,
-            "environments": findings.environment_lines(),
-            **{part.metric: _tables(part) for part in parts.values()},
-        },
-    )
-    return 0
-
-
-def _tables(part: Convergence) -> dict[str, Any]:
-    return {
-        "floor": part.floor,
-        "errors": json.loads(part.errors.to_json(orient="records")),
-        "orders": json.loads(part.orders.to_json(orient="records")),
-    }
-
-
-def noise(arguments: argparse.Namespace) -> int:
-    """`noise STUDY`."""
-    from engine.noise import run_noise
-
-    study = load_study(arguments.study, arguments.settings)
-    rows = run_noise(
-        study,
-        arguments.cache,
-        device=arguments.device,
-        memory=arguments.memory,
-        lanes=arguments.lanes,
-        each=arguments.cells,
-        compiled=arguments.compile,
-    )
-    print()
-    print_table(
-        [
-            ("lane", "variation", "metric", "n", "median", "largest"),
-            *(
-                (
-                    row.lane,
-                    row.variation,
-                    row.metric,
-                    str(row.n),
-                    "-" if row.median is None else f"{row.median:.3g}",
-                    "-" if row.largest is None else f"{row.largest:.3g}",
-                )
-                for row in rows
-            ),
-        ]
-    )
-    print(f"\nlatent_error: relative L2 of the final latents; picture_rms: 0 to 255. Cache: {arguments.cache}")
-    return 0
-
-
 def _lanes(arguments: argparse.Namespace) -> tuple[list[Lane], str]:
     """The lanes to look at and their model."""
     if ":" in arguments.what and not arguments.what.endswith(".toml"):
@@ -140,8 +57,8 @@ def _lanes(arguments: argparse.Namespace) -> tuple[list[Lane], str]:
 
 
 def _store(arguments: argparse.Namespace) -> None:
-    from engine.linting import store_lints
-    from engine.study.plan import cells, reference_cells
+    from engine.passes.lints import store_lints
+    from engine.study.cells import cells, reference_cells
 
     settings = [*arguments.settings, *([f"model={arguments.model}"] if arguments.model else [])]
     study = load_study(arguments.what, settings)

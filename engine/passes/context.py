@@ -1,0 +1,117 @@
+"""What every pass works with: the cache it writes to, the model it loads once, and who is told."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.cache.writer import CacheWriter
+from engine.environment import Environment, Memory, describe, resolve_device
+from engine.progress import Progress
+from engine.study.cells import Cell, resolve_dtype
+from engine.study.source import ModelSource, find_model
+from engine.study.study import Study
+
+if TYPE_CHECKING:
+    from engine.sampling.models import Model
+
+
+@dataclass(frozen=True)
+class PassOutcome:
+    """What a pass did.
+
+    Attributes:
+        done: Units finished: cells, samples, runs.
+        failed: Units that failed, each told to the progress.
+    """
+
+    done: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True)
+class PassContext:
+    """One model on one device, writing to one cache; it serves any number of passes and lists of cells.
+
+    Attributes:
+        cache: The file that rows go to.
+        source: The model, fetched.
+        environment: Where it runs; its `memory` says how the model is loaded.
+        dtype: "float32", "float16" or "bfloat16".
+        most_in_flight: Most cells that share a forward; by device and picture size unless given.
+        progress: Is told.
+    """
+
+    cache: Path
+    source: ModelSource
+    environment: Environment
+    dtype: str
+    most_in_flight: int | None = None
+    progress: Progress = field(default_factory=Progress)
+
+    @cached_property
+    def model(self) -> "Model":
+        """The model, loaded when it is first asked for. Imports torch.
+
+        Raises:
+            LabError: The files make no pipeline, or torch cannot use the device.
+        """
+        from engine.sampling.models import load
+
+        return load(self.source, self.environment.device, self.dtype, self.environment.memory)
+
+    @cached_property
+    def writer(self) -> CacheWriter:
+        """The cache's writer; the file is made, or migrated, when it is first asked for.
+
+        Raises:
+            CacheError: The file cannot be used.
+        """
+        return CacheWriter(self.cache)
+
+    def max_batch(self, cells: Sequence[Cell]) -> int:
+        """Most of the cells that share a forward; all are of one picture size."""
+        if self.most_in_flight is not None:
+            return self.most_in_flight
+        if self.environment.memory == "low":
+            return 1
+        from engine.sampling.image_pass import default_max_batch
+
+        return default_max_batch(self.environment.device, cells[0].width, cells[0].height)
+
+
+def fetched_source(model: str, progress: Progress) -> ModelSource:
+    """A model whose files are here, downloaded if need be.
+
+    Raises:
+        ModelError: There is no such model, or it cannot be fetched.
+    """
+    source = find_model(model)
+    if source.fingerprint is None:
+        from engine.sampling.models import fetch
+
+        progress.note(f"Fetching {source.name} from the hub.")
+        source = fetch(source)
+    return source
+
+
+def open_context(
+    study: Study,
+    cache: Path,
+    *,
+    device: str = "auto",
+    memory: Memory = "standard",
+    max_batch: int | None = None,
+    progress: Progress | None = None,
+) -> PassContext:
+    """The context of a study on this machine; its model is fetched, but not loaded yet.
+
+    Raises:
+        LabError: There is no such model or device.
+    """
+    progress = progress or Progress()
+    source = fetched_source(study.model, progress)
+    device = resolve_device(device)
+    environment, dtype = describe(device, memory), resolve_dtype(study.dtype, device)
+    return PassContext(cache, source, environment, dtype, max_batch, progress)

@@ -1,0 +1,198 @@
+"""The image pass: cells in flight together, committed in groups as they come."""
+
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.cache import queries
+from engine.cache.connection import Connection
+from engine.cache.records import FrameRow, LatentsRow, SketchRow, StepMetricRow, TrajectoryRow
+from engine.passes.context import PassContext, PassOutcome
+from engine.study.cells import Cell
+from engine.study.study import FrameSettings, Study
+
+if TYPE_CHECKING:
+    from engine.sampling.image_pass import Sample
+
+GROUP_CELLS = 16
+GROUP_SECONDS = 5.0
+NO_FRAMES = FrameSettings(count=0)
+
+
+@dataclass(frozen=True)
+class ImageJob:
+    """A cell to be made, and which of its steps are kept as pictures."""
+
+    cell: Cell
+    frames: FrameSettings = NO_FRAMES
+
+
+def missing_images(db: Connection | None, jobs: Sequence[ImageJob]) -> list[ImageJob]:
+    """Those jobs whose cell a cache lacks, or holds with fewer frames; all of them without a cache."""
+    done = queries.finished(db, [job.cell.trajectory_id for job in jobs]) if db is not None else {}
+    return [job for job in jobs if not _is_complete(done.get(job.cell.trajectory_id), job.frames)]
+
+
+def in_running_order(jobs: Iterable[ImageJob], study: Study) -> list[ImageJob]:
+    """Prompt by prompt and seed by seed, so that whole rows appear; long lanes first, so that short ones fill up."""
+    prompts = {prompt: place for place, prompt in enumerate(study.prompts)}
+    seeds = {seed: place for place, seed in enumerate(study.seeds)}
+    return sorted(jobs, key=lambda job: (prompts[job.cell.prompt], seeds[job.cell.seed], -job.cell.lane.steps))
+
+
+def expected_calls(cells: Iterable[Cell]) -> int:
+    """Denoiser calls that cells take."""
+    return sum(cell.lane.scheduler.expected_calls(cell.lane.steps) for cell in cells)
+
+
+def expected_bytes(jobs: Sequence[ImageJob]) -> int:
+    """Growth of a cache: lossless finals, step frames, and what DuckDB adds."""
+    if not jobs:
+        return 0
+    per_pixel = sum(2.5 + 1.3 * job.frames.count * len(job.frames.kinds) for job in jobs)
+    return int(jobs[0].cell.width * jobs[0].cell.height * per_pixel) + 2**20
+
+
+def make_images(context: PassContext, jobs: Sequence[ImageJob], title: str = "images") -> PassOutcome:
+    """Makes the cells, all of one picture size, and commits them group by group.
+
+    A cell that fails is a row with its error. When the pass is stopped, what is finished is kept.
+
+    Raises:
+        CacheError: The cache cannot be written.
+    """
+    if not jobs:
+        return PassOutcome()
+    progress, writer = context.progress, context.writer
+    progress.start(title, len(jobs), "cells")
+    expected, calls = expected_calls(job.cell for job in jobs), 0
+
+    def tell(count: int) -> None:
+        # All cells advance together, so that the first one is finished late.
+        nonlocal calls
+        calls += count
+        progress.calls(calls, expected)
+
+    done = failed = 0
+    group: list[TrajectoryRow] = []
+    committed = time.monotonic()
+    with closing(_samples(context, jobs, tell)) as samples:
+        try:
+            for sample, frames in samples:
+                group.append(trajectory_row(sample, frames))
+                if sample.error is None:
+                    done += 1
+                else:
+                    failed += 1
+                    progress.note(f"Failed: {sample.cell.lane.key}, seed {sample.cell.seed}: {sample.error}")
+                progress.advance(1, sample.cell.lane.key)
+                if len(group) >= GROUP_CELLS or time.monotonic() - committed > GROUP_SECONDS:
+                    rows, group = group, []
+                    try:
+                        writer.trajectories(rows, context.source, context.environment)
+                    except KeyboardInterrupt:
+                        group = rows  # rolled back, or written twice, which is harmless
+                        raise
+                    committed = time.monotonic()
+        finally:
+            # Also when the run is interrupted: what is finished is kept.
+            writer.trajectories(group, context.source, context.environment)
+    return PassOutcome(done, failed)
+
+
+def trajectory_row(sample: "Sample", frames: FrameSettings) -> TrajectoryRow:
+    """A finished or failed cell as it is stored."""
+    cell = sample.cell
+    return TrajectoryRow(
+        trajectory_id=cell.trajectory_id,
+        scheduler=cell.lane.scheduler.key,
+        steps=cell.lane.steps,
+        scheduler_label=cell.lane.scheduler.label,
+        lane=cell.lane.key,
+        config_id=cell.config_id,
+        scheduler_config=sample.config,
+        prompt=cell.prompt,
+        negative_prompt=cell.negative_prompt,
+        seed=cell.seed,
+        guidance_scale=cell.guidance_scale,
+        width=cell.width,
+        height=cell.height,
+        dtype=cell.dtype,
+        status="done" if sample.error is None else "failed",
+        nfe=sample.nfe,
+        error=sample.error,
+        frame_count=frames.count,
+        frame_kinds=",".join(frames.kinds),
+        latents=_latents_row(sample),
+        frames=_frame_rows(sample),
+        step_metrics=_step_metric_rows(sample),
+        sketches=_sketch_rows(sample),
+    )
+
+
+def _is_complete(cached: tuple[int, frozenset[str]] | None, frames: FrameSettings) -> bool:
+    """Whether a cached cell has at least the frames asked for."""
+    if cached is None:
+        return False
+    count, kinds = cached
+    return frames.count == 0 or (count >= frames.count and kinds >= set(frames.kinds))
+
+
+def _samples(
+    context: PassContext, jobs: Sequence[ImageJob], tell: Callable[[int], None]
+) -> Generator[tuple["Sample", FrameSettings], None, None]:
+    """The finished cells; those that keep the same frames share forwards."""
+    from engine.sampling.image_pass import sample_cells
+
+    for frames in dict.fromkeys(job.frames for job in jobs):
+        cells = [job.cell for job in jobs if job.frames == frames]
+        with closing(sample_cells(context.model, cells, frames, context.max_batch(cells), tell)) as samples:
+            for sample in samples:
+                yield sample, frames
+
+
+def _latents_row(sample: "Sample") -> LatentsRow | None:
+    if sample.final is None:
+        return None
+    return LatentsRow("x".join(map(str, sample.final.shape)), sample.final.astype("<f4").tobytes())
+
+
+def _frame_rows(sample: "Sample") -> tuple[FrameRow, ...]:
+    return tuple(
+        FrameRow(
+            kind=picture.kind,
+            step_index=picture.step_index,
+            progress=picture.progress,
+            timestep=picture.timestep,
+            log_snr=picture.log_snr,
+            width=picture.width,
+            height=picture.height,
+            format=picture.format,
+            image=picture.data,
+            video_frame=picture.video_frame,
+        )
+        for picture in sample.pictures
+    )
+
+
+def _step_metric_rows(sample: "Sample") -> tuple[StepMetricRow, ...]:
+    calls = max(len(sample.steps), 1)
+    metrics = [("x0_distance", index, value) for index, value in sample.distances]
+    for name in ("x0_change", "guidance_energy"):
+        measured = [(step.step_index, getattr(step, name)) for step in sample.steps]
+        metrics += [(name, index, value) for index, value in measured if value is not None]
+    metrics += sample.spectra
+    return tuple(
+        StepMetricRow(index, (index + 1) / calls, sample.steps[index].log_snr, metric, value)
+        for metric, index, value in metrics
+    )
+
+
+def _sketch_rows(sample: "Sample") -> tuple[SketchRow, ...]:
+    calls = max(len(sample.steps), 1)
+    return tuple(
+        SketchRow(index, (index + 1) / calls, sample.steps[index].log_snr, data.astype("<f2").tobytes())
+        for index, data in sample.sketches
+    )

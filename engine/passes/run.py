@@ -1,0 +1,125 @@
+"""Running a study: what the cache lacks is made, pass by pass, in this order."""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from engine.cache.connection import migrate
+from engine.cache.phases import PhasesWriter
+from engine.environment import Memory
+from engine.frame_scoring import score_frames
+from engine.passes.context import PassContext, fetched_source
+from engine.passes.images import make_images
+from engine.passes.plan import StudyPlan, check_disk, plan_study
+from engine.passes.swaps import make_swaps
+from engine.passes.timing import take_times
+from engine.progress import Progress
+from engine.scoring import score
+from engine.study.study import Study
+
+
+@dataclass
+class RunOutcome:
+    """What a run did.
+
+    Attributes:
+        cached: Cells that were there before.
+        done: Cells made.
+        failed: Cells and scores that failed, each a row with its error.
+        timed: Timing samples taken.
+        untimed: Lanes that could not be timed.
+        references: Converged solutions made, checks included.
+        swaps: Runs made whose prompt changes on the way.
+        scored: Values of metrics taken.
+        seconds: Wall seconds of the run.
+    """
+
+    cached: int = 0
+    done: int = 0
+    failed: int = 0
+    timed: int = 0
+    untimed: int = 0
+    references: int = 0
+    swaps: int = 0
+    scored: int = 0
+    seconds: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """0 if all is there, 1 if something failed."""
+        return 1 if self.failed or self.untimed else 0
+
+
+def run_study(
+    study: Study,
+    cache: Path,
+    *,
+    device: str = "auto",
+    memory: Memory = "standard",
+    max_batch: int | None = None,
+    progress: Progress | None = None,
+) -> RunOutcome:
+    """Makes what a cache lacks of a study; a finished cell is never computed again.
+
+    Each group of cells is committed by itself: a run that is stopped, even killed, loses at most the group in flight,
+    and the next run goes on from there.
+
+    Raises:
+        LabError: Something on the user's side is wrong; raised before any work, except for a disk that fills up.
+    """
+    progress, start = progress or Progress(), time.monotonic()
+    source = fetched_source(study.model, progress)
+    if cache.exists():
+        migrate(cache)
+    plan = plan_study(study, source, cache, device, memory)
+    for lane, finding in plan.findings:
+        progress.note(f"Lane '{lane.key}': {finding.message}")
+    for note in plan.notes:
+        progress.note(note)
+    check_disk(plan, cache)
+    progress.begin(plan.facts())
+    outcome = RunOutcome(cached=len(plan.cells) - len(plan.missing_images))
+    context = PassContext(cache, source, plan.environment, plan.cells[0].dtype, max_batch, progress)
+    if plan.nothing_to_do:
+        _record_study(plan, context)
+    else:
+        _make_missing(plan, context, outcome)
+    scoring = score(plan, cache, progress)
+    taken, failed = score_frames(plan, cache, progress)
+    outcome.scored = scoring.scored + scoring.sets.taken + taken
+    outcome.failed += scoring.failed + failed
+    outcome.seconds = time.monotonic() - start
+    progress.finish({**asdict(outcome), "study": study.name, "cache": str(cache)})
+    return outcome
+
+
+def _record_study(plan: StudyPlan, context: PassContext) -> None:
+    """Records what the study shows, before any of it is made."""
+    context.writer.begin(plan.study, plan.cells, plan.source, plan.environment)
+    if plan.swaps:
+        PhasesWriter(context.cache).study_swaps(plan.study.name, [swap.swap_id for swap in plan.swaps])
+
+
+def _make_missing(plan: StudyPlan, context: PassContext, outcome: RunOutcome) -> None:
+    """The passes that need the model."""
+    from engine.passes.lints import store_lints
+    from engine.sampling.building import build_scheduler
+
+    config = context.model.pipe.scheduler.config
+    for lane in plan.study.lanes:
+        build_scheduler(lane, config)  # a lane that cannot be built is refused before anything is written
+    _record_study(plan, context)
+    context.writer.set_parameters(plan.source, context.model.parameters)
+    store_lints(context.cache, [*plan.cells, *(cell for pair in plan.references for cell in pair)], plan.source, config)
+    if plan.missing_images:
+        images = make_images(context, plan.missing_images)
+        outcome.done, outcome.failed = images.done, outcome.failed + images.failed
+    if plan.missing_timings:
+        timings = take_times(context, plan.missing_timings, plan.cells, plan.study.timing.warmup)
+        outcome.timed, outcome.untimed = timings.done, timings.failed
+    if plan.missing_references:
+        references = make_images(context, plan.missing_references, "references")
+        outcome.references, outcome.failed = references.done, outcome.failed + references.failed
+    if plan.missing_swaps:
+        swaps = make_swaps(context, plan.missing_swaps)
+        outcome.swaps, outcome.failed = swaps.done, outcome.failed + swaps.failed

@@ -1,0 +1,99 @@
+"""The swap pass: runs whose prompt is exchanged on the way, judged by CLIP and written, pair by pair."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from engine.cache import phases
+from engine.cache.connection import Connection
+from engine.cache.phases import PhasesWriter, SwapRow
+from engine.measuring import clip
+from engine.measuring.evidence import Subject, Unmeasurable
+from engine.passes.context import PassContext, PassOutcome
+from engine.study.prompt_swaps import Swap
+
+if TYPE_CHECKING:
+    from engine.sampling.commitment import SwapSample
+
+
+def missing_swaps(db: Connection | None, swaps: Sequence[Swap]) -> list[Swap]:
+    """Those that a cache lacks; all of them without a cache."""
+    if db is None or not swaps:
+        return list(swaps)
+    have = phases.swapped(db, [swap.swap_id for swap in swaps])
+    return [swap for swap in swaps if swap.swap_id not in have]
+
+
+def make_swaps(context: PassContext, swaps: Sequence[Swap]) -> PassOutcome:
+    """Makes runs whose prompt is exchanged; each pair of prompts and seed is committed by itself.
+
+    Without a CLIP that knows the model's pictures, the distances in latent space are all that is measured.
+    """
+    from engine.sampling.commitment import run_swaps
+
+    progress, writer, judge = context.progress, PhasesWriter(context.cache), _clip_edition(context)
+    done = failed = 0
+    progress.start("commitment", len(swaps), "runs")
+    for group in run_swaps(context.model, swaps, context.max_batch([swaps[0].first])):
+        writer.swaps([_row(sample, context, judge) for sample in group])
+        for sample in group:
+            if sample.error is None:
+                done += 1
+            else:
+                failed += 1
+                progress.note(f"Failed: change of prompt on {sample.swap.first.lane.key}: {sample.error}")
+            progress.advance(1, sample.swap.first.lane.key)
+    return PassOutcome(done, failed)
+
+
+def _clip_edition(context: PassContext) -> str | None:
+    try:
+        return clip.edition(Subject(context.source))
+    except Unmeasurable:
+        return None
+
+
+def _row(sample: "SwapSample", context: PassContext, judge: str | None) -> SwapRow:
+    swap, first = sample.swap, sample.swap.first
+    row = SwapRow(
+        swap_id=swap.swap_id,
+        environment_id=context.environment.environment_id,
+        model_id=context.source.model_id,
+        lane=first.lane.key,
+        first_id=first.trajectory_id,
+        second_id=swap.second.trajectory_id,
+        first_prompt=first.prompt,
+        second_prompt=swap.second.prompt,
+        seed=first.seed,
+        guidance_scale=first.guidance_scale,
+        share=swap.share,
+        error=sample.error,
+    )
+    if sample.picture is None:
+        return row
+    probability = None
+    if judge is not None:
+        texts = (first.prompt, swap.second.prompt)
+        probability = float(clip.preference(context.source, sample.picture[None], texts)[0])
+    return replace(
+        row,
+        calls=sample.calls,
+        swap_call=sample.swap_call,
+        progress=sample.swap_call / sample.calls,
+        log_snr=sample.log_snr,
+        first_distance=sample.first_distance,
+        second_distance=sample.second_distance,
+        first_probability=probability,
+        judge=judge,
+        image=_webp(sample.picture),
+    )
+
+
+def _webp(picture: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "WEBP", quality=90, method=2)
+    return stream.getvalue()

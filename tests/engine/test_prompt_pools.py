@@ -1,0 +1,26 @@
+"""The prompts that come with the lab to decide on."""
+
+from engine.paths import DATA
+
+
+def _lines(name: str) -> list[str]:
+    lines = (DATA / "prompts" / name).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_the_pool_of_the_bundled_model_is_all_it_knows_in_both_styles() -> None:
+    words = (DATA / "bundled" / "vocabulary.txt").read_text(encoding="utf-8").split("\n")
+    known = {f"{word}, {style} style" for word in words if word for style in ("3d", "noto")}
+    prompts = _lines("bundled_396.txt")
+    assert len(prompts) == 396
+    assert set(prompts) == known
+
+
+def test_the_general_pool_holds_five_hundred_prompts_that_text_encoders_can_read_whole() -> None:
+    prompts = _lines("general_500.txt")
+    assert len({prompt.lower() for prompt in prompts}) == len(prompts) == 500
+    lengths = sorted(len(prompt.split()) for prompt in prompts)
+    assert lengths[0] <= 2
+    assert lengths[-1] >= 20
+    assert max(len(prompt) for prompt in prompts) < 200  # well below 77 tokens
+    assert all(prompt == prompt.strip() for prompt in prompts)
