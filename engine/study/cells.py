@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 from engine.errors import StudyError
+from engine.study.families import UNKNOWN, Family
 from engine.study.lanes import Finding, Lane, check_lane
 from engine.study.pipeline_settings import PipelineSettings
 from engine.study.schedulers import class_version
@@ -122,13 +123,15 @@ def picture_size(study: Study, model: ModelSource) -> tuple[int, int]:
     return model.size
 
 
-def check_lanes(lanes: Iterable[Lane], scheduler_config: Mapping[str, Any]) -> list[tuple[Lane, Finding]]:
+def check_lanes(
+    lanes: Iterable[Lane], scheduler_config: Mapping[str, Any], family: Family = UNKNOWN
+) -> list[tuple[Lane, Finding]]:
     """Warnings about the lanes on this model.
 
     Raises:
         StudyError: A lane is known to be wrong.
     """
-    found = [(lane, finding) for lane in lanes for finding in check_lane(lane, scheduler_config)]
+    found = [(lane, finding) for lane in lanes for finding in check_lane(lane, scheduler_config, family)]
     errors = [f"Lane '{lane.key}': {finding.message}" for lane, finding in found if finding.severity == "error"]
     if errors:
         raise StudyError("\n".join(errors))

@@ -52,7 +52,7 @@ class ModelSource:
     @property
     def family(self) -> Family:
         """The table's entry for this kind of model."""
-        return FAMILIES[self.name] if self.kind == "gaussian" else family_of(self.pipeline)
+        return FAMILIES[self.name] if self.kind == "gaussian" else family_of(self.pipeline, self.scheduler_config)
 
     @property
     def model_id(self) -> str:
@@ -143,7 +143,7 @@ def _from_folder(name: str, folder: Path, kind: Literal["folder", "hub"], revisi
         revision=revision,
         fingerprint=digest.hexdigest(),
         pipeline=pipeline,
-        size=_native_size(folder, denoiser, name) or family.size,
+        size=family.size or _native_size(folder, denoiser, name),
         scheduler_config=_json(folder / "scheduler" / "scheduler_config.json", name) or {},
         bytes=size,
     )

@@ -374,11 +374,18 @@ BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
 }
 
 
+def builders() -> dict[str, Callable[[], DiffusionPipeline]]:
+    """All of them by name."""
+    from tests.engine import video_miniatures
+
+    return BUILDERS | video_miniatures.BUILDERS
+
+
 def built(key: str) -> DiffusionPipeline:
     """The miniature of a family."""
     torch.manual_seed(3)
     diffusers.utils.logging.set_verbosity_error()
-    pipe = BUILDERS[key]()
+    pipe = builders()[key]()
     pipe.set_progress_bar_config(disable=True)
     for name in ("transformer", "transformer_2", "unet", "controlnet"):
         if getattr(pipe, name, None) is not None:
@@ -398,6 +405,16 @@ MORE: dict[str, dict[str, Any]] = {
     "pixart": UNBINNED,
     "sana": UNBINNED,
     "hunyuandit": UNBINNED,
+    "hidream": {"max_sequence_length": 64},
+    "ltx": {"num_frames": 9},
+    "ltx_noisy": {"num_frames": 9, "decode_timestep": 0.05, "decode_noise_scale": 0.025},
+    "wan": {"num_frames": 5},
+    "wan_two": {"num_frames": 5},
+    "wan_tokens": {"num_frames": 5},
+    "cogvideox": {"num_frames": 5, "max_sequence_length": 16},
+    "hunyuan_video": {"num_frames": 5, "prompt_template": {"template": "{}", "crop_start": 0}},
+    "mochi": {"num_frames": 7, "max_sequence_length": 16},
+    "flux2_klein": {"text_encoder_out_layers": [1, 2, 3]},
 }
 
 
@@ -415,9 +432,7 @@ def _scale_last_layers(pipe: Any, more: dict[str, Any]) -> None:
 def _scaled(pipe: Any, part: nn.Module, call: dict[str, Any], size: float) -> None:
     ran: list[tuple[nn.Module, torch.Tensor]] = []
     layers = [each for each in part.modules() if isinstance(each, nn.Linear | nn.Conv2d | nn.Conv3d)]
-    hooks = [
-        layer.register_forward_hook(lambda layer, inputs, output: ran.append((layer, output))) for layer in layers
-    ]
+    hooks = [layer.register_forward_hook(lambda layer, inputs, output: ran.append((layer, output))) for layer in layers]
     pipe(**call, generator=torch.Generator().manual_seed(0))
     for hook in hooks:
         hook.remove()

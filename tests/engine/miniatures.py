@@ -34,11 +34,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from engine.sampling.image_pass import Sample
 from engine.study.cells import Cell, cells
 from engine.study.lanes import Lane
-from engine.study.schedulers import Scheduler
+from engine.study.schedulers import SCHEDULERS, Scheduler
 from engine.study.source import find_model
 from engine.study.study import parse_study
 
 PIXELS = 64
+# The schedulers for models like Stable Diffusion.
+DISCRETE = {key: entry for key, entry in SCHEDULERS.items() if "discrete" in entry.solves}
 WORDS = ("red", "apple", "owl", "green", "pear", "blurry", "small", "house")
 TEXT_WIDTH = 32
 
