@@ -4,8 +4,11 @@ All weights are stirred and the last layers scaled, so that predictions and pict
 seed, guidance and timestep. With the weights torch starts from, most of these models would answer next to nothing.
 """
 
+import inspect
 import math
 from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -16,6 +19,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 
+from engine.study.pipeline_settings import PictureFile, PipelineSettings
 from tests.engine.miniatures import PIXELS, WORDS, clip_text_encoder, clip_tokenizer
 
 WIDTH = 32
@@ -352,10 +356,10 @@ def hunyuandit() -> DiffusionPipeline:
 @torch.no_grad()
 def _stirred(module: Any) -> Any:
     """Random weights of a size that keeps signals as large as they came, whatever a class starts with."""
+    tables = {id(each.weight) for each in module.modules() if isinstance(each, nn.Embedding)}
     for name, parameter in module.named_parameters():
         if parameter.ndim > 1:
-            fan = parameter[0].numel()
-            nn.init.normal_(parameter, std=1.0 if "embed" in name and "proj" not in name else 1 / math.sqrt(fan))
+            nn.init.normal_(parameter, std=1.0 if id(parameter) in tables else 1 / math.sqrt(parameter[0].numel()))
         elif "norm" not in name:
             nn.init.normal_(parameter, std=0.1)
     return module
@@ -397,9 +401,20 @@ def built(key: str) -> DiffusionPipeline:
 
 def arguments(key: str) -> dict[str, Any]:
     """What a call of the miniature needs besides prompt, steps and guidance."""
-    return MORE.get(key, {})
+    return MORE.get(key, {}) | {name: picture() for name in PICTURES.get(key, ())}
 
 
+def pipeline_settings(key: str, folder: Path) -> PipelineSettings:
+    """The same as a study says it, with pictures as files in a folder."""
+    pictures = {}
+    for name in PICTURES.get(key, ()):
+        file = folder / f"{name}.png"
+        picture().save(file)
+        pictures[name] = PictureFile(str(file), sha256(file.read_bytes()).hexdigest())
+    return PipelineSettings(MORE.get(key, {}), pictures)
+
+
+PICTURES: dict[str, tuple[str, ...]] = {"svd": ("image",)}
 UNBINNED: dict[str, Any] = {"use_resolution_binning": False}
 MORE: dict[str, dict[str, Any]] = {
     "pixart": UNBINNED,
@@ -423,7 +438,7 @@ def _scale_last_layers(pipe: Any, more: dict[str, Any]) -> None:
     """Scales the last layer of denoiser and decoder so that both answer with the size they should."""
     denoiser = next(getattr(pipe, name) for name in ("transformer", "unet") if getattr(pipe, name, None) is not None)
     call: dict[str, Any] = {"width": PIXELS, "height": PIXELS, "num_inference_steps": 2, "output_type": "np"} | more
-    if "prompt" in pipe.__call__.__annotations__:
+    if "prompt" in inspect.signature(pipe.__call__).parameters:
         call["prompt"] = "red apple"
     _scaled(pipe, denoiser, call, 1.0)
     _scaled(pipe, pipe.vae.decoder, call, 0.5)

@@ -30,7 +30,7 @@ def hidream() -> DiffusionPipeline:
         llama_layers=(0, 1),
         force_inference_output=True,
     )
-    return diffusers.HiDreamImagePipeline(
+    pipe = diffusers.HiDreamImagePipeline(
         scheduler=parts.flow(shift=3.0),
         vae=parts.shifted_vae(),
         text_encoder=clip_text_encoder(transformers.CLIPTextModelWithProjection),
@@ -43,6 +43,8 @@ def hidream() -> DiffusionPipeline:
         tokenizer_4=parts.tokenizer(),
         transformer=transformer,
     )
+    pipe.default_sample_size = 8  # every picture is scaled to this many latent pixels
+    return pipe
 
 
 def z_image() -> DiffusionPipeline:
@@ -331,8 +333,8 @@ def mochi() -> DiffusionPipeline:
     autoencoder = diffusers.AutoencoderKLMochi(
         latent_channels=12,
         out_channels=3,
-        encoder_block_out_channels=(8, 8, 8, 8),
-        decoder_block_out_channels=(8, 8, 8, 8),
+        encoder_block_out_channels=(32, 32, 32, 32),
+        decoder_block_out_channels=(32, 32, 32, 32),
         layers_per_block=(1, 1, 1, 1, 1),
         latents_mean=[0.1] * 12,
         latents_std=[1.5] * 12,
@@ -362,7 +364,7 @@ def svd() -> DiffusionPipeline:
         num_frames=3,
     )
     autoencoder = diffusers.AutoencoderKLTemporalDecoder(
-        block_out_channels=[8, 8, 32, 32],
+        block_out_channels=[32, 32, 32, 32],
         down_block_types=["DownEncoderBlock2D"] * 4,
         latent_channels=4,
     )
