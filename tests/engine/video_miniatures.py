@@ -373,9 +373,9 @@ def svd() -> DiffusionPipeline:
         projection_dim=32,
         num_hidden_layers=1,
         num_attention_heads=4,
-        image_size=32,
+        image_size=224,
         intermediate_size=37,
-        patch_size=8,
+        patch_size=56,
     )
     scheduler = diffusers.EulerDiscreteScheduler(
         beta_start=0.00085,
@@ -396,7 +396,7 @@ def svd() -> DiffusionPipeline:
         image_encoder=transformers.CLIPVisionModelWithProjection(eyes).eval(),
         unet=unet,
         scheduler=scheduler,
-        feature_extractor=transformers.CLIPImageProcessor(crop_size=32, size={"shortest_edge": 32}),
+        feature_extractor=transformers.CLIPImageProcessor(crop_size=224, size={"shortest_edge": 224}),
     )
 
 
