@@ -3,7 +3,7 @@
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,9 +11,11 @@ from typing import Any, Literal, get_args
 from engine.errors import StudyError
 from engine.paths import DATA
 from engine.study.commitment_settings import CommitmentSettings, read_commitment
-from engine.study.lanes import Lane, parse_lanes
+from engine.study.lanes import Lane, fitting_lanes, parse_lanes, parse_steps
+from engine.study.pipeline_settings import PipelineSettings, read_pipeline
 from engine.study.reading import Table, read_lanes, read_plugins
 from engine.study.reference import ReferenceSettings, read_reference
+from engine.study.source import find_model
 
 FrameKind = Literal["x0", "xt"]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
@@ -58,6 +60,7 @@ class Study:
     plugins: tuple[str, ...] = ()
     reference: ReferenceSettings | None = None
     commitment: CommitmentSettings | None = None
+    pipeline: PipelineSettings = field(default_factory=PipelineSettings)
 
     def spec(self) -> dict[str, Any]:
         """The study as plain data, as stored in the cache."""
@@ -76,6 +79,9 @@ class Study:
             for lane in self.lanes
         ]
         plain["reference"] = self.reference.spec() if self.reference else None
+        del plain["pipeline"]
+        if self.pipeline:
+            plain["pipeline"] = self.pipeline.spec()
         return plain
 
 
@@ -121,10 +127,11 @@ def parse_study(data: Mapping[str, Any], where: str = "study", folder: Path | No
     """
     table = Table(dict(data), where)
     plugins = read_plugins(table.strings("plugins", ()), folder)
-    lanes = _lanes(table)
+    model = table.text("model", "bundled")
+    lanes = _lanes(table, model)
     study = Study(
         name=_name(table),
-        model=table.text("model", "bundled"),
+        model=model,
         prompts=_prompts(table, folder),
         lanes=lanes,
         baseline=_baseline(table, lanes),
@@ -140,6 +147,7 @@ def parse_study(data: Mapping[str, Any], where: str = "study", folder: Path | No
         plugins=plugins,
         reference=read_reference(table.table("reference"), given="reference" in data),
         commitment=_commitment(table.table("commitment"), where, given="commitment" in data),
+        pipeline=read_pipeline(table.table("pipeline"), folder),
     )
     table.finish()
     if (study.width is None) != (study.height is None):
@@ -154,13 +162,27 @@ def _name(table: Table) -> str:
     return name
 
 
-def _lanes(table: Table) -> tuple[Lane, ...]:
-    lanes = [lane for text in table.strings("lanes", ()) for lane in parse_lanes(text)]
+def _lanes(table: Table, model: str) -> tuple[Lane, ...]:
+    texts = table.strings("lanes", ())
+    lanes = [lane for text in texts if not text.strip().startswith("*") for lane in parse_lanes(text)]
     lanes += [lane for entry in table.tables("lane") for lane in read_lanes(entry)]
+    named = {lane.key for lane in lanes}
+    for text in texts:
+        if text.strip().startswith("*"):
+            lanes += [lane for lane in _every_lane(text, model) if lane.key not in named]
     if not lanes:
         raise table.error("lanes", 'is empty; name at least one, e.g. lanes = ["ddim:50", "dpmpp_2m:20"]')
     _refuse_twice("lane", (lane.key for lane in lanes), table.where)
     return tuple(lanes)
+
+
+def _every_lane(text: str, model: str) -> Iterator[Lane]:
+    """The lanes that `*:20` stands for: every scheduler that suits the model."""
+    source = find_model(model)
+    if source.fingerprint is None:
+        raise StudyError(f"Lane {text!r} asks for all that suits '{model}', which is not on this machine yet.")
+    for steps in parse_steps(text):
+        yield from fitting_lanes(source.scheduler_config, source.family, steps)
 
 
 def _baseline(table: Table, lanes: Sequence[Lane]) -> str:
