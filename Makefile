@@ -6,10 +6,10 @@ DEMO_PORT ?= 8501
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format hooks clean
+.PHONY: help setup demo test test-long lint format hooks clean
 
 help:  ## list the tasks
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/.installed  ## make .venv and install what the project runs with
 
@@ -19,7 +19,10 @@ demo: setup  ## measure a small study, then show it on http://localhost:8501 (DE
 	$(if $(filter 1,$(HEADLESS)),STREAMLIT_SERVER_HEADLESS=true )$(BIN)/python -m engine dashboard --port $(DEMO_PORT) --allow-runs
 
 test: $(VENV)/.installed-dev  ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not long"
+
+test-long: $(VENV)/.installed-dev  ## run the tests that `make test` leaves out: every model family
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
 
 lint: $(VENV)/.installed-dev  ## check style, format and types
 	$(BIN)/ruff check .

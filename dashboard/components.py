@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import state
-from engine.analysis.timing import MAX_DRIFT, MAX_SPREAD
+from engine.analysis.timing_summary import MAX_DRIFT, MAX_SPREAD
 from engine.display import html
 from engine.display.formats import batch_of, count, when
 from engine.display.tables import ShownLane, failure_table

@@ -23,7 +23,7 @@ VIDEO_BYTES = 24 * 2**20
 
 
 @dataclass(frozen=True)
-class Picture:
+class PagePicture:
     """A frame of a trajectory, ready for a page."""
 
     trajectory_id: str
@@ -53,7 +53,7 @@ class Converged:
     check: str
     distance: float
     tolerance: float
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[PagePicture, ...] = ()
 
     @property
     def agrees(self) -> bool:
@@ -101,7 +101,7 @@ def progress(path: Path, study_id: str) -> Answer[StudyProgress] | Problem:
 
 def pictures_of(
     trajectory_ids: Sequence[str], kinds: Sequence[str], *, whole_videos: bool = False
-) -> Question[list[Picture]]:
+) -> Question[list[PagePicture]]:
     """Pictures of trajectories, step by step; those that are no pictures are left out.
 
     Of videos it is the first frame, or with `whole_videos` every frame; every second, third, ... if they would be more
@@ -147,7 +147,7 @@ def _progress(db: Connection, study_id: str) -> StudyProgress:
     return StudyProgress(*queries.progress(db, study_id))
 
 
-def _pictures(db: Connection, ids: tuple[str, ...], kinds: tuple[str, ...], whole_videos: bool) -> list[Picture]:
+def _pictures(db: Connection, ids: tuple[str, ...], kinds: tuple[str, ...], whole_videos: bool) -> list[PagePicture]:
     frames = queries.frames(db, ids, kinds)
     every = 1 + int(frames["image"].map(len).sum()) // VIDEO_BYTES
     kept = frames["video_frame"] % every == 0 if whole_videos else frames["video_frame"] == 0
@@ -156,7 +156,7 @@ def _pictures(db: Connection, ids: tuple[str, ...], kinds: tuple[str, ...], whol
         source = data_uri(bytes(row.image))
         if source is not None:
             found.append(
-                Picture(
+                PagePicture(
                     row.trajectory_id,
                     row.kind,
                     int(row.step_index),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from engine.analysis import timing
+from engine.analysis import timing_summary as timing
 from engine.analysis.claims import Claim, ClaimVerdict, evaluate, lanes_of
 from engine.analysis.comparison import Comparison, Floor, compare
 from engine.analysis.convergence import Convergence, convergence

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 from PIL import Image
 
-from engine.analysis.timing import COLUMNS
+from engine.analysis.timing_summary import COLUMNS
 from engine.cache import queries
 from engine.cache.connection import reading
 from engine.environment import MEMORIES

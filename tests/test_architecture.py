@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -130,6 +131,19 @@ def long_files(root: Path) -> list[str]:
     return [f"{file}: {length} lines, {MAX_LINES} at most" for file, length in lengths.items() if length > MAX_LINES]
 
 
+def repeated_names(root: Path) -> list[str]:
+    """Files of the engine with one name, and classes of the project with one name."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for file in python_files(root, "engine"):
+        if not file.name.startswith("__"):
+            places[f"file {file.name}"].append(str(file.relative_to(root)))
+    for file in python_files(root, "engine", "dashboard", "data"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places[f"class {node.name}"].append(str(file.relative_to(root)))
+    return [f"{name} stands in {', '.join(where)}" for name, where in places.items() if len(where) > 1]
+
+
 ROOMS = {"__init__", "sections", "data", "controls"}
 NO_PAGES = {"bench", "jobs", "views"}
 
@@ -194,7 +208,7 @@ def torch_imports(root: Path) -> list[str]:
 
 
 Rule = Callable[[Path], list[str]]
-RULES: list[Rule] = [forbidden_imports, sql_outside_the_cache, long_files, crowded_pages, torch_imports]
+RULES: list[Rule] = [forbidden_imports, sql_outside_the_cache, long_files, repeated_names, crowded_pages, torch_imports]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -234,6 +248,8 @@ BROKEN = [
     (sql_outside_the_cache, "engine/sharing/export.py", "q = 'WITH a AS (SELECT 1) SELECT * FROM a'"),
     (sql_outside_the_cache, "engine/sharing/export.py", "def f(c):\n    return c.execute('select 1')"),
     (sql_outside_the_cache, "dashboard/loaders.py", "import duckdb"),
+    (repeated_names, "engine/cache/cli.py", "import json"),
+    (repeated_names, "dashboard/loaders.py", "class One: ...\nclass One: ..."),
     (long_files, "dashboard/loaders.py", "pass\n" * (MAX_LINES + 1)),
     (crowded_pages, "dashboard/overview/markup.py", ""),
     (torch_imports, "engine/study/plan.py", "import torch"),

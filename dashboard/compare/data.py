@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from dashboard.loaders import Converged, Picture
+from dashboard.loaders import Converged, PagePicture
 from engine.analysis.outcomes import StudyCell, StudyLane
 from engine.display import html, theme
 from engine.display.formats import cut, duration, known, when, whole
@@ -65,7 +65,7 @@ class Scene:
     prompt: str
     seed: int
     kind: str
-    pictures: Sequence[Picture]
+    pictures: Sequence[PagePicture]
     times: Mapping[str, LaneTime]
     converged: Converged | None
     notes: Sequence[str]
@@ -100,7 +100,7 @@ def time_line(table: pd.DataFrame) -> str:
 def payload(scene: Scene) -> dict[str, Any]:
     """What the browser needs: for each lane its frames in order, its final picture, or why there are none."""
     numbers = sorted({picture.video_frame for picture in scene.pictures}) or [0]
-    by_cell: dict[str, list[Picture]] = {}
+    by_cell: dict[str, list[PagePicture]] = {}
     for picture in scene.pictures:
         by_cell.setdefault(picture.trajectory_id, []).append(picture)
     rows = [_lane(lane, by_cell.get(scene.cell(lane).trajectory_id, []), numbers, scene) for lane in scene.study.lanes]
@@ -126,9 +126,9 @@ def payload(scene: Scene) -> dict[str, Any]:
     }
 
 
-def _lane(lane: StudyLane, own: Sequence[Picture], numbers: Sequence[int], scene: Scene) -> dict[str, Any]:
+def _lane(lane: StudyLane, own: Sequence[PagePicture], numbers: Sequence[int], scene: Scene) -> dict[str, Any]:
     look, time = theme.look(lane.scheduler), scene.times.get(lane.key)
-    steps: dict[int, list[Picture]] = {}
+    steps: dict[int, list[PagePicture]] = {}
     for picture in own:
         if picture.kind == scene.kind:
             steps.setdefault(picture.step_index, []).append(picture)
@@ -149,7 +149,7 @@ def _lane(lane: StudyLane, own: Sequence[Picture], numbers: Sequence[int], scene
 
 
 def _frame(
-    pictures: Sequence[Picture], numbers: Sequence[int], lane: StudyLane, time: LaneTime | None
+    pictures: Sequence[PagePicture], numbers: Sequence[int], lane: StudyLane, time: LaneTime | None
 ) -> dict[str, Any]:
     first = pictures[0]
     return {
@@ -163,7 +163,7 @@ def _frame(
     }
 
 
-def _sources(pictures: Sequence[Picture], numbers: Sequence[int]) -> dict[str, Any]:
+def _sources(pictures: Sequence[PagePicture], numbers: Sequence[int]) -> dict[str, Any]:
     """The picture of the first video frame, and those of the further ones; where one is missing, the first again."""
     by_number = {picture.video_frame: picture.source for picture in pictures}
     first = by_number.get(numbers[0], pictures[0].source)

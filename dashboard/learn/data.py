@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from dashboard.cache_access import Answer, Problem, Question, ask_all
-from dashboard.loaders import Picture, pictures_of
+from dashboard.loaders import PagePicture, pictures_of
 from engine.analysis.outcomes import StudyCell
 from engine.cache import queries
 from engine.cache.connection import Connection
@@ -51,10 +51,10 @@ class ExamplePictures:
     """
 
     latents: Latents | None
-    own: list[Picture]
+    own: list[PagePicture]
     family: pd.DataFrame
-    guided: list[Picture]
-    finals: list[Picture]
+    guided: list[PagePicture]
+    finals: list[PagePicture]
 
 
 def read(path: Path, cell: StudyCell, cells: Sequence[StudyCell]) -> ExamplePictures:

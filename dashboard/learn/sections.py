@@ -7,7 +7,7 @@ import streamlit as st
 
 from dashboard import components, state
 from dashboard.learn import data
-from dashboard.loaders import Picture
+from dashboard.loaders import PagePicture
 from dashboard.options import Options
 from engine.analysis.outcomes import StudyCell, StudyLane
 from engine.display import html
@@ -209,7 +209,7 @@ def _with_lanes(scores: pd.DataFrame, study: Results) -> pd.DataFrame:
     return shown.assign(nfe=[calls_of[key] for key in shown["lane"]])
 
 
-def _shot(picture: Picture, caption: str, subject: ExampleCell) -> Shot:
+def _shot(picture: PagePicture, caption: str, subject: ExampleCell) -> Shot:
     return Shot(picture.source, f"{caption}, {subject.words}", caption, small=picture.width < html.SMALL_PIXELS)
 
 

@@ -10,7 +10,7 @@ import streamlit as st
 from dashboard import components, loaders, state
 from dashboard.cache_access import Answer, Question
 from dashboard.cost.controls import default_pricing
-from dashboard.loaders import Picture
+from dashboard.loaders import PagePicture
 from engine.analysis.claims import ClaimVerdict
 from engine.analysis.outcomes import StudyLane
 from engine.display import html
@@ -124,7 +124,7 @@ def times(table: pd.DataFrame) -> None:
         st.html(html.soft(components.UNSETTLED_NOTE))
 
 
-def pictures_of(study: Results, lane: str) -> Question[list[Picture]]:
+def pictures_of(study: Results, lane: str) -> Question[list[PagePicture]]:
     """The final pictures that `final_pictures` shows."""
     prompts, lanes = study.prompts[:PICTURE_PROMPTS], _ranked(study, lane)
     cells = [study.cell(view.key, prompt, seed) for prompt in prompts for view in lanes for seed in study.seeds[:1]]
@@ -135,7 +135,7 @@ def _ranked(study: Results, lane: str) -> list[StudyLane]:
     return sorted(study.lanes, key=lambda view: (view.key != study.baseline, view.key != lane))[:PICTURE_LANES]
 
 
-def final_pictures(study: Results, lane: str, pictures: Sequence[Picture]) -> None:
+def final_pictures(study: Results, lane: str, pictures: Sequence[PagePicture]) -> None:
     """Final pictures at the first seed: of the baseline and of one lane, the others on request."""
     if not study.prompts or not study.seeds:
         return
@@ -160,7 +160,7 @@ def _grid(prompts: Sequence[str], rows: Sequence[Row]) -> str:
     return html.table(table("Final pictures, lanes by prompts", columns, rows, style="lab-pictures"))
 
 
-def _final(study: Results, lane: StudyLane, prompt: str, seed: int, found: Mapping[str, Picture]) -> Entry:
+def _final(study: Results, lane: StudyLane, prompt: str, seed: int, found: Mapping[str, PagePicture]) -> Entry:
     cell = study.cell(lane.key, prompt, seed)
     picture = found.get(cell.trajectory_id)
     if picture is None:

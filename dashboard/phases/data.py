@@ -14,7 +14,7 @@ from dashboard.options import Options
 from dashboard.page import require_all
 from dashboard.phases.controls import Choice
 from engine.analysis import commitment as committing
-from engine.analysis.borders import Measured, borders
+from engine.analysis.borders import MeasuredBorder, borders
 from engine.analysis.claims import ClaimVerdict
 from engine.analysis.commitment import Commitment
 from engine.analysis.curves import curves, octave_distances, shares, speeds
@@ -48,7 +48,7 @@ class LanePhases:
 
     curves: pd.DataFrame
     ruler: pd.DataFrame
-    borders: tuple[Measured, ...]
+    borders: tuple[MeasuredBorder, ...]
     cells: int
     complete: int
 
@@ -156,7 +156,7 @@ class Shown:
     lanes: tuple[StudyLane, ...]
     curves: pd.DataFrame
     ruler: pd.DataFrame
-    measured: Mapping[tuple[str, str], Measured]
+    measured: Mapping[tuple[str, str], MeasuredBorder]
     found: Mapping[str, LanePhases]
     described: pd.DataFrame
     paths: Trajectories | None

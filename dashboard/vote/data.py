@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from dashboard.cache_access import Answer, Problem, Question, ask, ask_all
-from dashboard.loaders import Picture, pictures_of
+from dashboard.loaders import PagePicture, pictures_of
 from engine.analysis.statistics import Estimate
 from engine.analysis.votes import (
     MARGIN,
@@ -135,7 +135,7 @@ class Contest:
 
 
 @dataclass(frozen=True)
-class Tally:
+class VoteTally:
     """The votes of a study, counted.
 
     Attributes:
@@ -160,13 +160,13 @@ class Tally:
 
 def answered_and_next(
     path: Path, study_id: str, voter: str, every: Sequence[Pair]
-) -> tuple[set[str], Answer[list[Picture]] | Problem]:
+) -> tuple[set[str], Answer[list[PagePicture]] | Problem]:
     """Keys of the pairs that a voter has answered before, and the pictures of the next pair.
 
     Where the cache cannot say, none has been answered.
     """
 
-    def pictures_of_next(before: list[tuple[str, str]]) -> Question[list[Picture]]:
+    def pictures_of_next(before: list[tuple[str, str]]) -> Question[list[PagePicture]]:
         done = {pair_key(*pair) for pair in before}
         return pair_pictures([pair for pair in every if pair.key not in done])
 
@@ -174,22 +174,22 @@ def answered_and_next(
     return {pair_key(*pair) for pair in before.value} if isinstance(before, Answer) else set(), pictures
 
 
-def pair_pictures(left: Sequence[Pair]) -> Question[list[Picture]]:
+def pair_pictures(left: Sequence[Pair]) -> Question[list[PagePicture]]:
     """The final pictures of the first of the pairs that are left."""
     ids = [key for pair in left[:1] for key in (pair.left_id, pair.right_id)]
     return pictures_of(list(dict.fromkeys(ids)), ["final"])
 
 
-def tally(path: Path, study_id: str, contest: Contest) -> Answer[Tally] | Problem:
+def tally(path: Path, study_id: str, contest: Contest) -> Answer[VoteTally] | Problem:
     """The votes counted for a contest."""
     return ask(path, Question(votes, (study_id,), _count, (contest,), contest))
 
 
-def _count(table: pd.DataFrame, contest: Contest) -> Tally:
+def _count(table: pd.DataFrame, contest: Contest) -> VoteTally:
     left_out = inattentive(table, dict(contest.steps))
     used = counted(table, left_out)
     ends = (table["created_at"].min(), table["created_at"].max()) if len(table) else (None, None)
-    return Tally(
+    return VoteTally(
         preference(used, contest.one, contest.two, contest.margin, contest.power),
         ranking(used, [lane for lane, _ in contest.steps]),
         len(table),

@@ -11,10 +11,10 @@ import streamlit as st
 
 from dashboard import state
 from dashboard.cache_access import Answer, Problem, ask
-from dashboard.loaders import Picture
+from dashboard.loaders import PagePicture
 from dashboard.options import Options
 from dashboard.page import require
-from dashboard.vote.data import CHECK_EVERY, Contest, Pair, Tally, answered_and_next, pair_pictures, pairs, tally
+from dashboard.vote.data import CHECK_EVERY, Contest, Pair, VoteTally, answered_and_next, pair_pictures, pairs, tally
 from engine.analysis.statistics import MIN_PROMPTS, Estimate
 from engine.analysis.votes import FEWEST_ONE_SIDED, MARGIN, MOST_WRONG, POWER, Preference
 from engine.cache.vote_table import SCORED, cast
@@ -95,7 +95,7 @@ def results(chosen: Options, study: Results, contest: Contest) -> None:
     st.html(html.footer(_basis(found)))
 
 
-def _cards(found: Tally, contest: Contest, names: dict[str, str]) -> list[Figure]:
+def _cards(found: VoteTally, contest: Contest, names: dict[str, str]) -> list[Figure]:
     asked = found.preference
     interval = percent_range(asked.low, asked.high)
     note = (
@@ -133,7 +133,7 @@ def _side(side: Estimate) -> str:
     return text + (" They prefer a side. Sides are random, so this adds noise but favours no lane." * leans)
 
 
-def _ranking(found: Tally, study: Results) -> ResultTable:
+def _ranking(found: VoteTally, study: Results) -> ResultTable:
     lanes = {lane.key: name_of(lane, study.baseline) for lane in study.lanes}
     columns: list[FilledColumn] = [
         ("Lane", lambda row: lanes[row.lane]),
@@ -144,7 +144,7 @@ def _ranking(found: Tally, study: Results) -> ResultTable:
     return table_of("Ranking", found.ranking, columns)
 
 
-def _basis(found: Tally) -> list[str]:
+def _basis(found: VoteTally) -> list[str]:
     asked = found.preference
     return [
         f"n = {count(asked.votes, 'vote')} on {count(asked.prompts, 'prompt')} by {count(asked.voters, 'voter')}",
@@ -183,7 +183,7 @@ def _ask(
     left: Sequence[Pair],
     voted: set[str],
     total: int,
-    found: Answer[list[Picture]] | Problem | None,
+    found: Answer[list[PagePicture]] | Problem | None,
 ) -> None:
     if st.session_state.pop("vote_lost", None):
         st.html(html.note("That vote could not be written", "The cache is in use. Please answer this pair again."))

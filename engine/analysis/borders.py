@@ -87,7 +87,7 @@ BORDERS = (
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredBorder:
     """A border of a lane.
 
     Attributes:
@@ -103,7 +103,7 @@ class Measured:
     never: int
 
 
-def borders(steps: pd.DataFrame, frames: pd.DataFrame, lanes: list[str]) -> list[Measured]:
+def borders(steps: pd.DataFrame, frames: pd.DataFrame, lanes: list[str]) -> list[MeasuredBorder]:
     """Every border that can be measured, lane by lane.
 
     Args:
@@ -122,7 +122,7 @@ def borders(steps: pd.DataFrame, frames: pd.DataFrame, lanes: list[str]) -> list
 
 def _measure(
     border: Border, lane: str, paths: dict[Axis, dict[tuple[str, int], phases.Path]], table: pd.DataFrame | None
-) -> Measured | None:
+) -> MeasuredBorder | None:
     found: dict[Axis, dict[tuple[str, int], float | None]] = {}
     for axis in AXES:
         if table is None:
@@ -140,7 +140,7 @@ def _measure(
         for axis, places in reached.items()
         if places
     }
-    return Measured(border, lane, figures, runs, known - runs)
+    return MeasuredBorder(border, lane, figures, runs, known - runs)
 
 
 def _rows(border: Border, of_lane: pd.DataFrame) -> tuple[pd.DataFrame, Callable[[pd.Series], pd.Series]]:
@@ -163,7 +163,7 @@ _PATH: dict[str, Callable[[phases.Path], float]] = {
 }
 
 
-def border_rows(measured: Sequence[Measured]) -> list[tuple[str, ...]]:
+def border_rows(measured: Sequence[MeasuredBorder]) -> list[tuple[str, ...]]:
     """The borders as rows of text, a heading first; "-" where there are too few prompts for an interval."""
     rows: list[tuple[str, ...]] = [("lane", "border", "progress", "log-SNR", "n", "never reached")]
     for found in measured:

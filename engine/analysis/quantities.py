@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from engine.analysis import phases, timing
+from engine.analysis import phases
 from engine.analysis import statistics as st
+from engine.analysis import timing_summary as timing
 from engine.analysis.comparison import Comparison, Floor, compare, paired
 
 
@@ -18,7 +19,7 @@ class Untestable(Exception):
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredQuantity:
     """A figure with its 95 % interval.
 
     Attributes:
@@ -54,10 +55,10 @@ class StudyTables(Protocol):
     def floors(self) -> Mapping[str, Floor]: ...
 
 
-Quantity = Callable[[StudyTables, Mapping[str, Any]], Measured]
+Quantity = Callable[[StudyTables, Mapping[str, Any]], MeasuredQuantity]
 
 
-def speedup(results: StudyTables, test: Mapping[str, Any]) -> Measured:
+def speedup(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
     """Median time of the baseline over that of the lane, in the environment that counts of those with both."""
     lane, baseline, batch_size = str(test["lane"]), str(test["baseline"]), int(test.get("batch_size", 1))
     samples = results.samples[results.samples["batch_size"] == batch_size]
@@ -76,19 +77,19 @@ def speedup(results: StudyTables, test: Mapping[str, Any]) -> Measured:
     note = f"whole call, batch {batch_size}, on {row['device_name']}"
     if row["settled"] != "settled":
         note += f"; the samples are {row['settled']}"
-    return Measured(row["speedup"], row["speedup_low"], row["speedup_high"], f"{row['n']} repeats", note)
+    return MeasuredQuantity(row["speedup"], row["speedup_low"], row["speedup_high"], f"{row['n']} repeats", note)
 
 
-def call_reduction(results: StudyTables, test: Mapping[str, Any]) -> Measured:
+def call_reduction(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
     """1 - denoiser calls of the lane / those of the baseline, as counted."""
     calls = {key: _cells(results, str(test[key]))["nfe"] for key in ("lane", "baseline")}
     ratios = 1 - np.array([calls["lane"].min(), calls["lane"].max()]) / float(calls["baseline"].mean())
     n = f"{len(calls['lane'])} and {len(calls['baseline'])} cells"
     counted = f"{calls['lane'].mean():g} instead of {calls['baseline'].mean():g} calls, counted"
-    return Measured(float(ratios.mean()), float(ratios.min()), float(ratios.max()), n, counted)
+    return MeasuredQuantity(float(ratios.mean()), float(ratios.min()), float(ratios.max()), n, counted)
 
 
-def quality_ratio(results: StudyTables, test: Mapping[str, Any]) -> Measured:
+def quality_ratio(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
     """Mean of the lane over mean of the baseline; only for metrics whose zero means "none of it"."""
     metric = _metric(results, str(test["metric"]))
     if not metric["has_true_zero"] or metric["direction"] != "higher":
@@ -104,30 +105,30 @@ def quality_ratio(results: StudyTables, test: Mapping[str, Any]) -> Measured:
         ends = st.bounded_interval(means[0] - means[1], float(metric["span"]))
         bounds = [1 + end / float(means[1].mean()) for end in ends]
         low, high = min(low, bounds[0]), max(high, bounds[1])
-    return Measured(value, low, high, _n(len(means[0]), len(pairs)), note)
+    return MeasuredQuantity(value, low, high, _n(len(means[0]), len(pairs)), note)
 
 
-def path_share(results: StudyTables, test: Mapping[str, Any]) -> Measured:
+def path_share(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
     """Share of the x0 path length between two values of progress."""
     return _of_paths(results, test, lambda path: path.share(float(test["start"]), float(test["end"])))
 
 
-def critical_start(results: StudyTables, test: Mapping[str, Any]) -> Measured:
+def critical_start(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
     """Where the shortest interval begins that holds a share (default half) of the x0 path length."""
     return _of_paths(results, test, lambda path: path.critical_phase(float(test.get("share", 0.5)))[0])
 
 
-def critical_end(results: StudyTables, test: Mapping[str, Any]) -> Measured:
+def critical_end(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
     """Where that interval ends."""
     return _of_paths(results, test, lambda path: path.critical_phase(float(test.get("share", 0.5)))[1])
 
 
-def recognisable_at(results: StudyTables, test: Mapping[str, Any]) -> Measured:
+def recognisable_at(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
     """Progress from which on CLIP recognises the concept in x0 to the end, between the kept frames on either side."""
     return _mean_progress(_settled_frames(results, str(test["lane"])))
 
 
-def recognisable_earlier(results: StudyTables, test: Mapping[str, Any]) -> Measured:
+def recognisable_earlier(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
     """How much earlier the lane is recognisable than the baseline, in progress, paired.
 
     The first picture comes after one call, which is a larger share of few calls than of many: runs that are recognised
@@ -146,12 +147,12 @@ def recognisable_earlier(results: StudyTables, test: Mapping[str, Any]) -> Measu
     return replace(found, note="; ".join(filter(None, [found.note, grid])))
 
 
-def close_at(results: StudyTables, test: Mapping[str, Any]) -> Measured:
+def close_at(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
     """Progress from which on x0 is within a distance (relative L2 in latent space) of the run's own final latents."""
     return _mean_progress(_settled_distances(results, str(test["lane"]), float(test["distance"])))
 
 
-def close_earlier(results: StudyTables, test: Mapping[str, Any]) -> Measured:
+def close_earlier(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
     """How much earlier the lane is that close than the baseline, in progress, paired."""
     lanes, distance = (str(test["baseline"]), str(test["lane"])), float(test["distance"])
     return _mean_gap(*(_settled_distances(results, lane, distance) for lane in lanes))
@@ -220,7 +221,7 @@ def _pairs(results: StudyTables, key: str, lane: str, baseline: str, smallest_n:
     return pairs
 
 
-def _of_paths(results: StudyTables, test: Mapping[str, Any], value: Callable[[phases.Path], float]) -> Measured:
+def _of_paths(results: StudyTables, test: Mapping[str, Any], value: Callable[[phases.Path], float]) -> MeasuredQuantity:
     lane = str(test["lane"])
     found = phases.paths(results.step_metrics, lane)
     if not found:
@@ -245,13 +246,15 @@ def _settled_distances(results: StudyTables, lane: str, distance: float) -> dict
     return phases.settled_at(rows, lambda values: values <= distance)
 
 
-def _mean_progress(found: dict[tuple[str, int], float | None]) -> Measured:
+def _mean_progress(found: dict[tuple[str, int], float | None]) -> MeasuredQuantity:
     reached = {key: value for key, value in found.items() if value is not None}
     never = len(found) - len(reached)
     return _measured(list(reached.values()), [prompt for prompt, _ in reached], _never(never, len(found)))
 
 
-def _mean_gap(late: dict[tuple[str, int], float | None], early: dict[tuple[str, int], float | None]) -> Measured:
+def _mean_gap(
+    late: dict[tuple[str, int], float | None], early: dict[tuple[str, int], float | None]
+) -> MeasuredQuantity:
     pairs = {key: (late[key], early[key]) for key in late if key in early}
     gaps = {key: a - b for key, (a, b) in pairs.items() if a is not None and b is not None}
     never = len(pairs) - len(gaps)
@@ -262,11 +265,11 @@ def _never(never: int, n: int) -> str:
     return f"{never} of {n} left out, as they never get there" if never else ""
 
 
-def _measured(values: list[float], prompts: list[str], note: str = "") -> Measured:
+def _measured(values: list[float], prompts: list[str], note: str = "") -> MeasuredQuantity:
     if len(set(prompts)) < st.MIN_PROMPTS:
         raise Untestable(f"too few: {_n(len(set(prompts)), len(values))}, at least {st.MIN_PROMPTS} prompts are needed")
     found = st.estimate(values, prompts)
-    return Measured(found.value, found.low, found.high, _n(found.n, found.pairs), note)
+    return MeasuredQuantity(found.value, found.low, found.high, _n(found.n, found.pairs), note)
 
 
 def _n(prompts: int, pairs: int) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from engine.analysis import timing
+from engine.analysis import timing_summary as timing
 from engine.analysis.comparison import Comparison
 from engine.analysis.decision import Decision, Status
 

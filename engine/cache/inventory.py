@@ -16,7 +16,7 @@ Kind = Literal["cell", "score", "study", "shared"]
 
 
 @dataclass(frozen=True)
-class Table:
+class CacheTable:
     """A table of the cache, or those of its rows that hang on one kind of thing.
 
     Attributes:
@@ -69,41 +69,41 @@ _VERSION = ("metric", "metric_version")
 # NULL where a score has no such thing: a picture no lane, a lane no cell.
 _SCORED = ("trajectory_id", "study_id", "lane", "against", *_VERSION)
 
-TABLES: tuple[Table, ...] = (
-    Table("environments", "shared", ("environment_id",), _ENVIRONMENTS, on_write="keep"),
-    Table("models", "shared", ("model_id",), _MODELS, on_write="keep"),
-    Table("metrics", "shared", ("scope", *_VERSION), _USED_METRICS),
-    Table("timings", "shared", ("environment_id", *_LANE, *_SAMPLE), _TIMED),
-    Table("lints", "shared", _LANE, _OF_LANES),
-    Table("noise_floors", "shared", ("environment_id", *_LANE, *_SIZE, "variation", "metric"), _OF_LANES),
-    Table("commitment", "shared", ("swap_id",), f"swap_id IN ({_SWAPS})"),
-    Table("trajectories", "cell", ("trajectory_id",)),
-    Table("frames", "cell", ("trajectory_id",)),
-    Table("latents", "cell", ("trajectory_id",)),
-    Table("steps", "cell", ("trajectory_id",)),
-    Table("scores", "score", ("scope", "trajectory_id", *_VERSION), only="scope <> 'lane'", key=_SCORED),
-    Table("scores", "study", ("study_id", "lane", "against", *_VERSION), only="scope = 'lane'", key=_SCORED),
-    Table("studies", "study", ("study_id",)),
-    Table("study_trajectories", "study", ("study_id", "trajectory_id")),
-    Table("study_metrics", "study", ("study_id", "scope", "metric")),
-    Table("study_references", "study", ("study_id", "reference_id")),
-    Table("study_swaps", "study", ("study_id", "swap_id")),
-    Table("decisions", "study", ("study_id",)),
-    Table("votes", "study", ("vote_id",), on_write="keep"),
+TABLES: tuple[CacheTable, ...] = (
+    CacheTable("environments", "shared", ("environment_id",), _ENVIRONMENTS, on_write="keep"),
+    CacheTable("models", "shared", ("model_id",), _MODELS, on_write="keep"),
+    CacheTable("metrics", "shared", ("scope", *_VERSION), _USED_METRICS),
+    CacheTable("timings", "shared", ("environment_id", *_LANE, *_SAMPLE), _TIMED),
+    CacheTable("lints", "shared", _LANE, _OF_LANES),
+    CacheTable("noise_floors", "shared", ("environment_id", *_LANE, *_SIZE, "variation", "metric"), _OF_LANES),
+    CacheTable("commitment", "shared", ("swap_id",), f"swap_id IN ({_SWAPS})"),
+    CacheTable("trajectories", "cell", ("trajectory_id",)),
+    CacheTable("frames", "cell", ("trajectory_id",)),
+    CacheTable("latents", "cell", ("trajectory_id",)),
+    CacheTable("steps", "cell", ("trajectory_id",)),
+    CacheTable("scores", "score", ("scope", "trajectory_id", *_VERSION), only="scope <> 'lane'", key=_SCORED),
+    CacheTable("scores", "study", ("study_id", "lane", "against", *_VERSION), only="scope = 'lane'", key=_SCORED),
+    CacheTable("studies", "study", ("study_id",)),
+    CacheTable("study_trajectories", "study", ("study_id", "trajectory_id")),
+    CacheTable("study_metrics", "study", ("study_id", "scope", "metric")),
+    CacheTable("study_references", "study", ("study_id", "reference_id")),
+    CacheTable("study_swaps", "study", ("study_id", "swap_id")),
+    CacheTable("decisions", "study", ("study_id",)),
+    CacheTable("votes", "study", ("vote_id",), on_write="keep"),
 )
 
 
-def named(name: str) -> Table:
+def named(name: str) -> CacheTable:
     """A table by its name; of one that has rows of two kinds the first, as both are written alike."""
     return next(table for table in TABLES if table.name == name)
 
 
-def of_kind(kind: Kind) -> list[Table]:
+def of_kind(kind: Kind) -> list[CacheTable]:
     """The tables of a kind, in the order they are written."""
     return [table for table in TABLES if table.kind == kind]
 
 
-def scope(table: Table) -> str:
+def scope(table: CacheTable) -> str:
     """Which rows of a table belong to one study: an SQL condition with the parameter $study."""
     if table.kind == "study":
         return f"study_id = $study AND {table.only}"

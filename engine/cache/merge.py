@@ -1,6 +1,6 @@
 """Taking over what another cache holds. `inventory` says what hangs on what; these are the rules:
 
-- What is here stays. Only what is not here is taken, whole units at a time (`Table.unit`).
+- What is here stays. Only what is not here is taken, whole units at a time (`CacheTable.unit`).
 - A cell comes with its frames, latents and step metrics, or not at all. A finished cell takes the place of a failed
   one; and one with more frames that of one with fewer, if both have the same picture.
 - Scores and votes come where the picture is the same on both sides; metrics of whole sets where all pictures are. A
@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from engine.cache import merge_studies
 from engine.cache.connection import Connection
-from engine.cache.inventory import Table, of_kind, scope
+from engine.cache.inventory import CacheTable, of_kind, scope
 from engine.cache.rows import clear, put, put_missing
 
 CELLS_AT_ONCE = 64
@@ -101,7 +101,7 @@ def merge(source: Connection, group: Group, study: str | None = None) -> Merged:
     return merged
 
 
-def read(source: Connection, table: Table, study: str | None) -> pa.Table:
+def read(source: Connection, table: CacheTable, study: str | None) -> pa.Table:
     """The rows of a table, of one study or all."""
     if study is None:
         return source.sql(f"SELECT * FROM {table.name} WHERE {table.only}").to_arrow_table()
@@ -116,7 +116,7 @@ def cell_ids(source: Connection, study: str | None) -> list[str]:
     return [row[0] for row in source.execute(query, {} if study is None else {"study": study}).fetchall()]
 
 
-def rows_of(source: Connection, table: Table, ids: list[str]) -> pa.Table:
+def rows_of(source: Connection, table: CacheTable, ids: list[str]) -> pa.Table:
     """The rows of some cells."""
     return source.sql(
         f"SELECT * FROM {table.name} WHERE trajectory_id IN (SELECT unnest($ids)) AND {table.only}", params={"ids": ids}
@@ -171,7 +171,7 @@ def _has_more_frames(one: Picture, other: Picture) -> bool:
     return one[1] == "done" and more and one[2] >= other[2] and set(one[3].split(",")) >= set(other[3].split(","))
 
 
-def _drop_reasons(db: Connection, table: Table, incoming: pa.Table) -> None:
+def _drop_reasons(db: Connection, table: CacheTable, incoming: pa.Table) -> None:
     """Deletes reasons for having no score where a value comes."""
     unit = ", ".join(table.unit)
     db.register("incoming", incoming)
@@ -182,7 +182,7 @@ def _drop_reasons(db: Connection, table: Table, incoming: pa.Table) -> None:
     db.unregister("incoming")
 
 
-def _differing(db: Connection, table: Table, incoming: pa.Table) -> int:
+def _differing(db: Connection, table: CacheTable, incoming: pa.Table) -> int:
     """How many rows are not here with just this content."""
     if not incoming.num_rows:
         return 0

@@ -8,7 +8,7 @@ import duckdb
 import pyarrow as pa
 
 from engine.cache import inventory
-from engine.cache.inventory import Table
+from engine.cache.inventory import CacheTable
 
 # Dozens of rows at a time are a hundred times faster this way than one by one.
 Records: TypeAlias = "Sequence[Mapping[str, Any]] | pa.Table"
@@ -31,12 +31,12 @@ def put(db: duckdb.DuckDBPyConnection, name: str, records: Records) -> int:
     return _insert(db, table, records, f"DELETE FROM {name} t USING incoming i WHERE {_same(table.key or table.unit)}")
 
 
-def put_missing(db: duckdb.DuckDBPyConnection, table: Table, records: Records) -> int:
+def put_missing(db: duckdb.DuckDBPyConnection, table: CacheTable, records: Records) -> int:
     """Writes the records of those units that are not here yet; returns how many rows were added."""
     return _insert(db, table, records, "", f"ANTI JOIN (SELECT * FROM {table.name}) t ON {_same(table.unit)}")
 
 
-def stream(db: duckdb.DuckDBPyConnection, table: Table, batches: pa.RecordBatchReader) -> int:
+def stream(db: duckdb.DuckDBPyConnection, table: CacheTable, batches: pa.RecordBatchReader) -> int:
     """Writes the rows of a table that is empty, as they come; returns how many were added."""
     return _add(db, table, batches)
 
@@ -55,7 +55,9 @@ def _same(columns: Sequence[str]) -> str:
     return " AND ".join(f"t.{column} IS NOT DISTINCT FROM i.{column}" for column in columns)
 
 
-def _insert(db: duckdb.DuckDBPyConnection, table: Table, records: Records, before: str = "", without: str = "") -> int:
+def _insert(
+    db: duckdb.DuckDBPyConnection, table: CacheTable, records: Records, before: str = "", without: str = ""
+) -> int:
     if isinstance(records, pa.Table):
         incoming = records
     else:
@@ -68,7 +70,7 @@ def _insert(db: duckdb.DuckDBPyConnection, table: Table, records: Records, befor
 
 def _add(
     db: duckdb.DuckDBPyConnection,
-    table: Table,
+    table: CacheTable,
     incoming: pa.Table | pa.RecordBatchReader,
     before: str = "",
     without: str = "",

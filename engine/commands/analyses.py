@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from engine.analysis.borders import BORDERS, Measured, border_rows, borders
+from engine.analysis.borders import BORDERS, MeasuredBorder, border_rows, borders
 from engine.analysis.commitment import Commitment, commitment, point_rows
 from engine.analysis.convergence import Convergence, convergence, convergence_rows, order_rows
 from engine.analysis.matched import LEVELS, matched_errors, metric_at
@@ -98,7 +98,7 @@ def show_phases(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _phases_plain(measured: list[Measured], decided: Commitment | None) -> dict[str, Any]:
+def _phases_plain(measured: list[MeasuredBorder], decided: Commitment | None) -> dict[str, Any]:
     rows = [
         {
             "lane": row.lane,

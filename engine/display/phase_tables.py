@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from engine.analysis.borders import Measured
+from engine.analysis.borders import MeasuredBorder
 from engine.analysis.commitment import Commitment
 from engine.analysis.phases import Axis
 from engine.analysis.statistics import Estimate
@@ -45,7 +45,7 @@ def within_claimed(start: Estimate, end: Estimate) -> bool | None:
 
 
 def border_table(
-    lanes: Sequence[ShownLane], measured: Mapping[tuple[str, str], Measured], baseline: str
+    lanes: Sequence[ShownLane], measured: Mapping[tuple[str, str], MeasuredBorder], baseline: str
 ) -> ResultTable:
     """Where the phases of each lane lie."""
     shown = [name for name, keys in COLUMNS.items() if any((lane.key, keys[0]) in measured for lane in lanes)]
@@ -59,7 +59,7 @@ def border_table(
     return table("Where the phases lie", ["Lane", *shown, "Half within 40 – 80 %?"], rows)
 
 
-def _span(borders: Sequence[Measured | None]) -> Entry:
+def _span(borders: Sequence[MeasuredBorder | None]) -> Entry:
     """One border, or the two that a span lies between."""
     there = [border for border in borders if border is not None]
     if len(there) < len(borders):

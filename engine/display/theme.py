@@ -77,6 +77,13 @@ _LOOKS: Final = {
     "unipc_karras": Look(LILAC, "triangle-up"),
     "deis": Look(LILAC, "circle"),
     "sa_solver": Look(LILAC, "cross"),
+    "flow_euler": Look(TEAL, "circle"),
+    "flow_heun": Look(OLIVE, "square"),
+    "edm_euler": Look(TEAL, "diamond"),
+    "edm_dpmpp_2m": Look(GOLD, "triangle-right"),
+    "euler_karras": Look(TEAL, "triangle-up"),
+    "cogvideox_ddim": Look(BLUE, "diamond"),
+    "cogvideox_dpm": Look(BLUE, "triangle-down"),
 }
 
 

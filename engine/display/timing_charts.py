@@ -1,9 +1,9 @@
-"""Charts of measured times, from rows of `engine.analysis.timing.summarise` with label, scheduler and is_baseline."""
+"""Charts of measured times, from rows of `timing_summary.summarise` with label, scheduler and is_baseline."""
 
 import altair as alt
 import pandas as pd
 
-from engine.analysis.timing import STAGES
+from engine.analysis.timing_summary import STAGES
 from engine.display import theme
 from engine.display.charts import AXIS, height, lane_axis, lane_marks
 from engine.display.formats import duration, duration_range, ratio

@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline
 from engine.sampling.building import build_scheduler
 from engine.sampling.calls import pipeline_arguments
 from engine.sampling.models import Model
-from engine.sampling.standins import StandIn, denoisers, with_parts
+from engine.sampling.standins import StandIn, denoisers, model_config, with_parts
 from engine.study.cells import Cell
 
 STAGES = ("text", "denoiser", "scheduler", "decode")
@@ -168,7 +168,7 @@ def time_once(model: Model, job: TimingJob, repeat: int) -> TimingSample:
 
 def timed_pipeline(shared: DiffusionPipeline, watch: Stopwatch, cell: Cell) -> DiffusionPipeline:
     """A copy of a pipeline with a fresh scheduler of the cell's lane, whose stages are watched."""
-    scheduler = build_scheduler(cell.lane, shared.scheduler.config, cell.seed)
+    scheduler = build_scheduler(cell.lane, model_config(shared), cell.seed)
     scheduler.step = watch.watch("scheduler", scheduler.step)
     if hasattr(scheduler, "scale_model_input"):
         scheduler.scale_model_input = watch.watch("scheduler", scheduler.scale_model_input)

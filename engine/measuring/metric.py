@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.errors import StudyError
 from engine.measuring.evidence import Evidence, Pictures, Subject, Unmeasurable
-from engine.measuring.set_statistics import MIN_PROMPTS, Estimate, Floats, Sets, estimate
+from engine.measuring.set_statistics import MIN_PROMPTS, Floats, SetEstimate, Sets, estimate
 
 # A finished picture (or clip: its frames), the x0 frames of a run, or all pictures of a lane together.
 Scope = Literal["picture", "frame", "lane"]
@@ -161,7 +161,7 @@ class Metric:
         needed = f"{self.smallest_n} pictures of {MIN_PROMPTS} prompts or more are needed"
         return f"too few: {n} pictures of {prompts} prompts; {needed}"
 
-    def estimate(self, sets: Sets) -> Estimate:
+    def estimate(self, sets: Sets) -> SetEstimate:
         """Value, standard error and interval of a lane.
 
         Raises:

@@ -49,7 +49,7 @@ def run_noise(
     from engine.measuring.noise_floor import measure_noise
 
     context = open_context(study, cache, device=device, memory=memory)
-    check_lanes(study.lanes, context.source.scheduler_config)
+    check_lanes(study.lanes, context.source.scheduler_config, context.source.family)
     every = cells(study, context.source, context.environment.device)
     mine = chosen_cells(study, every, lanes, each)
     writer, model = context.writer, context.model  # a cache that cannot be written is refused before any work

@@ -120,7 +120,7 @@ def plan_study(study: Study, source: ModelSource, cache: Path, device: str, memo
     """
     references = study.reference
     lanes = (*study.lanes, references.lane, references.check) if references else study.lanes
-    findings = check_lanes(lanes, source.scheduler_config)
+    findings = check_lanes(lanes, source.scheduler_config, source.family)
     environment = describe(resolve_device(device), memory)
     try:
         with reading(cache) as db:

@@ -102,8 +102,9 @@ def _make_missing(plan: StudyPlan, context: PassContext, outcome: RunOutcome) ->
     """The passes that need the model."""
     from engine.passes.lints import store_lints
     from engine.sampling.building import build_scheduler
+    from engine.sampling.standins import model_config
 
-    config = context.model.pipe.scheduler.config
+    config = model_config(context.model.pipe)
     for lane in plan.study.lanes:
         build_scheduler(lane, config)  # a lane that cannot be built is refused before anything is written
     _record_study(plan, context)

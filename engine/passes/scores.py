@@ -88,7 +88,7 @@ class Scoring:
 
 
 @dataclass(frozen=True)
-class Job:
+class ScoreJob:
     """A cell and the metrics, with their full versions, that it lacks."""
 
     cell: Cell
@@ -213,7 +213,7 @@ def _jobs(
     versions: Mapping[str, str],
     have: set[tuple[str, str, str, str]],
     truth: Truth,
-) -> Iterator[Job]:
+) -> Iterator[ScoreJob]:
     usable = [(metric, versions[key]) for key, metric in metrics.of_scope(scope).items() if key in versions]
     for cell in cells:
         lacking = [
@@ -223,7 +223,7 @@ def _jobs(
             and not (metric.needs_reference and truth.waits(cell))
         ]
         if lacking:
-            yield Job(cell, tuple(lacking))
+            yield ScoreJob(cell, tuple(lacking))
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ class _CellWork:
     cache: Path
     progress: Progress
 
-    def run(self, scope: str, jobs: Sequence[Job], tally: Tally) -> None:
+    def run(self, scope: str, jobs: Sequence[ScoreJob], tally: Tally) -> None:
         if jobs:
             self.progress.start(_CALLED[scope], len(jobs), "cells")
         for start in range(0, len(jobs), GROUP_CELLS):
@@ -250,7 +250,7 @@ class _CellWork:
                 if row.failed:
                     self.progress.note(f"{_NOTED[scope].format(row.metric)} {row.reason}")
 
-    def _stored(self, scope: str, group: Sequence[Job]) -> StoredCells:
+    def _stored(self, scope: str, group: Sequence[ScoreJob]) -> StoredCells:
         wanted = {job.cell.trajectory_id for job in group}
         if scope == "picture":
             wanted |= {pair.reference_id for job in group if (pair := self.truth.of(job.cell))}
@@ -259,7 +259,7 @@ class _CellWork:
             frames = queries.frames(db, sorted(wanted), ["final", "x0"] if framed else ["final"])
             return StoredCells(queries.latents(db, sorted(wanted)), frames)
 
-    def _rows(self, scope: str, job: Job, stored: StoredCells, tally: Tally) -> list[ScoreRow]:
+    def _rows(self, scope: str, job: ScoreJob, stored: StoredCells, tally: Tally) -> list[ScoreRow]:
         cell, found = job.cell, []
         pair = self.truth.of(cell)
         if scope == "frame" or any(metric.on_frames for metric, _ in job.metrics):

@@ -17,7 +17,7 @@ from engine.passes.context import PassContext, PassOutcome
 from engine.study.prompt_swaps import Swap
 
 if TYPE_CHECKING:
-    from engine.sampling.commitment import SwapSample
+    from engine.sampling.swapped_cells import SwapSample
 
 
 def missing_swaps(db: Connection | None, swaps: Sequence[Swap]) -> list[Swap]:
@@ -33,7 +33,7 @@ def make_swaps(context: PassContext, swaps: Sequence[Swap]) -> PassOutcome:
 
     Without a CLIP that knows the model's pictures, the distances in latent space are all that is measured.
     """
-    from engine.sampling.commitment import run_swaps
+    from engine.sampling.swapped_cells import run_swaps
 
     progress, judge = context.progress, _clip_edition(context)
     done = failed = 0

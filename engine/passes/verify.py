@@ -57,7 +57,7 @@ def verify(
 
     context = open_context(study, cache, device=device, memory=memory)
     source = context.source
-    check_lanes(study.lanes, source.scheduler_config)
+    check_lanes(study.lanes, source.scheduler_config, source.family)
     every = cells(study, source, context.environment.device)
     every.sort(key=lambda cell: study.lanes.index(cell.lane))
     chosen, stored, places = _stored(cache, every, count)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import StudyError, did_you_mean
+from engine.study.families import kind_of
 from engine.study.lanes import Lane
 
 
@@ -28,10 +29,40 @@ def build_scheduler(lane: Lane, model_config: Mapping[str, Any], seed: int = 0) 
         overrides.setdefault("clip_sample", False)
     if "noise_sampler_seed" in parameters:
         overrides.setdefault("noise_sampler_seed", seed % 2**63)
+    foreign = model_config.get("_class_name") != scheduler_class.__name__
+    overrides = {**_pinned(lane, parameters, foreign), **_flow(model_config, parameters), **overrides}
     try:
         return scheduler_class.from_config(model_config, **overrides)
     except Exception as error:
         raise StudyError(f"Lane '{lane.key}': {scheduler_class.__name__} refuses its configuration: {error}") from error
+
+
+# How noise levels are spaced; at most one may be on, and an entry of the table that sets one means it.
+SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+# Words that classes of solvers read differently, or not at all.
+ALGORITHMS = ("algorithm_type", "solver_type")
+
+
+def _pinned(lane: Lane, parameters: Mapping[str, inspect.Parameter], foreign: bool) -> dict[str, Any]:
+    """Switches that the scheduler of the model must not leave on for an entry of the table.
+
+    A configuration written for another solver (DEIS, `sde-dpmsolver++`, exponential levels) would be refused by this
+    one, or make another of it.
+    """
+    if SPACINGS[0] not in lane.scheduler.overrides:
+        return {}
+    pinned = {name: parameters[name].default for name in ALGORITHMS if name in parameters and foreign}
+    return pinned | {name: False for name in SPACINGS if name in parameters}
+
+
+def _flow(model_config: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """Settings for a model that predicts flow; the shift of its levels has another name in each kind of solver."""
+    if kind_of(model_config) != "flow":
+        return {}
+    shift = model_config.get("flow_shift", model_config.get("shift", 1.0))
+    if "use_flow_sigmas" in parameters:
+        return {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
+    return {"shift": shift} if "shift" in parameters and "shift" not in model_config else {}
 
 
 def scheduler_type(lane: Lane) -> type[Any]:

@@ -1,10 +1,12 @@
 """One unmodified pipeline call for a cell: its arguments, and the call itself with stand-ins in place."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 
 from engine.sampling.batching import Parking
 from engine.sampling.idle import parameters
@@ -26,8 +28,18 @@ def pipeline_arguments(pipe: DiffusionPipeline, cell: Cell) -> dict[str, Any]:
     if cell.negative_prompt:
         # None and "" differ for some families, and others take no None: a plain pipe(prompt) passes nothing.
         arguments["negative_prompt"] = cell.negative_prompt
+    arguments |= cell.pipeline.arguments
+    for name, picture in cell.pipeline.pictures.items():
+        arguments[name] = opened(picture.path, "L" if "mask" in name else "RGB")
     known = parameters(pipe)
     return {key: value for key, value in arguments.items() if key in known}
+
+
+@lru_cache(maxsize=8)
+def opened(path: str, mode: str) -> Image.Image:
+    """A picture file that a study names, in memory."""
+    with Image.open(path) as picture:
+        return picture.convert(mode)
 
 
 def parked_denoisers(pipe: DiffusionPipeline, axes: Axes | None, recorder: Recorder) -> dict[str, Parking]:

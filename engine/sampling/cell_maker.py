@@ -16,7 +16,7 @@ from engine.sampling.idle import decoding_only_scales, row_axes, spatial_latents
 from engine.sampling.joining import Axes
 from engine.sampling.recording import MEASURED_STEPS, Recorder, StepRecord
 from engine.sampling.spectra import octaves, sketch
-from engine.sampling.standins import family
+from engine.sampling.standins import family, model_config
 from engine.study.cells import Cell, frame_steps
 from engine.study.study import FrameSettings
 
@@ -99,7 +99,7 @@ class CellMaker:
         """Makes a cell, inside a greenlet of the hub, up to its final latents."""
         sample, parked = Sample(cell, nfe=0), {}
         try:
-            scheduler = build_scheduler(cell.lane, self._pipe.scheduler.config, cell.seed)
+            scheduler = build_scheduler(cell.lane, model_config(self._pipe), cell.seed)
             sample.config = resolved_config(scheduler)
             generator = torch.Generator("cpu").manual_seed(cell.seed)
             recorder = Recorder(scheduler, partial(_kept, self._settings), self._style, generator)

@@ -50,8 +50,9 @@ class Setting:
 
     Attributes:
         origin: "lane" (the study's own), "table" (the scheduler's entry), "lab" (latents are never clipped, Brownian
-            trees are seeded), "model" (the model's scheduler configuration), "default" (the class's), "ignored" (the
-            model has it, but the class does not take it).
+            trees are seeded, switches of other solvers are off, models of flows are solved as such), "model" (the
+            model's scheduler configuration), "default" (the class's), "ignored" (the model has it, but the class does
+            not take it).
         replaced: The model's own value, if another stands in its place.
     """
 
@@ -124,7 +125,7 @@ def lane_settings(lane: Lane, model_config: Mapping[str, Any]) -> Iterator[Setti
         elif name == "noise_sampler_seed" or (name == "clip_sample" and own is not False):
             origin = "lab"
         elif name in models:
-            origin = "model"
+            origin = "model" if value == own else "lab"
         yield Setting(name, value, origin, own if origin != "model" and own != value else None)
     for name in sorted(models.keys() - taken.keys()):
         yield Setting(name, models[name], "ignored")

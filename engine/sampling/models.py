@@ -1,10 +1,8 @@
 """Loading a model as an unmodified diffusers pipeline on a device."""
 
 import importlib
-import json
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import diffusers
@@ -14,7 +12,8 @@ from diffusers import DiffusionPipeline
 
 from engine.errors import LabError, ModelError
 from engine.sampling.standins import denoisers
-from engine.study.source import SKIPPED, ModelSource, find_model, variant_of
+from engine.study.model_files import VARIANTS, read_json, skipped_parts, variant_of
+from engine.study.source import ModelSource, find_model
 
 Memory = Literal["standard", "low"]
 
@@ -50,7 +49,7 @@ def fetch(source: ModelSource) -> ModelSource:
     repo, _, revision = source.name.partition("@")
     quiet()
     try:
-        DiffusionPipeline.download(repo, revision=revision or None, use_safetensors=True)
+        _download(repo, revision)
     except Exception as error:
         raise ModelError(
             f"Model '{source.name}' is not in the local cache and could not be fetched: {_why_not_fetched(error)}. "
@@ -63,6 +62,21 @@ def fetch(source: ModelSource) -> ModelSource:
             f"network, `hf download {repo}` completes it."
         )
     return fetched
+
+
+def _download(repo: str, revision: str) -> None:
+    """Fetches a repository without its safety checker, in the first variant that has weights for every part."""
+    for variant in (None, *VARIANTS):
+        try:
+            DiffusionPipeline.download(
+                repo, revision=revision or None, use_safetensors=True, variant=variant, safety_checker=None
+            )
+        except (OSError, ValueError) as error:
+            lacking = "safetensors" in str(error) or "variant" in str(error)
+            if not lacking or variant == VARIANTS[-1]:
+                raise
+        else:
+            return
 
 
 # By the name of an error of huggingface_hub, its HTTP client or the system; the first that is met in the chain counts.
@@ -157,21 +171,20 @@ def quiet() -> None:
 
 
 def _from_folder(source: ModelSource, dtype: torch.dtype) -> DiffusionPipeline:
-    assert source.folder is not None  # holds for every fetched source that is not gaussian
-    options: dict[str, Any] = dict.fromkeys(_skipped_parts(source.folder))
+    assert source.folder is not None  # holds for every fetched source that is not computed
+    index = read_json(source.folder / "model_index.json", source.name) or {}
+    options: dict[str, Any] = dict.fromkeys(skipped_parts(index))
     try:
-        return DiffusionPipeline.from_pretrained(
-            source.folder,
-            dtype=dtype,
-            use_safetensors=True,
-            variant=variant_of(source.folder),
-            local_files_only=True,
-            **options,
-        )
+        with warnings.catch_warnings():
+            # That the pipeline mends an old configuration; `as_the_pipeline_edits` knows.
+            warnings.simplefilter("ignore", FutureWarning)
+            return DiffusionPipeline.from_pretrained(
+                source.folder,
+                dtype=dtype,
+                use_safetensors=True,
+                variant=variant_of(source.folder, index),
+                local_files_only=True,
+                **options,
+            )
     except Exception as error:
         raise ModelError(f"Model '{source.name}' does not load: {type(error).__name__}: {error}") from error
-
-
-def _skipped_parts(folder: Path) -> list[str]:
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    return [part for part in SKIPPED if part in index]

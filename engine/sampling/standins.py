@@ -58,7 +58,12 @@ class Remembering(StandIn):
 
 def family(pipe: DiffusionPipeline) -> Family:
     """The table's entry for a pipeline."""
-    return family_of(type(pipe).__name__)
+    return family_of(type(pipe).__name__, model_config(pipe))
+
+
+def model_config(pipe: DiffusionPipeline) -> dict[str, Any]:
+    """The configuration of the scheduler that came with a pipeline, its class among it as in the model's files."""
+    return {**pipe.scheduler.config, "_class_name": type(pipe.scheduler).__name__}
 
 
 def denoisers(pipe: DiffusionPipeline) -> dict[str, nn.Module]:

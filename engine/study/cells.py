@@ -1,13 +1,15 @@
 """From a study to cells with identities, and what of them is missing from a cache. Imports no torch."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
 from engine.errors import StudyError
+from engine.study.families import UNKNOWN, Family
 from engine.study.lanes import Finding, Lane, check_lane
+from engine.study.pipeline_settings import PipelineSettings
 from engine.study.schedulers import class_version
 from engine.study.source import ModelSource
 from engine.study.study import FrameSettings, Study, canonical
@@ -27,6 +29,7 @@ class Cell:
         code: What identifies the scheduler's code (`class_version`).
         model: The model's fingerprint.
         dtype: "float32", "float16" or "bfloat16".
+        pipeline: Further arguments of the pipeline's call.
     """
 
     lane: Lane
@@ -39,6 +42,7 @@ class Cell:
     dtype: str
     model: str
     code: str
+    pipeline: PipelineSettings = field(default_factory=PipelineSettings)
 
     @cached_property
     def config_id(self) -> str:
@@ -51,6 +55,7 @@ class Cell:
         """Digest of everything that changes the pixels."""
         identity = {key: value for key, value in vars(self).items() if key in _PIXELS}
         identity |= {"version": SAMPLING_VERSION, "lane": self.config_id}
+        identity |= {"pipeline": self.pipeline.identity()} if self.pipeline else {}
         return digest(identity)[:32]
 
 
@@ -84,6 +89,7 @@ def cells(study: Study, model: ModelSource, device: str) -> list[Cell]:
             dtype,
             model.fingerprint,
             codes[lane.key],
+            study.pipeline,
         )
         for prompt in study.prompts
         for seed in study.seeds
@@ -117,13 +123,15 @@ def picture_size(study: Study, model: ModelSource) -> tuple[int, int]:
     return model.size
 
 
-def check_lanes(lanes: Iterable[Lane], scheduler_config: Mapping[str, Any]) -> list[tuple[Lane, Finding]]:
+def check_lanes(
+    lanes: Iterable[Lane], scheduler_config: Mapping[str, Any], family: Family = UNKNOWN
+) -> list[tuple[Lane, Finding]]:
     """Warnings about the lanes on this model.
 
     Raises:
         StudyError: A lane is known to be wrong.
     """
-    found = [(lane, finding) for lane in lanes for finding in check_lane(lane, scheduler_config)]
+    found = [(lane, finding) for lane in lanes for finding in check_lane(lane, scheduler_config, family)]
     errors = [f"Lane '{lane.key}': {finding.message}" for lane, finding in found if finding.severity == "error"]
     if errors:
         raise StudyError("\n".join(errors))

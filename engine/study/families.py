@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 from engine.errors import StudyError
 from engine.study.registry import Registry
+from engine.study.schedulers import ModelKind
 
 # How two predictions become one: in one call with the rows without the prompt first, the same with those with it
-# first, in two calls one after the other, or not at all since the strength is an input of the denoiser.
+# first, in two calls with the prompt first, or not at all since the strength is an input of the denoiser.
 GuidanceStyle = Literal["batched", "prompt_first", "two_calls", "embedded", "unknown"]
 
 
@@ -28,10 +29,12 @@ class Family:
         pipelines: Names of the diffusers classes that `model_index.json` may name.
         denoisers: Components that predict, as far as a model has them.
         size: Width and height in pixels of the pictures it was trained on; None: the files of a model tell.
+        frames: Pictures of a clip that its pipeline makes unless told otherwise; 1 for pictures.
         guidance: Argument of the pipeline's call that takes a study's `guidance_scale`.
         style: How guidance makes one prediction of several.
         inputs: Arguments that a call cannot do without.
-        solvers: Keys of the schedulers that suit it; none: all that suit the scheduler configuration of the model.
+        solvers: Keys of the schedulers that suit it; none: all that solve models of its kind.
+        scheduler: Values of a model's scheduler configuration that tell it from another family of the same pipeline.
         builder: `module:function` that makes the pipeline, for models that are computed and have no files.
         version: Of such a model: raised whenever it would give other pictures, so that its old cells are made again.
         scheduler_config: Of such a model.
@@ -40,12 +43,14 @@ class Family:
     key: str
     label: str
     pipelines: tuple[str, ...]
-    denoisers: tuple[str, ...] = ("unet", "transformer")
+    denoisers: tuple[str, ...] = ("unet", "transformer", "transformer_2")
     size: tuple[int, int] | None = None
+    frames: int = 1
     guidance: str = "guidance_scale"
     style: GuidanceStyle = "batched"
     inputs: tuple[str, ...] = ("prompt",)
     solvers: tuple[str, ...] = ()
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
     builder: str = ""
     version: int = 0
     scheduler_config: Mapping[str, Any] = field(default_factory=dict)
@@ -64,15 +69,123 @@ class Family:
             raise StudyError(f"Model family '{self.key}': builder {self.builder!r} should read 'module:function'.")
 
 
+def kind_of(scheduler_config: Mapping[str, Any]) -> ModelKind:
+    """What a model counts its time in, by the scheduler configuration that came with it."""
+    name = str(scheduler_config.get("_class_name", ""))
+    if "FlowMatch" in name or scheduler_config.get("use_flow_sigmas"):
+        return "flow"
+    if scheduler_config.get("prediction_type") == "flow_prediction":
+        return "flow"
+    if name.startswith("EDM"):
+        return "edm"
+    if name.startswith("CogVideoX"):
+        return "cogvideox"
+    return "continuous" if scheduler_config.get("timestep_type") == "continuous" else "discrete"
+
+
+_SQUARE = (1024, 1024)
+# Solvers of flows, by what a family's pipeline hands its scheduler: nothing, a shift for the picture size (`mu`), noise
+# levels of its own, or levels that others than its own solver read wrongly.
+_ANY = ("flow_euler", "flow_heun", "dpmpp_2m", "dpmpp_2s", "unipc", "deis", "sa_solver")
+_SHIFTED = ("flow_euler", "dpmpp_2m", "dpmpp_2s", "unipc", "deis")
+_LEVELS = ("flow_euler", "unipc")
+_OWN = ("flow_euler",)
+
+
+def _variants(name: str, *more: str) -> tuple[str, ...]:
+    """A text-to-image pipeline and those that start from pictures, by the names that diffusers gives them."""
+    kinds = ("", "Img2Img", "Inpaint", "ControlNet", "ControlNetImg2Img", "ControlNetInpaint")
+    return (*(f"{name}{kind}Pipeline" for kind in kinds), *more)
+
+
 _BUILT_IN = (
-    Family("sd", "Stable Diffusion", pipelines=("StableDiffusionPipeline",), denoisers=("unet",)),
-    Family("sdxl", "Stable Diffusion XL", pipelines=("StableDiffusionXLPipeline",), denoisers=("unet",)),
-    Family("animatediff", "AnimateDiff", pipelines=("AnimateDiffPipeline",), denoisers=("unet",)),
+    Family("sd", "Stable Diffusion 1 and 2", _variants("StableDiffusion", "StableDiffusionPAGPipeline")),
+    Family("sdxl", "Stable Diffusion XL", _variants("StableDiffusionXL", "StableDiffusionXLPAGPipeline")),
+    Family(
+        "lcm",
+        "Latent consistency",
+        ("LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"),
+        style="embedded",
+        solvers=("lcm",),
+    ),
+    Family("kolors", "Kolors", ("KolorsPipeline", "KolorsImg2ImgPipeline")),
+    Family("pixart", "PixArt", ("PixArtAlphaPipeline", "PixArtSigmaPipeline", "PixArtSigmaPAGPipeline")),
+    Family("hunyuandit", "HunyuanDiT", ("HunyuanDiTPipeline", "HunyuanDiTControlNetPipeline")),
+    Family("sana", "Sana", ("SanaPipeline", "SanaPAGPipeline", "SanaControlNetPipeline"), size=_SQUARE, solvers=_ANY),
+    Family(
+        "sd3",
+        "Stable Diffusion 3",
+        _variants("StableDiffusion3", "StableDiffusion3ControlNetInpaintingPipeline"),
+        solvers=_ANY,
+    ),
+    Family("auraflow", "AuraFlow", ("AuraFlowPipeline",), size=_SQUARE, solvers=_ANY),
+    Family(
+        "flux_schnell",
+        "Flux schnell",
+        _variants("Flux"),
+        size=_SQUARE,
+        style="embedded",
+        solvers=_LEVELS,
+        scheduler={"use_dynamic_shifting": False},
+    ),
+    Family(
+        "flux",
+        "Flux",
+        _variants("Flux", "FluxFillPipeline", "FluxKontextPipeline", "FluxControlPipeline"),
+        size=_SQUARE,
+        style="embedded",
+        solvers=_SHIFTED,
+    ),
+    Family("flux2", "Flux.2", ("Flux2Pipeline",), size=_SQUARE, style="embedded", solvers=_SHIFTED),
+    Family("flux2_klein", "Flux.2 klein", ("Flux2KleinPipeline",), size=_SQUARE, style="two_calls", solvers=_SHIFTED),
+    Family(
+        "qwen_image",
+        "Qwen-Image",
+        _variants("QwenImage", "QwenImageEditPipeline", "QwenImageEditPlusPipeline"),
+        size=(1328, 1328),
+        guidance="true_cfg_scale",
+        style="two_calls",
+        solvers=_LEVELS,
+    ),
+    Family(
+        "z_image",
+        "Z-Image",
+        ("ZImagePipeline", "ZImageImg2ImgPipeline"),
+        size=_SQUARE,
+        style="prompt_first",
+        solvers=_OWN,
+    ),
+    Family("lumina2", "Lumina 2", ("Lumina2Pipeline",), size=_SQUARE, style="two_calls", solvers=_LEVELS),
+    Family("chroma", "Chroma", _variants("Chroma"), size=_SQUARE, style="two_calls", solvers=_LEVELS),
+    Family("hidream", "HiDream", ("HiDreamImagePipeline",), size=_SQUARE, solvers=_OWN),
+    Family("animatediff", "AnimateDiff", ("AnimateDiffPipeline", "AnimateDiffSDXLPipeline"), frames=16),
+    Family("ltx", "LTX-Video", ("LTXPipeline",), size=(704, 512), frames=161, solvers=_LEVELS),
+    Family("wan", "Wan", ("WanPipeline",), size=(832, 480), frames=81, style="two_calls", solvers=_ANY),
+    Family("cogvideox", "CogVideoX", ("CogVideoXPipeline",), size=(720, 480), frames=49),
+    Family(
+        "hunyuan_video",
+        "HunyuanVideo",
+        ("HunyuanVideoPipeline",),
+        size=(1280, 720),
+        frames=129,
+        style="embedded",
+        solvers=_LEVELS,
+    ),
+    Family("mochi", "Mochi", ("MochiPipeline",), size=(848, 480), frames=19, solvers=_OWN),
+    Family(
+        "svd",
+        "Stable Video Diffusion",
+        ("StableVideoDiffusionPipeline",),
+        size=(1024, 576),
+        frames=25,
+        guidance="max_guidance_scale",
+        inputs=("image",),
+        solvers=("euler_karras",),
+    ),
     Family(
         "gaussian",
         "Gaussian mixture",
-        pipelines=("StableDiffusionPipeline",),
-        denoisers=("unet",),
+        ("StableDiffusionPipeline",),
         size=(64, 64),
         builder="engine.sampling.gaussian:build_pipeline",
         version=1,
@@ -93,9 +206,38 @@ FAMILIES = Registry("model family", _BUILT_IN)
 register_family = FAMILIES.register
 # What is taken for granted of a pipeline that no entry names.
 UNKNOWN = Family("other", "Another family", pipelines=("DiffusionPipeline",), style="unknown")
+# By a part of a pipeline's class name: the pictures that a call needs besides the prompt.
+PICTURES = {
+    "ControlNet": ("image",),
+    "Img2Img": ("image",),
+    "Inpaint": ("image", "mask_image"),
+    "Pix2Pix": ("image",),
+    "Upscale": ("image",),
+    "Depth2Img": ("image",),
+    "ImageToVideo": ("image",),
+    "VideoToVideo": ("video",),
+    "Kontext": ("image",),
+    "Fill": ("image", "mask_image"),
+    "Edit": ("image",),
+}
 
 
-def family_of(pipeline: str) -> Family:
-    """The family of a pipeline class, by its name; what no entry names has the usual properties."""
-    read = (family for family in FAMILIES.values() if not family.builder)
-    return next((family for family in read if pipeline in family.pipelines), UNKNOWN)
+def family_of(pipeline: str, scheduler_config: Mapping[str, Any] | None = None) -> Family:
+    """The family of a pipeline class, by its name; what no entry names has the usual properties.
+
+    Args:
+        pipeline: As in `model_index.json`.
+        scheduler_config: The model's, where families of one pipeline differ in it.
+    """
+    config = scheduler_config or {}
+    for family in FAMILIES.values():
+        told = all(bool(config.get(key)) == value for key, value in family.scheduler.items())
+        if pipeline in family.pipelines and not family.builder and told:
+            return family
+    return UNKNOWN
+
+
+def needed_inputs(family: Family, pipeline: str) -> tuple[str, ...]:
+    """The arguments that a call of a pipeline cannot do without."""
+    pictures = (name for part, names in PICTURES.items() if part in pipeline for name in names)
+    return tuple(dict.fromkeys((*family.inputs, *pictures)))

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from engine.errors import StudyError
-from engine.study.schedulers import SCHEDULERS, Scheduler
+from engine.study.families import UNKNOWN, Family, kind_of
+from engine.study.schedulers import SCHEDULERS, ModelKind, Scheduler
 
 MAX_STEPS = 1000
 # Classes that take the timestep before to be t - 1000 // steps, wherever their own list puts it.
 FIXED_STRIDE = {"DDIMScheduler": "DDIM", "PNDMScheduler": "PNDM"}
 # Classes whose times are not those of models trained on discrete timesteps.
-OTHER_TIME_AXES = ("EDM", "IPNDM")
+OTHER_TIME_AXES = ("IPNDM",)
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,25 @@ def parse_lanes(text: str) -> list[Lane]:
     Raises:
         StudyError: Not of that form, an unknown scheduler, or steps outside 1..1000.
     """
+    entry = SCHEDULERS.lookup(_parts(text)[0])
+    return [Lane(f"{entry.key}:{steps}", entry, steps) for steps in parse_steps(text)]
+
+
+def parse_steps(text: str) -> list[int]:
+    """The step counts of a lane such as `dpmpp_2m:10,20,40`.
+
+    Raises:
+        StudyError: Not of that form, or steps outside 1..1000.
+    """
+    return [check_steps(text, int(steps)) for steps in _parts(text)[1].split(",")]
+
+
+def _parts(text: str) -> tuple[str, str]:
+    """Scheduler and step counts of a lane."""
     match = re.fullmatch(r"\s*([^:\s]+)\s*:\s*([+-]?[0-9]{1,9}(?:\s*,\s*[+-]?[0-9]{1,9})*)\s*", text)
     if match is None:
         raise StudyError(f"Lane {text!r} should read 'scheduler:steps', e.g. 'dpmpp_2m:20' or 'dpmpp_2m:10,20'.")
-    entry = SCHEDULERS.lookup(match[1])
-    counts = [check_steps(text, int(steps)) for steps in match[2].split(",")]
-    return [Lane(f"{entry.key}:{steps}", entry, steps) for steps in counts]
+    return match[1], match[2]
 
 
 def check_steps(lane: str, steps: object) -> int:
@@ -95,27 +109,67 @@ def check_steps(lane: str, steps: object) -> int:
     return steps
 
 
-def check_lane(lane: Lane, model_config: Mapping[str, Any]) -> list[Finding]:
+def check_lane(lane: Lane, model_config: Mapping[str, Any], family: Family = UNKNOWN) -> list[Finding]:
     """What is known to be wrong with a lane on a model, before anything runs.
 
     Args:
         lane: The lane.
         model_config: The model's own scheduler configuration (`scheduler/scheduler_config.json`).
+        family: The model's family, which may narrow down the solvers.
     """
-    return list(_findings(lane, {**model_config, **lane.config}, model_config))
+    unfit = _unfit(lane, kind_of(model_config), family)
+    return [*unfit, *_findings(lane, {**model_config, **lane.config}, model_config, family)]
 
 
-def _findings(lane: Lane, config: Mapping[str, Any], model_config: Mapping[str, Any]) -> Iterator[Finding]:
+def fitting(kind: ModelKind, family: Family) -> list[Scheduler]:
+    """The schedulers of the table that suit a kind of models and a family; distilled ones only where named."""
+    suitable = (entry for entry in SCHEDULERS.values() if kind in entry.solves)
+    if family.solvers:
+        return [entry for entry in suitable if entry.key in family.solvers]
+    return [entry for entry in suitable if not entry.distilled]
+
+
+def fitting_lanes(model_config: Mapping[str, Any], family: Family, steps: int) -> list[Lane]:
+    """A lane of so many steps for every scheduler that suits a model and has no known fault there."""
+    lanes = [Lane(f"{entry.key}:{steps}", entry, steps) for entry in fitting(kind_of(model_config), family)]
+    return [
+        lane
+        for lane in lanes
+        if not any(finding.severity == "error" for finding in check_lane(lane, model_config, family))
+    ]
+
+
+# What models of each kind predict, for people.
+_PREDICTS: dict[ModelKind, str] = {
+    "discrete": "predicts noise or velocity at discrete timesteps",
+    "flow": "predicts flow (it came with a scheduler of flows)",
+    "edm": "was trained with the preconditioning of EDM, at continuous noise levels",
+    "continuous": "was trained at continuous noise levels",
+    "cogvideox": "has the shifted noise schedule of CogVideoX",
+}
+
+
+def _unfit(lane: Lane, kind: ModelKind, family: Family) -> Iterator[Finding]:
+    """Refuses a solver that is made for models of another kind, or reads the levels of the pipeline wrongly."""
+    by_target = {entry.target for entry in fitting(kind, family)}
+    names = ", ".join(entry.key for entry in fitting(kind, family))
+    if kind not in lane.scheduler.solves:
+        code = "flow_model" if kind == "flow" else "other_kind"
+        yield Finding(
+            "error", code, f"the model {_PREDICTS[kind]}, which this solver is not made for. Those that fit: {names}."
+        )
+    elif family.solvers and lane.scheduler.target not in by_target:
+        yield Finding(
+            "error", "unfit_solver", f"it is refused or solved wrongly by {family.label}. Those that fit: {names}."
+        )
+
+
+def _findings(
+    lane: Lane, config: Mapping[str, Any], model_config: Mapping[str, Any], family: Family
+) -> Iterator[Finding]:
     name = lane.scheduler.target.partition(":")[2]
     trained = int(config.get("num_train_timesteps", 1000))
     spacing = config.get("timestep_spacing")
-    if "FlowMatch" in str(model_config.get("_class_name", "")) and "FlowMatch" not in name:
-        yield Finding(
-            "error",
-            "flow_model",
-            "the model predicts flow (it came with a FlowMatch scheduler); this "
-            "solver takes noise or velocity predictions. Use a FlowMatch scheduler_class.",
-        )
     if lane.steps > trained:
         yield Finding("error", "too_many_steps", f"{lane.steps} steps, but the model has {trained} timesteps.")
     if name in FIXED_STRIDE and spacing == "linspace":
@@ -150,8 +204,7 @@ def _findings(lane: Lane, config: Mapping[str, Any], model_config: Mapping[str, 
         yield Finding(
             "error",
             "other_time_axis",
-            f"{name} is for models trained on continuous noise levels (EDM, "
-            "flow); this model counts discrete timesteps.",
+            f"{name} is for models with a time axis of its own; this model counts discrete timesteps.",
         )
     if config.get("clip_sample") and lane.config.get("clip_sample"):
         yield Finding(
@@ -171,4 +224,5 @@ def _findings(lane: Lane, config: Mapping[str, Any], model_config: Mapping[str, 
         limit = int(config.get("original_inference_steps", 50))
         if lane.steps > limit:
             yield Finding("error", "too_many_steps", f"at most {limit} steps (original_inference_steps).")
-        yield Finding("warning", "distilled", "meant for distilled weights; on others the comparison says little.")
+        if lane.scheduler.key not in family.solvers:
+            yield Finding("warning", "distilled", "meant for distilled weights; on others the comparison says little.")

@@ -22,6 +22,9 @@ from engine.errors import StudyError
 from engine.study.registry import Registry
 
 Calls = Literal["steps", "steps+1", "2*steps-1"]
+# What a model counts its time in: discrete timesteps of a noise schedule, the path of a flow, continuous noise levels
+# with the preconditioning of EDM or without it, or the shifted schedule of CogVideoX.
+ModelKind = Literal["discrete", "flow", "edm", "continuous", "cogvideox"]
 
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
@@ -41,6 +44,7 @@ class Scheduler:
         paper: Where the method was published.
         note: What one should know before choosing it.
         distilled: True if it is meant for distilled weights only (LCM, TCD).
+        kinds: The kinds of models it solves; none: told by the name of its class.
     """
 
     key: str
@@ -53,6 +57,12 @@ class Scheduler:
     paper: str = ""
     note: str = ""
     distilled: bool = False
+    kinds: tuple[ModelKind, ...] = ()
+
+    @property
+    def solves(self) -> tuple[ModelKind, ...]:
+        """The kinds of models it solves."""
+        return self.kinds or kinds_of_class(self.target.rpartition(":")[2])
 
     def expected_calls(self, steps: int) -> int:
         """Denoiser calls expected for `steps` steps, for time estimates."""
@@ -68,6 +78,32 @@ class Scheduler:
             raise StudyError(f"Scheduler '{self.key}': target {self.target!r} should read 'module:Class'.")
 
 
+def kinds_of_class(name: str) -> tuple[ModelKind, ...]:
+    """The kinds of models that a class of diffusers solves, by its name; any but flows for unknown classes."""
+    if "FlowMatch" in name:
+        return ("flow",)
+    if name.startswith("CogVideoX"):
+        return ("cogvideox",)
+    if name.startswith("EDM"):
+        return ("edm",)
+    if name in FLOW_SIGMAS:
+        return ("discrete", "flow")
+    return ("discrete", "continuous")
+
+
+# Classes of diffusers that solve flows, too, with `use_flow_sigmas`.
+FLOW_SIGMAS = frozenset(
+    {
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSinglestepScheduler",
+        "UniPCMultistepScheduler",
+        "DEISMultistepScheduler",
+        "SASolverScheduler",
+    }
+)
+_DISCRETE: tuple[ModelKind, ...] = ("discrete",)
+_AND_FLOW: tuple[ModelKind, ...] = ("discrete", "flow")
+
 _DPM = "diffusers:DPMSolverMultistepScheduler"
 _UNIPC = "diffusers:UniPCMultistepScheduler"
 _PP = "Lu et al. 2022, arXiv:2211.01095"
@@ -81,7 +117,7 @@ _DPMPP: dict[str, Any] = {
 }
 
 _BUILT_IN = (
-    Scheduler("ddim", "DDIM", "diffusers:DDIMScheduler", paper="Song et al. 2021, arXiv:2010.02502"),
+    Scheduler("ddim", "DDIM", "diffusers:DDIMScheduler", paper="Song et al. 2021, arXiv:2010.02502", kinds=_DISCRETE),
     Scheduler(
         "ddpm",
         "DDPM",
@@ -89,6 +125,7 @@ _BUILT_IN = (
         stochastic=True,
         paper="Ho et al. 2020, arXiv:2006.11239",
         note="ancestral sampling; needs many steps",
+        kinds=_DISCRETE,
     ),
     Scheduler(
         "pndm",
@@ -99,8 +136,11 @@ _BUILT_IN = (
         calls="steps+1",
         paper="Liu et al. 2022, arXiv:2202.09778",
         note="one extra denoiser call at the second step",
+        kinds=_DISCRETE,
     ),
-    Scheduler("euler", "Euler", "diffusers:EulerDiscreteScheduler", {"use_karras_sigmas": False}, paper=_EDM),
+    Scheduler(
+        "euler", "Euler", "diffusers:EulerDiscreteScheduler", {"use_karras_sigmas": False}, paper=_EDM, kinds=_DISCRETE
+    ),
     Scheduler(
         "euler_a",
         "Euler ancestral",
@@ -108,6 +148,7 @@ _BUILT_IN = (
         stochastic=True,
         paper="Crowson 2022, k-diffusion",
         note="adds noise at each step; does not converge to one image",
+        kinds=_DISCRETE,
     ),
     Scheduler(
         "heun",
@@ -118,6 +159,7 @@ _BUILT_IN = (
         calls="2*steps-1",
         paper=_EDM,
         note="two denoiser calls a step",
+        kinds=_DISCRETE,
     ),
     Scheduler(
         "lms",
@@ -127,9 +169,18 @@ _BUILT_IN = (
         order=4,
         paper="Crowson 2022, k-diffusion",
         note="linear multistep, needs scipy",
+        kinds=_DISCRETE,
     ),
-    Scheduler("dpmpp_2m", "DPM++ 2M", _DPM, _DPMPP, order=2, paper=_PP),
-    Scheduler("dpmpp_2m_karras", "DPM++ 2M Karras", _DPM, _DPMPP | {"use_karras_sigmas": True}, order=2, paper=_PP),
+    Scheduler("dpmpp_2m", "DPM++ 2M", _DPM, _DPMPP, order=2, paper=_PP, kinds=_AND_FLOW),
+    Scheduler(
+        "dpmpp_2m_karras",
+        "DPM++ 2M Karras",
+        _DPM,
+        _DPMPP | {"use_karras_sigmas": True},
+        order=2,
+        paper=_PP,
+        kinds=_DISCRETE,
+    ),
     Scheduler(
         "dpmpp_2m_sde",
         "DPM++ 2M SDE",
@@ -138,6 +189,7 @@ _BUILT_IN = (
         stochastic=True,
         order=2,
         paper=_PP,
+        kinds=_DISCRETE,
     ),
     Scheduler(
         "dpmpp_3m",
@@ -147,6 +199,7 @@ _BUILT_IN = (
         order=3,
         paper=_PP,
         note="third order goes unstable first under strong guidance",
+        kinds=_DISCRETE,
     ),
     Scheduler(
         "dpmpp_2s",
@@ -156,6 +209,7 @@ _BUILT_IN = (
         order=2,
         paper=_PP,
         note="one denoiser call a step in diffusers: the orders are interleaved over the steps",
+        kinds=_AND_FLOW,
     ),
     Scheduler(
         "dpm_sde",
@@ -167,6 +221,7 @@ _BUILT_IN = (
         calls="2*steps-1",
         paper=_PP,
         note="needs torchsde; the Brownian path is seeded with the cell's seed",
+        kinds=_DISCRETE,
     ),
     Scheduler(
         "kdpm2",
@@ -176,6 +231,7 @@ _BUILT_IN = (
         order=2,
         calls="2*steps-1",
         paper=_EDM,
+        kinds=_DISCRETE,
     ),
     Scheduler(
         "kdpm2_a",
@@ -186,6 +242,7 @@ _BUILT_IN = (
         order=2,
         calls="2*steps-1",
         paper="Crowson 2022, k-diffusion",
+        kinds=_DISCRETE,
     ),
     Scheduler(
         "deis",
@@ -195,6 +252,7 @@ _BUILT_IN = (
         order=2,
         paper="Zhang and Chen 2023, arXiv:2204.13902",
         note="stops at the last noise level, not at zero",
+        kinds=_AND_FLOW,
     ),
     Scheduler(
         "unipc",
@@ -203,6 +261,7 @@ _BUILT_IN = (
         {"use_karras_sigmas": False, "solver_order": 2},
         order=2,
         paper="Zhao et al. 2023, arXiv:2302.04867",
+        kinds=_AND_FLOW,
     ),
     Scheduler(
         "unipc_karras",
@@ -211,6 +270,7 @@ _BUILT_IN = (
         {"use_karras_sigmas": True, "solver_order": 2},
         order=2,
         paper="Zhao et al. 2023, arXiv:2302.04867",
+        kinds=_DISCRETE,
     ),
     Scheduler(
         "sa_solver",
@@ -221,6 +281,7 @@ _BUILT_IN = (
         order=2,
         paper="Xue et al. 2023, arXiv:2309.05019",
         note="stops at the last noise level, not at zero",
+        kinds=_AND_FLOW,
     ),
     Scheduler(
         "lcm",
@@ -230,6 +291,7 @@ _BUILT_IN = (
         distilled=True,
         paper="Luo et al. 2023, arXiv:2310.04378",
         note="for distilled weights",
+        kinds=_DISCRETE,
     ),
     Scheduler(
         "tcd",
@@ -239,6 +301,66 @@ _BUILT_IN = (
         distilled=True,
         paper="Zheng et al. 2024, arXiv:2402.19159",
         note="for distilled weights",
+        kinds=_DISCRETE,
+    ),
+    Scheduler(
+        "flow_euler",
+        "Flow Euler",
+        "diffusers:FlowMatchEulerDiscreteScheduler",
+        paper="Esser et al. 2024, arXiv:2403.03206",
+        kinds=("flow",),
+        note="the solver that most models of flows come with",
+    ),
+    Scheduler(
+        "flow_heun",
+        "Flow Heun",
+        "diffusers:FlowMatchHeunDiscreteScheduler",
+        order=2,
+        calls="2*steps-1",
+        paper=_EDM,
+        kinds=("flow",),
+        note="two denoiser calls a step",
+    ),
+    Scheduler(
+        "edm_euler",
+        "EDM Euler",
+        "diffusers:EDMEulerScheduler",
+        paper=_EDM,
+        kinds=("edm",),
+    ),
+    Scheduler(
+        "edm_dpmpp_2m",
+        "EDM DPM++ 2M",
+        "diffusers:EDMDPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint", "final_sigmas_type": "zero"},
+        order=2,
+        paper=_PP,
+        kinds=("edm",),
+    ),
+    Scheduler(
+        "euler_karras",
+        "Euler Karras",
+        "diffusers:EulerDiscreteScheduler",
+        {"use_karras_sigmas": True},
+        paper=_EDM,
+        kinds=("continuous",),
+        note="what Stable Video Diffusion comes with",
+    ),
+    Scheduler(
+        "cogvideox_ddim",
+        "CogVideoX DDIM",
+        "diffusers:CogVideoXDDIMScheduler",
+        paper="Yang et al. 2024, arXiv:2408.06072",
+        kinds=("cogvideox",),
+    ),
+    Scheduler(
+        "cogvideox_dpm",
+        "CogVideoX DPM",
+        "diffusers:CogVideoXDPMScheduler",
+        stochastic=True,
+        order=2,
+        paper="Yang et al. 2024, arXiv:2408.06072",
+        kinds=("cogvideox",),
     ),
 )
 

@@ -1,9 +1,7 @@
 """Finding a model and saying what it is, from its files alone: no torch, no loading, no network."""
 
-import json
 import re
-import struct
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -12,15 +10,24 @@ from typing import Any, Literal
 from engine.errors import ModelError, did_you_mean
 from engine.paths import DATA
 from engine.study.families import FAMILIES, Family, family_of
+from engine.study.model_files import IncompleteError, file_digest, is_part, loaded_files, read_json
 
 EXAMPLE_HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 BUNDLED = DATA / "bundled"
-# Parts of a pipeline folder that the lab doesn't load: they don't change the pictures it measures.
-SKIPPED = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
-
-
-class _IncompleteError(ModelError):
-    """Files of a model are missing."""
+# Pipelines whose constructor mends old configurations.
+MENDED = frozenset(
+    f"StableDiffusion{kind}Pipeline" for kind in ("", "Img2Img", "Inpaint", "PAG", "PAGImg2Img", "PAGInpaint")
+)
+# Schedulers that have `steps_offset`, 0 unless their configuration says otherwise, and those that clip by default.
+WITH_OFFSET = frozenset(
+    f"{name}Scheduler"
+    for name in (
+        *("DDIM", "DDPM", "PNDM", "LCM", "TCD", "SASolver", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete"),
+        *("HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverMultistep", "DPMSolverSDE"),
+        *("DEISMultistep", "UniPCMultistep"),
+    )
+)
+CLIPPING = frozenset({"DDIMScheduler", "DDPMScheduler"})
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class ModelSource:
     @property
     def family(self) -> Family:
         """The table's entry for this kind of model."""
-        return FAMILIES[self.name] if self.kind == "gaussian" else family_of(self.pipeline)
+        return FAMILIES[self.name] if self.kind == "gaussian" else family_of(self.pipeline, self.scheduler_config)
 
     @property
     def model_id(self) -> str:
@@ -90,52 +97,27 @@ def find_model(name: str) -> ModelSource:
         return ModelSource(name, "hub", None, revision, None, "", None, {})
     try:
         return _from_folder(name, snapshot, "hub", snapshot.name)
-    except _IncompleteError:
+    except IncompleteError:
         # A download that was interrupted; fetching goes on from there.
         return ModelSource(name, "hub", None, revision, None, "", None, {})
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a component folder: the plain ones, else those of the fp16 variant.
-
-    Raises:
-        ModelError: Only pickled weights are there.
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    plain = [file for file in files if not re.search(r"\.(fp16|bf16|fp32|non_ema)\b", file.name)]
-    half = [file for file in files if ".fp16" in file.name]
-    if plain or half:
-        return plain or half
-    pickled = [file.name for pattern in ("*.bin", "*.ckpt", "*.pt", "*.pth") for file in sorted(folder.glob(pattern))]
-    if pickled:
-        raise ModelError(
-            f"{folder} holds only pickled weights ({pickled[0]}), which can run code when loaded; only safetensors "
-            "are read. Convert them: load the pipeline once where you trust it and call save_pretrained()."
-        )
-    return []
-
-
-def variant_of(folder: Path) -> str | None:
-    """The weight variant diffusers has to be asked for: "fp16" if a component has no other, else None."""
-    for config in folder.glob("*/config.json"):
-        if any(".fp16" in file.name for file in weight_files(config.parent)):
-            return "fp16"
-    return None
-
-
 def _from_folder(name: str, folder: Path, kind: Literal["folder", "hub"], revision: str) -> ModelSource:
-    index = _json(folder / "model_index.json", name) if folder.is_dir() else None
+    index = read_json(folder / "model_index.json", name) if folder.is_dir() else None
     if index is None:
         raise ModelError(f"{folder} is no diffusers pipeline folder: it should hold a model_index.json.")
     pipeline = str(index.get("_class_name", ""))
-    family = family_of(pipeline)
-    denoiser = next((part for part in family.denoisers if _is_part(index.get(part))), None)
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json", name) or {}
+    family = family_of(pipeline, scheduler)
+    denoiser = next((part for part in family.denoisers if is_part(index.get(part))), None)
     if denoiser is None:
         raise ModelError(f"{folder}: {pipeline} has no {' or '.join(family.denoisers)} to watch.")
     digest, size = sha256(), 0
-    for file in _loaded_files(folder, index):
-        digest.update(f"{file.relative_to(folder).as_posix()}\0{_file_digest(file)}\n".encode())
+    for file in loaded_files(folder, index):
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{file_digest(file)}\n".encode())
         size += file.stat().st_size if file.suffix == ".safetensors" else 0
+    config = read_json(folder / denoiser / "config.json", name) or {}
+    scheduler, sample = as_the_pipeline_edits(pipeline, scheduler, config)
     return ModelSource(
         name=name,
         kind=kind,
@@ -143,81 +125,37 @@ def _from_folder(name: str, folder: Path, kind: Literal["folder", "hub"], revisi
         revision=revision,
         fingerprint=digest.hexdigest(),
         pipeline=pipeline,
-        size=_native_size(folder, denoiser, name) or family.size,
-        scheduler_config=_json(folder / "scheduler" / "scheduler_config.json", name) or {},
+        size=family.size or _native_size(folder, sample, name),
+        scheduler_config=scheduler,
         bytes=size,
     )
 
 
-def _loaded_files(folder: Path, index: dict[str, Any]) -> Iterator[Path]:
-    """The files that are loaded, checked to be whole, in a fixed order."""
-    yield folder / "model_index.json"
-    for part, value in sorted(index.items()):
-        if part.startswith("_") or part in SKIPPED or not _is_part(value):
-            continue
-        if not (folder / part).is_dir():
-            raise _IncompleteError(
-                f"{folder}: the folder '{part}' named in model_index.json is missing; fetch it again."
-            )
-        yield from sorted(file for file in (folder / part).iterdir() if file.suffix in {".json", ".txt", ".model"})
-        weights = weight_files(folder / part)
-        if not weights and (folder / part / "config.json").is_file():
-            raise _IncompleteError(f"{folder / part} holds no weights (*.safetensors); fetch the model again.")
-        for index_file in (folder / part).glob("*.safetensors.index.json"):
-            for shard in set(((_json(index_file, folder.name) or {}).get("weight_map") or {}).values()):
-                if not (folder / part / shard).exists():
-                    raise _IncompleteError(f"{folder / part} lacks '{shard}'; fetch the model again.")
-        for file in weights:
-            _check_whole(file)
-            yield file
+def as_the_pipeline_edits(
+    pipeline: str, scheduler_config: Mapping[str, Any], denoiser_config: Mapping[str, Any]
+) -> tuple[dict[str, Any], Any]:
+    """Scheduler configuration and sample size after the pipeline's constructor, which mends those of old folders.
+
+    Args:
+        pipeline: Class name.
+        scheduler_config: As it stands in the model's files.
+        denoiser_config: As it stands in the model's files.
+    """
+    config, sample = dict(scheduler_config), denoiser_config.get("sample_size")
+    if pipeline not in MENDED:
+        return config, sample
+    if "steps_offset" in config or config.get("_class_name") in WITH_OFFSET:
+        config["steps_offset"] = 1
+    if config.get("clip_sample", config.get("_class_name") in CLIPPING) is True:
+        config["clip_sample"] = False
+    release = re.match(r"0\.(\d+)\.", str(denoiser_config.get("_diffusers_version", "")))
+    if release and int(release[1]) < 9 and isinstance(sample, int) and sample < 64:
+        sample = 64
+    return config, sample
 
 
-def _is_part(value: object) -> bool:
-    """Whether an entry of model_index.json names a part: [library, class], not a setting and not [null, null]."""
-    return isinstance(value, list) and len(value) == 2 and all(value)
-
-
-def _check_whole(file: Path) -> None:
-    """Compares a safetensors file's header with its length, which finds files cut short."""
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header: Any = json.loads(stream.read(length)) if length < 200_000_000 else None
-        ends = [int(value["data_offsets"][1]) for key, value in header.items() if key != "__metadata__"]
-    except (struct.error, ValueError, OSError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{file} is damaged: no safetensors header ({error}). Fetch it again.") from error
-    end = max(ends, default=0)
-    if file.stat().st_size != 8 + length + end:
-        raise ModelError(
-            f"{file} is damaged: {file.stat().st_size:,} bytes instead of {8 + length + end:,}. Fetch it again."
-        )
-
-
-def _file_digest(file: Path) -> str:
-    """SHA-256 of a file; in the hub's cache large files are links to blobs named by it."""
-    blob = file.resolve().name
-    if file.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob):
-        return blob
-    with file.open("rb") as stream:
-        digest = sha256()
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _json(path: Path, name: str) -> dict[str, Any] | None:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"Model '{name}': {path} cannot be read: {error}.") from error
-    return data if isinstance(data, dict) else None
-
-
-def _native_size(folder: Path, denoiser: str, name: str) -> tuple[int, int] | None:
-    sample = (_json(folder / denoiser / "config.json", name) or {}).get("sample_size")
-    channels = (_json(folder / "vae" / "config.json", name) or {}).get("block_out_channels")
+def _native_size(folder: Path, sample: Any, name: str) -> tuple[int, int] | None:
+    channels = (read_json(folder / "vae" / "config.json", name) or {}).get("block_out_channels")
     if sample is None or not channels:
         return None
     height, width = sample if isinstance(sample, list) else (sample, sample)

@@ -3,7 +3,7 @@
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,9 +12,11 @@ from engine.errors import StudyError
 from engine.paths import DATA
 from engine.study.commitment_settings import CommitmentSettings, read_commitment
 from engine.study.decision_settings import DecisionSettings, read_decision
-from engine.study.lanes import Lane, parse_lanes
+from engine.study.lanes import Lane, fitting_lanes, parse_lanes, parse_steps
+from engine.study.pipeline_settings import PipelineSettings, read_pipeline
 from engine.study.reading import Table, read_lanes, read_plugins
 from engine.study.reference import ReferenceSettings, read_reference
+from engine.study.source import find_model
 
 FrameKind = Literal["x0", "xt"]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
@@ -60,6 +62,7 @@ class Study:
     reference: ReferenceSettings | None = None
     commitment: CommitmentSettings | None = None
     decide: DecisionSettings = field(default_factory=DecisionSettings)
+    pipeline: PipelineSettings = field(default_factory=PipelineSettings)
 
     def spec(self) -> dict[str, Any]:
         """The study as plain data, as stored in the cache."""
@@ -79,6 +82,9 @@ class Study:
         ]
         plain["reference"] = self.reference.spec() if self.reference else None
         plain["decide"] = self.decide.spec()
+        del plain["pipeline"]
+        if self.pipeline:
+            plain["pipeline"] = self.pipeline.spec()
         return plain
 
 
@@ -124,11 +130,12 @@ def parse_study(data: Mapping[str, Any], where: str = "study", folder: Path | No
     """
     table = Table(dict(data), where)
     plugins = read_plugins(table.strings("plugins", ()), folder)
-    lanes = _lanes(table)
+    model = table.text("model", "bundled")
+    lanes = _lanes(table, model)
     baseline = _baseline(table, lanes)
     study = Study(
         name=_name(table),
-        model=table.text("model", "bundled"),
+        model=model,
         prompts=_prompts(table, folder),
         lanes=lanes,
         baseline=baseline,
@@ -145,6 +152,7 @@ def parse_study(data: Mapping[str, Any], where: str = "study", folder: Path | No
         reference=read_reference(table.table("reference"), given="reference" in data),
         commitment=_commitment(table.table("commitment"), where, given="commitment" in data),
         decide=read_decision(table.table("decide"), [lane.key for lane in lanes], baseline),
+        pipeline=read_pipeline(table.table("pipeline"), folder),
     )
     table.finish()
     if (study.width is None) != (study.height is None):
@@ -159,13 +167,27 @@ def _name(table: Table) -> str:
     return name
 
 
-def _lanes(table: Table) -> tuple[Lane, ...]:
-    lanes = [lane for text in table.strings("lanes", ()) for lane in parse_lanes(text)]
+def _lanes(table: Table, model: str) -> tuple[Lane, ...]:
+    texts = table.strings("lanes", ())
+    lanes = [lane for text in texts if not text.strip().startswith("*") for lane in parse_lanes(text)]
     lanes += [lane for entry in table.tables("lane") for lane in read_lanes(entry)]
+    named = {lane.key for lane in lanes}
+    for text in texts:
+        if text.strip().startswith("*"):
+            lanes += [lane for lane in _every_lane(text, model) if lane.key not in named]
     if not lanes:
         raise table.error("lanes", 'is empty; name at least one, e.g. lanes = ["ddim:50", "dpmpp_2m:20"]')
     _refuse_twice("lane", (lane.key for lane in lanes), table.where)
     return tuple(lanes)
+
+
+def _every_lane(text: str, model: str) -> Iterator[Lane]:
+    """The lanes that `*:20` stands for: every scheduler that suits the model."""
+    source = find_model(model)
+    if source.fingerprint is None:
+        raise StudyError(f"Lane {text!r} asks for all that suits '{model}', which is not on this machine yet.")
+    for steps in parse_steps(text):
+        yield from fitting_lanes(source.scheduler_config, source.family, steps)
 
 
 def _baseline(table: Table, lanes: Sequence[Lane]) -> str:

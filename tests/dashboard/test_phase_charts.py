@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine.analysis.borders import BORDERS, Measured
+from engine.analysis.borders import BORDERS, MeasuredBorder
 from engine.analysis.commitment import Commitment
 from engine.analysis.outcomes import StudyLane
 from engine.analysis.statistics import Estimate
@@ -37,7 +37,7 @@ def test_a_phase_lies_within_the_claimed_span_if_its_intervals_do(
 
 def test_labels_cannot_be_markup(synthetic: ModuleType) -> None:
     lane = StudyLane("ddim:50", synthetic.HOSTILE, "ddim", 50, 50)
-    measured = {("ddim:50", b.key): Measured(b, "ddim:50", {"progress": estimate(0.5)}, 12, 3) for b in BORDERS}
+    measured = {("ddim:50", b.key): MeasuredBorder(b, "ddim:50", {"progress": estimate(0.5)}, 12, 3) for b in BORDERS}
     point = {
         "lane": "ddim:50",
         "progress": 0.4,

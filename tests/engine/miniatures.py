@@ -34,11 +34,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from engine.sampling.image_pass import Sample
 from engine.study.cells import Cell, cells
 from engine.study.lanes import Lane
-from engine.study.schedulers import Scheduler
+from engine.study.schedulers import SCHEDULERS, Scheduler
 from engine.study.source import find_model
 from engine.study.study import parse_study
 
 PIXELS = 64
+# The schedulers for models like Stable Diffusion.
+DISCRETE = {key: entry for key, entry in SCHEDULERS.items() if "discrete" in entry.solves}
 WORDS = ("red", "apple", "owl", "green", "pear", "blurry", "small", "house")
 TEXT_WIDTH = 32
 
@@ -85,8 +87,8 @@ def write_sd(folder: Path) -> Path:
         folder,
         StableDiffusionPipeline(
             vae=_vae(),
-            text_encoder=_text_encoder(CLIPTextModel),
-            tokenizer=_tokenizer(),
+            text_encoder=clip_text_encoder(CLIPTextModel),
+            tokenizer=clip_tokenizer(),
             unet=unet,
             scheduler=PNDMScheduler.from_config(SD_SCHEDULER),
             safety_checker=None,
@@ -112,10 +114,10 @@ def write_sdxl(folder: Path) -> Path:
         folder,
         StableDiffusionXLPipeline(
             vae=_vae(),
-            text_encoder=_text_encoder(CLIPTextModel),
-            tokenizer=_tokenizer(),
-            text_encoder_2=_text_encoder(CLIPTextModelWithProjection),
-            tokenizer_2=_tokenizer(),
+            text_encoder=clip_text_encoder(CLIPTextModel),
+            tokenizer=clip_tokenizer(),
+            text_encoder_2=clip_text_encoder(CLIPTextModelWithProjection),
+            tokenizer_2=clip_tokenizer(),
             unet=unet,
             scheduler=EulerDiscreteScheduler.from_config(SDXL_SCHEDULER),
             add_watermarker=False,
@@ -143,8 +145,8 @@ def write_animatediff(folder: Path) -> Path:
         folder,
         AnimateDiffPipeline(
             vae=_vae(),
-            text_encoder=_text_encoder(CLIPTextModel),
-            tokenizer=_tokenizer(),
+            text_encoder=clip_text_encoder(CLIPTextModel),
+            tokenizer=clip_tokenizer(),
             unet=UNetMotionModel.from_unet2d(still, adapter),
             motion_adapter=None,
             scheduler=PNDMScheduler.from_config(SD_SCHEDULER),
@@ -223,7 +225,7 @@ def _vae() -> AutoencoderKL:
     return vae
 
 
-def _text_encoder(kind: type[CLIPTextModel]) -> CLIPTextModel:
+def clip_text_encoder(kind: type[CLIPTextModel]) -> CLIPTextModel:
     config = CLIPTextConfig(
         vocab_size=len(_vocabulary()),
         hidden_size=TEXT_WIDTH,
@@ -261,7 +263,7 @@ def _merges() -> list[tuple[str, str]]:
     return list(dict.fromkeys(merges))
 
 
-def _tokenizer() -> CLIPTokenizer:
+def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(
         vocab=_vocabulary(),
         merges=_merges(),

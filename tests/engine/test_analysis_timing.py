@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine.analysis import timing
+from engine.analysis import timing_summary as timing
 
 START = datetime(2026, 1, 1)  # noqa: DTZ001 - the cache holds UTC without a zone
 
@@ -115,7 +115,7 @@ def test_no_samples_give_an_empty_table_with_all_columns() -> None:
 
 
 def test_it_imports_no_torch() -> None:
-    code = "import sys, engine.analysis.timing; sys.exit('torch' in sys.modules)"
+    code = "import sys, engine.analysis.timing_summary; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine.analysis import phases, timing
+from engine.analysis import phases
+from engine.analysis import timing_summary as timing
 from engine.analysis.claims import claim_lines, evaluate, read_claims, together
 from engine.analysis.comparison import Floor, compare, undecided_lines
 from engine.analysis.decision import Decision, LaneDecision

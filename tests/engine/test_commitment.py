@@ -13,8 +13,8 @@ from engine.cache import swap_tables
 from engine.cache.connection import reading
 from engine.cli import main
 from engine.errors import StudyError
-from engine.sampling.commitment import SwapSample, run_swaps
 from engine.sampling.models import Model
+from engine.sampling.swapped_cells import SwapSample, run_swaps
 from engine.study.cells import cells
 from engine.study.prompt_swaps import Swap, swaps
 from engine.study.source import find_model

@@ -16,9 +16,9 @@ from engine.sampling.lint import Lint, lane_settings, lint_lane
 from engine.sampling.models import Model
 from engine.sampling.probe import Probe, probe
 from engine.study.lanes import Lane, parse_lane
-from engine.study.schedulers import SCHEDULERS, Scheduler
+from engine.study.schedulers import Scheduler
 from engine.study.source import find_model
-from tests.engine.miniatures import SD_SCHEDULER
+from tests.engine.miniatures import DISCRETE, SD_SCHEDULER
 
 STEPS = 10
 BARS = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
@@ -49,7 +49,7 @@ def karras_levels(steps: int) -> np.ndarray:
     return (high + np.linspace(0, 1, steps) * (low - high)) ** 7
 
 
-@pytest.mark.parametrize("key", SCHEDULERS)
+@pytest.mark.parametrize("key", DISCRETE)
 def test_the_timesteps_are_those_that_the_denoiser_of_a_plain_pipeline_is_given(
     key: str, gaussian_model: Model
 ) -> None:
@@ -68,7 +68,7 @@ def test_the_timesteps_are_those_that_the_denoiser_of_a_plain_pipeline_is_given(
 
 
 @pytest.mark.parametrize("config", [{}, V], ids=["epsilon", "velocity"])
-@pytest.mark.parametrize("key", [key for key in SCHEDULERS if key not in TWO_CALLS])
+@pytest.mark.parametrize("key", [key for key in DISCRETE if key not in TWO_CALLS])
 def test_the_levels_follow_the_formula_of_the_noise_schedule(key: str, config: dict[str, Any]) -> None:
     if key == "pndm" and config:
         pytest.skip("PNDM does not keep its levels with velocity predictions; that is a known bug with its own test")
@@ -103,7 +103,7 @@ def test_flow_matching_has_its_own_levels_and_pure_noise_is_where_it_should_star
     assert codes(lint) == {"last_jump", "inherited"}
 
 
-@pytest.mark.parametrize("key", SCHEDULERS)
+@pytest.mark.parametrize("key", DISCRETE)
 def test_only_real_first_order_jumps_to_zero_are_called_so(key: str) -> None:
     found = probed(parse_lane(f"{key}:{STEPS}"))
     assert found.jumps_to_zero == (key not in (*STOPS_NOISY, "lms")), "LMS ends at zero with all its history"

@@ -235,7 +235,7 @@ def write_clip(folder):
     from tests.engine import miniatures
 
     torch.manual_seed(3)
-    tokenizer = miniatures._tokenizer()
+    tokenizer = miniatures.clip_tokenizer()
     small = {
         "hidden_size": 32,
         "intermediate_size": 64,

@@ -21,12 +21,11 @@ from engine.sampling.batching import Hub
 from engine.sampling.image_pass import Sample, run_cells, sample_cells
 from engine.sampling.models import Model
 from engine.study.cells import Cell
-from engine.study.schedulers import SCHEDULERS
 from engine.study.study import FrameSettings
-from tests.engine.miniatures import cells_of, picture_of
+from tests.engine.miniatures import DISCRETE, cells_of, picture_of
 
 STEPS = (6, 9, 13)
-EVERY_LANE = [f"{key}:{STEPS[place % len(STEPS)]}" for place, key in enumerate(SCHEDULERS)]
+EVERY_LANE = [f"{key}:{STEPS[place % len(STEPS)]}" for place, key in enumerate(DISCRETE)]
 FEW_LANES = ["ddim:5", "heun:7", "dpmpp_2m:9", "pndm:6", "euler_a:8", "dpm_sde:4"]
 GUIDED = {"guidance_scale": 7.5, "negative_prompt": "blurry", "seeds": [3, 8], "prompts": ["green pear", "owl"]}
 NOTHING_KEPT = FrameSettings(count=0)

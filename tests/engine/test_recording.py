@@ -14,9 +14,8 @@ from engine.sampling.image_pass import Sample, run_cells
 from engine.sampling.models import Model
 from engine.sampling.recording import NoiseLevels, Recorder
 from engine.study.lanes import parse_lane
-from engine.study.schedulers import SCHEDULERS
 from engine.study.study import FrameSettings
-from tests.engine.miniatures import SD_SCHEDULER, cells_of
+from tests.engine.miniatures import DISCRETE, SD_SCHEDULER, cells_of
 
 STATES_X0 = ["ddim", "ddpm", "euler", "euler_a", "heun", "lms", "kdpm2", "kdpm2_a", "dpm_sde"]
 STEPS = 12
@@ -103,20 +102,20 @@ def test_noise_level_of_a_timestep_between_two_is_between_theirs_in_log() -> Non
 
 @pytest.fixture(scope="module")
 def samples(gaussian_model: Model) -> dict[str, Sample]:
-    cells = cells_of("gaussian", [f"{key}:{STEPS}" for key in SCHEDULERS], guidance_scale=1.0)
+    cells = cells_of("gaussian", [f"{key}:{STEPS}" for key in DISCRETE], guidance_scale=1.0)
     with torch.no_grad():
         return {s.cell.lane.scheduler.key: s for s in run_cells(gaussian_model, cells, FrameSettings(count=4), 32)}
 
 
-@pytest.mark.parametrize("key", SCHEDULERS)
+@pytest.mark.parametrize("key", DISCRETE)
 def test_noise_goes_down_step_by_step(key: str, samples: dict[str, Sample]) -> None:
     levels = [step.log_snr for step in samples[key].steps]
-    assert len(levels) == SCHEDULERS[key].expected_calls(STEPS)
+    assert len(levels) == DISCRETE[key].expected_calls(STEPS)
     assert all(after >= before for before, after in pairwise(levels))
     assert levels[0] < -4 < 0 < levels[-1]
 
 
-@pytest.mark.parametrize("key", SCHEDULERS)
+@pytest.mark.parametrize("key", DISCRETE)
 def test_the_path_of_x0_ends_near_the_final_latents(key: str, samples: dict[str, Sample]) -> None:
     distances = dict(samples[key].distances)
     last = samples[key].nfe - 1
@@ -146,7 +145,7 @@ def test_latents_are_kept_for_the_chosen_steps_only_and_numbers_for_all() -> Non
     assert [index for index, _ in recorder.distances(torch.ones(1, 4, 8, 8))] == sorted(kept)
 
 
-@pytest.mark.parametrize("key", SCHEDULERS)
+@pytest.mark.parametrize("key", DISCRETE)
 def test_recording_does_not_change_what_a_scheduler_does(key: str) -> None:
     def final(record: bool) -> torch.Tensor:
         torch.manual_seed(0)

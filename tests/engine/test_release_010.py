@@ -14,7 +14,6 @@ from dataclasses import asdict
 import duckdb
 import pandas as pd
 import pytest
-from engine.cache.findings import load_findings
 
 from engine.analysis.comparison import compare
 from engine.analysis.sets import set_rows
@@ -24,6 +23,7 @@ from engine.cache.exchange import import_cache
 from engine.cache.schema import MIGRATIONS, SCHEMA_VERSION
 from engine.cli import main
 from engine.errors import CacheError, CacheOutdated, CacheRefused
+from engine.results import read_results
 from tests.engine.helpers import ROOT, ask
 
 ASSETS = ROOT / "tests" / "assets" / "release_010"
@@ -52,7 +52,7 @@ def mean(table, by, value="value"):
 
 
 def figures(db):
-    found = load_findings(db, STUDY)
+    found = read_results(db, STUDY, None)
     lanes = list(dict.fromkeys(found.cells["study_lane"]))
     sketches = step_tables.sketches(db, STUDY, "owl", 0, lanes)
     paths = step_tables.paths(db, STUDY)
@@ -62,11 +62,11 @@ def figures(db):
     frames = pd.concat([score_tables.frame_curves(db, STUDY, lane) for lane in lanes])
     levels = ["call_index", "calls", "timestep", "sigma", "told_sigma", "log_snr", "final_sigma"]
     distances = ["first_distance", "second_distance", "first_probability", "error"]
-    compared = compare(found.quality, found.metrics, found.baseline, found.floors())
+    compared = compare(found.quality, found.metrics, found.baseline, found.floors)
     return {
         "comparison": [asdict(row) for row in compared],
         "sets": set_rows(found.sets),
-        "floors": {key: [float(floor), floor.source] for key, floor in found.floors().items()},
+        "floors": {key: [float(floor), floor.source] for key, floor in found.floors.items()},
         "reference": found.reference_line,
         "quality": mean(found.quality, ["lane", "metric", "metric_version"]),
         "unscored": sorted(records(found.unscored, ["lane", "prompt", "seed", "metric", "reason"])),
@@ -80,7 +80,7 @@ def figures(db):
         "step_curves": mean(steps, ["lane", "metric", "step_index"]),
         "sketches": mean(sketches, ["lane", "step_index"]),
         "paths": mean(paths, ["role", "lane", "step_index"]),
-        "timings": mean(found.timings, ["lane", "stage", "batch_size"], "seconds"),
+        "timings": mean(found.samples, ["lane", "stage", "batch_size"], "seconds"),
         "schedules": records(lint_tables.schedules(db, STUDY), ["lane", *levels]),
         "findings": records(lint_tables.findings(db, STUDY), ["lane", "severity", "code", "message"]),
         "settings": records(lint_tables.settings(db, STUDY), ["lane", "setting", "value", "origin", "replaced"]),

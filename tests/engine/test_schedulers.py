@@ -18,7 +18,7 @@ from engine.study.cells import check_lanes
 from engine.study.lanes import Lane, check_lane, parse_lane
 from engine.study.schedulers import SCHEDULERS, Scheduler, class_version, register
 from engine.study.study import Study, load_study, parse_study
-from tests.engine.miniatures import SD_SCHEDULER, SDXL_SCHEDULER
+from tests.engine.miniatures import DISCRETE, SD_SCHEDULER, SDXL_SCHEDULER
 
 BARE_PNDM = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True).config
 MODEL_CONFIGS: dict[str, Mapping[str, Any]] = {"sd": SD_SCHEDULER, "sdxl": SDXL_SCHEDULER, "bare": BARE_PNDM}
@@ -34,7 +34,7 @@ def refusals(lane: Lane, config: Mapping[str, Any] = SD_SCHEDULER) -> list[str]:
 
 
 @pytest.mark.parametrize("model", MODEL_CONFIGS)
-@pytest.mark.parametrize("key", SCHEDULERS)
+@pytest.mark.parametrize("key", DISCRETE)
 def test_every_entry_is_built_from_a_models_configuration_and_sets_its_steps(key: str, model: str) -> None:
     entry = SCHEDULERS[key]
     scheduler = build_scheduler(parse_lane(f"{key}:10"), MODEL_CONFIGS[model])
@@ -47,7 +47,7 @@ def test_every_entry_is_built_from_a_models_configuration_and_sets_its_steps(key
 
 
 @pytest.mark.parametrize("model", MODEL_CONFIGS)
-@pytest.mark.parametrize("key", SCHEDULERS)
+@pytest.mark.parametrize("key", DISCRETE)
 def test_latents_are_never_clipped_even_where_the_class_would_by_default(key: str, model: str) -> None:
     """A DDIM from a bare PNDM configuration clips by default: latents end in [-1, 1] and images are destroyed."""
     config = build_scheduler(parse_lane(f"{key}:10"), MODEL_CONFIGS[model]).config
@@ -126,7 +126,11 @@ def test_a_class_that_is_no_scheduler_is_refused_with_the_reason(target: str, me
         (lane_with("ddim:30", timestep_spacing="trailing"), {}, "divides 1000; 30 does not"),
         (lane_with("pndm:30", timestep_spacing="trailing"), {}, "divides 1000; 30 does not"),
         (lane_with("pndm:9", timestep_spacing="linspace"), {}, "PNDM steps by a fixed stride"),
-        (Lane("edm:5", Scheduler("edm", "EDM", "diffusers:EDMEulerScheduler"), 5), {}, "continuous noise levels"),
+        (
+            Lane("edm:5", Scheduler("edm", "EDM", "diffusers:EDMEulerScheduler"), 5),
+            {},
+            "which this solver is not made for",
+        ),
         (parse_lane("ddim:1000"), {}, "start at timestep 1000, outside"),
         (lane_with("ddim:1000", timestep_spacing="leading"), {}, "start at timestep 1000, outside"),
         (parse_lane("euler:600"), {"num_train_timesteps": 500}, "600 steps, but the model has 500"),
@@ -162,7 +166,7 @@ def test_configurations_known_to_be_wrong_are_refused_before_anything_runs(
         (lane_with("dpmpp_2m:10", algorithm_type="sde-dpmsolver++", final_sigmas_type="sigma_min"), {}),
         (parse_lane("lcm:50"), {}),
         (parse_lane("ddim:10"), {"clip_sample": True}),
-        *((parse_lane(f"{key}:20"), {}) for key in SCHEDULERS),
+        *((parse_lane(f"{key}:20"), {}) for key in DISCRETE),
     ],
 )
 def test_configurations_that_work_are_not_refused(lane: Lane, config: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from engine.analysis.claims import Claim, ClaimVerdict, lanes_of, read_claims
 from engine.analysis.cost import Preset, PriceError, Pricing, Rate, Workload, load_presets, price_lanes
-from engine.analysis.timing import counted
+from engine.analysis.timing_summary import counted
 from engine.cache.connection import Connection
 from engine.display.headline import Headline
 from engine.errors import did_you_mean

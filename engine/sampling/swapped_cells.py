@@ -23,7 +23,7 @@ from engine.sampling.idle import row_axes
 from engine.sampling.joining import Axes
 from engine.sampling.models import Model
 from engine.sampling.recording import Recorder
-from engine.sampling.standins import remembering_text
+from engine.sampling.standins import model_config, remembering_text
 from engine.study.cells import Cell
 from engine.study.prompt_swaps import Swap
 
@@ -121,7 +121,7 @@ def _called(
     try:
         if "prompt_embeds" not in names:
             raise TypeError(f"{type(pipe).__name__} does not let its prompt be changed on the way")
-        scheduler = build_scheduler(cell.lane, pipe.scheduler.config, cell.seed)
+        scheduler = build_scheduler(cell.lane, model_config(pipe), cell.seed)
         generator = torch.Generator("cpu").manual_seed(cell.seed)
         recorder = Recorder(scheduler, lambda calls: (), generator=generator)
         arguments = pipeline_arguments(pipe, cell)

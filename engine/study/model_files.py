@@ -1,0 +1,167 @@
+"""Which files of a pipeline folder diffusers loads, whether they are whole, and what is among them. No torch."""
+
+import json
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ModelError
+
+# Names under which the libraries look for weights; other safetensors in a folder are never loaded.
+_WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>[A-Za-z0-9_]+))?"
+    r"(?P<shard>-\d{5}-of-\d{5})?(?:\.(?P<late>[A-Za-z0-9_]+))?\.safetensors"
+)
+_PICKLED = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+# Tried in this order where parts have no plain weights.
+VARIANTS = ("fp16", "bf16", "fp32", "non_ema", "ema")
+
+
+class IncompleteError(ModelError):
+    """Files of a model are missing."""
+
+
+def parts_of(index: Mapping[str, Any]) -> list[str]:
+    """The parts of a pipeline that are loaded, by the entries of its `model_index.json`."""
+    left_out = set(skipped_parts(index))
+    return sorted(name for name, value in index.items() if is_part(value) and name not in left_out)
+
+
+def is_part(value: object) -> bool:
+    """Whether an entry of model_index.json names a part: [library, class], not a setting and not [null, null]."""
+    return isinstance(value, list) and len(value) == 2 and all(value)
+
+
+def skipped_parts(index: Mapping[str, Any]) -> list[str]:
+    """Parts that are passed as None: the safety checker with its eyes, and those a model was saved without."""
+    checked = {"safety_checker", "feature_extractor", "image_encoder"} if "safety_checker" in index else set[str]()
+    without = {name for name, value in index.items() if value == [None, None]}
+    return sorted((checked & index.keys()) | without)
+
+
+def variant_of(folder: Path, index: Mapping[str, Any]) -> str | None:
+    """The weight variant diffusers has to be asked for, so that every part is found; None for the plain ones."""
+    found = {part: _variants(folder / part) for part in parts_of(index)}
+    lacking = [set(variants) for variants in found.values() if variants and None not in variants]
+    if not lacking:
+        return None
+    everywhere = set.intersection(*lacking)
+    return next((name for name in (*VARIANTS, *sorted(filter(None, everywhere))) if name in everywhere), None)
+
+
+def loaded_files(folder: Path, index: Mapping[str, Any]) -> Iterator[Path]:
+    """The files that are loaded, checked to be whole, in a fixed order.
+
+    Raises:
+        ModelError: A file is damaged, or only pickled weights are there.
+        IncompleteError: Files are missing.
+    """
+    variant = variant_of(folder, index)
+    yield folder / "model_index.json"
+    for part in parts_of(index):
+        here = folder / part
+        if not here.is_dir():
+            raise IncompleteError(
+                f"{folder}: the folder '{part}' named in model_index.json is missing; fetch it again."
+            )
+        yield from sorted(file for file in here.iterdir() if file.suffix in {".json", ".txt", ".model"})
+        for file in weight_files(here, variant):
+            check_whole(file)
+            yield file
+
+
+def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
+    """The safetensors files of a part: those of the variant if it has them, else the plain ones; none needed: none.
+
+    Raises:
+        ModelError: Only pickled weights are there.
+        IncompleteError: Weights are missing.
+    """
+    by_variant = _variants(folder)
+    files = by_variant.get(variant) or by_variant.get(None)
+    if files:
+        _check_shards(folder, variant if variant in by_variant else None)
+        return files
+    pickled = [file.name for pattern in _PICKLED for file in sorted(folder.glob(pattern))]
+    if pickled:
+        raise ModelError(
+            f"{folder} holds only pickled weights ({pickled[0]}), which can run code when loaded; only safetensors "
+            "are read. Convert them: load the pipeline once where you trust it and call save_pretrained()."
+        )
+    if (folder / "config.json").is_file():
+        others = ", ".join(file.name for file in sorted(folder.glob("*.safetensors"))[:3])
+        known = f" ({others} is not a name that is looked for)" if others else ""
+        raise IncompleteError(f"{folder} holds no weights (*.safetensors){known}; fetch the model again.")
+    return []
+
+
+def check_whole(file: Path) -> None:
+    """Compares a safetensors file's header with its length, which finds files cut short.
+
+    Raises:
+        ModelError: They don't agree.
+    """
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header: Any = json.loads(stream.read(length)) if length < 200_000_000 else None
+        ends = [int(value["data_offsets"][1]) for key, value in header.items() if key != "__metadata__"]
+    except (struct.error, ValueError, OSError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{file} is damaged: no safetensors header ({error}). Fetch it again.") from error
+    end = max(ends, default=0)
+    if file.stat().st_size != 8 + length + end:
+        raise ModelError(
+            f"{file} is damaged: {file.stat().st_size:,} bytes instead of {8 + length + end:,}. Fetch it again."
+        )
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file; in the hub's cache large files are links to blobs named by it."""
+    blob = file.resolve().name
+    if file.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob):
+        return blob
+    with file.open("rb") as stream:
+        digest = sha256()
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_json(path: Path, name: str) -> dict[str, Any] | None:
+    """A JSON object of a model; None if there is no such file, or something else in it.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"Model '{name}': {path} cannot be read: {error}.") from error
+    return data if isinstance(data, dict) else None
+
+
+def _variants(folder: Path) -> dict[str | None, list[Path]]:
+    """Weight files of a part by variant; of whole files and shards of one variant, those that are loaded."""
+    whole: dict[str | None, list[Path]] = {}
+    shards: dict[str | None, list[Path]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        match = _WEIGHTS.fullmatch(file.name)
+        if match is not None:
+            kind = shards if match["shard"] else whole
+            kind.setdefault(match["variant"] or match["late"], []).append(file)
+    first_shards = any(file.name.startswith("diffusion_pytorch_model") for file in folder.glob("*.index*.json"))
+    return {**whole, **shards} if first_shards else {**shards, **whole}
+
+
+def _check_shards(folder: Path, variant: str | None) -> None:
+    for index_file in folder.glob("*.safetensors.index*.json"):
+        if index_file.name.endswith("index.json") != (variant is None):
+            continue
+        for shard in set(((read_json(index_file, folder.name) or {}).get("weight_map") or {}).values()):
+            if not (folder / shard).exists():
+                raise IncompleteError(f"{folder} lacks '{shard}'; fetch the model again.")
