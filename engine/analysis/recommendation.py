@@ -95,13 +95,16 @@ def recommend(
         decision: What the study's prompts have shown; None if it was never asked.
         scored: Whether the study has any values of the metric.
     """
-    if not scored:
+    if not scored and decision is None:
         return _none(metric, f"The study has no values of '{metric}'; score it first.")
     rows = {row.lane: row for row in found if row.metric == metric}
-    if reason := _unknown(times, list(rows.values()), baseline):
+    if not rows and decision is None:
+        return _none(metric, "No lane has been scored beside the baseline.")
+    if reason := _unknown(times, baseline):
         return _none(metric, reason)
     table = times[times["n"] >= timing.MIN_SAMPLES].set_index("lane")
-    words = {baseline: "the baseline itself"} | words_of(list(rows), decision)
+    words = words_of([*table.index, *rows, *(row.lane for row in (decision.lanes if decision else ()))], decision)
+    words[baseline] = "the baseline itself"
     good = {baseline, *(lane for lane, word in words.items() if word == ACCEPTED)}
     ranked = [_candidate(lane, row, words[lane]) for lane, row in table.iterrows() if lane in good]
     named = decision.lane if decision else None
@@ -133,10 +136,8 @@ def words_of(lanes: Collection[str], decision: Decision | None) -> dict[str, str
     return {lane: status.get(lane, NOT_DECIDED) for lane in lanes}
 
 
-def _unknown(times: pd.DataFrame, found: Sequence[Comparison], baseline: str) -> str:
+def _unknown(times: pd.DataFrame, baseline: str) -> str:
     """Why no lane can be recommended; empty if one can."""
-    if not found:
-        return "No lane has been scored beside the baseline."
     if times.empty:
         return NOT_TIMED
     own = times[times["lane"] == baseline]

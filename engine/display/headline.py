@@ -64,7 +64,7 @@ class Headline:
         """Why no lane can be recommended; empty if one can."""
         if len(self.results.lanes) < 2:
             return "The study has one lane; there is nothing to compare it with."
-        if not self.results.compared_by(self.results.deciding):
+        if not self.results.compared_by(self.results.deciding) and self.results.decision is None:
             reasons = [reason for reason in self.results.metrics["unavailable"] if isinstance(reason, str)]
             if reasons and len(reasons) == len(self.results.metrics):
                 return reasons[0]

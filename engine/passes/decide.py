@@ -34,7 +34,8 @@ from engine.passes.decision_evidence import (
 )
 from engine.passes.decision_roles import Roles, roles
 from engine.passes.images import NO_FRAMES, ImageJob, expected_calls, make_images, missing_images
-from engine.passes.scores import score_cells
+from engine.passes.plan import plan_study
+from engine.passes.scores import score, score_cells
 from engine.passes.timing import MissingTiming, first_of_each_lane, missing_timings, take_times
 from engine.progress import Progress
 from engine.study.cells import Cell, reference_cells
@@ -50,7 +51,7 @@ _BUDGET = re.compile(r"(\d+(?:\.\d+)?)\s*([mpc])")
 
 
 @dataclass(frozen=True)
-class Budget:
+class SearchBudget:
     """The most that one call may spend."""
 
     seconds: float = math.inf
@@ -58,7 +59,7 @@ class Budget:
     calls: float = math.inf
 
 
-def parse_budget(text: str) -> Budget:
+def parse_budget(text: str) -> SearchBudget:
     """Reads minutes (`10m`), prompts (`200p`) or denoiser calls (`5000c`).
 
     Raises:
@@ -66,9 +67,11 @@ def parse_budget(text: str) -> Budget:
     """
     match = _BUDGET.fullmatch(text.strip())
     if match is None or float(match[1]) <= 0:
-        raise StudyError(f"Budget {text!r} should read 10m (minutes), 200p (prompts) or 5000c (denoiser calls).")
+        raise StudyError(f"SearchBudget {text!r} should read 10m (minutes), 200p (prompts) or 5000c (denoiser calls).")
     amount = float(match[1])
-    return {"m": Budget(seconds=60 * amount), "p": Budget(prompts=amount), "c": Budget(calls=amount)}[match[2]]
+    return {"m": SearchBudget(seconds=60 * amount), "p": SearchBudget(prompts=amount), "c": SearchBudget(calls=amount)}[
+        match[2]
+    ]
 
 
 @dataclass
@@ -114,7 +117,7 @@ def decide_study(
     memory: Memory = "standard",
     max_batch: int | None = None,
     progress: Progress | None = None,
-    budget: Budget | None = None,
+    budget: SearchBudget | None = None,
 ) -> DecideOutcome:
     """Adds prompts until the cheapest lane as good as the baseline is known, or pool or budget are spent.
 
@@ -124,7 +127,7 @@ def decide_study(
     context = open_context(study, cache, device=device, memory=memory, max_batch=max_batch, progress=progress)
     if cache.exists():
         migrate(cache)
-    search = Search(roles(study, context), budget or Budget())
+    search = Search(roles(study, context), budget or SearchBudget())
     search.run()
     outcome = search.outcome
     outcome.seconds = time.monotonic() - search.start
@@ -135,7 +138,7 @@ def decide_study(
 class Search:
     """One call of `decide`."""
 
-    def __init__(self, who: Roles, budget: Budget) -> None:
+    def __init__(self, who: Roles, budget: SearchBudget) -> None:
         self.who, self.budget, self.outcome, self.start = who, budget, DecideOutcome(), time.monotonic()
         self.study, self.context = who.study, who.context
         self.subject = Subject(self.context.source, self.study.reference)
@@ -165,8 +168,9 @@ class Search:
             self.outcome.decision = decision
             self.context.progress.note(decision.sentence)
             if decision.stop:
-                return
+                break
             self._add_batch(fixed, decision)
+        self._score_study(fixed)
 
     # What is fixed before candidates are looked at.
 
@@ -218,11 +222,13 @@ class Search:
                 *who.cells((who.baseline, who.negative, who.positive), prompts, who.seeds[:1]),
                 *who.cells((who.baseline,), prompts, (who.other_seed,)),
             ]
+            made = self.outcome.made
             self._make(batch)
             self._solve([prompt for prompt in prompts if order.index(prompt) < CONTROL_REFERENCES])
             self._score(batch)
             cells += batch
-            self.outcome.prompts += len(prompts)
+            if self.outcome.made > made:  # those of an earlier call cost this one nothing
+                self.outcome.prompts += len(prompts)
         facts = self._facts(cells)
         values, controls, scale = calibration_tables(who, cells, facts, self.entries, self.reference)
         asked, settings = self.entries.metrics, self.study.decide
@@ -375,12 +381,21 @@ class Search:
         tally = score_cells(self.subject, cells, keys, self.context.cache, self.context.progress)
         self.outcome.failed += tally.failed
 
+    def _score_study(self, fixed: FixedTerms) -> None:
+        """Measures what was made by all metrics, for pages to show."""
+        study = self._shown(fixed.order[: max(self.used, 1)])
+        environment = self.context.environment
+        plan = plan_study(study, self.context.source, self.context.cache, environment.device, environment.memory)
+        self.outcome.failed += score(plan, self.context.cache, self.context.progress).failed
+
     def _facts(self, cells: Sequence[Cell]) -> CellFacts:
         solutions = [cell for pair in self.solutions.values() for cell in pair]
         return cell_facts(self.context, [*cells, *solutions], self.entries)
 
     def _record(self, prompts: Sequence[str]) -> None:
-        """Records what the study shows: its lanes on the prompts used so far, as far as cells are there or coming."""
-        study = replace(self.study, prompts=tuple(prompts), seeds=self.who.seeds)
+        """Records what the study shows: its lanes on the prompts used so far, whether or not all are made."""
         every = self.who.cells(self.study.lanes, prompts, self.who.seeds)
-        self.context.writer.begin(study, every, self.context.source, self.context.environment)
+        self.context.writer.begin(self._shown(prompts), every, self.context.source, self.context.environment)
+
+    def _shown(self, prompts: Sequence[str]) -> Study:
+        return replace(self.study, prompts=tuple(prompts), seeds=self.who.seeds)
