@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from engine.analysis.decision import Decision
 from engine.commands.console import print_table
-from engine.passes.decide import DecideOutcome, decide_study, parse_budget
+from engine.passes.decide import decide_study
+from engine.passes.search_budget import DecideOutcome, parse_budget
 from engine.progress import make_progress
 from engine.study.study import load_study
 

@@ -5,12 +5,10 @@ cache, and a batch's evidence is written at once: a search that is stopped, even
 """
 
 import math
-import re
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from engine.analysis.calibration import Calibration, calibrate
 from engine.analysis.decision import Decision, LaneCost, fix_terms, prompt_order
@@ -20,7 +18,6 @@ from engine.analysis.pace import FEWEST_SAMPLES, Pace, by_cost, paired_paces, ru
 from engine.cache import decision_tables, queries
 from engine.cache.connection import migrate, reading
 from engine.environment import Memory
-from engine.errors import StudyError
 from engine.measuring.evidence import Subject
 from engine.passes.context import open_context
 from engine.passes.decision_evidence import (
@@ -36,6 +33,7 @@ from engine.passes.decision_roles import Roles, roles
 from engine.passes.images import NO_FRAMES, ImageJob, expected_calls, make_images, missing_images
 from engine.passes.plan import plan_study
 from engine.passes.scores import score, score_cells
+from engine.passes.search_budget import DecideOutcome, SearchBudget
 from engine.passes.timing import MissingTiming, first_of_each_lane, missing_timings, take_times
 from engine.progress import Progress
 from engine.study.cells import Cell, reference_cells
@@ -47,66 +45,6 @@ BATCH = 10
 SHOWN_PROMPTS, FRAMED_PROMPTS = 8, 3
 # Prompts whose converged solution tells whether the guard on the latent error finds the negative control.
 CONTROL_REFERENCES = 10
-_BUDGET = re.compile(r"(\d+(?:\.\d+)?)\s*([mpc])")
-
-
-@dataclass(frozen=True)
-class SearchBudget:
-    """The most that one call may spend."""
-
-    seconds: float = math.inf
-    prompts: float = math.inf
-    calls: float = math.inf
-
-
-def parse_budget(text: str) -> SearchBudget:
-    """Reads minutes (`10m`), prompts (`200p`) or denoiser calls (`5000c`).
-
-    Raises:
-        StudyError: It is none of these.
-    """
-    match = _BUDGET.fullmatch(text.strip())
-    if match is None or float(match[1]) <= 0:
-        raise StudyError(f"SearchBudget {text!r} should read 10m (minutes), 200p (prompts) or 5000c (denoiser calls).")
-    amount = float(match[1])
-    return {"m": SearchBudget(seconds=60 * amount), "p": SearchBudget(prompts=amount), "c": SearchBudget(calls=amount)}[
-        match[2]
-    ]
-
-
-@dataclass
-class DecideOutcome:
-    """What a search did.
-
-    Attributes:
-        decision: What may be said now.
-        made: Cells made.
-        failed: Cells, timings and scores that failed, each told to the progress.
-        prompts: Prompts of the order that this call has looked at.
-        calls: Denoiser calls that the cells made were expected to take.
-        seconds: Wall seconds.
-    """
-
-    decision: Decision | None = None
-    made: int = 0
-    failed: int = 0
-    prompts: int = 0
-    calls: int = 0
-    seconds: float = 0.0
-
-    @property
-    def exit_code(self) -> int:
-        """1 if something failed; else 0 if a lane is named or none can be, 3 if nothing is known yet."""
-        return 1 if self.failed else 3 if self.decision is None else self.decision.exit_code
-
-    def facts(self) -> dict[str, Any]:
-        """As plain data."""
-        found = self.decision
-        told = (
-            {"lane": found.lane, "known": found.known, "stop": found.stop, "sentence": found.sentence} if found else {}
-        )
-        numbers = ("made", "failed", "prompts", "calls", "seconds", "exit_code")
-        return {key: getattr(self, key) for key in numbers} | told
 
 
 def decide_study(
