@@ -1,15 +1,17 @@
-"""What several pages show: the choice of environment and batch size, and the lines under figures."""
+"""What several pages show: charts, the choice of environment and batch size, failed cells, lines under figures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from dashboard import markup, state
-from dashboard.studies import StudyView
-from engine.analysis.timing import MAX_DRIFT, MAX_SPREAD
-from engine.display.formats import batch_of, when
+from dashboard import state
+from engine.analysis.timing_summary import MAX_DRIFT, MAX_SPREAD
+from engine.display import html
+from engine.display.formats import batch_of, count, when
+from engine.display.tables import ShownLane, failure_table
+from engine.results import Results
 
 NOT_TIMED = "Nothing has been timed yet; `python -m engine run` times the lanes after the images."
 UNSETTLED_NOTE = (
@@ -19,12 +21,12 @@ UNSETTLED_NOTE = (
 
 
 def chart(draw: Callable[..., Any], *arguments: Any, alt: str) -> None:
-    """A chart, drawn anew only for new data: building and checking one takes longer than the rest of a page.
+    """A chart, built only for new data: building and checking one takes longer than the rest of a page.
 
     Args:
         draw: A function of a module that makes an Altair chart of the arguments.
         arguments: Tables and plain values.
-        alt: What the chart shows, for those who cannot see it.
+        alt: What the chart shows, for screen readers.
     """
     st.vega_lite_chart(spec=_drawn(f"{draw.__module__}.{draw.__qualname__}", arguments, draw), alt=alt)
 
@@ -35,46 +37,70 @@ def _drawn(name: str, arguments: tuple[Any, ...], _draw: Callable[..., Any]) -> 
     return spec
 
 
-def pick_timings(study: StudyView) -> pd.DataFrame:
-    """Timing summaries of one environment and batch size; pickers appear where there are several."""
+def pick_times(study: Results) -> Results:
+    """The study, seen with the times of one environment and batch size; pickers appear where there are several."""
     table = study.timings
     if table.empty:
-        return table
-    names = study.environments_timed()
+        return study
+    names = study.timed_environments
     sizes = sorted(int(size) for size in table["batch_size"].unique())
     if len(names) == 1 and len(sizes) == 1:
-        return table
+        return study.timed_at(next(iter(names)), sizes[0])
     left, right, _ = st.columns([2, 1, 3])
     with left:
-        table = table[table["environment_id"] == state.choose_environment(names)]
+        environment_id = state.choose_environment(names)
+    here = table[table["environment_id"] == environment_id]
     with right:
-        table = table[table["batch_size"] == state.choose_batch_size(sorted(map(int, table["batch_size"].unique())))]
-    return table
+        batch_size = state.choose_batch_size(sorted(map(int, here["batch_size"].unique())))
+    return study.timed_at(environment_id, batch_size)
 
 
-def timing_footer(table: pd.DataFrame, interval: str) -> str:
+def extent(counts: pd.Series) -> str:
+    """E.g. "n = 5", "n = 3 to 5"."""
+    low, high = int(counts.min()), int(counts.max())
+    return f"n = {low}" if low == high else f"n = {low} to {high}"
+
+
+def timing_footer(table: pd.DataFrame, interval: str) -> None:
     """The line under each timing figure."""
-    low, high = int(table["n"].min()), int(table["n"].max())
-    return markup.footer(
-        [
-            f"n = {low} per lane" if low == high else f"n = {low} to {high} per lane",
-            interval,
-            batch_of(table["batch_size"].iloc[0]),
-            str(table["device_name"].iloc[0]),
-            when(table["last_at"].max()),
-        ]
-    )
+    batch, device = batch_of(table["batch_size"].iloc[0]), str(table["device_name"].iloc[0])
+    st.html(html.footer([f"{extent(table['n'])} per lane", interval, batch, device, when(table["last_at"].max())]))
 
 
-def scheduler_names(study: StudyView) -> dict[str, str]:
+def scheduler_names(study: Results) -> dict[str, str]:
     """The schedulers of a study's lanes: key -> name, in the lanes' order."""
-    cells = study.data.cells.drop_duplicates("scheduler")
+    cells = study.cells.drop_duplicates("scheduler")
     known = dict(zip(cells["scheduler"], cells["scheduler_label"].astype(str), strict=True))
     return {lane.scheduler: known.get(lane.scheduler, lane.scheduler) for lane in study.lanes}
 
 
-def image_places(study: StudyView) -> list[str]:
+def footer(study: Results, *parts: str) -> None:
+    """The line under a figure made of images: what it shows, and where and when they were made."""
+    st.html(html.footer([*parts, *image_places(study)]))
+
+
+def image_places(study: Results) -> list[str]:
     """Where and when the images were made."""
-    names = list(dict.fromkeys(study.data.environments["device_name"].astype(str)))
-    made = study.data.cells["created_at"]
+    names = list(dict.fromkeys(study.environments["device_name"].astype(str)))
+    made = study.cells["created_at"]
     return [", ".join(names), when(made.max()) if len(made) else ""]
+
+
+def with_names(table: pd.DataFrame, lanes: Iterable[ShownLane]) -> pd.DataFrame:
+    """Adds label and scheduler of each row's lane."""
+    names = {lane.key: lane for lane in lanes}
+    return table.assign(
+        label=[names[key].label for key in table["lane"]], scheduler=[names[key].scheduler for key in table["lane"]]
+    )
+
+
+def failed_cells(study: Results, most: int) -> None:
+    """Failed cells with their errors; nothing if there are none."""
+    failed = study.failures
+    if failed.empty:
+        return
+    shown = failed.head(most)
+    first = "" if len(shown) == len(failed) else f"The first {most} of {len(failed)}."
+    st.html(html.heading(count(len(failed), "failed cell"), first))
+    st.html(html.table(failure_table(shown, {lane.key: lane.label for lane in study.lanes})))
+    footer(study, f"n = {study.total} cells")

@@ -1,9 +1,10 @@
-"""Image bytes from the cache as addresses a browser can show. Only what is a picture of sensible size passes."""
+"""Images from the cache as addresses that a browser can show; only real pictures of sensible size pass."""
 
-import base64
 import io
 
 from PIL import Image
+
+from engine.display.html import inline_image
 
 FORMATS = ("PNG", "WEBP", "JPEG")
 MAX_PIXELS = 8192 * 8192
@@ -21,4 +22,4 @@ def data_uri(image: bytes) -> str | None:
         return None
     if kind is None or width * height > MAX_PIXELS:
         return None
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(image).decode('ascii')}"
+    return inline_image(kind.lower(), image)

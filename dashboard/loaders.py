@@ -1,25 +1,29 @@
-"""What the pages ask of the cache (see `asking`): studies, their results and pictures."""
+"""What the pages ask of the cache (see `cache_access`): studies, their results and pictures."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from dashboard.asking import Answer, Problem, ask
+from dashboard.cache_access import Answer, Problem, Question, ask, ask_all
 from dashboard.images import data_uri
-from dashboard.studies import Progress, StudyData
+from engine.analysis.claims import Claim, ClaimVerdict, lanes_of, read_claims
 from engine.analysis.cost import Preset, PriceError, load_presets
-from engine.cache import quality, queries
-from engine.cache.connection import Connection
-from engine.paths import DATA
+from engine.analysis.outcomes import StudyProgress
+from engine.cache import queries, score_tables
+from engine.cache.connection import Connection, stamp
+from engine.errors import StudyError
+from engine.paths import CLAIMS, DATA
+from engine.results import Results, read_results, read_steps
 
 GPU_PRICES = DATA / "gpu_prices.toml"
 VIDEO_BYTES = 24 * 2**20
 
 
 @dataclass(frozen=True)
-class Picture:
+class PagePicture:
     """A frame of a trajectory, ready for a page."""
 
     trajectory_id: str
@@ -49,7 +53,7 @@ class Converged:
     check: str
     distance: float
     tolerance: float
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[PagePicture, ...] = ()
 
     @property
     def agrees(self) -> bool:
@@ -59,38 +63,56 @@ class Converged:
 
 def catalogue(path: Path) -> Answer[pd.DataFrame] | Problem:
     """All studies, the last run first (`queries.studies`)."""
-    if path.is_file() and path.stat().st_size == 0:
-        return Problem("empty", "The cache is empty", f"{path} holds nothing yet. {_RUN_ONE.format(path=path)}")
-    answer = ask(path, queries.studies)
-    if isinstance(answer, Answer) and answer.value.empty:
-        return Problem("empty", "No study has been run yet", f"{path} holds no study. {_RUN_ONE.format(path=path)}")
-    return answer
+    return _some_study(path, ask(path, Question(queries.studies)))
 
 
-def study(path: Path, study_id: str) -> Answer[StudyData] | Problem:
-    """All about a study except its pictures."""
-    return ask(path, _study, study_id)
+def catalogue_and_study(
+    path: Path, choose: Callable[[pd.DataFrame], str]
+) -> tuple[Answer[pd.DataFrame] | Problem, Answer[Results] | Problem]:
+    """All studies, and the results of the one that `choose` takes from them."""
+
+    def chosen(studies: pd.DataFrame) -> Question[Any]:
+        return Question(queries.studies) if studies.empty else results_of(path, choose(studies))
+
+    studies, found = ask_all(path, Question(queries.studies), chosen)
+    return _some_study(path, studies), found
 
 
-def progress(path: Path, study_id: str) -> Answer[Progress] | Problem:
+def results_of(path: Path, study_id: str) -> Question[Results]:
+    """The results of a study, with all that resamples worked out; without step metrics and frame scores."""
+    return Question(read_results, (study_id,), _worked_out, (stamp(path),))
+
+
+def claims_of(study: Results) -> Question[tuple[ClaimVerdict, ...]] | Problem:
+    """The known claims put to the test with a study; none if it has none of their lanes, or while cells are missing."""
+    try:
+        known = tuple(read_claims(CLAIMS))
+    except StudyError as error:
+        return Problem("unreadable", "The claims cannot be read", str(error))
+    testable = not study.missing and {lane.key for lane in study.lanes} & set(lanes_of(known))
+    lanes = lanes_of(known) if testable else ()
+    return Question(read_steps, (study.id, lanes), _tested, (study, known if testable else ()), study.version)
+
+
+def progress(path: Path, study_id: str) -> Answer[StudyProgress] | Problem:
     """How far a study is."""
-    return ask(path, _progress, study_id)
+    return ask(path, Question(_progress, (study_id,)))
 
 
-def pictures(
-    path: Path, trajectory_ids: list[str], kinds: list[str], *, whole_videos: bool = False
-) -> Answer[list[Picture]] | Problem:
+def pictures_of(
+    trajectory_ids: Sequence[str], kinds: Sequence[str], *, whole_videos: bool = False
+) -> Question[list[PagePicture]]:
     """Pictures of trajectories, step by step; those that are no pictures are left out.
 
     Of videos it is the first frame, or with `whole_videos` every frame; every second, third, ... if they would be more
     than a page can carry.
     """
-    return ask(path, _pictures, tuple(trajectory_ids), tuple(kinds), whole_videos)
+    return Question(_pictures, (tuple(trajectory_ids), tuple(kinds), whole_videos))
 
 
-def converged(path: Path, study_id: str, prompt: str, seed: int) -> Answer[Converged | None] | Problem:
+def converged_at(study_id: str, prompt: str, seed: int) -> Question[Converged | None]:
     """The converged solution of a prompt and seed; None if the study has none."""
-    return ask(path, _converged, study_id, prompt, seed)
+    return Question(_converged, (study_id, prompt, seed))
 
 
 def gpu_prices() -> Answer[list[Preset]] | Problem:
@@ -101,27 +123,31 @@ def gpu_prices() -> Answer[list[Preset]] | Problem:
         return Problem("unreadable", "The GPU prices cannot be read", str(error))
 
 
-_RUN_ONE = "`python -m engine run quickstart --cache {path}` fills it; this page shows it as soon as it is there."
+def _some_study(path: Path, found: Answer[pd.DataFrame] | Problem) -> Answer[pd.DataFrame] | Problem:
+    """The studies; or a problem where there is none."""
+    run_one = f"`python -m engine run quickstart --cache {path}` fills it; this page shows it as soon as it is there."
+    if path.is_file() and path.stat().st_size == 0:
+        return Problem("empty", "The cache is empty", f"{path} holds nothing yet. {run_one}")
+    if isinstance(found, Answer) and found.value.empty:
+        return Problem("empty", "No study has been run yet", f"{path} holds no study. {run_one}")
+    return found
 
 
-def _study(db: Connection, study_id: str) -> StudyData:
-    spec = queries.spec(db, study_id)
-    return StudyData(
-        spec=spec if isinstance(spec, dict) else {},
-        cells=queries.cells(db, study_id),
-        missing=queries.missing_cells(db, study_id),
-        timings=queries.timings(db, study_id),
-        environments=queries.environments(db, study_id),
-        models=queries.models(db, study_id),
-    )
+def _worked_out(results: Results, version: Hashable) -> Results:
+    return replace(results, version=version).worked_out()
 
 
-def _progress(db: Connection, study_id: str) -> Progress:
-    done, failed, missing, samples = queries.progress(db, study_id)
-    return Progress(done, failed, missing, samples)
+def _tested(
+    steps: tuple[pd.DataFrame, pd.DataFrame], study: Results, known: Sequence[Claim]
+) -> tuple[ClaimVerdict, ...]:
+    return study.with_steps(steps).claim_verdicts(known)
 
 
-def _pictures(db: Connection, ids: tuple[str, ...], kinds: tuple[str, ...], whole_videos: bool) -> list[Picture]:
+def _progress(db: Connection, study_id: str) -> StudyProgress:
+    return StudyProgress(*queries.progress(db, study_id))
+
+
+def _pictures(db: Connection, ids: tuple[str, ...], kinds: tuple[str, ...], whole_videos: bool) -> list[PagePicture]:
     frames = queries.frames(db, ids, kinds)
     every = 1 + int(frames["image"].map(len).sum()) // VIDEO_BYTES
     kept = frames["video_frame"] % every == 0 if whole_videos else frames["video_frame"] == 0
@@ -130,7 +156,7 @@ def _pictures(db: Connection, ids: tuple[str, ...], kinds: tuple[str, ...], whol
         source = data_uri(bytes(row.image))
         if source is not None:
             found.append(
-                Picture(
+                PagePicture(
                     row.trajectory_id,
                     row.kind,
                     int(row.step_index),
@@ -147,7 +173,7 @@ def _pictures(db: Connection, ids: tuple[str, ...], kinds: tuple[str, ...], whol
 
 
 def _converged(db: Connection, study_id: str, prompt: str, seed: int) -> Converged | None:
-    table = quality.references(db, study_id)
+    table = score_tables.references(db, study_id)
     for row in table[(table["prompt"] == prompt) & (table["seed"] == seed)].itertuples():
         pictures = _pictures(db, (row.reference_id,), ("final",), True)
         return Converged(row.reference, str(row.check), float(row.distance), float(row.tolerance), tuple(pictures))

@@ -1,17 +1,20 @@
-"""The frame of every page: command line, study picker, problems in place of content, and how far a run is."""
+"""What every page begins with: command line, study picker, problems in place of content, progress of a run."""
 
 import datetime
 from collections.abc import Callable
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pandas as pd
 import streamlit as st
 
-from dashboard import access, asking, loaders, markup, state
-from dashboard.asking import Answer, Problem
+from dashboard import access, cache_access, loaders, state
+from dashboard.cache_access import Answer, Problem, Step, ask, ask_all
 from dashboard.options import Options, OptionsError
-from dashboard.studies import Progress, StudyView
+from engine.analysis.outcomes import StudyProgress
+from engine.display import html, theme
 from engine.display.formats import count, when
+from engine.results import Results
 
 POLL_SECONDS = 2.5
 SLOW_POLL_SECONDS = 10.0
@@ -21,7 +24,8 @@ T = TypeVar("T")
 
 def style() -> None:
     """The style sheet of all pages."""
-    st.html(markup.STYLE)
+    css = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+    st.html(f"<style>:root {{ --lab-accent: {theme.ACCENT}; }}\n{css}</style>")
 
 
 def options() -> Options:
@@ -29,107 +33,137 @@ def options() -> Options:
     try:
         chosen = state.options()
     except OptionsError as error:
-        st.html(markup.note("The dashboard was started with arguments it does not know", str(error)))
+        st.html(html.note("The dashboard was started with arguments it does not know", str(error)))
         st.stop()
     access.keep_no_files(chosen)
     return chosen
 
 
 def require(load: Callable[[], Answer[T] | Problem]) -> Answer[T]:
-    """The answer; or the problem as the page's only content, looked at again every few seconds."""
+    """The answer; or else the problem as the page's only content, with a new try every few seconds."""
     answer = seek(load)
     if answer is None:
         st.stop()
     return answer
 
 
+def require_all(path: Path, *questions: Step) -> list[Any]:
+    """What the answers to several questions hold, as `require` has them; the cache is opened once for all."""
+    answers = ask_all(path, *questions)
+    for answer, question in zip(answers, questions, strict=True):
+        if isinstance(answer, Problem):
+            _show(answer, lambda question=question: ask_all(path, question)[0])  # type: ignore[misc]
+            st.stop()
+    return [answer.value for answer in answers if isinstance(answer, Answer)]
+
+
 def seek(load: Callable[[], Answer[T] | Problem]) -> Answer[T] | None:
-    """The answer; or None, and the problem shown in its place and looked at again every few seconds."""
+    """The answer; or else None, with the problem in its place and a new try every few seconds."""
     answer = load()
     if isinstance(answer, Answer):
         return answer
-    st.html(markup.note(answer.title, answer.detail))
-    _watch(load, answer)
+    _show(answer, load)
     return None
 
 
-def open_study(*, watch_finished: bool = True, level: int = 1) -> tuple[Options, StudyView]:
+def _show(problem: Problem, load: Callable[[], Answer[T] | Problem]) -> None:
+    st.html(html.note(problem.title, problem.detail))
+    _watch(load, problem)
+
+
+def open_study(*, watch_finished: bool = True, level: int = 1) -> tuple[Options, Results]:
     """The head of every page: the study picker, what the study is, and how far it is.
 
     Args:
-        watch_finished: Look now and then whether a finished study has been run again. Without it, a page that shows a
-            finished study sends nothing to the server by itself.
-        level: Of the study's heading: 2 on a page that has a head of its own.
+        watch_finished: Check now and then whether a finished study has been run again. Without it, the page of a
+            finished study sends nothing to the server on its own.
+        level: Of the study's heading: 2 on a page that has its own title.
     """
+    chosen, study = _look(watch_finished=watch_finished, level=level)
+    if study is None:
+        st.stop()
+    return chosen, study
+
+
+def look_for_study() -> tuple[Options, Results | None]:
+    """Like `open_study`, for pages that work without a study: shows why there is none, and returns None."""
+    return _look(watch_finished=True, level=1)
+
+
+def _look(*, watch_finished: bool, level: int) -> tuple[Options, Results | None]:
     chosen = options()
-    found = require(lambda: loaders.catalogue(chosen.cache)).value
-    return chosen, _open(chosen, found, watch_finished=watch_finished, level=level)
 
+    def load() -> tuple[Answer[pd.DataFrame] | Problem, Answer[Results] | Problem]:
+        return loaders.catalogue_and_study(
+            chosen.cache, lambda studies: state.expected_study(studies["study_id"].tolist())
+        )
 
-def look_for_study() -> tuple[Options, StudyView | None]:
-    """As `open_study`, for a page that has something to say without a study too: None, and why there is none."""
-    chosen = options()
-    found = seek(lambda: loaders.catalogue(chosen.cache))
-    return chosen, None if found is None else _open(chosen, found.value, watch_finished=True)
-
-
-def _open(chosen: Options, found: pd.DataFrame, *, watch_finished: bool, level: int = 1) -> StudyView:
+    studies, answer = load()
+    if isinstance(studies, Problem):
+        _show(studies, lambda: loaders.catalogue(chosen.cache))
+        return chosen, None
+    found = studies.value
     names = dict(zip(found["study_id"], found["name"], strict=True))
     head, picker = st.columns([4, 1.4], vertical_alignment="bottom")
     with picker:
         study_id = state.choose_study(names)
-    answer = require(lambda: loaders.study(chosen.cache, study_id))
-    study = StudyView(study_id, answer.value)
+    if isinstance(answer, Problem) or answer.value.id != study_id:
+        answer = require(lambda: ask(chosen.cache, loaders.results_of(chosen.cache, study_id)))
+    study = answer.value
     updated = found.set_index("study_id").at[study_id, "updated_at"]
     with head:
         facts = [*study.facts, f"last run {when(updated)}"]
-        st.html(markup.title(names[study_id], facts, study.description, level))
+        st.html(html.title(names[study_id], facts, study.description, level))
     _status(chosen, study, stale=answer.stale, watch=watch_finished or study.unfinished)
-    return study
+    return chosen, study
 
 
-def _status(chosen: Options, study: StudyView, *, stale: bool, watch: bool) -> None:
-    """How far a study is, kept up to date by itself; draws the page anew when there is something new."""
-    live = study.unfinished and asking.written_lately(chosen.cache)
+def _status(chosen: Options, study: Results, *, stale: bool, watch: bool) -> None:
+    """How far a study is, kept up to date; redraws the page when something has changed."""
+    live = study.unfinished and cache_access.written_lately(chosen.cache)
     _keep_watching(chosen, study.id, study.progress, live=live, stale=stale, watch=watch)
 
 
-def _keep_watching(chosen: Options, study_id: str, known: Progress, *, live: bool, stale: bool, watch: bool) -> None:
-    """A server remembers a fragment, and all it refers to, as long as the session: so it refers to no study."""
+def _keep_watching(
+    chosen: Options, study_id: str, known: StudyProgress, *, live: bool, stale: bool, watch: bool
+) -> None:
+    """The server keeps a fragment and all it refers to for the whole session, so it refers to no study."""
     drawn = False
 
     @st.fragment(run_every=POLL_SECONDS if live or stale else SLOW_POLL_SECONDS if watch else None)
     def body() -> None:
         nonlocal drawn
+        if not drawn:
+            drawn = True
+            _status_line(known, live, stale=stale)
+            return
         answer = loaders.progress(chosen.cache, study_id)
         fresh = answer.value if isinstance(answer, Answer) and not answer.stale else None
-        ended = live and not asking.written_lately(chosen.cache)
-        news = fresh is not None and (stale or fresh != known)
-        if drawn and (ended or news):
+        ended = live and not cache_access.written_lately(chosen.cache)
+        if ended or (fresh is not None and (stale or fresh != known)):
             st.rerun()
-        drawn = True
         _status_line(known, live, stale=stale or fresh is None)
 
     body()
 
 
-def _status_line(progress: Progress, live: bool, *, stale: bool) -> None:
+def _status_line(progress: StudyProgress, live: bool, *, stale: bool) -> None:
     if live and progress.missing:
         run = progress.done + progress.failed
         total = run + progress.missing
         st.progress(run / total, text=f"Running: {run} of {total} cells")
     elif live:
-        st.html(markup.soft(f"Timing is going on: {count(progress.samples, 'sample')} so far."))
+        st.html(html.soft(f"Timing: {count(progress.samples, 'sample')} so far."))
     elif progress.missing:
         left = count(progress.missing, "cell")
-        st.html(markup.soft(f"{left} not run yet. `python -m engine run` with the same study goes on."))
+        st.html(html.soft(f"{left} not run yet. `python -m engine run` with the same study goes on."))
     if stale:
         now = datetime.datetime.now(datetime.UTC)
-        st.html(markup.soft(f"{now:%H:%M:%S} UTC: the cache is being written; this is what was known before."))
+        st.html(html.soft(f"{now:%H:%M:%S} UTC: the cache is being written; this is what was known before."))
 
 
 def _watch(load: Callable[[], Answer[T] | Problem], problem: Problem) -> None:
-    """Asks again every few seconds, and draws the page anew once the answer has changed."""
+    """Asks again every few seconds, and redraws the page once the answer has changed."""
     drawn = False
 
     @st.fragment(run_every=POLL_SECONDS)

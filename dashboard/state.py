@@ -12,8 +12,8 @@ from typing import Any
 import streamlit as st
 
 from dashboard.options import Options, parse
-from dashboard.studies import StudyView
 from engine.display.formats import cut
+from engine.results import Results
 
 PROMPT_CHARACTERS = 80
 KINDS = {"x0": "Clean estimate (x0)", "xt": "Noisy image (x_t)"}
@@ -50,6 +50,15 @@ def choose_study(names: Mapping[str, str]) -> str:
     return st.selectbox(
         "Study", list(names), format_func=lambda key: names[key], key="study_choice", persist_state="session"
     )
+
+
+def expected_study(known: Sequence[str]) -> str:
+    """The one of the known studies, of which there is one at least, that `choose_study` is going to give."""
+    asked = st.query_params.get("study")
+    if asked in known and asked not in (st.session_state.get("study_seen"), st.session_state.get("study_written")):
+        return str(asked)
+    chosen = st.session_state.get("study_choice")
+    return str(chosen) if chosen in known else known[0]
 
 
 def choose_prompt(prompts: Sequence[str]) -> str:
@@ -131,7 +140,7 @@ def take_over(name: str, read: Callable[[str], Any]) -> None:
     st.session_state[f"{name}_seen"] = asked
 
 
-def compare_choices(study: StudyView, prompt: str, seed: int, kind: str = "x0") -> dict[str, str]:
+def compare_choices(study: Results, prompt: str, seed: int, kind: str = "x0") -> dict[str, str]:
     """What the address of the Compare page holds."""
     return {"study": study.id, "prompt": prompt_labels(study.prompts)[prompt], "seed": str(seed), "kind": kind}
 

@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from engine.environment import describe, resolve_device
-from engine.measuring.timing import synchronise
+from engine.measuring.lane_timing import synchronise
 from engine.sampling.building import build_scheduler
 from engine.sampling.calls import pipeline_arguments
 from engine.sampling.image_pass import default_max_batch, sample_cells

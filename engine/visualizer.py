@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 from PIL import Image
 
-from engine.analysis.timing import summarise
+from engine.analysis.timing_summary import COLUMNS
 from engine.cache import queries
 from engine.cache.connection import reading
 from engine.environment import MEMORIES
@@ -19,7 +19,8 @@ from engine.errors import StudyError, did_you_mean
 from engine.passes.run import run_study
 from engine.paths import DEFAULT_CACHE
 from engine.progress import ProgressKind, make_progress
-from engine.sharing.comparison import check_picture_file, comparison_grid, save_picture
+from engine.results import read_results
+from engine.sharing.comparison_grid import check_picture_file, comparison_grid, save_picture
 from engine.study.cells import frame_steps
 from engine.study.configs import lane_of
 from engine.study.source import EXAMPLE_HUB_ID, find_model
@@ -209,18 +210,19 @@ class DiffusionSchedulerVisualizer:
             repeats: Timing samples per scheduler.
 
         Returns:
-            One row per scheduler, fastest first: name, lane, steps, nfe (denoiser calls, counted), n (samples),
-            median_ms with low_ms and high_ms (95 % bootstrap interval), milliseconds per stage, speedup over the
-            baseline with interval, whether the samples settled, device_name, description, and error: why pictures of
-            it failed, or "". A scheduler without a finished picture is not timed and stands last, with n = 0.
+            One row per scheduler, fastest first, timed at batch 1 in the environment that was timed last: name, lane,
+            steps, nfe (denoiser calls, counted), n (samples), median_ms with low_ms and high_ms (95 % bootstrap
+            interval), milliseconds per stage, speedup over the baseline with interval, whether the samples settled,
+            device_name, description, and error: why pictures of it failed, or "". A scheduler without a finished
+            picture is not timed and stands last, with n = 0.
         """
         listed = [prompts] if isinstance(prompts, str) else prompts
         study = self._study(listed, seeds, self.scheduler_configs, repeats, FrameSettings(0), baseline)
         self._run(study)
         with reading(self.cache) as db:
-            table = summarise(queries.timings(db, study.name), study.baseline)
-            cells = queries.cells(db, study.name)
-        table = _with_untimed(table, [lane.key for lane in study.lanes])
+            results = read_results(db, study.name)
+        cells = results.cells
+        table = _with_untimed(results.times[COLUMNS], [lane.key for lane in study.lanes])
         failed = cells[cells["status"] == "failed"].drop_duplicates("study_lane").set_index("study_lane")["error"]
         lanes = {lane.key: lane for lane in study.lanes}
         table.insert(0, "scheduler", [self._names(study)[key] for key in table["lane"]])

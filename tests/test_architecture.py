@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -37,6 +38,7 @@ DASHBOARD_KNOWS = (
     "engine.cache",
     "engine.analysis",
     "engine.display",
+    "engine.results",
     "engine.sharing",
     "engine.study",
     "engine.environment",
@@ -129,6 +131,29 @@ def long_files(root: Path) -> list[str]:
     return [f"{file}: {length} lines, {MAX_LINES} at most" for file, length in lengths.items() if length > MAX_LINES]
 
 
+def repeated_names(root: Path) -> list[str]:
+    """Files of the engine with one name, and classes of the project with one name."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for file in python_files(root, "engine"):
+        if not file.name.startswith("__"):
+            places[f"file {file.name}"].append(str(file.relative_to(root)))
+    for file in python_files(root, "engine", "dashboard", "data"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places[f"class {node.name}"].append(str(file.relative_to(root)))
+    return [f"{name} stands in {', '.join(where)}" for name, where in places.items() if len(where) > 1]
+
+
+ROOMS = {"__init__", "sections", "data", "controls"}
+NO_PAGES = {"bench", "jobs", "views"}
+
+
+def crowded_pages(root: Path) -> list[str]:
+    """What the folder of a page holds besides its rooms (see `dashboard/__init__.py`)."""
+    files = [file.relative_to(root) for file in (root / "dashboard").glob("*/*.py") if file.parent.name not in NO_PAGES]
+    return [f"{file}: no room of a page" for file in sorted(files) if file.stem not in ROOMS]
+
+
 # Run in a child process for [module, file, how] each. How "import": import the module. How "imports": run only
 # the file's import statements, because the router and the views are scripts that draw when they are imported.
 # Whatever tries to import a heavy package is noted with the project's files on the stack, even if it handles the error.
@@ -183,7 +208,7 @@ def torch_imports(root: Path) -> list[str]:
 
 
 Rule = Callable[[Path], list[str]]
-RULES: list[Rule] = [forbidden_imports, sql_outside_the_cache, long_files, torch_imports]
+RULES: list[Rule] = [forbidden_imports, sql_outside_the_cache, long_files, repeated_names, crowded_pages, torch_imports]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -208,7 +233,7 @@ BROKEN = [
     (forbidden_imports, "engine/cli.py", f"def f():\n    import {FACE}"),
     (forbidden_imports, "engine/sampling/hub.py", "from engine.cache import writer"),
     (forbidden_imports, "engine/sampling/hub.py", "from engine import cache"),
-    (forbidden_imports, "engine/measuring/timing.py", "from ..cache import writer"),
+    (forbidden_imports, "engine/measuring/lane_timing.py", "from ..cache import writer"),
     (forbidden_imports, "engine/measuring/__init__.py", "from .. import cache"),
     (forbidden_imports, "engine/analysis/verdict.py", "def f():\n    import torch.nn"),
     (forbidden_imports, "engine/cache/rows.py", "def f():\n    from engine.passes import plan"),
@@ -223,7 +248,10 @@ BROKEN = [
     (sql_outside_the_cache, "engine/sharing/export.py", "q = 'WITH a AS (SELECT 1) SELECT * FROM a'"),
     (sql_outside_the_cache, "engine/sharing/export.py", "def f(c):\n    return c.execute('select 1')"),
     (sql_outside_the_cache, "dashboard/loaders.py", "import duckdb"),
+    (repeated_names, "engine/cache/cli.py", "import json"),
+    (repeated_names, "dashboard/loaders.py", "class One: ...\nclass One: ..."),
     (long_files, "dashboard/loaders.py", "pass\n" * (MAX_LINES + 1)),
+    (crowded_pages, "dashboard/overview/markup.py", ""),
     (torch_imports, "engine/study/plan.py", "import torch"),
     (torch_imports, "engine/study/plan.py", "try:\n    import diffusers\nexcept ImportError:\n    pass"),
     (torch_imports, "dashboard/views/run.py", "from engine import cli\n1 / 0"),

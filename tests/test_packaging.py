@@ -74,6 +74,9 @@ def test_a_wheel_holds_every_file_of_the_packages_but_the_recipe(packaged: set[s
         "data/gpu_prices.toml",
         "data/prompts/bundled_24.txt",
         "data/studies/quickstart.toml",
+        "engine/display/templates/parts.html",
+        "engine/display/templates/report.html",
+        "engine/sharing/report/report.css",
     ],
 )
 def test_a_wheel_holds_what_the_lab_runs_with(packaged: set[str], file: str) -> None:

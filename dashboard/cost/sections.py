@@ -1,20 +1,26 @@
 """The sections of the Cost page."""
 
+from collections.abc import Callable
+
 import pandas as pd
 import streamlit as st
 
-from dashboard import components, markup
-from dashboard.cost import choices
-from dashboard.cost.equality import Equality
-from dashboard.cost.markup import basis, cost_cards, cost_table
+from dashboard import components
+from dashboard.cost import controls
+from dashboard.cost.data import Equality
 from engine.analysis.cost import MONTH_SECONDS, Preset, Pricing, Rate, Workload, price_lanes
-from engine.display.cost_charts import cost_chart
+from engine.display import html
+from engine.display.cost_charts import MARKS, cost_chart
+from engine.display.formats import NONE, interval_note, known, money, money_range, percent, percent_range
+from engine.display.headline import Figure
+from engine.display.tables import cost_table
 
 _OTHER_GPU = (
     "The times were measured on {device}; what they would be on the {gpu} is not known. Enter the seconds per image of "
     "{name} on that GPU above: the other lanes are then scaled by the measured ratio. Or choose 'My own price' to "
     "price {device}."
 )
+_BILLING = {"serverless": " Billed by the second: the figures by use apply.", "spot": " Can be taken away at any time."}
 _NO_RATIO = "Without its time there is no ratio to scale by. Empty the field of its seconds, or time the baseline too."
 
 
@@ -22,29 +28,29 @@ def choose_pricing(table: pd.DataFrame, presets: list[Preset], equal: Equality, 
     """All that the Cost page asks of the reader, in one place but for the choice of equal quality."""
     keys = {preset.key: preset for preset in presets}
     names = {key: f"{p.gpu}, {p.provider} {p.product}: ${p.usd_per_hour:.2f} ({p.as_of})" for key, p in keys.items()}
-    names = {choices.OWN: "My own price", **names}
+    names = {controls.OWN: "My own price", **names}
     device = table["device_name"].iloc[0]
-    measured = choices.preset_of(device, presets)
+    measured = controls.preset_of(device, presets)
     others = table[~table["is_baseline"]]
     others = others[others["lane"].map(equal.as_good)] if only_equal else others
     left, middle, right, end = st.columns([1.5, 2.6, 1.5, 1.5], vertical_alignment="bottom")
     with left:
-        lane = choices.choose_lane(dict(zip(others["lane"], others["label"], strict=True)), equal.cheapest)
+        lane = controls.choose_lane(dict(zip(others["lane"], others["label"], strict=True)), equal.cheapest)
     with middle:
-        preset = keys.get(choices.choose_preset(names, measured.key if measured else choices.OWN))
-    choices.forget_seconds_of_another_gpu(preset.gpu if preset else "")
+        preset = keys.get(controls.choose_preset(names, measured.key if measured else controls.OWN))
+    controls.forget_seconds_of_another_gpu(preset.gpu if preset else "")
     with right:
         placeholder = "as measured" if preset is None or preset.device == device else "needed"
-        first = choices.choose_number(choices.PRICE if preset is None else choices.SECONDS, placeholder)
+        first = controls.choose_number(controls.PRICE if preset is None else controls.SECONDS, placeholder)
     with end:
-        images = choices.choose_number(choices.IMAGES)
-    more = [choices.BUSY, choices.PEAK, choices.WAIT, *([choices.SECONDS] if preset is None else [])]
+        images = controls.choose_number(controls.IMAGES)
+    more = [controls.BUSY, controls.PEAK, controls.WAIT, *([controls.SECONDS] if preset is None else [])]
     numbers = []
     with st.expander("Utilisation, peak and waiting time", key="load"):
         for column, field in zip(st.columns(len(more)), more, strict=True):
             with column:
-                numbers.append(choices.choose_number(field, placeholder))
-        st.html(markup.soft(f"The month's average is {images / MONTH_SECONDS:.3g} images per second."))
+                numbers.append(controls.choose_number(field, placeholder))
+        st.html(html.soft(f"The month's average is {images / MONTH_SECONDS:.3g} images per second."))
     busy, peak, wait, *stated = numbers
     seconds = first if preset else stated[0]
     rate = Rate(preset.usd_per_hour, preset.sold_in) if preset else Rate(first)
@@ -58,27 +64,80 @@ def costs(table: pd.DataFrame, choice: Pricing, equal: Equality, worth: str) -> 
     if not choice.fits(device):
         gpu = choice.preset.gpu if choice.preset else "GPU"
         st.html(
-            markup.note(
+            html.note(
                 f"How long does an image take on the {gpu}?", _OTHER_GPU.format(device=device, gpu=gpu, name=name)
             )
         )
         return
     if choice.seconds is not None and baseline.empty:
-        st.html(markup.note("The baseline has not been timed here", _NO_RATIO))
+        st.html(html.note("The baseline has not been timed here", _NO_RATIO))
         return
     priced = price_lanes(table, choice.rate, choice.work, choice.seconds)
-    st.html(markup.soft(basis(choice, device, name)))
-    st.html(markup.figures(cost_cards(priced, choice, equal)))
-    st.html(markup.soft(worth))
+    st.html(html.soft(_basis(choice, device, name)))
+    st.html(html.figures(_cards(priced, choice, equal)))
+    st.html(html.soft(worth))
     titles = ("Paid by use (US dollars a month)", "Whole GPUs (US dollars a month)")
     parts = zip(st.columns(2, gap="large"), ("usd_month", "fleet_usd"), titles, strict=True)
     for column, figure, title in parts:
         with column:
-            st.html(
-                markup.legend("Mark: at the median time. Thick bar: at the ends of its interval. Dashed: baseline.")
-            )
+            st.html(html.legend(MARKS))
             components.chart(cost_chart, priced, figure, title, alt=f"{title} of each lane, as in the table below")
-    st.html(cost_table(priced, equal.words))
-    st.html(components.timing_footer(priced, "ranges from the 95 % bootstrap intervals of the times"))
+    st.html(html.table(cost_table(priced, equal.words)))
+    components.timing_footer(priced, "ranges from the 95 % bootstrap intervals of the times")
     if (table["settled"] != "settled").any():
-        st.html(markup.soft(components.UNSETTLED_NOTE))
+        st.html(html.soft(components.UNSETTLED_NOTE))
+
+
+def _basis(choice: Pricing, device: str, baseline: str) -> str:
+    """Which machine's seconds are priced, and at what."""
+    preset, price = choice.preset, f"{money(choice.rate.usd_per_hour)} per GPU hour"
+    if preset is None:
+        gpu, of, price = "the GPU you price", "the machine you price", price + "; set it to what you pay."
+    else:
+        gpu, of = f"the {preset.gpu}", "the GPU of the price"
+        price = f"{price} at {preset.provider} ({preset.product}) on {preset.as_of}.{_BILLING.get(preset.billing, '')}"
+        price += f" Rented {preset.sold_in} at a time." if preset.sold_in > 1 else ""
+    times = f"Times measured on {device}, taken as {of}."
+    if choice.seconds is not None:
+        times = (
+            f"{baseline} takes {choice.seconds:g} s per image on {gpu}, as you entered; the other lanes are scaled by "
+            f"the ratio measured on {device}. That ratio is an assumption: it differs between machines."
+        )
+    return f"{times} {price}"
+
+
+def _cards(table: pd.DataFrame, choice: Pricing, equal: Equality) -> list[Figure]:
+    """The baseline's cost, the chosen lane's, and what that saves and at what quality, as far as it is known."""
+    chosen = table[table["is_baseline"] | (table["lane"] == choice.lane)].sort_values("is_baseline", ascending=False)
+    cards = [_cost_card(row, choice) for _, row in chosen.iterrows()]
+    row = chosen.iloc[-1]
+    if row["is_baseline"] or not known(row["saving_usd"]):
+        return cards
+    note = percent(row["saving_share"]) + _range(row, "saving_share", percent_range)
+    note += _range(row, "saving_usd", money_range)
+    saved = f"Saved a month{_quality(equal, choice.lane)}"
+    cards.append(Figure(f"{saved}, by use ({choice.work.utilisation:.0%} busy)", money(row["saving_usd"]), note))
+    before, after = int(chosen.iloc[0]["gpus"]), int(row["gpus"])
+    note = f"{before} → {after} GPUs" + (", once given back" if after < before else "")
+    note += _range(row, "fleet_saving_usd", money_range)
+    fleet = f"{saved}, whole GPUs ({row['fleet_busy']:.0%} busy)"
+    return [*cards, Figure(fleet, money(row["fleet_saving_usd"]), note)]
+
+
+def _quality(equal: Equality, lane: str) -> str:
+    if equal.as_good(lane):
+        return " at equal quality"
+    return " at worse quality" if equal.words.get(lane) == "worse" else ", quality not known"
+
+
+def _range(row: pd.Series, name: str, both: Callable[[float, float], str]) -> str:
+    ends = both(row[f"{name}_low"], row[f"{name}_high"])
+    return "" if ends == NONE else f"; range {ends}"
+
+
+def _cost_card(row: pd.Series, choice: Pricing) -> Figure:
+    stated = row["is_baseline"] and choice.seconds is not None
+    interval = money_range(row["usd_month_low"], row["usd_month_high"])
+    note = "at the seconds entered" if stated else interval_note(row["n"], interval, row["settled"])
+    name = f"{'Baseline, ' if row['is_baseline'] else ''}{row['label']}, a month"
+    return Figure(name, money(row["usd_month"]), f"{note}; {money(row['usd_1k'])} per 1,000 images")

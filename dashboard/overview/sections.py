@@ -1,62 +1,61 @@
-"""The sections of the Overview."""
+"""The sections of the Overview, from top to bottom."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlencode
 
 import pandas as pd
 import streamlit as st
 
-from dashboard import components, loaders, markup, state, verdicts
-from dashboard.asking import Answer
-from dashboard.cost.choices import default_pricing
-from dashboard.loaders import Picture
-from dashboard.options import Options
-from dashboard.overview.claims import claim_list, summary, table_of_tests
-from dashboard.overview.markup import cards, failure_table, lane_table, picture_grid, stage_legend, timing_table
-from dashboard.page import require
-from dashboard.studies import LaneView, StudyView
-from dashboard.verdicts import Verdicts
+from dashboard import components, loaders, state
+from dashboard.cache_access import Answer, Question
+from dashboard.cost.controls import default_pricing
+from dashboard.loaders import PagePicture
 from engine.analysis.claims import ClaimVerdict
+from engine.analysis.outcomes import StudyLane
+from engine.display import html
 from engine.display.formats import batch_of, count, cut, when
 from engine.display.headline import Headline
-from engine.display.timing_charts import stage_chart, time_chart
+from engine.display.tables import (
+    STAGE_MARKS,
+    VERDICT_MARKS,
+    Entry,
+    Row,
+    claim_table,
+    name_of,
+    outcome_table,
+    table,
+    time_table,
+)
+from engine.display.timing_charts import MARKS, stage_chart, time_chart
+from engine.results import Results
 
 PICTURE_PROMPTS = 4
-SHOWN_FAILURES = 20
 FIRST_LANES = 4
 PICTURE_LANES = 12
 _CLAIMS = "Common claims, put to the test"
 _TIME_NOTE = "Each lane by itself, fastest first."
 
 
-def top(study: StudyView, table: pd.DataFrame, found_verdicts: Verdicts) -> Headline:
+def top(study: Results) -> Headline:
     """The figures to see first: the lane to take, the time it saves, what it does to the images, the money."""
-    prices = loaders.gpu_prices()
+    prices, times = loaders.gpu_prices(), study.times
     pricing = None
-    if isinstance(prices, Answer) and not table.empty:
-        pricing = default_pricing(str(table["device_name"].iloc[0]), prices.value)
-    found = Headline(
-        {lane.key: (lane.label, lane.scheduler) for lane in study.lanes},
-        study.baseline,
-        table,
-        found_verdicts.found,
-        found_verdicts.metrics,
-        found_verdicts.deciding,
-        pricing,
-        price_is_known=pricing is not None and pricing.preset is not None,
-    )
-    st.html(cards(found.figures, ("See the Cost page", _cost_page(study, found))))
+    if isinstance(prices, Answer) and not times.empty:
+        pricing = default_pricing(str(times["device_name"].iloc[0]), prices.value)
+    found = Headline(study, pricing, price_is_known=pricing is not None and pricing.preset is not None)
+    st.html(html.cards(found.figures, ("See the Cost page", _cost_page(study, found))))
     for sentence in found.reservations:
-        st.html(markup.soft(sentence))
-    st.html(markup.footer(_rests_on(study, found)))
+        st.html(html.soft(sentence))
+    st.html(html.footer(_rests_on(study, found)))
     return found
 
 
-def _cost_page(study: StudyView, found: Headline) -> str:
+def _cost_page(study: Results, found: Headline) -> str:
     return "cost?" + urlencode({"study": study.id, "lane": found.lane})
 
 
-def _rests_on(study: StudyView, found: Headline) -> list[str]:
+def _rests_on(study: Results, found: Headline) -> list[str]:
     progress, row = study.progress, found.comparison
     outcome = [
         f"{progress.done} of {study.total} cells",
@@ -64,7 +63,8 @@ def _rests_on(study: StudyView, found: Headline) -> list[str]:
         f"{progress.missing} not run" if progress.missing else "",
     ]
     parts = [", ".join(filter(None, outcome)), f"quality: n = {row.extent}" if row else ""]
-    times = found.times[found.times["lane"] == found.lane] if len(found.times) else found.times
+    times = study.times
+    times = times[times["lane"] == found.lane]
     for _, timed in times.iterrows():
         parts += [
             f"times: n = {timed['n']}, {batch_of(timed['batch_size'])}",
@@ -74,21 +74,26 @@ def _rests_on(study: StudyView, found: Headline) -> list[str]:
     return [*parts, "95 % bootstrap intervals"] if row or len(times) else parts
 
 
-def tested_claims(chosen: Options, study: StudyView) -> None:
+def tested_claims(study: Results, found: Sequence[ClaimVerdict]) -> None:
     """The verdict on each claim, where the study has the lanes."""
     if study.progress.missing:
-        st.html(markup.heading(_CLAIMS, "Claims are put to the test once all cells have run."))
+        st.html(html.heading(_CLAIMS, "Claims are put to the test once all cells have run."))
         return
-    found = require(lambda: verdicts.claims(chosen.cache, study.id)).value
     tested = [claim for claim in found if claim.word != "not testable"]
     if not tested:
-        st.html(markup.heading(_CLAIMS, _reason_untested(found)))
+        st.html(html.heading(_CLAIMS, _reason_untested(found)))
         return
-    st.html(markup.heading(_CLAIMS, f"{summary(found)}."))
-    st.html(claim_list(tested))
-    st.html(markup.footer(["95 % intervals, prompts resampled", *components.image_places(study)]))
+    st.html(html.heading(_CLAIMS, f"{_counted(found)}."))
+    st.html(html.claims(tested))
+    components.footer(study, "95 % intervals, prompts resampled")
     with st.expander("How each claim was tested"):
-        st.html(table_of_tests(found))
+        st.html(html.table(claim_table(found)))
+
+
+def _counted(found: Sequence[ClaimVerdict]) -> str:
+    """E.g. "2 confirmed, 6 refuted, 2 undecided, 2 not testable"."""
+    counts = Counter(verdict.word for verdict in found)
+    return ", ".join(f"{counts[word]} {word}" for word in VERDICT_MARKS if counts[word])
 
 
 def _reason_untested(found: Sequence[ClaimVerdict]) -> str:
@@ -98,78 +103,76 @@ def _reason_untested(found: Sequence[ClaimVerdict]) -> str:
     return f"None can be tested with this study: {reasons[0]}." if reasons else "None can be tested with this study."
 
 
-def times(study: StudyView, table: pd.DataFrame) -> None:
+def times(table: pd.DataFrame) -> None:
     """Measured times: chart, stage split and table."""
-    st.html(markup.heading("Time per lane", _TIME_NOTE))
+    st.html(html.heading("Time per lane", _TIME_NOTE))
     if table.empty:
-        st.html(markup.soft(components.NOT_TIMED))
+        st.html(html.soft(components.NOT_TIMED))
         return
     left, right = st.columns(2, gap="large")
     with left:
-        st.html(markup.legend("Mark: median. Thick bar: 95 % interval. Dashed: baseline."))
+        st.html(html.legend(MARKS))
         components.chart(time_chart, table, alt="Median time of each lane, as in the table below")
-        st.html(components.timing_footer(table, "95 % bootstrap interval of the median"))
+        components.timing_footer(table, "95 % bootstrap interval of the median")
     with right:
-        st.html(stage_legend())
+        st.html(html.legend(marks=STAGE_MARKS))
         components.chart(stage_chart, table, alt="Median time of each stage, stacked for each lane")
-        st.html(components.timing_footer(table, "medians of each stage by itself"))
-    st.html(timing_table(table))
-    st.html(components.timing_footer(table, "95 % bootstrap intervals of the median and of the ratio of medians"))
+        components.timing_footer(table, "medians of each stage by itself")
+    st.html(html.table(time_table(table)))
+    components.timing_footer(table, "95 % bootstrap intervals of the median and of the ratio of medians")
     if (table["settled"] != "settled").any():
-        st.html(markup.soft(components.UNSETTLED_NOTE))
+        st.html(html.soft(components.UNSETTLED_NOTE))
 
 
-def final_pictures(chosen: Options, study: StudyView, lane: str) -> None:
+def pictures_of(study: Results, lane: str) -> Question[list[PagePicture]]:
+    """The final pictures that `final_pictures` shows."""
+    prompts, lanes = study.prompts[:PICTURE_PROMPTS], _ranked(study, lane)
+    cells = [study.cell(view.key, prompt, seed) for prompt in prompts for view in lanes for seed in study.seeds[:1]]
+    return loaders.pictures_of([cell.trajectory_id for cell in cells if cell.state == "done"], ["final"])
+
+
+def _ranked(study: Results, lane: str) -> list[StudyLane]:
+    return sorted(study.lanes, key=lambda view: (view.key != study.baseline, view.key != lane))[:PICTURE_LANES]
+
+
+def final_pictures(study: Results, lane: str, pictures: Sequence[PagePicture]) -> None:
     """Final pictures at the first seed: of the baseline and of one lane, the others on request."""
     if not study.prompts or not study.seeds:
         return
-    prompts, seed = study.prompts[:PICTURE_PROMPTS], study.seeds[0]
-    ranked = sorted(study.lanes, key=lambda view: (view.key != study.baseline, view.key != lane))[:PICTURE_LANES]
-    cells = [study.cell(view.key, prompt, seed) for prompt in prompts for view in ranked]
-    ids = [cell.trajectory_id for cell in cells if cell.state == "done"]
-    answer = require(lambda: loaders.pictures(chosen.cache, ids, ["final"]))
-    found = {picture.trajectory_id: picture for picture in answer.value}
-    rows = [(view, [_final(study, view, prompt, seed, found) for prompt in prompts]) for view in ranked]
-    st.html(markup.heading("What it does to the images", "Same prompt, seed and starting noise in each column."))
-    st.html(picture_grid(prompts, rows[:FIRST_LANES], study.baseline))
+    prompts, seed, ranked = study.prompts[:PICTURE_PROMPTS], study.seeds[0], _ranked(study, lane)
+    found = {picture.trajectory_id: picture for picture in pictures}
+    rows = [
+        (name_of(view, study.baseline), *(_final(study, view, prompt, seed, found) for prompt in prompts))
+        for view in ranked
+    ]
+    st.html(html.heading("What it does to the images", "Same prompt, seed and starting noise in each column."))
+    st.html(_grid(prompts, rows[:FIRST_LANES]))
     if len(rows) > FIRST_LANES:
         with st.expander(count(len(rows) - FIRST_LANES, "more lane")):
-            st.html(picture_grid(prompts, rows[FIRST_LANES:], study.baseline))
+            st.html(_grid(prompts, rows[FIRST_LANES:]))
     extent = [f"{len(prompts)} of {count(len(study.prompts), 'prompt')}"]
     extent += [f"{len(rows)} of {count(len(study.lanes), 'lane')}"] if len(rows) < len(study.lanes) else []
-    st.html(markup.footer([*extent, f"seed {seed}", *components.image_places(study), "a picture opens Compare"]))
+    components.footer(study, *extent, f"seed {seed}", "a picture opens Compare")
 
 
-def _final(study: StudyView, lane: LaneView, prompt: str, seed: int, found: Mapping[str, Picture]) -> str:
+def _grid(prompts: Sequence[str], rows: Sequence[Row]) -> str:
+    columns = ["", *(cut(prompt, 60) for prompt in prompts)]
+    return html.table(table("Final pictures, lanes by prompts", columns, rows, style="lab-pictures"))
+
+
+def _final(study: Results, lane: StudyLane, prompt: str, seed: int, found: Mapping[str, PagePicture]) -> Entry:
     cell = study.cell(lane.key, prompt, seed)
     picture = found.get(cell.trajectory_id)
     if picture is None:
-        return markup.gap(cell.reason)
+        return html.gap(cell.reason)
     alt = f"{lane.label}, final image of '{cut(prompt, state.PROMPT_CHARACTERS)}', seed {seed}"
-    return markup.picture(picture.source, alt, picture.width, state.compare_choices(study, prompt, seed))
+    shot = html.Shot(picture.source, alt, small=picture.width < html.SMALL_PIXELS)
+    return html.picture(shot, state.compare_choices(study, prompt, seed))
 
 
-def outcome(study: StudyView) -> None:
+def outcome(study: Results) -> None:
     """Cells of each lane by outcome, where not all are done."""
     if study.progress.failed or study.progress.missing:
-        st.html(markup.heading("What was run", "Cells of each lane: every prompt with every seed."))
-        st.html(lane_table(study.lanes, study.counts, study.baseline))
-        st.html(markup.footer([f"n = {study.total} cells", *components.image_places(study)]))
-
-
-def failures(study: StudyView) -> None:
-    """Failed cells with their errors; nothing if there are none."""
-    failed = study.failures
-    if failed.empty:
-        return
-    labels = {lane.key: lane.label for lane in study.lanes}
-    shown = failed.head(SHOWN_FAILURES)
-    note = "" if len(shown) == len(failed) else f"The first {SHOWN_FAILURES} of {len(failed)}."
-    st.html(markup.heading(count(len(failed), "failed cell"), note))
-    st.html(
-        failure_table(
-            (labels.get(row.study_lane, row.study_lane), row.prompt, int(row.seed), str(row.error or ""))
-            for row in shown.itertuples()
-        )
-    )
-    st.html(markup.footer([f"n = {study.total} cells", *components.image_places(study)]))
+        st.html(html.heading("What was run", "Cells of each lane: every prompt with every seed."))
+        st.html(html.table(outcome_table(study.lanes, study.counts, study.baseline)))
+        components.footer(study, f"n = {study.total} cells")

@@ -3,27 +3,48 @@
 import pandas as pd
 import streamlit as st
 
-from dashboard import components, markup
-from dashboard.options import Options
-from dashboard.overview.claims import MARKS, claim_list
-from dashboard.page import require
-from dashboard.phases import loading
-from dashboard.phases.choices import MEASURES, Choice
-from dashboard.phases.markup import CLAIMED, border_table, interval, lane_legend, place
-from dashboard.phases.shown import Shown, older
-from dashboard.studies import StudyView
+from dashboard import components
+from dashboard.phases import data
+from dashboard.phases.controls import MEASURES, Choice
+from dashboard.phases.data import Changes, Pictures, Shown, older
 from engine.analysis.claims import ClaimVerdict
+from engine.analysis.commitment import Commitment
+from engine.analysis.outcomes import StudyLane
 from engine.analysis.phases import Axis
-from engine.display.formats import count, cut
-from engine.display.phase_charts import LOG_SNR, curve_chart, octave_chart, path_chart, span_chart
+from engine.display import html
+from engine.display.formats import count, cut, when
+from engine.display.headline import Figure
+from engine.display.phase_charts import (
+    LOG_SNR,
+    SPAN_MARKS,
+    commitment_chart,
+    curve_chart,
+    octave_chart,
+    path_chart,
+    span_chart,
+)
+from engine.display.phase_tables import CLAIMED, border_table, commitment_table, interval, place, swap_table
+from engine.display.tables import VERDICT_MARKS, claim_figure, name_of
+from engine.results import Results
 
 CLAIMS = ("critical-phase", "middle-does-the-work", "last-fifth", "recognisable", "close")
 BAND = "line: median; band: 10 – 90 % of runs"
+PATH = (
+    "The path is how x0, the estimate of the clean image, moves from call to call. In percent of the calls, a noise "
+    "level falls elsewhere under another spacing of the steps, so both are shown."
+)
 RULER = "Below each chart: where a lane has done 20, 40, 60 and 80 % of its calls."
+COMMITMENT = (
+    "A run starts with one prompt and changes to another. As long as the picture shows the second, nothing was decided."
+)
+NO_COMMITMENT = (
+    "Not measured in this study. `python -m engine run commitment` exchanges the prompt at several points of the run; "
+    "any study does with a `[commitment]` table."
+)
 
 
 def top(shown: Shown, claims: tuple[ClaimVerdict, ...]) -> None:
-    """The figures to see first: where the path is made, when the picture is recognisable, and the claim."""
+    """The headline: where x0 changes most, when the picture is recognisable, and the claim."""
     lane = next((lane for lane in shown.lanes if lane.key == shown.study.baseline), shown.lanes[0])
     cards = []
     ends = [shown.measured.get((lane.key, f"critical_50_{side}")) for side in ("start", "end")]
@@ -33,72 +54,41 @@ def top(shown: Shown, claims: tuple[ClaimVerdict, ...]) -> None:
         levels = " to ".join(
             place(end.figures["log_snr"], "log_snr") for end in ends if end and "log_snr" in end.figures
         )
-        cards.append(
-            (f"Half of all change, {lane.label}", value, f"of the calls; log-SNR {levels}; n = {figures[0].n} prompts")
-        )
+        note = f"of the calls; log-SNR {levels}; n = {figures[0].n} prompts"
+        cards.append(Figure(f"Half of all change, {lane.label}", value, note))
     for key, name in (("recognisable", "Recognisable from"), ("close", "Near its final picture from")):
         border = shown.measured.get((lane.key, key))
         if border is not None and "progress" in border.figures:
             figure = border.figures["progress"]
             note = f"of the calls; 95 % interval {interval(figure, 'progress')}, n = {figure.n} prompts"
-            cards.append((f"{name}, {lane.label}", f"{100 * figure.value:.0f} %", note))
+            cards.append(Figure(f"{name}, {lane.label}", f"{100 * figure.value:.0f} %", note))
     claim = next((claim for claim in claims if claim.key == "critical-phase"), None)
     if claim is not None:
-        result = claim.deciding
-        note = (
-            f"{result.quantity} {result.figure}, {result.n}" if result is not None and result.figure else claim.reason
-        )
-        cards.append(("“The critical phase is 40 – 80 %”", f"{MARKS[claim.word]} {claim.word.capitalize()}", note))
-    st.html(markup.figures(cards))
+        word = f"{VERDICT_MARKS[claim.word]} {claim.word.capitalize()}"
+        cards.append(Figure("“The critical phase is 40 – 80 %”", word, claim_figure(claim)))
+    st.html(html.figures(cards))
 
 
 def where(shown: Shown) -> None:
     """Where the phases lie per lane, in progress and in log-SNR."""
-    st.html(
-        markup.heading(
-            "Where the phases lie",
-            "The path is the way x0, the estimate of the clean image, goes "
-            "from call to call. A noise level falls at other percentages under other spacings of the "
-            "steps, so both are shown.",
-        )
-    )
+    st.html(html.heading("Where the phases lie", PATH))
     titles: tuple[tuple[Axis, str], ...] = (("progress", "Progress (share of calls)"), ("log_snr", LOG_SNR))
-    st.html(
-        markup.legend(
-            "Bar: half of the path. Line: 80 % of it. Mark: half is done. Dark ends: 95 % intervals. "
-            "Grey: 40 – 80 %, said to be critical."
-        )
-    )
+    st.html(html.legend(SPAN_MARKS))
     for column, (axis, title) in zip(st.columns(2, gap="large"), titles, strict=True):
         spans = _spans(shown, axis)
         if spans.empty:
             continue
         with column:
             claimed = CLAIMED if axis == "progress" else None
-            components.chart(
-                span_chart,
-                spans,
-                title,
-                axis,
-                claimed,
-                alt=f"Critical phases of each lane, {title}, as in the table below",
-            )
-            extent = (
-                f"n = {count(int(spans['prompts'].max()), 'prompt')}, {count(int(spans['runs'].max()), 'run')} per lane"
-            )
-            st.html(
-                markup.footer([extent, "95 % bootstrap intervals over prompts", *components.image_places(shown.study)])
-            )
-    st.html(border_table(shown.lanes, shown.measured, shown.study.baseline))
+            alt = f"Critical phases of each lane, {title}, as in the table below"
+            components.chart(span_chart, spans, title, axis, claimed, alt=alt)
+            prompts, runs = int(spans["prompts"].max()), int(spans["runs"].max())
+            extent = f"n = {count(prompts, 'prompt')}, {count(runs, 'run')} per lane"
+            components.footer(shown.study, extent, "95 % bootstrap intervals over prompts")
+    st.html(html.table(border_table(shown.lanes, shown.measured, shown.study.baseline)))
     lowest = min((row.figures["progress"].n for row in shown.measured.values() if "progress" in row.figures), default=0)
-    st.html(
-        markup.footer(
-            [
-                f"n = {count(lowest, 'prompt')} or more",
-                "means over prompts, [95 % bootstrap intervals]",
-                *components.image_places(shown.study),
-            ]
-        )
+    components.footer(
+        shown.study, f"n = {count(lowest, 'prompt')} or more", "means over prompts, [95 % bootstrap intervals]"
     )
 
 
@@ -131,50 +121,38 @@ def _spans(shown: Shown, axis: Axis) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def tested(claims: tuple[ClaimVerdict, ...], study: StudyView) -> None:
-    """What is said about phases, and whether it is borne out."""
+def tested(claims: tuple[ClaimVerdict, ...], study: Results) -> None:
+    """Common claims about phases, with their verdicts."""
     known = [claim for claim in claims if claim.key in CLAIMS and claim.word != "not testable"]
     if not known:
         return
-    st.html(markup.heading("What is said about phases", "Hypotheses and bounds were written down before."))
-    st.html(claim_list(known))
-    st.html(markup.footer(["95 % intervals, prompts resampled", *components.image_places(study)]))
+    st.html(html.heading("What is said about phases", "Hypotheses and bounds were written down before."))
+    st.html(html.claims(known))
+    components.footer(study, "95 % intervals, prompts resampled")
 
 
-def forming(chosen: Options, shown: Shown, choice: Choice) -> None:
+def forming(shown: Shown, choice: Choice) -> None:
     """Likeness, speed, recognisability and guidance energy over log-SNR."""
-    st.html(markup.heading("How the picture forms", f"From noise on the left to the picture on the right. {RULER}"))
-    st.html(lane_legend(shown.lanes))
+    st.html(html.heading("How the picture forms", f"From noise on the left to the picture on the right. {RULER}"))
+    st.html(html.legend(marks=map(name_of, shown.lanes)))
     left, right = st.columns(2, gap="large")
     with left:
-        _likeness(chosen, shown, choice)
+        _likeness(shown, choice)
     with right:
-        _curve(
-            shown,
-            loading.SPEED,
-            "Share of the path per unit of log-SNR (speed of x0)",
-            ".0%",
-            "No change from call to call was recorded.",
-        )
+        title = "Share of the path per unit of log-SNR (speed of x0)"
+        _curve(shown, data.SPEED, title, ".0%", "No change from call to call was recorded.")
     left, right = st.columns(2, gap="large")
     with left:
-        _curve(
-            shown,
-            "recognised",
-            "Share of runs in which CLIP names the concept in x0",
-            ".0%",
-            _unscored(shown),
-            band="95 % interval over prompts",
-            footer="line: share of runs; band: 95 % interval over prompts",
-        )
+        title, band = "Share of runs in which CLIP names the concept in x0", "95 % interval over prompts"
+        footer = f"line: share of runs; band: {band}"
+        _curve(shown, "recognised", title, ".0%", _unscored(shown), band=band, footer=footer)
     with right:
         _curve(shown, "guidance_energy", "Guidance energy: pull of the prompt (0: none)", ".2~f", _no_guidance(shown))
 
 
-def _likeness(chosen: Options, shown: Shown, choice: Choice) -> None:
+def _likeness(shown: Shown, choice: Choice) -> None:
     name, title = MEASURES[choice.measure]
-    described = require(lambda: loading.frame_metrics(chosen.cache, shown.study.id)).value
-    reasons = dict(zip(described["metric"], described["unavailable"], strict=True))
+    reasons = dict(zip(shown.described["metric"], shown.described["unavailable"], strict=True))
     reason = reasons.get(choice.measure)
     missing = f"{name} has not been measured for these lanes. `python -m engine run` of the study measures its frames."
     _curve(shown, choice.measure, title, ".3~g", f"{name}: {reason}." if isinstance(reason, str) else missing)
@@ -192,8 +170,8 @@ def _curve(
 ) -> None:
     curve = shown.curve(metric)
     if curve.empty:
-        st.html(markup.soft(f"{title}."))
-        st.html(markup.soft(missing))
+        st.html(html.soft(f"{title}."))
+        st.html(html.soft(missing))
         return
     ruler = shown.ruler[shown.ruler["lane"].isin(set(curve["lane"]))]
     components.chart(curve_chart, curve, ruler, title, value_format, band, alt=f"{title}, over log-SNR, a line a lane")
@@ -203,14 +181,10 @@ def _curve(
 def spectrum(shown: Shown, choice: Choice) -> None:
     """How far each octave of x0 is the final one."""
     lane = next((lane for lane in shown.lanes if lane.key == choice.lane), shown.lanes[0])
-    st.html(
-        markup.heading(
-            f"Band by band: {lane.label}", "Coarse octaves are few cycles per side of the latents, fine ones many."
-        )
-    )
+    st.html(html.heading(f"Band by band: {lane.label}", "Octaves: from few cycles per side of the latents to many."))
     curve = shown.curves[(shown.curves["lane"] == lane.key) & shown.curves["metric"].str.startswith("octave_")]
     if curve.empty:
-        st.html(markup.soft(older("The spectrum of x0")))
+        st.html(html.soft(older("The spectrum of x0")))
         return
     ruler = shown.ruler[shown.ruler["lane"] == lane.key]
     title = "Distance of each octave to the final one (0: there)"
@@ -218,51 +192,27 @@ def spectrum(shown: Shown, choice: Choice) -> None:
     st.html(shown.footer(curve, "line: median; band of the coarsest and finest: 10 – 90 % of runs"))
 
 
-def paths(chosen: Options, shown: Shown, choice: Choice) -> None:
-    """The way of x0 in three dimensions common to the lanes."""
-    asked = cut(choice.prompt, 50)
-    st.html(
-        markup.heading(
-            "The way of x0",
-            f"“{asked}”, seed {choice.seed}: principal components of all its steps "
-            "under all these lanes. Ring: begin. Mark: end.",
-        )
-    )
-    lanes = tuple(lane.key for lane in shown.lanes)
-    answer = require(lambda: loading.trajectories(chosen.cache, shown.study.id, choice.prompt, choice.seed, lanes))
-    found = answer.value
+def paths(shown: Shown, choice: Choice) -> None:
+    """The path of x0 in three dimensions common to the lanes."""
+    subject = f"“{cut(choice.prompt, 50)}”, seed {choice.seed}"
+    st.html(html.heading("The path of x0", f"{subject}: principal components over all lanes. Ring: start. Mark: end."))
+    found = shown.paths
     if found is None:
-        st.html(markup.soft(older("The way of x0")))
+        st.html(html.soft(older("The path of x0")))
         return
-    names = {lane.key: lane for lane in shown.lanes}
-    points = found.points.assign(
-        label=[names[key].label for key in found.points["lane"]],
-        scheduler=[names[key].scheduler for key in found.points["lane"]],
-    )
-    st.html(lane_legend([names[key] for key in dict.fromkeys(points["lane"])]))
+    points = components.with_names(found.points, shown.lanes)
+    st.html(html.legend(marks=[name_of(lane) for lane in shown.lanes if lane.key in set(points["lane"])]))
     for column, axes in zip(st.columns(2), ((1, 2), (1, 3)), strict=True):
         with column:
-            components.chart(
-                path_chart,
-                points,
-                axes,
-                found.explained,
-                alt=f"Paths of x0 on components {axes[0]} and {axes[1]}, a line a lane",
-            )
-    st.html(
-        markup.footer(
-            [
-                f"n = {count(len(lanes), 'run')}, {len(points)} steps",
-                f"{sum(found.explained):.0%} of the variance shown; from sketches of the latents, whose "
-                "distances are right to about 6 %",
-                *components.image_places(shown.study),
-            ]
-        )
-    )
+            alt = f"Paths of x0 on components {axes[0]} and {axes[1]}, a line a lane"
+            components.chart(path_chart, points, axes, found.explained, alt=alt)
+    extent = f"n = {count(len(shown.lanes), 'run')}, {len(points)} steps"
+    basis = f"{sum(found.explained):.0%} of the variance; from sketches of the latents, distances right to about 6 %"
+    components.footer(shown.study, extent, basis)
 
 
 def _no_guidance(shown: Shown) -> str:
-    scale = shown.study.data.cells["guidance_scale"].max()
+    scale = shown.study.cells["guidance_scale"].max()
     if scale <= 1:
         return f"Guidance is off in this study (guidance {scale:g}), so there is no pull of the prompt to measure."
     return older("Guidance energy")
@@ -273,3 +223,50 @@ def _unscored(shown: Shown) -> str:
         f"No x0 frame of these lanes has been scored. `python -m engine score {shown.study.id}` does, where a CLIP "
         "knows the model's pictures and the study keeps x0 frames."
     )
+
+
+def commitment(study: Results, choice: Choice, changes: Changes) -> None:
+    """When a run is committed to its prompt."""
+    st.html(html.heading("When the picture is decided", COMMITMENT))
+    found, pictures = changes.found, changes.pictures
+    if found is None:
+        st.html(html.soft(NO_COMMITMENT))
+        return
+    lanes = [lane for lane in study.lanes if lane.key in choice.lanes and lane.key in set(found.curve["lane"])]
+    if not lanes:
+        st.html(html.soft("Measured, but not of these lanes."))
+        return
+    measured = found.curve[found.curve["lane"].isin([lane.key for lane in lanes])]
+    curve = components.with_names(measured, lanes)
+    left, right = st.columns([1, 1.15], gap="large")
+    with left:
+        st.html(html.legend(marks=map(name_of, lanes)))
+        title = f"Runs that keep to their first prompt (by {found.by})"
+        components.chart(commitment_chart, curve, title, alt=f"{title}, over the log-SNR at which the prompt changed")
+        st.html(_commitment_footer(found, "95 % intervals over pairs"))
+    with right:
+        st.html(html.table(commitment_table(lanes, found)))
+        basis = "means over pairs, 95 % bootstrap intervals; left out: runs that follow one prompt throughout"
+        st.html(_commitment_footer(found, basis))
+    _example(found, lanes, pictures, choice)
+
+
+def _example(found: Commitment, lanes: list[StudyLane], pictures: Pictures, choice: Choice) -> None:
+    """The final pictures of one pair of prompts: that of the chosen prompt and seed, if there is one."""
+    pairs = list(dict.fromkeys((first, second, seed) for _, first, second, seed, _ in pictures))
+    if not pairs:
+        return
+    asked = min(pairs, key=lambda pair: (choice.prompt not in pair[:2], choice.seed != pair[2]))
+    shown = {(lane, share): source for (lane, *pair, share), source in pictures.items() if tuple(pair) == asked}
+    first, second = (cut(prompt, 60) for prompt in asked[:2])
+    st.html(html.soft(f"“{first}” for a share of the calls, then “{second}”; seed {asked[2]}:"))
+    shares = sorted({share for _, share in shown})
+    st.html(html.table(swap_table(lanes, shares, shown, (first, second))))
+    st.html(_commitment_footer(found, "one pair as an example"))
+
+
+def _commitment_footer(found: Commitment, interval: str) -> str:
+    pairs, runs = int(found.curve["pairs"].max()), int(found.curve["runs"].max())
+    failed = f"{count(found.failed, 'run')} failed" if found.failed else ""
+    extent = f"n = {count(pairs, 'pair')} of prompts, {count(runs, 'run')} at each point"
+    return html.footer([extent, failed, interval, ", ".join(found.places), when(found.made)])

@@ -1,36 +1,74 @@
 """The sections of the Runs page."""
 
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
 import streamlit as st
 
-from dashboard import access, components, markup
+from dashboard import access, components
 from dashboard.access import Access
+from dashboard.cache_access import Answer, Problem, Question, ask
+from dashboard.jobs import events, starting
+from dashboard.jobs.events import Log
+from dashboard.jobs.form import Request
+from dashboard.jobs.queue import ENDED, Job, Queue, log_lines
 from dashboard.options import Options
-from dashboard.overview.markup import failure_table
-from dashboard.runs import events, starting
-from dashboard.runs.choices import ask_for_study
-from dashboard.runs.form import Request
-from dashboard.runs.markup import environment_table, history_table, last_words, plan_text, progress_text, waiting
-from dashboard.runs.queue import ENDED, Job, Queue, log_lines
-from dashboard.studies import StudyView
-from engine.display.formats import count, when
+from dashboard.runs.controls import ask_for_study
+from engine.cache import lint_tables
+from engine.cache.connection import Connection
+from engine.display import html
+from engine.display.formats import NONE, count, cut, duration, when
+from engine.display.schedule_charts import schedule_chart
+from engine.display.schedule_tables import level_table, setting_table, summary_table
+from engine.display.tables import FilledColumn, ResultTable, environment_table, table_of, text, wrap
 from engine.errors import LabError
+from engine.results import Results
 
+Levels = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]
 FAST_SECONDS, SLOW_SECONDS = 1.0, 5.0
 SHOWN_RUNS = 20
 SHOWN_LOGS = 5
 SHOWN_FAILURES = 50
 LAST_LINES = 40
 
-_KEEPS = "A run goes on when this page or the server is closed. Cancelling keeps what is finished."
+STATES = {
+    "queued": "waiting",
+    "running": "running",
+    "done": "done",
+    "failed": "failed",
+    "refused": "refused",
+    "cancelled": "cancelled",
+    "lost": "lost",
+}
+ERROR_CHARACTERS = 4000
+_COUNTED = (
+    ("done", "cells made"),
+    ("cached", "were cached"),
+    ("timed", "timing samples"),
+    ("references", "of the reference"),
+    ("scored", "scores"),
+    ("failed", "failed"),
+    ("untimed", "lanes not timed"),
+)
+_KEEPS = "A run continues when this page or the server is closed. Cancelling keeps what is finished."
+_SCHEDULES_NOTE = (
+    "Read from the scheduler as it was built, not from what was asked for. Sigma: noise over signal of the latents at "
+    "that call; where the timestep names another noise level to the denoiser, both are shown."
+)
+_NO_SCHEDULES = (
+    "Not recorded in this cache. A run inspects the lanes of its study; a study from before is inspected when it "
+    "is run again, without making its pictures again."
+)
 
 
 def head(rights: Access) -> None:
     """The title, who is signed in, and why nothing can be started here if that is so."""
     left, right = st.columns([4, 1.4], vertical_alignment="bottom")
     with left:
-        st.html(markup.title("Runs", [], "Studies started from this page, and what each lane of a study really ran."))
+        st.html(html.title("Runs", [], "Studies started from this page, and what each lane of a study really ran."))
         if rights.reason:
-            st.html(markup.soft(rights.reason))
+            st.html(html.soft(rights.reason))
     with right:
         if rights.can_sign_in:
             st.button("Sign in", on_click=st.login, key="sign_in")
@@ -39,7 +77,7 @@ def head(rights: Access) -> None:
 
 
 def queue(chosen: Options, rights: Access) -> None:
-    """What goes on and what waits, kept up to date by itself."""
+    """Runs that go on or wait, kept up to date."""
     runs = Queue(chosen.cache)
     active = runs.active()
     shown = _signature(active)
@@ -60,7 +98,7 @@ def queue(chosen: Options, rights: Access) -> None:
 
 
 def _signature(jobs: list[Job]) -> list[tuple[str, str, bool]]:
-    """What the page is drawn anew for."""
+    """What the page is redrawn for."""
     return [(job.number, job.state, job.cancelling) for job in jobs]
 
 
@@ -70,23 +108,28 @@ def _active(chosen: Options, rights: Access, jobs: list[Job]) -> None:
         with left:
             if job.state == "running":
                 log = events.read(log_lines(job.folder / "log.jsonl"))
-                text = f"Run {int(job.number)}, {job.study}: {progress_text(job, log)}"
-                st.progress(min(log.done / log.total, 1.0) if log.total else 0.0, text=_plain(text))
+                words = f"Run {int(job.number)}, {job.study}: {_progress_text(job, log)}"
+                st.progress(min(log.done / log.total, 1.0) if log.total else 0.0, text=_plain(words))
             else:
-                st.html(markup.soft(f"Run {int(job.number)}, {job.study}: waiting since {when(job.asked_at)}."))
+                st.html(html.soft(f"Run {int(job.number)}, {job.study}: waiting since {when(job.asked_at)}."))
         with right:
             if rights.may_run and not job.cancelling:
                 st.button("Cancel", key=f"cancel_{job.number}", on_click=_cancel, args=(chosen, job.number))
     if refused := st.session_state.pop("run_refused", None):
-        st.html(markup.note("That is not possible", refused))
+        st.html(html.note("That is not possible", refused))
     queued = [job for job in jobs if job.state == "queued"]
     if jobs:
-        st.html(markup.soft(_KEEPS + (f" {waiting(queued)}" if queued else "")))
+        st.html(html.soft(_KEEPS + (f" {_waiting(queued)}" if queued else "")))
 
 
-def _plain(text: str) -> str:
+def _waiting(jobs: list[Job]) -> str:
+    """E.g. "2 runs wait"."""
+    return f"{count(len(jobs), 'run')} {'waits' if len(jobs) == 1 else 'wait'} for its turn; one goes on at a time."
+
+
+def _plain(words: str) -> str:
     """A text for an element that reads Markdown, as text: a study's name may hold no more than "._-"."""
-    return text.replace("_", "\\_")
+    return words.replace("_", "\\_")
 
 
 def _cancel(chosen: Options, number: str) -> None:
@@ -96,22 +139,32 @@ def _cancel(chosen: Options, number: str) -> None:
         st.session_state["run_refused"] = str(error)
 
 
+def _progress_text(job: Job, log: Log) -> str:
+    """How far a run is, in one line."""
+    if job.cancelling:
+        return "Stopping; what is finished is being saved."
+    if not log.what:
+        return "Starting: the model is being loaded."
+    left = NONE if log.seconds_left is None else f"about {duration(1000 * log.seconds_left)} left in this pass"
+    return f"{log.what}: {log.done:,} of {log.total:,} {log.unit}" + (f", {left}" if left != NONE else "")
+
+
 def new_study(chosen: Options, rights: Access) -> None:
-    """The form, the engine's plan for what it asks, and the button that starts it; nothing for readers."""
+    """The form, the plan the engine makes of it, and the button that starts it; nothing for readers."""
     if not rights.may_run:
         return
     if reason := starting.engine_lacks():
-        st.html(markup.note("No run can be started here", reason))
+        st.html(html.note("No run can be started here", reason))
         return
     with st.expander("Start a study", key="new_study", expanded=not Queue(chosen.cache).jobs()):
         request = ask_for_study()
         st.button("Check and plan", key="check", on_click=_plan, args=(chosen, request))
         error, planned = st.session_state.get("plan_error"), st.session_state.get("plan")
         if error is not None and error[0] == request:
-            st.html(markup.note("This study cannot be run as it is", error[1]))
+            st.html(html.note("This study cannot be run as it is", error[1]))
         if planned is None or planned[0] != request:
             return
-        st.html(plan_text(planned[1].text))
+        st.html(html.preformatted(planned[1].text, "lab-plan"))
         ahead = len(Queue(chosen.cache).active())
         label = f"Queue this run behind {count(ahead, 'other')}" if ahead else "Start this run"
         st.button(label, key="start", type="primary", on_click=_start, args=(chosen, planned[1]))
@@ -135,48 +188,119 @@ def _start(chosen: Options, planned: starting.Plan) -> None:
 
 
 def history(chosen: Options) -> None:
-    """Runs that have ended, the newest first, and what those said last that did not end well."""
+    """Runs that have ended, the newest first, with the last output of those that failed."""
     ended = [job for job in Queue(chosen.cache).jobs() if job.state in ENDED]
     if not ended:
         return
     shown = ended[:SHOWN_RUNS]
     note = "" if len(shown) == len(ended) else f"The last {SHOWN_RUNS} of {len(ended)}."
-    st.html(markup.heading("Runs started here", note))
-    st.html(history_table(shown))
+    st.html(html.heading("Runs started here", note))
+    st.html(html.table(_history(shown)))
     for job in [job for job in shown if job.state in {"failed", "refused", "lost"}][:SHOWN_LOGS]:
         notes = events.read(log_lines(job.folder / "log.jsonl")).notes[-LAST_LINES:]
-        st.html(last_words(job, log_lines(job.folder / "errors.log")[-LAST_LINES:], notes))
+        said = [*notes, *log_lines(job.folder / "errors.log")[-LAST_LINES:]]
+        words = "\n".join(said)[-ERROR_CHARACTERS:] or "No output."
+        st.html(
+            html.folded(f"Run {int(job.number)}, {job.study}, {STATES[job.state]}: its last output", words, "lab-log")
+        )
 
 
-def environments(study: StudyView) -> None:
+def _history(jobs: Iterable[Job]) -> ResultTable:
+    """Runs that have ended: what, when, by whom, where, how long, and how they ended."""
+    columns: list[FilledColumn] = [
+        ("Run", lambda job: str(int(job.number))),
+        (text("Study"), lambda job: job.study),
+        (text("Asked for"), lambda job: when(job.asked_at)),
+        (text("By"), lambda job: cut(job.by, 60) or NONE),
+        (wrap("Environment"), lambda job: _environment(job.outcome.get("facts") or {})),
+        ("Duration", lambda job: duration(None if job.seconds is None else 1000 * job.seconds)),
+        (wrap("Outcome"), _outcome),
+    ]
+    return table_of("Runs started here", jobs, columns)
+
+
+def _environment(facts: dict[str, Any]) -> str:
+    """Where a run was made, in a few words."""
+    parts = [str(facts.get("device_name") or ""), str(facts.get("dtype") or "")]
+    parts += [f"{name} {facts[name]}" for name in ("torch", "diffusers") if facts.get(name)]
+    return cut(", ".join(part for part in parts if part), 200) or NONE
+
+
+def _outcome(job: Job) -> str:
+    """How a run ended: its state, and what it counted."""
+    summary = job.outcome.get("summary")
+    words = STATES[job.state]
+    if job.state == "lost":
+        return f"{words}: its process vanished; a new run continues from what is saved"
+    if not isinstance(summary, dict):
+        code = job.outcome.get("exit_code")
+        return words + (f" (exit code {code})" if isinstance(code, int) and job.state == "failed" else "")
+    made = [f"{summary.get(key, 0):,} {text}" for key, text in _COUNTED if isinstance(summary.get(key), int)]
+    return f"{words}: " + ", ".join(text for text in made if not text.startswith("0 "))
+
+
+def environments(study: Results) -> None:
     """Where the cells of the study were made."""
-    st.html(markup.heading("Where it ran", "Machines that made the cells of this study, for the image pass."))
-    table = study.data.environments
-    if table.empty:
-        st.html(markup.soft("No cell of this study has run yet."))
+    st.html(html.heading("Where it ran", "Machines that made the cells of this study, for the image pass."))
+    made = study.environments
+    if made.empty:
+        st.html(html.soft("No cell of this study has run yet."))
         return
-    st.html(environment_table(table))
-    st.html(markup.footer([f"n = {study.total} cells", *components.image_places(study)[1:]]))
+    st.html(html.table(environment_table(made)))
+    components.footer(study, f"n = {study.total} cells")
 
 
-def failures(study: StudyView) -> None:
+def failures(study: Results) -> None:
     """Failed cells with their errors."""
-    failed = study.failures
-    st.html(markup.heading("Failures"))
-    if failed.empty:
-        st.html(markup.soft("No cell of this study has failed."))
-        return
-    labels = {lane.key: lane.label for lane in study.lanes}
-    rows = failed.head(SHOWN_FAILURES).itertuples()
-    st.html(failure_table((labels.get(r.study_lane, r.study_lane), r.prompt, int(r.seed), str(r.error)) for r in rows))
-    shown = min(SHOWN_FAILURES, len(failed))
-    st.html(markup.footer([f"{shown} of {count(len(failed), 'failed cell')}", *components.image_places(study)]))
+    if study.failures.empty:
+        st.html(html.heading("Failures"))
+        st.html(html.soft("No cell of this study has failed."))
+    components.failed_cells(study, SHOWN_FAILURES)
 
 
 def show(chosen: Options) -> None:
-    """All of the page that needs no cache."""
+    """The part of the page that needs no cache."""
     rights = access.of_session(chosen)
     head(rights)
     queue(chosen, rights)
     new_study(chosen, rights)
     history(chosen)
+
+
+def _schedules(db: Connection, study_id: str) -> Levels:
+    """Noise levels, findings and settings of a study's lanes (`engine.cache.lint_tables`)."""
+    return lint_tables.schedules(db, study_id), lint_tables.findings(db, study_id), lint_tables.settings(db, study_id)
+
+
+def schedules_run(chosen: Options, study: Results) -> None:
+    """Noise levels, settings and findings of the study's lanes."""
+    st.html(html.heading("What each lane really ran", _SCHEDULES_NOTE))
+    answer: Answer[Levels] | Problem = ask(chosen.cache, Question(_schedules, (study.id,)))
+    if not isinstance(answer, Answer):
+        st.html(html.note(answer.title, answer.detail))
+        return
+    levels, findings, settings = answer.value
+    lanes = {lane.key: lane for lane in study.lanes}
+    levels = levels[levels["lane"].isin(list(lanes))]
+    if levels.empty and findings.empty:
+        st.html(html.soft(_NO_SCHEDULES))
+        return
+    st.html(html.table(summary_table(study.lanes, levels, findings, study.baseline)))
+    st.html(html.footer([f"{levels['lane'].nunique()} of {count(len(lanes), 'lane')} inspected"]))
+    if levels.empty:
+        return
+    shown = components.with_names(levels, study.lanes)
+    components.chart(schedule_chart, shown, alt="Log-SNR of each lane over its denoiser calls, as in the tables below")
+    st.html(
+        html.footer([f"n = {len(shown)} denoiser calls of {count(shown['lane'].nunique(), 'lane')}", *study.facts[:1]])
+    )
+    known = [key for key in lanes if key in set(shown["lane"])]
+    with st.expander("Call by call, and every setting", key="lint_detail"):
+        key = st.selectbox(
+            "Lane", known, format_func=lambda key: lanes[key].label, key="lint_lane", bind="query-params"
+        )
+        left, right = st.columns([2, 3], gap="large")
+        with left:
+            st.html(html.table(level_table(levels[levels["lane"] == key])))
+        with right:
+            st.html(html.table(setting_table(settings[settings["lane"] == key])))

@@ -1,19 +1,19 @@
 """The sections of the page on speed and quality."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 import streamlit as st
 
-from dashboard import components, markup
-from dashboard.speed.figures import column_formats, csv_of, wide_table
-from dashboard.speed.markup import order_table, scheduler_legend, set_table
-from dashboard.studies import StudyView
-from dashboard.verdicts import Verdicts
-from engine.analysis.convergence import Convergence
+from dashboard import components
+from dashboard.speed.data import column_formats, csv_of, wide_table
 from engine.analysis.sets import feature_lines, refusal_lines
-from engine.analysis.standings import standings
+from engine.display import html
 from engine.display.formats import batch_of, count, number, when
 from engine.display.headline import NOT_SCORED
 from engine.display.speed_charts import COSTS, convergence_chart, trade_off_chart
+from engine.display.tables import lane_name, order_table, set_table
+from engine.results import Results
 
 _READING = "Beside marks: {name}. Filled: as good as the baseline. Band: differences that count as the same."
 _FRONT = " Stepped line: lanes that no other beats, going by the middles of the intervals."
@@ -22,29 +22,25 @@ _DIRECTIONS = {
     "lower": f" Lower is better, so the axis runs down and up is better.{_FRONT}",
 }
 _CONVERGE = "Distance to where the same noise leads with ever more steps; lower is better."
+_ORDER = (
+    "Observed order p: ten times the calls, 10^p times less error. A solver of order k comes near k where its error is "
+    "small but still above the floor."
+)
+_SETS = "How alike all pictures of two lanes are, taken together. It takes many; warnings say where there are too few."
 _NO_ERRORS = (
     "No error against a converged solution is known: the study needs a `[reference]`, or has not been scored. "
     "`python -m engine run` with the same study goes on."
 )
 
 
-def every_figure(study: StudyView, table: pd.DataFrame, verdicts: Verdicts) -> pd.DataFrame:
-    """All lanes by all metrics (`engine.analysis.standings`)."""
-    rows = [
-        (lane.key, lane.label, lane.scheduler, lane.steps, lane.nfe, lane.key == study.baseline) for lane in study.lanes
-    ]
-    lanes = pd.DataFrame(rows, columns=["lane", "label", "scheduler", "steps", "nfe", "is_baseline"])
-    return standings(lanes, table, verdicts.found)
-
-
-def trade_off(study: StudyView, table: pd.DataFrame, verdicts: Verdicts, cost: str, metric: str) -> None:
+def trade_off(study: Results, table: pd.DataFrame, cost: str, metric: str) -> None:
     """Quality over cost; or why there is nothing to draw."""
     shown = table[table["metric"] == metric] if metric else table.head(0)
     if shown.dropna(subset=["difference", COSTS[cost][0]]).empty:
-        st.html(markup.note("No quality to show yet", why_not(study, table, verdicts)))
+        st.html(html.note("No quality to show yet", why_not(study)))
         return
     plain = not shown.duplicated(["scheduler", "steps"]).any()
-    st.html(scheduler_legend(components.scheduler_names(study)))
+    st.html(_schedulers(components.scheduler_names(study)))
     batch = shown["batch_size"].max()
     components.chart(
         trade_off_chart,
@@ -53,32 +49,32 @@ def trade_off(study: StudyView, table: pd.DataFrame, verdicts: Verdicts, cost: s
         batch_of(batch),
         alt="Difference in quality from the baseline over cost for each lane, as in the table below",
     )
-    st.html(
-        markup.soft(
-            _READING.format(name="steps" if plain else "the lane")
-            + _DIRECTIONS.get(shown["direction"].iloc[0], " Neither side is better.")
-        )
-    )
-    st.html(markup.footer(_footer(study, shown, cost)))
+    direction = _DIRECTIONS.get(shown["direction"].iloc[0], " Neither side is better.")
+    st.html(html.soft(_READING.format(name="steps" if plain else "the lane") + direction))
+    st.html(html.footer(_footer(study, shown, cost)))
 
 
-def why_not(study: StudyView, table: pd.DataFrame, verdicts: Verdicts) -> str:
+def _schedulers(names: Mapping[str, str]) -> str:
+    """The marks of schedulers: key -> name."""
+    return html.legend(marks=[lane_name(name, key) for key, name in names.items()])
+
+
+def why_not(study: Results) -> str:
     """Why no lane can be drawn."""
     if len(study.lanes) < 2:
         return "The study has one lane; there is nothing to compare it with."
-    if not verdicts.found:
-        reasons = [reason for reason in verdicts.metrics["unavailable"] if isinstance(reason, str)]
+    if not study.comparisons:
+        reasons = [reason for reason in study.metrics["unavailable"] if isinstance(reason, str)]
         return reasons[0] if reasons else NOT_SCORED
     return "No lane has both a score and this cost; another cost or metric can be chosen above."
 
 
-def _footer(study: StudyView, shown: pd.DataFrame, cost: str) -> list[str]:
+def _footer(study: Results, shown: pd.DataFrame, cost: str) -> list[str]:
     compared = shown[~shown["is_baseline"]].dropna(subset=["prompts"])
-    low, high = int(compared["prompts"].min()), int(compared["prompts"].max())
     pairs = int(compared["pairs"].max())
     margin = shown["margin"].iloc[0]
     parts = [
-        f"n = {low if low == high else f'{low} to {high}'} prompts, {pairs} pairs",
+        f"{components.extent(compared['prompts'])} prompts, {pairs} pairs",
         "95 % bootstrap intervals",
         f"margin {number(margin)}, {shown['margin_from'].iloc[0]}" if pd.notna(margin) else "margin not known",
     ]
@@ -93,55 +89,35 @@ def _footer(study: StudyView, shown: pd.DataFrame, cost: str) -> list[str]:
     return [*parts, *components.image_places(study)]
 
 
-def converging(study: StudyView, found: Convergence, verdicts: Verdicts) -> None:
+def converging(study: Results) -> None:
     """Errors against the converged solution over denoiser calls, and the order each scheduler shows."""
-    st.html(markup.heading("How fast they converge", _CONVERGE))
+    found = study.convergence
+    st.html(html.heading("How fast they converge", _CONVERGE))
     if found.errors[found.errors["error"] > 0].empty:
-        st.html(markup.soft(_NO_ERRORS))
+        st.html(html.soft(_NO_ERRORS))
         return
     left, right = st.columns([1.5, 1], gap="large")
     with left:
         names = dict(zip(found.errors["scheduler"], found.errors["label"].astype(str), strict=True))
-        st.html(scheduler_legend(names))
+        st.html(_schedulers(names))
         components.chart(
             convergence_chart, found.errors, found.floor, alt="Median error of each lane over its denoiser calls"
         )
-        low, high = int(found.errors["n"].min()), int(found.errors["n"].max())
         floor = f"dashed: errors below {number(found.floor)} say nothing" if found.floor > 0 else ""
-        st.html(
-            markup.footer(
-                [
-                    f"n = {low if low == high else f'{low} to {high}'} prompts",
-                    "median over prompts with 95 % interval",
-                    floor,
-                    *components.image_places(study),
-                ]
-            )
+        components.footer(
+            study, f"{components.extent(found.errors['n'])} prompts", "median over prompts with 95 % interval", floor
         )
-        if verdicts.reference:
-            st.html(markup.soft(verdicts.reference))
+        if study.reference_line:
+            st.html(html.soft(study.reference_line))
     with right:
-        st.html(
-            markup.soft(
-                "Observed order p: ten times the calls, 10^p times less error. A solver of order k comes "
-                "near k where its error is small and still above the floor."
-            )
-        )
-        st.html(order_table(found.orders))
-        st.html(
-            markup.footer(
-                [
-                    "fitted to the filled marks of each scheduler",
-                    "95 % intervals, prompts resampled",
-                    *components.image_places(study),
-                ]
-            )
-        )
+        st.html(html.soft(_ORDER))
+        st.html(html.table(order_table(found.orders)))
+        components.footer(study, "fitted to the filled marks of each scheduler", "95 % intervals, prompts resampled")
 
 
-def figures(study: StudyView, table: pd.DataFrame, metric: str) -> None:
+def figures(study: Results, table: pd.DataFrame, metric: str) -> None:
     """Every figure of every lane, sortable; all metrics as a file."""
-    st.html(markup.heading("Every figure", "A click on a column's name sorts. The file holds all metrics, a row each."))
+    st.html(html.heading("Every figure", "A click on a column's name sorts. The file holds all metrics, a row each."))
     shown = wide_table(table, metric)
     st.dataframe(shown, hide_index=True, column_config=column_formats(shown), width="stretch")
     timed = table.dropna(subset=["median_ms"])
@@ -150,35 +126,26 @@ def figures(study: StudyView, table: pd.DataFrame, metric: str) -> None:
         if len(timed)
         else (components.image_places(study))
     )
-    st.html(markup.footer(["n stands in each row", "95 % bootstrap intervals", *places]))
+    st.html(html.footer(["n stands in each row", "95 % bootstrap intervals", *places]))
     st.download_button(
         "Download as CSV", csv_of(table, study.id), f"{study.id}-speed-quality.csv", "text/csv", on_click="ignore"
     )
 
 
-def whole_sets(study: StudyView, verdicts: Verdicts) -> None:
+def whole_sets(study: Results) -> None:
     """Metrics of all pictures of a lane together, with their warnings; nothing if the study has none."""
     missing = [
         f"{row['label']}: {row['unavailable']}"
-        for _, row in verdicts.set_metrics.iterrows()
+        for _, row in study.set_metrics.iterrows()
         if isinstance(row["unavailable"], str)
     ]
-    if verdicts.sets.empty and not missing:
+    if study.sets.empty and not missing:
         return
-    known = verdicts.sets.dropna(subset=["value"])
+    known = study.sets.dropna(subset=["value"])
     lanes = {lane.key: (lane.label, lane.scheduler) for lane in study.lanes}
     with st.expander(f"Metrics of whole sets of pictures ({count(len(known), 'value')})"):
-        st.html(
-            markup.soft(
-                "Each lane's pictures together against those of another lane: how alike the two sets are. "
-                "This takes many pictures; warnings say where there are too few."
-            )
-        )
+        st.html(html.soft(_SETS))
         if len(known):
-            st.html(set_table(known, lanes))
-            st.html(
-                markup.footer(
-                    ["n stands in each row", "95 % intervals, prompts resampled", *components.image_places(study)]
-                )
-            )
-        st.html(markup.method([*refusal_lines(verdicts.sets), *missing, *feature_lines(verdicts.sets)]))
+            st.html(html.table(set_table(known, lanes)))
+            components.footer(study, "n stands in each row", "95 % intervals, prompts resampled")
+        st.html(html.method([*refusal_lines(study.sets), *missing, *feature_lines(study.sets)]))

@@ -2,10 +2,11 @@
 
 import streamlit as st
 
-from dashboard import components, loaders, markup, page, state, verdicts
-from dashboard.cost import choices, sections
-from dashboard.cost.equality import equality, explained
-from dashboard.cost.markup import price_table
+from dashboard import components, loaders, page, state
+from dashboard.cost import controls, sections
+from dashboard.cost.data import equality, explained
+from engine.display import html
+from engine.display.tables import price_table
 
 METHOD = (
     "Seconds per image: the measured time of a batch, all stages, divided by the images in it.",
@@ -27,20 +28,20 @@ METHOD = (
 )
 
 chosen, study = page.open_study()
-timings = components.pick_timings(study)
+study = components.pick_times(study)
+timings = study.times
 address = {}
 if timings.empty:
-    st.html(markup.note("Nothing can be priced yet", components.NOT_TIMED))
+    st.html(html.note("Nothing can be priced yet", components.NOT_TIMED))
 else:
     presets = page.require(loaders.gpu_prices).value
-    scores = page.require(lambda: verdicts.verdicts(chosen.cache, study.id)).value
-    equal = equality(study, timings, scores)
+    equal = equality(study)
     asked = bool(equal.cheapest)
-    only_equal = asked and choices.choose_equal()
+    only_equal = asked and controls.choose_equal()
     choice = sections.choose_pricing(timings, presets, equal, only_equal)
-    sections.costs(timings, choice, equal, explained(equal, study, scores, choice.lane))
+    sections.costs(timings, choice, equal, explained(equal, study, choice.lane))
     with st.expander("How these figures come about, and where the prices are from"):
-        st.html(markup.method(METHOD))
-        st.html(price_table(presets))
-    address = choices.price_choices(choice) | {"equal": str(int(only_equal)) if asked else ""}
+        st.html(html.method(METHOD))
+        st.html(html.table(price_table(presets)))
+    address = controls.price_choices(choice) | {"equal": str(int(only_equal)) if asked else ""}
 state.keep_in_address(study=study.id, **address)

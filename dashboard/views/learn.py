@@ -2,13 +2,12 @@
 
 import streamlit as st
 
-from dashboard import markup, page, state
+from dashboard import page, state
 from dashboard.learn import sections
+from engine.display import html
 
 chosen, study = page.look_for_study()
-st.html(
-    markup.heading("How a picture comes about", "What the other pages speak of, shown with the pictures of this study.")
-)
+st.html(html.heading("How a picture comes about", "The ideas behind the other pages, with this study's pictures."))
 subject = sections.choose(chosen, study)
 sections.latent_space(subject)
 sections.forming(subject)

@@ -2,21 +2,22 @@
 
 import streamlit as st
 
-from dashboard import components, page, state, verdicts
+from dashboard import components, loaders, page, share, state
 from dashboard.overview import sections
-from dashboard.share import sections as share
+
+SHOWN_FAILURES = 20
 
 chosen, study = page.open_study()
-timings = components.pick_timings(study)
-scores = page.require(lambda: verdicts.verdicts(chosen.cache, study.id)).value
-headline = sections.top(study, timings, scores)
+study = components.pick_times(study)
+headline = sections.top(study)
+shown, verdicts = page.require_all(chosen.cache, sections.pictures_of(study, headline.lane), loaders.claims_of(study))
 pictures, claims = st.columns([1.25, 1], gap="large")
 with pictures:
-    sections.final_pictures(chosen, study, headline.lane)
+    sections.final_pictures(study, headline.lane, shown)
 with claims:
-    sections.tested_claims(chosen, study)
-sections.times(study, timings)
+    sections.tested_claims(study, verdicts)
+sections.times(study.times)
 sections.outcome(study)
-sections.failures(study)
+components.failed_cells(study, SHOWN_FAILURES)
 share.report(chosen, study)
 state.keep_in_address(study=study.id)

@@ -2,12 +2,13 @@
 
 import streamlit as st
 
-from dashboard import markup, page, state
-from dashboard.phases import choices, sections
-from dashboard.phases.commitment import commitment
-from dashboard.phases.markup import definitions
-from dashboard.phases.shown import claims_of, load, older_cells
+from dashboard import page, state
+from dashboard.phases import controls, sections
+from dashboard.phases.data import load, older_cells
+from engine.analysis.borders import BORDERS
+from engine.display import html
 
+NO_STEPS = "The cache has no steps of these lanes. `python -m engine run` records them as it makes the images."
 METHOD = (
     "Log-SNR is the log of the ratio of signal to noise power at a call: the same for all lanes, whatever the spacing "
     "of their steps. Progress is the share of the calls made; the same noise level falls at other percentages under "
@@ -22,30 +23,24 @@ METHOD = (
 )
 
 chosen, study = page.open_study()
-choice = choices.choose(study)
-shown = None if choice is None else load(chosen, study, choice)
-if choice is None or shown is None:
-    st.html(
-        markup.note(
-            "No steps have been recorded yet",
-            "Of these lanes no finished cell is in the cache with its "
-            "steps. `python -m engine run` records them as it makes the images.",
-        )
-    )
+choice = controls.choose(study)
+recorded = None if choice is None else load(chosen, study, choice)
+if choice is None or recorded is None or recorded.shown is None:
+    st.html(html.note("No steps have been recorded yet", NO_STEPS))
 else:
-    claims = claims_of(chosen, study)
+    shown, claims = recorded.shown, recorded.claims
     sections.top(shown, claims)
     older_cells(shown)
     sections.where(shown)
     sections.tested(claims, study)
-    sections.forming(chosen, shown, choice)
+    sections.forming(shown, choice)
     left, right = st.columns([1, 1.25], gap="large")
     with left:
         sections.spectrum(shown, choice)
     with right:
-        sections.paths(chosen, shown, choice)
-if choice is not None:
-    commitment(chosen, study, choice)
+        sections.paths(shown, choice)
+if choice is not None and recorded is not None:
+    sections.commitment(study, choice, recorded.changes)
 with st.expander("How this is measured"):
-    st.html(markup.method([*METHOD, *definitions()]))
-state.keep_in_address(**choices.address(study, choice))
+    st.html(html.method([*METHOD, *(f"{border.label}: {border.definition}." for border in BORDERS)]))
+state.keep_in_address(**controls.address(study, choice))

@@ -1,14 +1,13 @@
-"""Runs: start a study and watch it; what became of earlier ones; what each lane of a study really ran."""
+"""Runs: start and watch a study, see how earlier runs ended, and what each lane really ran."""
 
-from dashboard import access, page, state
-from dashboard.runs import lint, sections
-from dashboard.share import sections as share
+from dashboard import access, page, share, state
+from dashboard.runs import sections
 
 chosen = page.options()
 sections.show(chosen)
-share.take_over(chosen, access.of_session(chosen))
+share.import_file(chosen, access.of_session(chosen))
 chosen, study = page.open_study(level=2)
 sections.environments(study)
 sections.failures(study)
-lint.lint(chosen, study)
+sections.schedules_run(chosen, study)
 state.keep_in_address(study=study.id)

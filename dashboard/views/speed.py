@@ -2,23 +2,22 @@
 
 import streamlit as st
 
-from dashboard import components, page, state, verdicts
-from dashboard.speed import choices, sections
+from dashboard import components, page, state
+from dashboard.speed import controls, sections
 
 chosen, study = page.open_study()
-timings = components.pick_timings(study)
-scores = page.require(lambda: verdicts.verdicts(chosen.cache, study.id)).value
-table = sections.every_figure(study, timings, scores)
-labels = {str(key): scores.label(str(key)) for key in table["metric"].dropna().unique()}
+study = components.pick_times(study)
+table = study.standings
+labels = {str(key): study.metric_label(str(key)) for key in table["metric"].dropna().unique()}
 metric = ""
 left, right, _ = st.columns([1.3, 1.5, 2.5], vertical_alignment="bottom")
 with left:
-    cost = choices.choose_axis(timed=not timings.empty)
+    cost = controls.choose_axis(timed=not study.times.empty)
 if labels:
     with right:
-        metric = choices.choose_metric(labels, scores.deciding)
-sections.trade_off(study, table, scores, cost, metric)
+        metric = controls.choose_metric(labels, study.deciding)
+sections.trade_off(study, table, cost, metric)
 sections.figures(study, table, metric)
-sections.converging(study, page.require(lambda: verdicts.converging(chosen.cache, study.id)).value, scores)
-sections.whole_sets(study, scores)
+sections.converging(study)
+sections.whole_sets(study)
 state.keep_in_address(study=study.id, axis=cost, metric=metric)

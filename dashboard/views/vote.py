@@ -2,21 +2,18 @@
 
 import streamlit as st
 
-from dashboard import markup, page, state
-from dashboard.vote import ballot, sections
+from dashboard import page, state
+from dashboard.vote import sections
+from engine.display import html
 
 chosen, study = page.open_study(watch_finished=False)
-question = sections.choose_question(study)
+contest = sections.choose_contest(study)
 address = {}
-if question is not None:
+if contest is not None:
     if chosen.read_only:
-        st.html(
-            markup.note(
-                "No votes here", "This dashboard was started with `--read-only`: it shows results and takes no votes."
-            )
-        )
+        st.html(html.note("No votes here", "This dashboard was started with `--read-only`: it only shows results."))
     else:
-        ballot.show(chosen, study, question.one, question.two)
-    sections.results(chosen, study, question)
-    address = sections.address(question)
+        sections.ballot(chosen, study, contest.one, contest.two)
+    sections.results(chosen, study, contest)
+    address = sections.address(contest)
 state.keep_in_address(study=study.id, **address)

@@ -1,16 +1,29 @@
-"""The sections of the Vote page: what is compared, and what the votes say."""
+"""The sections of the Vote page: what is compared, the ballot, and what the votes say."""
+
+import re
+import uuid
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
-from dashboard import markup, state
+from dashboard import state
+from dashboard.cache_access import Answer, Problem, ask
+from dashboard.loaders import PagePicture
 from dashboard.options import Options
 from dashboard.page import require
-from dashboard.studies import StudyView
-from dashboard.vote.loading import Question, Tally, tally
-from dashboard.vote.pairs import CHECK_EVERY
+from dashboard.vote.data import CHECK_EVERY, Contest, Pair, VoteTally, answered_and_next, pair_pictures, pairs, tally
 from engine.analysis.statistics import MIN_PROMPTS, Estimate
 from engine.analysis.votes import FEWEST_ONE_SIDED, MARGIN, MOST_WRONG, POWER, Preference
+from engine.cache.vote_table import SCORED, cast
+from engine.display import html
 from engine.display.formats import NONE, count, percent, percent_range, when
+from engine.display.headline import Figure
+from engine.display.tables import INTERVAL, FilledColumn, ResultTable, bold, name_of, table_of
+from engine.errors import CacheError
+from engine.results import Results
 
 HOW = (
     f"Between the pairs stand attention checks, one after every {CHECK_EVERY} pairs: the same picture twice, or, where "
@@ -19,21 +32,27 @@ HOW = (
     f"choose one side throughout, of the same picture twice too, in {FEWEST_ONE_SIDED} pairs or more.",
     "'No difference' counts as half a vote for each. Intervals: bootstrap over prompts, since votes on one prompt hang "
     "together. Equivalent: within the margin around 50 % by two one-sided tests at 5 %.",
-    "Margin and power belong to the question: settle them before votes come in. Half the margin takes four times the "
+    "Margin and power belong to the contest: settle them before votes come in. Half the margin takes four times the "
     "votes.",
     "Each browser has a name made up at random, and one vote on each pair.",
 )
-
-
 MARGINS = {"5": "±5 points", "10": "±10 points", "15": "±15 points", "20": "±20 points"}
 POWERS = {"80": "80 %", "90": "90 %"}
+LONGEST_SECONDS = 3600.0
+_HERE = Path(__file__).parent
+_ballot = st.components.v2.component(
+    "lab_ballot",
+    html='<div class="ballot"></div>',
+    css=(_HERE / "ballot.css").read_text(encoding="utf-8"),
+    js=(_HERE / "ballot.js").read_text(encoding="utf-8"),
+)
 
 
-def choose_question(study: StudyView) -> Question | None:
-    """Which two lanes are compared and how finely, chosen by whoever sends the link; None if there are no two."""
+def choose_contest(study: Results) -> Contest | None:
+    """Which two lanes are compared and how finely, as the sender of the link chooses; None below two lanes."""
     names = {lane.key: lane.label for lane in study.lanes}
     if len(names) < 2:
-        st.html(markup.note("There is nothing to compare", "A vote needs two lanes; this study has one."))
+        st.html(html.note("There is nothing to compare", "A vote needs two lanes; this study has one."))
         return None
     with st.expander("What is compared (voters need not open this)"):
         left, right = st.columns(2)
@@ -47,40 +66,36 @@ def choose_question(study: StudyView) -> Question | None:
             margin = state.choose_from("margin", "Equivalent within", MARGINS, f"{100 * MARGIN:.0f}")
         with right:
             power = state.choose_from("power", "Power to show it", POWERS, f"{100 * POWER:.0f}")
-        st.html(markup.soft("The address of this page holds the choice: send it to whoever shall vote."))
-        st.html(markup.method(HOW))
+        st.html(html.soft("The address of this page holds the choice: send it to the people who should vote."))
+        st.html(html.method(HOW))
     steps = tuple((lane.key, lane.steps) for lane in study.lanes)
-    return Question(one, two, steps, int(margin) / 100, int(power) / 100)
+    return Contest(one, two, steps, int(margin) / 100, int(power) / 100)
 
 
-def address(question: Question) -> dict[str, str]:
-    """What the address of the page holds of a question."""
-    shares = {"margin": question.margin, "power": question.power}
-    return {"one": question.one, "two": question.two, **{name: f"{100 * share:.0f}" for name, share in shares.items()}}
+def address(contest: Contest) -> dict[str, str]:
+    """What the address of the page holds of a contest."""
+    shares = {"margin": contest.margin, "power": contest.power}
+    return {"one": contest.one, "two": contest.two, **{name: f"{100 * share:.0f}" for name, share in shares.items()}}
 
 
-def results(chosen: Options, study: StudyView, question: Question) -> None:
-    """What the votes say so far; only when asked for, so that nobody votes with the crowd."""
+def results(chosen: Options, study: Results, contest: Contest) -> None:
+    """The votes so far; only on request, so that nobody votes with the crowd."""
     if not st.toggle("Show the results so far", key="results", bind="query-params"):
         return
     names = {lane.key: lane.label for lane in study.lanes}
-    found = require(lambda: tally(chosen.cache, study.id, question)).value
+    found = require(lambda: tally(chosen.cache, study.id, contest)).value
     asked = found.preference
-    st.html(markup.figures(_cards(found, question, names)))
-    st.html(markup.soft(_sentence(asked, names)))
+    st.html(html.figures(_cards(found, contest, names)))
+    st.html(html.soft(_sentence(asked, names)))
     if found.side.pairs:
-        st.html(markup.soft(_side(found.side)))
+        st.html(html.soft(_side(found.side)))
     if found.ranking:
-        st.html(
-            markup.heading(
-                "Ranking", "Bradley-Terry strengths in Elo points around 0; 100 points are odds of 1.8 to 1."
-            )
-        )
-        st.html(markup.table(["Lane", "Elo points", "95 % interval", "Votes"], _rows(found, study)))
-    st.html(markup.footer(_basis(found)))
+        st.html(html.heading("Ranking", "Bradley-Terry strengths in Elo points; 100 points are odds of 1.8 to 1."))
+        st.html(html.table(_ranking(found, study)))
+    st.html(html.footer(_basis(found)))
 
 
-def _cards(found: Tally, question: Question, names: dict[str, str]) -> list[tuple[str, str, str]]:
+def _cards(found: VoteTally, contest: Contest, names: dict[str, str]) -> list[Figure]:
     asked = found.preference
     interval = percent_range(asked.low, asked.high)
     note = (
@@ -88,14 +103,11 @@ def _cards(found: Tally, question: Question, names: dict[str, str]) -> list[tupl
         if asked.votes and asked.low == asked.low
         else f"n = {asked.votes}"
     )
+    shown = f"of {asked.needed}, to show equality with {100 * contest.power:.0f} % power"
     return [
-        (f"Preferred {names[asked.lane]} to {names[asked.other]}", percent(asked.value), note),
-        ("Verdict", asked.verdict, f"margin ±{100 * question.margin:.0f} points"),
-        (
-            "Votes still needed",
-            str(max(asked.needed - asked.votes, 0)),
-            f"of {asked.needed}, to show equality with {100 * question.power:.0f} % power",
-        ),
+        Figure(f"Preferred {names[asked.lane]} to {names[asked.other]}", percent(asked.value), note),
+        Figure("Verdict", asked.verdict, f"margin ±{100 * contest.margin:.0f} points"),
+        Figure("Votes still needed", str(max(asked.needed - asked.votes, 0)), shown),
     ]
 
 
@@ -111,29 +123,28 @@ def _sentence(asked: Preference, names: dict[str, str]) -> str:
 
 
 def _side(side: Estimate) -> str:
-    """What the same picture twice tells about the voters, and not about the lanes."""
+    """How voters chose between two copies of one picture: a fact about the voters, not the lanes."""
     interval = percent_range(side.low, side.high)
     spread = "too few voters for an interval" if interval == NONE else f"95 % interval {interval}"
     basis = f"{spread}, {count(side.pairs, 'vote')} by {count(side.n, 'voter')}"
-    text = f"Of the same picture twice, voters chose the left one in {percent(side.value)} ({basis}); 50 % is expected."
+    share = percent(side.value)
+    text = f"Between two copies of one picture, voters chose the left one in {share} ({basis}); 50 % is expected."
     leans = side.high < 0.5 or side.low > 0.5
-    return text + (" They lean to a side; sides are drawn at random, so that blurs but favours no lane." * leans)
+    return text + (" They prefer a side. Sides are random, so this adds noise but favours no lane." * leans)
 
 
-def _rows(found: Tally, study: StudyView) -> list[str]:
-    lanes = {lane.key: lane for lane in study.lanes}
-    rows = []
-    for row in found.ranking:
-        lane = lanes[row.lane]
-        name = markup.lane_name(lane.label, lane.scheduler, is_baseline=lane.key == study.baseline)
-        interval = f"{row.low:+.0f} to {row.high:+.0f}" if row.low == row.low else "–"
-        rows.append(
-            f'<tr><th scope="row">{name}</th><td><b>{row.elo:+.0f}</b></td><td>{interval}</td><td>{row.votes}</td></tr>'
-        )
-    return rows
+def _ranking(found: VoteTally, study: Results) -> ResultTable:
+    lanes = {lane.key: name_of(lane, study.baseline) for lane in study.lanes}
+    columns: list[FilledColumn] = [
+        ("Lane", lambda row: lanes[row.lane]),
+        ("Elo points", lambda row: bold(f"{row.elo:+.0f}")),
+        (INTERVAL, lambda row: f"{row.low:+.0f} to {row.high:+.0f}" if row.low == row.low else NONE),
+        ("Votes", lambda row: str(row.votes)),
+    ]
+    return table_of("Ranking", found.ranking, columns)
 
 
-def _basis(found: Tally) -> list[str]:
+def _basis(found: VoteTally) -> list[str]:
     asked = found.preference
     return [
         f"n = {count(asked.votes, 'vote')} on {count(asked.prompts, 'prompt')} by {count(asked.voters, 'voter')}",
@@ -141,3 +152,96 @@ def _basis(found: Tally) -> list[str]:
         f"{count(found.left_out, 'voter')} left out" if found.left_out else "",
         f"{when(found.first)} to {when(found.last)}" if found.last is not None else "",
     ]
+
+
+def ballot(chosen: Options, study: Results, lane: str, other: str) -> None:
+    """One pair of two lanes at a time, each choice written at once. A fragment: a vote redraws nothing else."""
+
+    @st.fragment
+    def body() -> None:
+        voter = _voter()
+        if not voter:
+            _ballot(key="ballot_voter", data={"key": ""}, on_voter_change=_remember)
+            return
+        place = f"voted {study.id} {voter}"
+        every = pairs(study, lane, other, voter)
+        found = None
+        if place not in st.session_state:
+            st.session_state[place], found = answered_and_next(chosen.cache, study.id, voter, every)
+        voted: set[str] = st.session_state[place]
+        left = [pair for pair in every if pair.key not in voted]
+        found = ask(chosen.cache, pair_pictures(left)) if found is None and left else found
+        _ask(chosen, study, voter, left, voted, len(every), found)
+
+    body()
+
+
+def _ask(
+    chosen: Options,
+    study: Results,
+    voter: str,
+    left: Sequence[Pair],
+    voted: set[str],
+    total: int,
+    found: Answer[list[PagePicture]] | Problem | None,
+) -> None:
+    if st.session_state.pop("vote_lost", None):
+        st.html(html.note("That vote could not be written", "The cache is in use. Please answer this pair again."))
+    if not left or found is None:
+        st.html(html.note("Thank you, that was all", f"You have answered all {count(total, 'pair')}."))
+        return
+    pair = left[0]
+    if isinstance(found, Problem):
+        st.html(html.note(found.title, found.detail))
+        return
+    sources = {picture.trajectory_id: picture for picture in found.value}
+    if pair.left_id not in sources or pair.right_id not in sources:
+        voted.add(pair.key)
+        st.rerun(scope="fragment")
+    st.progress((total - len(left)) / total, text=f"Pair {total - len(left) + 1} of {total}. Which picture is better?")
+
+    def answer() -> None:
+        given = st.session_state["ballot"].choice
+        if _take(chosen, study, voter, pair, given):
+            voted.add(pair.key)
+
+    one, two = sources[pair.left_id], sources[pair.right_id]
+    _ballot(
+        key="ballot",
+        data={
+            "key": pair.key,
+            "prompt": pair.prompt,
+            "left": one.source,
+            "right": two.source,
+            "small": one.width < html.SMALL_PIXELS,
+        },
+        on_choice_change=answer,
+    )
+
+
+def _take(chosen: Options, study: Results, voter: str, pair: Pair, given: Any) -> bool:
+    """Writes a choice, if it is one and belongs to the pair that was shown; whether the pair is answered."""
+    if chosen.read_only or not isinstance(given, dict) or given.get("key") != pair.key:
+        return False
+    choice, seconds = given.get("choice"), given.get("seconds")
+    if choice not in SCORED or not isinstance(seconds, int | float):
+        return False
+    try:
+        cast(chosen.cache, pair.vote(study.id, voter, choice, min(max(float(seconds), 0.0), LONGEST_SECONDS)))
+    except CacheError:
+        st.session_state["vote_lost"] = True
+        return False
+    return True
+
+
+def _remember() -> None:
+    name = str(st.session_state["ballot_voter"].voter or "")
+    st.session_state["voter"] = name if re.fullmatch(r"[0-9a-f]{32}", name) else uuid.uuid4().hex
+
+
+def _voter() -> str:
+    """The voter's made-up name: of who is signed in, else of the browser; empty until the browser has told it."""
+    user = dict(st.user)
+    if user.get("is_logged_in"):
+        return sha256(f"{user.get('iss')} {user.get('sub')}".encode()).hexdigest()[:32]
+    return str(st.session_state.get("voter", ""))

@@ -4,7 +4,7 @@ A border is measured for each run (prompt and seed) that has it, in log-SNR and 
 prompts with the bootstrap interval of `statistics`. Runs that never reach a border are left out and counted.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -87,7 +87,7 @@ BORDERS = (
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredBorder:
     """A border of a lane.
 
     Attributes:
@@ -103,7 +103,7 @@ class Measured:
     never: int
 
 
-def borders(steps: pd.DataFrame, frames: pd.DataFrame, lanes: list[str]) -> list[Measured]:
+def borders(steps: pd.DataFrame, frames: pd.DataFrame, lanes: list[str]) -> list[MeasuredBorder]:
     """Every border that can be measured, lane by lane.
 
     Args:
@@ -122,7 +122,7 @@ def borders(steps: pd.DataFrame, frames: pd.DataFrame, lanes: list[str]) -> list
 
 def _measure(
     border: Border, lane: str, paths: dict[Axis, dict[tuple[str, int], phases.Path]], table: pd.DataFrame | None
-) -> Measured | None:
+) -> MeasuredBorder | None:
     found: dict[Axis, dict[tuple[str, int], float | None]] = {}
     for axis in AXES:
         if table is None:
@@ -140,7 +140,7 @@ def _measure(
         for axis, places in reached.items()
         if places
     }
-    return Measured(border, lane, figures, runs, known - runs)
+    return MeasuredBorder(border, lane, figures, runs, known - runs)
 
 
 def _rows(border: Border, of_lane: pd.DataFrame) -> tuple[pd.DataFrame, Callable[[pd.Series], pd.Series]]:
@@ -154,17 +154,6 @@ def _rows(border: Border, of_lane: pd.DataFrame) -> tuple[pd.DataFrame, Callable
     return of_lane[of_lane["metric"] == metric], lambda values: values <= CLOSE
 
 
-def phase_spans(
-    measured: list[Measured], axis: Axis, share: int = 50
-) -> Iterator[tuple[str, st.Estimate, st.Estimate]]:
-    """Yields (lane, start, end) of the critical phase that holds a share (50 or 80 percent) of the path."""
-    places = {(found.lane, found.border.key): found.figures.get(axis) for found in measured}
-    for lane in dict.fromkeys(found.lane for found in measured):
-        start, end = (places.get((lane, f"critical_{share}_{side}")) for side in ("start", "end"))
-        if start is not None and end is not None:
-            yield lane, start, end
-
-
 _PATH: dict[str, Callable[[phases.Path], float]] = {
     "half_path": lambda path: path.halfway(),
     "critical_50_start": lambda path: path.critical_phase(0.5)[0],
@@ -174,7 +163,7 @@ _PATH: dict[str, Callable[[phases.Path], float]] = {
 }
 
 
-def border_rows(measured: Sequence[Measured]) -> list[tuple[str, ...]]:
+def border_rows(measured: Sequence[MeasuredBorder]) -> list[tuple[str, ...]]:
     """The borders as rows of text, a heading first; "-" where there are too few prompts for an interval."""
     rows: list[tuple[str, ...]] = [("lane", "border", "progress", "log-SNR", "n", "never reached")]
     for found in measured:

@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engine.analysis.comparison import Comparison
-from engine.analysis.quantities import QUANTITIES, Untestable, equivalence
-from engine.analysis.recommendation import recommend
-from engine.cache.findings import Findings
+from engine.analysis.quantities import QUANTITIES, StudyTables, Untestable, equivalence
 from engine.errors import StudyError, did_you_mean
 
 Word = Literal["confirmed", "refuted", "undecided", "not testable"]
@@ -127,11 +125,11 @@ def lanes_of(claims: Sequence[Claim]) -> tuple[str, ...]:
     )
 
 
-def evaluate(claims: Sequence[Claim], findings: Findings) -> list[ClaimVerdict]:
+def evaluate(claims: Sequence[Claim], results: StudyTables) -> list[ClaimVerdict]:
     """Puts claims to the test."""
     verdicts = []
     for claim in claims:
-        tests = tuple(_tested(test, findings) for test in claim.tests)
+        tests = tuple(_tested(test, results) for test in claim.tests)
         word = together([test.word for test in tests])
         verdicts.append(ClaimVerdict(claim.key, claim.text, word, tests, claim.untestable))
     return verdicts
@@ -146,7 +144,7 @@ def together(words: Sequence[Word]) -> Word:
     return "confirmed" if all(word == "confirmed" for word in words) else "undecided"
 
 
-def claim_lines(verdicts: Sequence[ClaimVerdict], findings: Findings) -> list[str]:
+def claim_lines(verdicts: Sequence[ClaimVerdict]) -> list[str]:
     """The verdicts for people."""
     lines = []
     for verdict in verdicts:
@@ -157,26 +155,15 @@ def claim_lines(verdicts: Sequence[ClaimVerdict], findings: Findings) -> list[st
             detail = "; ".join(filter(None, [f"{test.figure} ({test.n})" if test.figure else "", test.reason]))
             lines.append(f"              - {test.word}: {test.hypothesis}: {detail}")
         lines.append("")
-    lines += [
-        *recommend(
-            findings.quality, findings.metrics, findings.timings, findings.baseline, floors=findings.floors()
-        ).lines,
-        "",
-    ]
-    models = ", ".join(findings.models["source"]) if len(findings.models) else "none"
-    lines.append(f"Study {findings.study_id}, model {models}. Intervals are 95 %, prompts resampled.")
-    lines += [findings.reference_line()] if findings.reference_line() else []
-    if findings.missing:
-        lines.append(f"{findings.missing} cells of the study have not run yet.")
-    return lines + [f"Computed on {line}." for line in findings.environment_lines()]
+    return lines
 
 
-def _tested(test: Mapping[str, Any], findings: Findings) -> TestResult:
+def _tested(test: Mapping[str, Any], results: StudyTables) -> TestResult:
     hypothesis, quantity = _hypothesis(test), _quantity(test)
     try:
         if test["quantity"] == "equivalence":
-            return replace(_equivalence(hypothesis, equivalence(findings, test)), quantity=quantity)
-        found = QUANTITIES[test["quantity"]](findings, test)
+            return replace(_equivalence(hypothesis, equivalence(results, test)), quantity=quantity)
+        found = QUANTITIES[test["quantity"]](results, test)
     except Untestable as reason:
         return TestResult("not testable", hypothesis, "", "", str(reason), quantity)
     low, high = float(test.get("at_least", "-inf")), float(test.get("at_most", "inf"))

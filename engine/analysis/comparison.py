@@ -16,12 +16,23 @@ import numpy as np
 import pandas as pd
 
 from engine.analysis import statistics as st
-from engine.cache.findings import Floor
 
 # Metrics of pictures that compare with the reference, as the latent error does.
 OF_THE_REFERENCE = frozenset({"psnr", "ssim", "lpips"})
 
 Verdict = Literal["equivalent", "better", "worse", "higher", "lower", "undecided", "too few"]
+
+
+class Floor(float):
+    """A difference below which nothing is told apart, and where it comes from."""
+
+    def __new__(cls, value: float, source: str) -> "Floor":
+        """A floor of that value."""
+        floor = super().__new__(cls, value)
+        floor.source = source
+        return floor
+
+    source: str
 
 
 @dataclass(frozen=True)
@@ -84,10 +95,10 @@ def compare(
     """All lanes against the baseline by all metrics, in the order of the metrics.
 
     Args:
-        quality: Columns lane, prompt, seed, metric, value (`engine.cache.quality.quality`).
-        metrics: Columns metric, label, unit, direction, smallest_n, span, margin (`engine.cache.quality.metrics`).
+        quality: Columns lane, prompt, seed, metric, value (`engine.cache.score_tables.picture_scores`).
+        metrics: Columns metric, label, unit, direction, smallest_n, span, margin (`engine.cache.score_tables.metrics`).
         baseline: Lane that the others are compared with.
-        floors: Least margin of a metric, by key (`Findings.floors`).
+        floors: Least margin of a metric, by key (`engine.results.Results.floors`).
     """
     found: list[Comparison] = []
     for metric in metrics.to_dict("records"):

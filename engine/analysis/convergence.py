@@ -73,10 +73,10 @@ def convergence(
     """Errors per lane and the observed order of each scheduler; empty tables if nothing has an error.
 
     Args:
-        quality: Columns lane, prompt, seed, metric, value (`Findings.quality`).
-        cells: Columns study_lane, scheduler, scheduler_label, steps, nfe, status (`Findings.cells`).
+        quality: Columns lane, prompt, seed, metric, value (`engine.cache.score_tables.picture_scores`).
+        cells: Columns study_lane, scheduler, scheduler_label, steps, nfe, status (`engine.cache.queries.cells`).
         metric: The error to take; it must be one that falls to zero.
-        floor: Errors below it say nothing (`Findings.floors()["latent_error"]`).
+        floor: Errors below it say nothing (`engine.results.Results.floors`).
     """
     values = quality[(quality["metric"] == metric) & np.isfinite(quality["value"])]
     lanes = _lanes(cells[cells["status"] == "done"])

@@ -28,7 +28,7 @@ def matched_errors(paths: pd.DataFrame, levels: tuple[float, ...] = LEVELS) -> t
 
     Args:
         paths: Columns role ("lane", "reference" or "check"), lane, prompt, seed, step_index, log_snr, sketch
-            (`engine.cache.schedules.paths`).
+            (`engine.cache.step_tables.paths`).
         levels: Values of sigma.
 
     Returns:

@@ -1,17 +1,17 @@
-"""The quantities that claims are about: each a function from a study's findings to a figure with interval and n."""
+"""The quantities that claims are about: each a function from a study's results to a figure with interval and n."""
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from engine.analysis import phases, timing
+from engine.analysis import phases
 from engine.analysis import statistics as st
-from engine.analysis.comparison import Comparison, compare, paired
-from engine.cache.findings import Findings
+from engine.analysis import timing_summary as timing
+from engine.analysis.comparison import Comparison, Floor, compare, paired
 
 
 class Untestable(Exception):
@@ -19,7 +19,7 @@ class Untestable(Exception):
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredQuantity:
     """A figure with its 95 % interval.
 
     Attributes:
@@ -34,13 +34,34 @@ class Measured:
     note: str = ""
 
 
-Quantity = Callable[[Findings, Mapping[str, Any]], Measured]
+class StudyTables(Protocol):
+    """What claims are put to the test with; `engine.results.Results` says what the tables are."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def cells(self) -> pd.DataFrame: ...
+    @property
+    def metrics(self) -> pd.DataFrame: ...
+    @property
+    def quality(self) -> pd.DataFrame: ...
+    @property
+    def frame_quality(self) -> pd.DataFrame: ...
+    @property
+    def step_metrics(self) -> pd.DataFrame: ...
+    @property
+    def samples(self) -> pd.DataFrame: ...
+    @property
+    def floors(self) -> Mapping[str, Floor]: ...
 
 
-def speedup(findings: Findings, test: Mapping[str, Any]) -> Measured:
-    """Median time of the baseline over that of the lane, in the environment timed last."""
+Quantity = Callable[[StudyTables, Mapping[str, Any]], MeasuredQuantity]
+
+
+def speedup(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
+    """Median time of the baseline over that of the lane, in the environment that counts of those with both."""
     lane, baseline, batch_size = str(test["lane"]), str(test["baseline"]), int(test.get("batch_size", 1))
-    samples = findings.timings[findings.timings["batch_size"] == batch_size]
+    samples = results.samples[results.samples["batch_size"] == batch_size]
     both = [set(samples[samples["lane"] == key]["environment_id"]) for key in (lane, baseline)]
     shared = both[0] & both[1]
     if not shared:
@@ -48,32 +69,32 @@ def speedup(findings: Findings, test: Mapping[str, Any]) -> Measured:
             f"'{lane}' and '{baseline}' have not been timed in one environment at batch {batch_size}; "
             "run the study with [timing] repeats"
         )
-    samples = samples[samples["environment_id"].isin(shared)]
-    table = timing.summarise(samples, baseline)
-    row = table[table["lane"] == lane].sort_values("last_at").iloc[-1]
+    samples = samples[samples["environment_id"].isin(shared) & samples["lane"].isin([lane, baseline])]
+    table = timing.summarise(samples[samples["environment_id"] == timing.counted_environment(samples)], baseline)
+    row = table[table["lane"] == lane].iloc[0]
     if math.isnan(row["speedup_low"]):
         raise Untestable(f"too few timing samples: {row['n']} of '{lane}', at least {timing.MIN_SAMPLES} are needed")
     note = f"whole call, batch {batch_size}, on {row['device_name']}"
     if row["settled"] != "settled":
         note += f"; the samples are {row['settled']}"
-    return Measured(row["speedup"], row["speedup_low"], row["speedup_high"], f"{row['n']} repeats", note)
+    return MeasuredQuantity(row["speedup"], row["speedup_low"], row["speedup_high"], f"{row['n']} repeats", note)
 
 
-def call_reduction(findings: Findings, test: Mapping[str, Any]) -> Measured:
+def call_reduction(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
     """1 - denoiser calls of the lane / those of the baseline, as counted."""
-    calls = {key: _cells(findings, str(test[key]))["nfe"] for key in ("lane", "baseline")}
+    calls = {key: _cells(results, str(test[key]))["nfe"] for key in ("lane", "baseline")}
     ratios = 1 - np.array([calls["lane"].min(), calls["lane"].max()]) / float(calls["baseline"].mean())
     n = f"{len(calls['lane'])} and {len(calls['baseline'])} cells"
     counted = f"{calls['lane'].mean():g} instead of {calls['baseline'].mean():g} calls, counted"
-    return Measured(float(ratios.mean()), float(ratios.min()), float(ratios.max()), n, counted)
+    return MeasuredQuantity(float(ratios.mean()), float(ratios.min()), float(ratios.max()), n, counted)
 
 
-def quality_ratio(findings: Findings, test: Mapping[str, Any]) -> Measured:
+def quality_ratio(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
     """Mean of the lane over mean of the baseline; only for metrics whose zero means "none of it"."""
-    metric = _metric(findings, str(test["metric"]))
+    metric = _metric(results, str(test["metric"]))
     if not metric["has_true_zero"] or metric["direction"] != "higher":
         raise Untestable(f"a percentage of '{metric['metric']}' means nothing: it has no true zero to count up from")
-    pairs = _pairs(findings, str(test["metric"]), str(test["lane"]), str(test["baseline"]), int(metric["smallest_n"]))
+    pairs = _pairs(results, str(test["metric"]), str(test["lane"]), str(test["baseline"]), int(metric["smallest_n"]))
     means = [st.prompt_means(pairs[column].to_numpy(), pairs["prompt"].tolist()) for column in ("value", "value_base")]
     value, low, high = st.ratio(*means)
     if math.isnan(low):
@@ -84,36 +105,36 @@ def quality_ratio(findings: Findings, test: Mapping[str, Any]) -> Measured:
         ends = st.bounded_interval(means[0] - means[1], float(metric["span"]))
         bounds = [1 + end / float(means[1].mean()) for end in ends]
         low, high = min(low, bounds[0]), max(high, bounds[1])
-    return Measured(value, low, high, _n(len(means[0]), len(pairs)), note)
+    return MeasuredQuantity(value, low, high, _n(len(means[0]), len(pairs)), note)
 
 
-def path_share(findings: Findings, test: Mapping[str, Any]) -> Measured:
+def path_share(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
     """Share of the x0 path length between two values of progress."""
-    return _of_paths(findings, test, lambda path: path.share(float(test["start"]), float(test["end"])))
+    return _of_paths(results, test, lambda path: path.share(float(test["start"]), float(test["end"])))
 
 
-def critical_start(findings: Findings, test: Mapping[str, Any]) -> Measured:
+def critical_start(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
     """Where the shortest interval begins that holds a share (default half) of the x0 path length."""
-    return _of_paths(findings, test, lambda path: path.critical_phase(float(test.get("share", 0.5)))[0])
+    return _of_paths(results, test, lambda path: path.critical_phase(float(test.get("share", 0.5)))[0])
 
 
-def critical_end(findings: Findings, test: Mapping[str, Any]) -> Measured:
+def critical_end(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
     """Where that interval ends."""
-    return _of_paths(findings, test, lambda path: path.critical_phase(float(test.get("share", 0.5)))[1])
+    return _of_paths(results, test, lambda path: path.critical_phase(float(test.get("share", 0.5)))[1])
 
 
-def recognisable_at(findings: Findings, test: Mapping[str, Any]) -> Measured:
+def recognisable_at(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
     """Progress from which on CLIP recognises the concept in x0 to the end, between the kept frames on either side."""
-    return _mean_progress(_settled_frames(findings, str(test["lane"])))
+    return _mean_progress(_settled_frames(results, str(test["lane"])))
 
 
-def recognisable_earlier(findings: Findings, test: Mapping[str, Any]) -> Measured:
+def recognisable_earlier(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
     """How much earlier the lane is recognisable than the baseline, in progress, paired.
 
     The first picture comes after one call, which is a larger share of few calls than of many: runs that are recognised
     in it differ by that much whatever they show. They are counted in the note.
     """
-    late, early = (_settled_frames(findings, str(test[key])) for key in ("baseline", "lane"))
+    late, early = (_settled_frames(results, str(test[key])) for key in ("baseline", "lane"))
     found = _mean_gap(late, early)
     first = [min((value for value in side.values() if value is not None), default=math.nan) for side in (late, early)]
     at_once = sum(late[key] == first[0] and early[key] == first[1] for key in late if key in early)
@@ -126,15 +147,15 @@ def recognisable_earlier(findings: Findings, test: Mapping[str, Any]) -> Measure
     return replace(found, note="; ".join(filter(None, [found.note, grid])))
 
 
-def close_at(findings: Findings, test: Mapping[str, Any]) -> Measured:
+def close_at(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
     """Progress from which on x0 is within a distance (relative L2 in latent space) of the run's own final latents."""
-    return _mean_progress(_settled_distances(findings, str(test["lane"]), float(test["distance"])))
+    return _mean_progress(_settled_distances(results, str(test["lane"]), float(test["distance"])))
 
 
-def close_earlier(findings: Findings, test: Mapping[str, Any]) -> Measured:
+def close_earlier(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
     """How much earlier the lane is that close than the baseline, in progress, paired."""
     lanes, distance = (str(test["baseline"]), str(test["lane"])), float(test["distance"])
-    return _mean_gap(*(_settled_distances(findings, lane, distance) for lane in lanes))
+    return _mean_gap(*(_settled_distances(results, lane, distance) for lane in lanes))
 
 
 QUANTITIES: dict[str, Quantity] = {
@@ -154,42 +175,42 @@ QUANTITIES: dict[str, Quantity] = {
 }
 
 
-def equivalence(findings: Findings, test: Mapping[str, Any]) -> Comparison:
+def equivalence(results: StudyTables, test: Mapping[str, Any]) -> Comparison:
     """The comparison of a lane with the baseline by a metric.
 
     Raises:
         Untestable: There are no values, too few, or no margin.
     """
     key, lane, baseline = str(test["metric"]), str(test["lane"]), str(test["baseline"])
-    metric = _metric(findings, key)
-    _pairs(findings, key, lane, baseline, int(metric["smallest_n"]))
+    metric = _metric(results, key)
+    _pairs(results, key, lane, baseline, int(metric["smallest_n"]))
     # The latent error too: what it cannot tell apart is not ranked by others.
-    values = findings.quality[findings.quality["metric"].isin([key, "latent_error"])]
-    found = compare(values, findings.metrics, baseline, findings.floors())
+    values = results.quality[results.quality["metric"].isin([key, "latent_error"])]
+    found = compare(values, results.metrics, baseline, results.floors)
     row = next(row for row in found if (row.lane, row.metric) == (lane, key))
     if math.isnan(row.margin):
         raise Untestable(f"there is no margin: {row.margin_from}")
     return row
 
 
-def _cells(findings: Findings, lane: str) -> pd.DataFrame:
-    rows = findings.cells[(findings.cells["study_lane"] == lane) & (findings.cells["status"] == "done")]
+def _cells(results: StudyTables, lane: str) -> pd.DataFrame:
+    rows = results.cells[(results.cells["study_lane"] == lane) & (results.cells["status"] == "done")]
     if rows.empty:
-        raise Untestable(f"the study '{findings.study_id}' has no finished cell of lane '{lane}'")
+        raise Untestable(f"the study '{results.id}' has no finished cell of lane '{lane}'")
     return rows
 
 
-def _metric(findings: Findings, key: str) -> dict[str, Any]:
-    rows = findings.metrics[findings.metrics["metric"] == key].to_dict("records")
+def _metric(results: StudyTables, key: str) -> dict[str, Any]:
+    rows = results.metrics[results.metrics["metric"] == key].to_dict("records")
     if not rows:
-        raise Untestable(f"the study has not been scored with '{key}'; `python -m engine score {findings.study_id}`")
+        raise Untestable(f"the study has not been scored with '{key}'; `python -m engine score {results.id}`")
     if isinstance(rows[0]["unavailable"], str):
         raise Untestable(rows[0]["unavailable"])
     return dict(rows[0])
 
 
-def _pairs(findings: Findings, key: str, lane: str, baseline: str, smallest_n: int) -> pd.DataFrame:
-    values = findings.quality[findings.quality["metric"] == key]
+def _pairs(results: StudyTables, key: str, lane: str, baseline: str, smallest_n: int) -> pd.DataFrame:
+    values = results.quality[results.quality["metric"] == key]
     pairs = paired(values, values[values["lane"] == baseline], lane)
     prompts = pairs["prompt"].nunique()
     if len(pairs) < smallest_n or prompts < st.MIN_PROMPTS:
@@ -200,38 +221,40 @@ def _pairs(findings: Findings, key: str, lane: str, baseline: str, smallest_n: i
     return pairs
 
 
-def _of_paths(findings: Findings, test: Mapping[str, Any], value: Callable[[phases.Path], float]) -> Measured:
+def _of_paths(results: StudyTables, test: Mapping[str, Any], value: Callable[[phases.Path], float]) -> MeasuredQuantity:
     lane = str(test["lane"])
-    found = phases.paths(findings.step_metrics, lane)
+    found = phases.paths(results.step_metrics, lane)
     if not found:
         raise Untestable(f"no recorded steps of lane '{lane}'")
     return _measured([value(path) for path in found.values()], [prompt for prompt, _ in found])
 
 
-def _settled_frames(findings: Findings, lane: str) -> dict[tuple[str, int], float | None]:
-    _metric(findings, "recognised")
-    rows = findings.frame_quality
+def _settled_frames(results: StudyTables, lane: str) -> dict[tuple[str, int], float | None]:
+    _metric(results, "recognised")
+    rows = results.frame_quality
     rows = rows[(rows["lane"] == lane) & (rows["kind"] == "x0") & (rows["metric"] == "recognised")]
     if rows.empty:
         raise Untestable(f"no scored x0 frames of lane '{lane}'; the study needs [frames] kinds with \"x0\"")
     return phases.settled_at(rows, lambda values: values >= 0.5)
 
 
-def _settled_distances(findings: Findings, lane: str, distance: float) -> dict[tuple[str, int], float | None]:
-    rows = findings.step_metrics
+def _settled_distances(results: StudyTables, lane: str, distance: float) -> dict[tuple[str, int], float | None]:
+    rows = results.step_metrics
     rows = rows[(rows["lane"] == lane) & (rows["metric"] == "x0_distance")]
     if rows.empty:
         raise Untestable(f"no recorded distances of lane '{lane}'")
     return phases.settled_at(rows, lambda values: values <= distance)
 
 
-def _mean_progress(found: dict[tuple[str, int], float | None]) -> Measured:
+def _mean_progress(found: dict[tuple[str, int], float | None]) -> MeasuredQuantity:
     reached = {key: value for key, value in found.items() if value is not None}
     never = len(found) - len(reached)
     return _measured(list(reached.values()), [prompt for prompt, _ in reached], _never(never, len(found)))
 
 
-def _mean_gap(late: dict[tuple[str, int], float | None], early: dict[tuple[str, int], float | None]) -> Measured:
+def _mean_gap(
+    late: dict[tuple[str, int], float | None], early: dict[tuple[str, int], float | None]
+) -> MeasuredQuantity:
     pairs = {key: (late[key], early[key]) for key in late if key in early}
     gaps = {key: a - b for key, (a, b) in pairs.items() if a is not None and b is not None}
     never = len(pairs) - len(gaps)
@@ -242,11 +265,11 @@ def _never(never: int, n: int) -> str:
     return f"{never} of {n} left out, as they never get there" if never else ""
 
 
-def _measured(values: list[float], prompts: list[str], note: str = "") -> Measured:
+def _measured(values: list[float], prompts: list[str], note: str = "") -> MeasuredQuantity:
     if len(set(prompts)) < st.MIN_PROMPTS:
         raise Untestable(f"too few: {_n(len(set(prompts)), len(values))}, at least {st.MIN_PROMPTS} prompts are needed")
     found = st.estimate(values, prompts)
-    return Measured(found.value, found.low, found.high, _n(found.n, found.pairs), note)
+    return MeasuredQuantity(found.value, found.low, found.high, _n(found.n, found.pairs), note)
 
 
 def _n(prompts: int, pairs: int) -> str:

@@ -1,6 +1,6 @@
 """The cheapest lane that is as good as the baseline: a statistical statement, with the runner-up and why.
 
-Cheap means measured seconds: the median whole call at batch 1, in the environment that was timed last. As good means
+Cheap means measured seconds: the median whole call at batch 1 in the counted environment (timing.py). As good means
 that comparison.py finds the lane "equivalent" or "better" by the metric that decides, and that no other metric objects
 by calling it "worse": a score of what a picture shows can stay where it is while the pictures themselves are no longer
 what the solver was asked for. PSNR may not object, as a logarithm of the error: what a difference of it means depends
@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from engine.analysis import statistics as st
-from engine.analysis import timing
-from engine.analysis.comparison import Comparison, compare
-from engine.cache.findings import Floor
+from engine.analysis import timing_summary as timing
+from engine.analysis.comparison import Comparison
 
 PREFERRED = ("clip_score", "ssim", "latent_error")
 AS_GOOD = frozenset({"equivalent", "better"})
@@ -74,44 +73,19 @@ def deciding(scored: Collection[str]) -> str:
 
 
 def recommend(
-    quality: pd.DataFrame,
-    metrics: pd.DataFrame,
-    timings: pd.DataFrame,
-    baseline: str,
-    metric: str | None = None,
-    floors: Mapping[str, Floor] | None = None,
+    times: pd.DataFrame, found: Sequence[Comparison], baseline: str, metric: str, *, scored: bool = True
 ) -> Recommendation:
     """The recommendation by one metric.
-
-    Args:
-        quality: Columns of `engine.cache.quality.quality`.
-        metrics: Columns of `engine.cache.quality.metrics`.
-        timings: Columns of `engine.cache.queries.timings`.
-        baseline: The lane that others have to match.
-        metric: Its key; the first of `PREFERRED` that has values unless given.
-        floors: As in `compare`.
-    """
-    scored = set(quality["metric"])
-    metric = metric or deciding(scored)
-    if metric not in scored:
-        return _none(metric, f"The study has no values of '{metric}'; score it first.")
-    samples = timings[(timings["batch_size"] == 1) & (timings["stage"] == "total")]
-    if len(samples):
-        last = samples.sort_values("created_at")["environment_id"].iloc[-1]
-        samples = samples[samples["environment_id"] == last]
-    times = timing.summarise(samples, baseline)
-    return choose(times, compare(quality, metrics, baseline, floors), baseline, metric)
-
-
-def choose(times: pd.DataFrame, found: Sequence[Comparison], baseline: str, metric: str) -> Recommendation:
-    """The recommendation from times and comparisons that are there already.
 
     Args:
         times: Rows of `timing.summarise`, of one environment and batch size.
         found: Comparisons by that metric, and by others, which may object.
         baseline: The lane that others have to match.
         metric: Its key.
+        scored: Whether the study has any values of it.
     """
+    if not scored:
+        return _none(metric, f"The study has no values of '{metric}'; score it first.")
     rows = {row.lane: row for row in found if row.metric == metric}
     if reason := _unknown(times, list(rows.values()), baseline):
         return _none(metric, reason)

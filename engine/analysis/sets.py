@@ -9,7 +9,7 @@ def set_rows(sets: pd.DataFrame) -> list[tuple[str, ...]]:
     """What set metrics say, a heading first; what was refused is left to `refusal_lines`.
 
     Args:
-        sets: Columns as of `engine.cache.sets.set_quality`.
+        sets: Columns as of `engine.cache.score_tables.lane_scores`.
     """
     return [HEADING, *(_row(row) for row in sets[sets["value"].notna()].to_dict("records"))]
 

@@ -19,6 +19,7 @@ TIME_COLUMNS = [
     "speedup_low",
     "speedup_high",
     "settled",
+    "environment_id",
     "device_name",
     "batch_size",
     "last_at",

@@ -21,7 +21,7 @@ import pandas as pd
 from scipy import special
 
 from engine.analysis import statistics as st
-from engine.cache.votes import SCORED
+from engine.cache.vote_table import SCORED
 
 Floats = npt.NDArray[np.float64]
 
@@ -77,7 +77,7 @@ def inattentive(votes: pd.DataFrame, steps: Mapping[str, int]) -> set[str]:
     lose. A check on a lane that is not known any more says nothing.
 
     Args:
-        votes: As returned by `engine.cache.votes.votes`.
+        votes: As returned by `engine.cache.vote_table.votes`.
         steps: Lane -> its steps.
     """
     checks = votes[votes["check_kind"] == "obvious"]

@@ -2,20 +2,19 @@
 
 DuckDB lets either one process write or many read. Whoever finds the file locked waits with jitter and tries again.
 The process that holds the file must not open it by any other route (copying or hashing it would drop its lock), and its
-threads take turns (`turns`).
+threads take turns (`read_write_lock`).
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import duckdb
 
-from engine.cache import trust
-from engine.cache.migration import Migration
-from engine.cache.opening import opened
-from engine.cache.schema import CREATE_MIGRATIONS, MIGRATIONS, SCHEMA_VERSION
-from engine.cache.trouble import explained
+from engine.cache import release_010, trust
+from engine.cache.duckdb_errors import translated
+from engine.cache.opening import BLOCK_BYTES, opened
+from engine.cache.schema import CREATE_MIGRATIONS, MIGRATIONS, SCHEMA_VERSION, Migration
 from engine.errors import CacheError, CacheMissing, CacheOutdated
 
 # What others need of DuckDB to hold a connection and to tell its errors.
@@ -51,7 +50,7 @@ def reading(
     _refuse_no_file(path)
     with (
         opened(path, read_only=True, patience=patience, alone=False) as connection,
-        explained(path),
+        translated(path),
         trust.within(connection, seconds, path),
     ):
         _check(connection, path, inspect)
@@ -114,46 +113,105 @@ def writing(path: Path, patience: float = WRITE_PATIENCE_SECONDS) -> Iterator[du
         CacheBusy, CacheOutdated, CacheRefused, CacheError: As in `reading`; also when the disk is full.
     """
     _refuse_no_file(path)
-    with opened(path, read_only=False, patience=patience, alone=True) as connection, explained(path):
+    with opened(path, read_only=False, patience=patience, alone=True) as connection, translated(path):
         _check(connection, path, inspect=False)
         connection.execute("BEGIN")
         yield connection
         connection.execute("COMMIT")
 
 
-def migrate(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> list[Migration]:
+def migrate(
+    path: Path,
+    migrations: Sequence[Migration] = MIGRATIONS,
+    *,
+    block_bytes: int = BLOCK_BYTES,
+    inspect: bool = False,
+) -> list[Migration]:
     """Creates the cache, or brings an older one up to date; returns the steps taken.
 
-    Each migration and its record are one transaction: a failing one leaves the file as it was before it. A cache
-    that is up to date is only read.
+    Each migration and its record are one transaction: a failing one leaves the file as it was before it. A cache of
+    release 0.1.0 stays as it is until a converted one can take its place. A cache that is up to date is only read.
+
+    Args:
+        path: The cache.
+        migrations: All steps there are.
+        block_bytes: What the file grows by, if it is a new one.
+        inspect: Look at the contents of a cache of release 0.1.0 before it is converted: it comes from a stranger.
 
     Raises:
         CacheRefused: It holds what no cache holds.
-        CacheError: The file is no cache, damaged, or written by a newer version.
+        CacheError: The file is no cache, damaged, older than release 0.1.0, or written by a newer version.
     """
     _refuse_no_file(path)
     if path.exists():
-        with opened(path, read_only=True, patience=WRITE_PATIENCE_SECONDS, alone=False) as connection, explained(path):
+        with opened(path, read_only=True, patience=WRITE_PATIENCE_SECONDS, alone=False) as connection, translated(path):
             if not _lacking(connection, path, migrations):
                 return []
+            old = _version(connection, path)
+        if old == release_010.SCHEMA:
+            return _convert(path, migrations, block_bytes, inspect)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CacheError(f"The folder of the cache {path} cannot be made: {error}.") from error
+    with _alone(path, block_bytes) as connection:
+        return _migrated(connection, _lacking(connection, path, migrations))
+
+
+def _convert(path: Path, migrations: Sequence[Migration], block_bytes: int, inspect: bool) -> list[Migration]:
+    """Puts a converted cache in the place of one of release 0.1.0; nobody writes to that meanwhile."""
+    log = path.with_name(path.name + ".wal")
+    if log.exists():  # of a process that was killed; it must not be taken for the new file's
+        with _alone(path, block_bytes) as connection:
+            connection.execute("CHECKPOINT")
     with (
-        opened(path, read_only=False, patience=WRITE_PATIENCE_SECONDS, alone=True) as connection,
-        explained(path),
+        opened(path, read_only=True, patience=WRITE_PATIENCE_SECONDS, alone=True) as source,
+        translated(path),
     ):
-        todo = _lacking(connection, path, migrations)
-        for step in todo:
-            connection.execute("BEGIN")
-            connection.execute(CREATE_MIGRATIONS)
-            connection.execute(step.sql)
-            connection.execute(
-                "INSERT INTO schema_migrations VALUES (?, ?, now() AT TIME ZONE 'UTC')", [step.version, step.name]
-            )
-            connection.execute("COMMIT")
-        return todo
+        trust.refuse_foreign_objects(source, path)
+        if _version(source, path) != release_010.SCHEMA:
+            return []  # another process was faster
+        if log.exists():
+            raise CacheError(f"A process that wrote to {path} was killed just now; try again.")
+        if inspect:
+            with trust.within(source, trust.INSPECTION_SECONDS, path):
+                trust.inspect(source, path)
+
+        def build(new: Path) -> None:
+            with _alone(new, block_bytes) as target:
+                _migrated(target, migrations, lambda: release_010.convert(source, target))
+
+        release_010.replace(path, build)
+    return list(migrations)
+
+
+@contextlib.contextmanager
+def _alone(path: Path, block_bytes: int) -> Iterator[duckdb.DuckDBPyConnection]:
+    with (
+        opened(
+            path, read_only=False, patience=WRITE_PATIENCE_SECONDS, alone=True, block_bytes=block_bytes
+        ) as connection,
+        translated(path),
+    ):
+        yield connection
+
+
+def _migrated(
+    connection: duckdb.DuckDBPyConnection, steps: Sequence[Migration], fill: Callable[[], None] = lambda: None
+) -> list[Migration]:
+    """Takes steps, each with its record; the last one with the rows that fill its tables."""
+    for step in steps:
+        connection.execute("BEGIN")
+        connection.execute(CREATE_MIGRATIONS)
+        connection.execute(step.sql)
+        connection.execute(
+            "INSERT INTO schema_migrations (version, name, applied_at) VALUES (?, ?, now() AT TIME ZONE 'UTC')",
+            [step.version, step.name],
+        )
+        if step is steps[-1]:
+            fill()
+        connection.execute("COMMIT")
+    return list(steps)
 
 
 def _lacking(connection: duckdb.DuckDBPyConnection, path: Path, migrations: Sequence[Migration]) -> list[Migration]:
@@ -161,6 +219,11 @@ def _lacking(connection: duckdb.DuckDBPyConnection, path: Path, migrations: Sequ
     trust.refuse_foreign_objects(connection, path)
     version = _version(connection, path)
     _refuse_newer(version, path, migrations[-1].version)
+    if 0 < version < release_010.SCHEMA:
+        raise CacheError(
+            f"The cache {path} has schema {version}, from before release 0.1.0. Run `python -m engine migrate` of "
+            "release 0.1.0 on it first."
+        )
     return [step for step in migrations if step.version > version]
 
 

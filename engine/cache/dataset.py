@@ -34,9 +34,9 @@ CELLS_AT_ONCE = 64
 
 def plain_tables(db: Connection, study: str) -> Iterator[tuple[str, pa.Table]]:
     """(name, rows) of every table of the cache but the frames, with the rows that the study needs."""
-    for table in TABLES:
-        if table.name != "frames":
-            yield table.name, read(db, table, study)
+    for name in dict.fromkeys(table.name for table in TABLES):
+        if name != "frames":
+            yield name, pa.concat_tables(read(db, table, study) for table in TABLES if table.name == name)
 
 
 def lanes(db: Connection, study: str) -> dict[str, list[str]]:

@@ -1,6 +1,7 @@
-"""Every table of the cache: which rows are one thing, and what they hang on. Export and import are drawn from this.
+"""Every table of the cache: which rows are one thing, and what they hang on.
 
-A test compares it with the migrations, so that a new table cannot be forgotten.
+Writing (`rows`), export and import are drawn from this; a test compares it with the schema, so that a new table cannot
+be forgotten.
 """
 
 from dataclasses import dataclass
@@ -15,26 +16,25 @@ Kind = Literal["cell", "score", "study", "shared"]
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table of the cache.
+class CacheTable:
+    """A table of the cache, or those of its rows that hang on one kind of thing.
 
     Attributes:
         kind: What its rows hang on.
         unit: Columns whose values are equal in all rows that are taken or left together; none of them is NULL.
-        decided_by: The table that is asked whether a unit is here already; itself unless given.
         of_study: Which rows of a shared table a study needs, as an SQL condition; see `scope`.
+        only: Which rows of the table are meant, as an SQL condition; all unless given.
+        key: Columns whose values are equal in all rows that are written together; the unit unless given.
+        on_write: Whether a row written again takes the place of the one that is there, or leaves it.
     """
 
     name: str
     kind: Kind
     unit: tuple[str, ...]
     of_study: str = ""
-    decided_by: str = ""
-
-    @property
-    def decider(self) -> str:
-        """The table that is asked whether a unit is here already."""
-        return self.decided_by or self.name
+    only: str = "true"
+    key: tuple[str, ...] = ()
+    on_write: Literal["replace", "keep"] = "replace"
 
 
 _CELLS = """
@@ -49,83 +49,61 @@ _SWAPS = "SELECT swap_id FROM study_swaps WHERE study_id = $study"
 _OF_LANES = f"(model_id, config_id) IN (SELECT (model_id, config_id) FROM {_RUNS})"
 _TIMED = f"""(model_id, config_id, width, height, dtype, guided) IN (
     SELECT (model_id, config_id, width, height, dtype, guidance_scale > 1) FROM {_RUNS})"""
-_USED_METRICS = f"""(metric, metric_version) IN (
-    SELECT (metric, metric_version) FROM study_metrics WHERE study_id = $study
-    UNION SELECT (metric, metric_version) FROM quality WHERE trajectory_id IN ({_CELLS})
-    UNION SELECT (metric, metric_version) FROM unscored WHERE trajectory_id IN ({_CELLS})
-    UNION SELECT (metric, metric_version) FROM frame_quality WHERE trajectory_id IN ({_CELLS}))"""
-_USED_SET_METRICS = """(metric, metric_version) IN (
-    SELECT (metric, metric_version) FROM study_set_metrics WHERE study_id = $study
-    UNION SELECT (metric, metric_version) FROM set_quality WHERE study_id = $study)"""
+# A metric that measures pictures may measure frames too.
+_USED_METRICS = f"""(scope, metric, metric_version) IN (
+    SELECT (scope, metric, metric_version) FROM study_metrics WHERE study_id = $study
+    UNION SELECT (m.scope, metric, metric_version) FROM scores s JOIN metrics m USING (metric, metric_version)
+    WHERE (s.scope = m.scope OR s.scope = 'frame') AND (s.study_id = $study OR s.trajectory_id IN ({_CELLS})))"""
+_ENVIRONMENTS = f"""environment_id IN (
+    SELECT environment_id FROM {_RUNS}
+    UNION SELECT environment_id FROM timings WHERE {_TIMED}
+    UNION SELECT environment_id FROM noise_floors WHERE {_OF_LANES}
+    UNION SELECT environment_id FROM commitment WHERE swap_id IN ({_SWAPS}))"""
+_MODELS = f"""model_id IN (
+    SELECT model_id FROM {_RUNS}
+    UNION SELECT model_id FROM commitment WHERE swap_id IN ({_SWAPS}))"""
 _LANE = ("model_id", "config_id")
-_SCORE = ("trajectory_id", "metric", "metric_version")
+_SIZE = ("dtype", "guidance_scale", "width", "height")
+_SAMPLE = ("width", "height", "dtype", "guided", "batch_size", "repeat")
+_VERSION = ("metric", "metric_version")
+# NULL where a score has no such thing: a picture no lane, a lane no cell.
+_SCORED = ("trajectory_id", "study_id", "lane", "against", *_VERSION)
 
-TABLES: tuple[Table, ...] = (
-    Table(
-        "environments",
-        "shared",
-        ("environment_id",),
-        f"""environment_id IN (
-        SELECT environment_id FROM {_RUNS}
-        UNION SELECT environment_id FROM timings WHERE {_TIMED}
-        UNION SELECT environment_id FROM noise_floors WHERE {_OF_LANES}
-        UNION SELECT environment_id FROM commitment WHERE swap_id IN ({_SWAPS}))""",
-    ),
-    Table(
-        "models",
-        "shared",
-        ("model_id",),
-        f"""model_id IN (
-        SELECT model_id FROM {_RUNS}
-        UNION SELECT model_id FROM commitment WHERE swap_id IN ({_SWAPS}))""",
-    ),
-    Table("metrics", "shared", ("metric", "metric_version"), _USED_METRICS),
-    Table("set_metrics", "shared", ("metric", "metric_version"), _USED_SET_METRICS),
-    Table(
-        "timings",
-        "shared",
-        ("environment_id", *_LANE, "width", "height", "dtype", "guided", "batch_size", "repeat"),
-        _TIMED,
-    ),
-    # A lane's schedule, settings and findings go with its row in `lints`, which comes last.
-    Table("schedules", "shared", _LANE, _OF_LANES, "lints"),
-    Table("schedule_settings", "shared", _LANE, _OF_LANES, "lints"),
-    Table("schedule_findings", "shared", _LANE, _OF_LANES, "lints"),
-    Table("lints", "shared", _LANE, _OF_LANES),
-    Table(
-        "noise_floors",
-        "shared",
-        ("environment_id", *_LANE, "dtype", "guidance_scale", "width", "height", "variation", "metric"),
-        _OF_LANES,
-    ),
-    Table("commitment", "shared", ("swap_id",), f"swap_id IN ({_SWAPS})"),
-    Table("trajectories", "cell", ("trajectory_id",)),
-    Table("frames", "cell", ("trajectory_id",)),
-    Table("latents", "cell", ("trajectory_id",)),
-    Table("step_metrics", "cell", ("trajectory_id",)),
-    Table("step_sketches", "cell", ("trajectory_id",)),
-    Table("quality", "score", _SCORE),
-    Table("unscored", "score", _SCORE),
-    Table("frame_quality", "score", _SCORE),
-    Table("studies", "study", ("study_id",)),
-    Table("study_trajectories", "study", ("study_id", "trajectory_id")),
-    Table("study_metrics", "study", ("study_id", "metric")),
-    Table("study_set_metrics", "study", ("study_id", "metric")),
-    Table("study_references", "study", ("study_id", "reference_id")),
-    Table("study_swaps", "study", ("study_id", "swap_id")),
-    Table("frame_metrics", "study", ("study_id", "metric")),
-    Table("votes", "study", ("vote_id",)),
-    Table("set_quality", "study", ("study_id", "lane", "against", "metric", "metric_version")),
+TABLES: tuple[CacheTable, ...] = (
+    CacheTable("environments", "shared", ("environment_id",), _ENVIRONMENTS, on_write="keep"),
+    CacheTable("models", "shared", ("model_id",), _MODELS, on_write="keep"),
+    CacheTable("metrics", "shared", ("scope", *_VERSION), _USED_METRICS),
+    CacheTable("timings", "shared", ("environment_id", *_LANE, *_SAMPLE), _TIMED),
+    CacheTable("lints", "shared", _LANE, _OF_LANES),
+    CacheTable("noise_floors", "shared", ("environment_id", *_LANE, *_SIZE, "variation", "metric"), _OF_LANES),
+    CacheTable("commitment", "shared", ("swap_id",), f"swap_id IN ({_SWAPS})"),
+    CacheTable("trajectories", "cell", ("trajectory_id",)),
+    CacheTable("frames", "cell", ("trajectory_id",)),
+    CacheTable("latents", "cell", ("trajectory_id",)),
+    CacheTable("steps", "cell", ("trajectory_id",)),
+    CacheTable("scores", "score", ("scope", "trajectory_id", *_VERSION), only="scope <> 'lane'", key=_SCORED),
+    CacheTable("scores", "study", ("study_id", "lane", "against", *_VERSION), only="scope = 'lane'", key=_SCORED),
+    CacheTable("studies", "study", ("study_id",)),
+    CacheTable("study_trajectories", "study", ("study_id", "trajectory_id")),
+    CacheTable("study_metrics", "study", ("study_id", "scope", "metric")),
+    CacheTable("study_references", "study", ("study_id", "reference_id")),
+    CacheTable("study_swaps", "study", ("study_id", "swap_id")),
+    CacheTable("votes", "study", ("vote_id",), on_write="keep"),
 )
 
 
-def of_kind(kind: Kind) -> list[Table]:
+def named(name: str) -> CacheTable:
+    """A table by its name; of one that has rows of two kinds the first, as both are written alike."""
+    return next(table for table in TABLES if table.name == name)
+
+
+def of_kind(kind: Kind) -> list[CacheTable]:
     """The tables of a kind, in the order they are written."""
     return [table for table in TABLES if table.kind == kind]
 
 
-def scope(table: Table) -> str:
+def scope(table: CacheTable) -> str:
     """Which rows of a table belong to one study: an SQL condition with the parameter $study."""
     if table.kind == "study":
-        return "study_id = $study"
-    return table.of_study or f"trajectory_id IN ({_CELLS})"
+        return f"study_id = $study AND {table.only}"
+    return table.of_study or f"trajectory_id IN ({_CELLS}) AND {table.only}"

@@ -1,6 +1,6 @@
 """Taking over what another cache holds. `inventory` says what hangs on what; these are the rules:
 
-- What is here stays. Only what is not here is taken, whole units at a time (`Table.unit`).
+- What is here stays. Only what is not here is taken, whole units at a time (`CacheTable.unit`).
 - A cell comes with its frames, latents and step metrics, or not at all. A finished cell takes the place of a failed
   one; and one with more frames that of one with fewer, if both have the same picture.
 - Scores and votes come where the picture is the same on both sides; metrics of whole sets where all pictures are. A
@@ -21,7 +21,8 @@ import pyarrow as pa
 
 from engine.cache import merge_studies
 from engine.cache.connection import Connection
-from engine.cache.inventory import Table, of_kind, scope
+from engine.cache.inventory import CacheTable, of_kind, scope
+from engine.cache.rows import clear, put, put_missing
 
 CELLS_AT_ONCE = 64
 # The picture of a cell: its final latents, or else the bytes of its final frames.
@@ -85,7 +86,7 @@ def merge(source: Connection, group: Group, study: str | None = None) -> Merged:
             incoming = read(source, table, study)
             if table.name == "models":
                 _learn_parameters(db, incoming)
-            merged.added(table.name, insert_missing(db, table, incoming))
+            merged.added(table.name, put_missing(db, table, incoming))
             kept = _differing(db, table, incoming)
             if kept:
                 merged.differing[table.name] = kept
@@ -93,14 +94,17 @@ def merge(source: Connection, group: Group, study: str | None = None) -> Merged:
         with group() as db:
             _take_cells(source, db, ids, merged)
     with group() as db:
-        merge_studies.take(source, db, {table.name: read(source, table, study) for table in of_kind("study")}, merged)
+        incoming = {table.name: read(source, table, study) for table in of_kind("study")}
+        merged.studies, added = merge_studies.take(source, db, incoming, merged.others)
+        for name, count in added.items():
+            merged.added(name, count)
     return merged
 
 
-def read(source: Connection, table: Table, study: str | None) -> pa.Table:
+def read(source: Connection, table: CacheTable, study: str | None) -> pa.Table:
     """The rows of a table, of one study or all."""
     if study is None:
-        return source.sql(f"SELECT * FROM {table.name}").to_arrow_table()
+        return source.sql(f"SELECT * FROM {table.name} WHERE {table.only}").to_arrow_table()
     return source.sql(f"SELECT * FROM {table.name} WHERE {scope(table)}", params={"study": study}).to_arrow_table()
 
 
@@ -112,10 +116,10 @@ def cell_ids(source: Connection, study: str | None) -> list[str]:
     return [row[0] for row in source.execute(query, {} if study is None else {"study": study}).fetchall()]
 
 
-def rows_of(source: Connection, table: str, ids: list[str]) -> pa.Table:
+def rows_of(source: Connection, table: CacheTable, ids: list[str]) -> pa.Table:
     """The rows of some cells."""
     return source.sql(
-        f"SELECT * FROM {table} WHERE trajectory_id IN (SELECT unnest($ids))", params={"ids": ids}
+        f"SELECT * FROM {table.name} WHERE trajectory_id IN (SELECT unnest($ids)) AND {table.only}", params={"ids": ids}
     ).to_arrow_table()
 
 
@@ -133,20 +137,13 @@ def _take_cells(source: Connection, db: Connection, ids: list[str], merged: Merg
     richer = [key for key in same if _has_more_frames(theirs[key], ours[key])]
     taken = [*new, *mended, *richer]
     for table in of_kind("cell"):
-        db.execute(
-            f"DELETE FROM {table.name} WHERE trajectory_id IN (SELECT unnest($ids))", {"ids": [*mended, *richer]}
-        )
-        merged.added(table.name, _insert(db, table.name, rows_of(source, table.name, taken)))
+        clear(db, table.name, [*mended, *richer])
+        merged.added(table.name, put(db, table.name, rows_of(source, table, taken)))
     for table in of_kind("score"):
-        db.execute(f"DELETE FROM {table.name} WHERE trajectory_id IN (SELECT unnest($ids))", {"ids": mended})
-        scores = rows_of(source, table.name, [*new, *mended, *same])
-        merged.added(table.name, insert_missing(db, table, scores))
-    db.execute(
-        "DELETE FROM unscored WHERE (trajectory_id, metric, metric_version) IN "
-        "(SELECT (trajectory_id, metric, metric_version) FROM quality) "
-        "AND trajectory_id IN (SELECT unnest($ids))",
-        {"ids": ids},
-    )
+        clear(db, table.name, mended)
+        scores = rows_of(source, table, [*new, *mended, *same])
+        _drop_reasons(db, table, scores)
+        merged.added(table.name, put_missing(db, table, scores))
     merged.cells += len(new)
     merged.replaced += len(mended) + len(richer)
     merged.equal += len(same) - len(richer)
@@ -174,29 +171,18 @@ def _has_more_frames(one: Picture, other: Picture) -> bool:
     return one[1] == "done" and more and one[2] >= other[2] and set(one[3].split(",")) >= set(other[3].split(","))
 
 
-def _insert(db: Connection, table: str, incoming: pa.Table) -> int:
-    if incoming.num_rows:
-        db.register("incoming", incoming)
-        db.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming")
-        db.unregister("incoming")
-    return int(incoming.num_rows)
-
-
-def insert_missing(db: Connection, table: Table, incoming: pa.Table) -> int:
-    """Adds the rows of units that are not here yet."""
-    if not incoming.num_rows:
-        return 0
+def _drop_reasons(db: Connection, table: CacheTable, incoming: pa.Table) -> None:
+    """Deletes reasons for having no score where a value comes."""
     unit = ", ".join(table.unit)
-    absent = [f"({unit}) NOT IN (SELECT ({unit}) FROM {name})" for name in {table.name, table.decider}]
     db.register("incoming", incoming)
-    rows = db.execute(
-        f"INSERT INTO {table.name} BY NAME SELECT * FROM incoming WHERE {' AND '.join(absent)}"
-    ).fetchall()
+    db.execute(
+        f"DELETE FROM {table.name} WHERE value IS NULL AND {table.only} "
+        f"AND ({unit}) IN (SELECT ({unit}) FROM incoming WHERE value IS NOT NULL)"
+    )
     db.unregister("incoming")
-    return int(rows[0][0])
 
 
-def _differing(db: Connection, table: Table, incoming: pa.Table) -> int:
+def _differing(db: Connection, table: CacheTable, incoming: pa.Table) -> int:
     """How many rows are not here with just this content."""
     if not incoming.num_rows:
         return 0

@@ -1,20 +1,18 @@
 """Taking over studies: which become one, which grow, and which get a name of their own. The rules stand in `merge`."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.cache.connection import Connection
 from engine.cache.inventory import of_kind
+from engine.cache.rows import clear, put_missing
 from engine.cache.stored_study import read_stored_study
 from engine.errors import CacheRefused
-
-if TYPE_CHECKING:
-    from engine.cache.merge import Merged
 
 MAX_NAME = 80
 
@@ -27,31 +25,36 @@ class _Study:
     cells: frozenset[str]
 
 
-def take(source: Connection, db: Connection, incoming: dict[str, pa.Table], merged: "Merged") -> None:
+def take(
+    source: Connection, db: Connection, incoming: dict[str, pa.Table], others: set[str]
+) -> tuple[list[str], Counter[str]]:
     """Takes over the studies of another cache whose cells have been taken.
 
     Args:
         source: The other cache.
         db: The cache to write to, inside a transaction.
         incoming: Its tables of kind "study", by name.
-        merged: Told what became of them.
+        others: Cells that look otherwise here.
+
+    Returns:
+        What became of each study, in words; and rows added, by table.
     """
     theirs = _studies(incoming["studies"], incoming["study_trajectories"])
+    told: list[str] = []
+    added: Counter[str] = Counter()
     for name, study in theirs.items():
         title, outcome = _place(db, name, study, _device(source, name))
         if outcome == "larger":
-            db.execute("DELETE FROM studies WHERE study_id = ?", [title])
-            db.execute("DELETE FROM study_trajectories WHERE study_id = ?", [title])
+            for replaced in ("studies", "study_trajectories"):
+                clear(db, replaced, [title], "study_id")
         for table in of_kind("study"):
             if table.name in ("studies", "study_trajectories") and outcome in ("same", "smaller"):
                 continue
             rows = incoming[table.name]
-            rows = _on_the_same_pictures(
-                rows.filter(pc.equal(rows["study_id"], name)), table.name, study, merged.others
-            )
-            rows = rows if title == name else _renamed(rows, title)
-            merged.added(table.name, _insert(db, table.name, table.unit, rows))
-        merged.studies.append(_words(db, name, title, outcome, study))
+            rows = _on_the_same_pictures(rows.filter(pc.equal(rows["study_id"], name)), table.name, study, others)
+            added[table.name] += put_missing(db, table, rows if title == name else _renamed(rows, title))
+        told.append(_words(db, name, title, outcome, study))
+    return told, added
 
 
 def check(incoming: pa.Table) -> None:
@@ -66,7 +69,7 @@ def check(incoming: pa.Table) -> None:
 
 def _on_the_same_pictures(rows: pa.Table, table: str, study: _Study, others: set[str]) -> pa.Table:
     """Leaves out what was measured on, or said of, pictures that look otherwise here."""
-    if table == "set_quality" and study.cells & others:
+    if table == "scores" and study.cells & others:
         return rows.slice(0, 0)
     if table == "votes" and others:
         seen = [pc.is_in(rows[side], pa.array(sorted(others), pa.string())) for side in ("left_id", "right_id")]
@@ -134,18 +137,6 @@ def _renamed(rows: pa.Table, title: str) -> pa.Table:
             place = rows.column_names.index(column)
             rows = rows.set_column(place, column, pa.array([title] * rows.num_rows, pa.string()))
     return rows
-
-
-def _insert(db: Connection, table: str, unit: tuple[str, ...], rows: pa.Table) -> int:
-    if not rows.num_rows:
-        return 0
-    keys = ", ".join(unit)
-    db.register("incoming", rows)
-    added = db.execute(
-        f"INSERT INTO {table} BY NAME SELECT * FROM incoming WHERE ({keys}) NOT IN (SELECT ({keys}) FROM {table})"
-    ).fetchall()
-    db.unregister("incoming")
-    return int(added[0][0])
 
 
 def _words(db: Connection, name: str, title: str, outcome: str, study: _Study) -> str:

@@ -136,24 +136,6 @@ def frames(db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str], kinds: 
     ).df()
 
 
-def step_metrics(db: duckdb.DuckDBPyConnection, study_id: str, lanes: Sequence[str] | None = None) -> pd.DataFrame:
-    """The path of x0 and the distance to its end, of the cells of a study: of all its lanes, or of those given.
-
-    Other step metrics: `phases.step_curves`.
-    Columns: lane, prompt, seed, trajectory_id, step_index, progress, log_snr, metric, value.
-    """
-    return db.execute(
-        """
-        SELECT l.lane, t.prompt, t.seed, m.*
-        FROM study_trajectories l JOIN trajectories t USING (trajectory_id) JOIN step_metrics m USING (trajectory_id)
-        WHERE l.study_id = $study AND ($lanes::VARCHAR[] IS NULL OR list_contains($lanes::VARCHAR[], l.lane))
-          AND m.metric IN ('x0_change', 'x0_distance')
-        ORDER BY l.position, m.metric, m.step_index
-        """,
-        {"study": study_id, "lanes": None if lanes is None else list(lanes)},
-    ).df()
-
-
 def timings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
     """Raw timing samples of the lanes of a study, in every environment they were timed in.
 
@@ -217,3 +199,21 @@ def latents(db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str]) -> dic
         "SELECT trajectory_id, shape, data FROM latents WHERE list_contains(?, trajectory_id)", [list(trajectory_ids)]
     ).fetchall()
     return {key: np.frombuffer(data, "<f4").reshape([int(n) for n in shape.split("x")]) for key, shape, data in rows}
+
+
+def guidance_family(db: duckdb.DuckDBPyConnection, trajectory_id: str) -> pd.DataFrame:
+    """Finished cells that differ from a cell in nothing but the guidance scale, itself included, weakest first.
+
+    They may belong to any study. Columns: trajectory_id, guidance_scale, nfe.
+    """
+    return db.execute(
+        """
+        SELECT DISTINCT ON (t.guidance_scale) t.trajectory_id, t.guidance_scale, t.nfe
+        FROM trajectories t JOIN trajectories s
+          ON (t.model_id, t.config_id, t.prompt, t.negative_prompt, t.seed, t.width, t.height, t.dtype)
+           = (s.model_id, s.config_id, s.prompt, s.negative_prompt, s.seed, s.width, s.height, s.dtype)
+        WHERE s.trajectory_id = ? AND t.status = 'done'
+        ORDER BY t.guidance_scale, t.trajectory_id = s.trajectory_id DESC
+        """,
+        [trajectory_id],
+    ).df()

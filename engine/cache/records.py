@@ -1,5 +1,6 @@
 """Rows of the cache as plain records: what the engine hands to the writer."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,24 +24,50 @@ class FrameRow:
 
 
 @dataclass(frozen=True)
-class StepMetricRow:
-    """A number measured at a step."""
+class StepRow:
+    """What was measured at a denoiser call; see the table `steps`.
+
+    Attributes:
+        power: By octave, None where the final latents have none.
+        coherence: Likewise.
+        sketch: x0 as 128 x float16.
+    """
 
     step_index: int
     progress: float
     log_snr: float | None
-    metric: str
-    value: float
+    x0_change: float | None = None
+    x0_distance: float | None = None
+    guidance_energy: float | None = None
+    power: tuple[float | None, ...] | None = None
+    coherence: tuple[float | None, ...] | None = None
+    sketch: bytes | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True)
-class SketchRow:
-    """x0 of a step in few numbers: 128 x float16."""
+def step_rows(
+    measured: Iterable[tuple[str, int, float]], sketches: Mapping[int, bytes], levels: Sequence[float | None]
+) -> tuple[StepRow, ...]:
+    """The steps of a run of which anything was measured.
 
-    step_index: int
-    progress: float
-    log_snr: float | None
-    sketch: bytes
+    Args:
+        measured: (metric, step_index, value); the metric of an octave is `power_OCTAVE` or `coherence_OCTAVE`.
+        sketches: By step_index.
+        levels: log-SNR of every call.
+    """
+    numbers: dict[int, dict[str, Any]] = {index: {"sketch": sketch} for index, sketch in sketches.items()}
+    for metric, index, value in measured:
+        step, (name, _, octave) = numbers.setdefault(index, {}), metric.partition("_")
+        if name in ("power", "coherence"):
+            # Octaves are 0, 1, 2, 4, 8, ...
+            place, known = int(octave).bit_length(), step.get(name, ())
+            padded = list(known) + [None] * (place + 1 - len(known))
+            step[name] = (*padded[:place], value, *padded[place + 1 :])
+        else:
+            step[metric] = value
+    return tuple(
+        StepRow(index, (index + 1) / max(len(levels), 1), levels[index], **step)
+        for index, step in sorted(numbers.items())
+    )
 
 
 @dataclass(frozen=True)
@@ -53,7 +80,7 @@ class LatentsRow:
 
 @dataclass(frozen=True)
 class TrajectoryRow:
-    """A cell with its outcome, its frames and its step metrics."""
+    """A cell with its outcome, its frames and what was measured at its steps."""
 
     trajectory_id: str
     scheduler: str
@@ -76,8 +103,7 @@ class TrajectoryRow:
     frame_kinds: str = ""
     latents: LatentsRow | None = field(default=None, repr=False)
     frames: tuple[FrameRow, ...] = field(default=(), repr=False)
-    step_metrics: tuple[StepMetricRow, ...] = field(default=(), repr=False)
-    sketches: tuple[SketchRow, ...] = field(default=(), repr=False)
+    measured: tuple[StepRow, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,289 @@
 """The tables of the cache, as numbered migrations. The schema is public: people query it with SQL.
 
-Each module of `engine/cache/tables` holds one step and documents its columns. Times are UTC. Ids are digests: equal
-content has an equal id on every machine, so that caches can be merged.
+Every column is explained beside it. Times are UTC. Ids are digests: equal content has an equal id on every machine, so
+that caches can be merged.
+
+Numbers go on from release 0.1.0, whose caches have schema 6; `release_010` converts them. Each later change of the
+schema is a migration of its own, with the next number.
 """
 
-from engine.cache.migration import Migration
-from engine.cache.tables import first, phases, quality, schedules, sets, votes
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One step of the schema; it and its record are committed together."""
+
+    version: int
+    name: str
+    sql: str
+
+
+_STUDIES = """
+CREATE TABLE studies (
+    study_id VARCHAR PRIMARY KEY,          -- name of the study
+    name VARCHAR NOT NULL,                 -- the same, for people
+    spec JSON NOT NULL,                    -- the whole study as it was last run
+    created_at TIMESTAMP NOT NULL,         -- when it was first run
+    updated_at TIMESTAMP NOT NULL          -- when it was last run
+);
+CREATE TABLE study_trajectories (          -- which cells a study shows, in its order
+    study_id VARCHAR NOT NULL,             -- of `studies`
+    trajectory_id VARCHAR NOT NULL,        -- may be missing from trajectories while a run is going on
+    lane VARCHAR NOT NULL,                 -- the lane's name in this study
+    position INTEGER NOT NULL,             -- place among the study's cells, from 0
+    PRIMARY KEY (study_id, trajectory_id)
+);
+CREATE TABLE study_references (            -- converged solutions, one pair per prompt and seed
+    study_id VARCHAR NOT NULL,             -- of `studies`
+    reference_id VARCHAR NOT NULL,         -- a trajectory, not among the study's cells
+    check_id VARCHAR NOT NULL,             -- one of another solver, which must agree
+    tolerance DOUBLE NOT NULL,             -- largest distance that counts as agreement
+    distance DOUBLE,                       -- relative L2 between their latents; NULL: one of them is missing
+    PRIMARY KEY (study_id, reference_id)
+);
+CREATE TABLE study_metrics (               -- metrics of a study, in their versions, when it was last scored
+    study_id VARCHAR NOT NULL,             -- of `studies`
+    scope VARCHAR NOT NULL,                -- as in `metrics`
+    metric VARCHAR NOT NULL,               -- key
+    metric_version VARCHAR NOT NULL,       -- as in `metrics`
+    position INTEGER NOT NULL,             -- place among the metrics, from 0
+    unavailable VARCHAR,                   -- why it could not be measured at all, and the remedy
+    PRIMARY KEY (study_id, scope, metric)
+);
+CREATE TABLE study_swaps (                 -- which changes of prompt a study shows
+    study_id VARCHAR NOT NULL,             -- of `studies`
+    swap_id VARCHAR NOT NULL,              -- of `commitment`
+    position INTEGER NOT NULL,             -- place among them, from 0
+    PRIMARY KEY (study_id, swap_id)
+);
+"""
+
+_CELLS = """
+CREATE TABLE environments (
+    environment_id VARCHAR PRIMARY KEY,    -- digest of all of the row
+    device VARCHAR NOT NULL,               -- cuda, mps or cpu
+    device_name VARCHAR NOT NULL,          -- of the graphics card or processor
+    memory VARCHAR NOT NULL,               -- standard, or low (attention slicing and offload)
+    torch VARCHAR NOT NULL,                -- its version
+    diffusers VARCHAR NOT NULL,            -- its version
+    details JSON NOT NULL                  -- python, system, processor, cores, further versions
+);
+CREATE TABLE models (
+    model_id VARCHAR PRIMARY KEY,          -- first 16 characters of the fingerprint
+    source VARCHAR NOT NULL,               -- bundled, gaussian, a folder or a hub id
+    revision VARCHAR NOT NULL,             -- commit on the hub, or empty
+    fingerprint VARCHAR NOT NULL,          -- SHA-256 over every file that is loaded
+    family VARCHAR NOT NULL,               -- pipeline class
+    parameters BIGINT,                     -- of all parts together
+    scheduler_config JSON NOT NULL         -- the scheduler configuration that came with the model
+);
+CREATE TABLE trajectories (
+    trajectory_id VARCHAR PRIMARY KEY,     -- digest of everything that changes the pixels
+    model_id VARCHAR NOT NULL,             -- of `models`
+    environment_id VARCHAR NOT NULL,       -- where it was computed
+    scheduler VARCHAR NOT NULL,            -- key of the scheduler
+    scheduler_label VARCHAR NOT NULL,      -- its name for people
+    steps INTEGER NOT NULL,                -- num_inference_steps
+    lane VARCHAR NOT NULL,                 -- scheduler:steps
+    config_id VARCHAR NOT NULL,            -- digest of class, code and configuration of the lane
+    scheduler_config JSON,                 -- resolved: every value the scheduler really used
+    prompt VARCHAR NOT NULL,               -- as given to the model
+    negative_prompt VARCHAR NOT NULL,      -- likewise; often empty
+    seed BIGINT NOT NULL,                  -- of the starting noise
+    guidance_scale DOUBLE NOT NULL,        -- of classifier-free guidance; up to 1: none
+    width INTEGER NOT NULL,                -- pixels
+    height INTEGER NOT NULL,               -- pixels
+    dtype VARCHAR NOT NULL,                -- number format of the computation
+    nfe INTEGER,                           -- denoiser calls, counted
+    frame_count INTEGER NOT NULL,          -- frames asked for; fewer are there if it has fewer steps
+    frame_kinds VARCHAR NOT NULL,          -- their kinds, comma separated
+    status VARCHAR NOT NULL CHECK (status IN ('done', 'failed')), -- done, or failed
+    error VARCHAR,                         -- why it failed
+    created_at TIMESTAMP NOT NULL          -- when it was written
+);
+CREATE TABLE frames (
+    trajectory_id VARCHAR NOT NULL,        -- of `trajectories`
+    kind VARCHAR NOT NULL,                 -- x0: clean-image estimate, xt: noisy image, final
+    step_index INTEGER NOT NULL,           -- denoiser call it belongs to, from 0; final: the last
+    video_frame INTEGER NOT NULL,          -- 0 for pictures
+    progress DOUBLE NOT NULL,              -- (step_index + 1) / calls; not a physical variable
+    timestep DOUBLE,                       -- as given to the denoiser
+    log_snr DOUBLE,                        -- log of signal-to-noise power ratio at that call
+    width INTEGER NOT NULL,                -- pixels
+    height INTEGER NOT NULL,               -- pixels
+    format VARCHAR NOT NULL,               -- png (lossless, all finals) or webp
+    image BLOB NOT NULL                    -- the encoded picture
+);
+CREATE TABLE latents (                     -- final latents, for distances without decoding
+    trajectory_id VARCHAR PRIMARY KEY,     -- of `trajectories`
+    shape VARCHAR NOT NULL,                -- e.g. 4x64x64; for videos channels x frames x height x width
+    data BLOB NOT NULL                     -- float32, little endian, C order
+);
+CREATE TABLE steps (                       -- every denoiser call of a run, measured in latent space
+    trajectory_id VARCHAR NOT NULL,        -- of `trajectories`
+    step_index INTEGER NOT NULL,           -- denoiser call, from 0
+    progress DOUBLE NOT NULL,              -- (step_index + 1) / calls; not a physical variable
+    log_snr DOUBLE,                        -- log of signal-to-noise power ratio at that call
+    x0_change DOUBLE,                      -- root mean square change of x0 since the call before
+    x0_distance DOUBLE,                    -- relative L2 of x0 to the final latents; measured steps only
+    guidance_energy DOUBLE,                -- relative L2 between the predictions with and without the prompt
+    power DOUBLE[],                        -- of each octave of x0 (0, 1, 2, 4, ... cycles), over the final latents'
+    coherence DOUBLE[],                    -- correlation of each octave of x0 with that of the final latents
+    sketch BLOB                            -- x0 as 128 x float16, little endian; see engine/sampling/spectra.py
+);
+CREATE TABLE timings (                     -- raw samples, one row per repeat and stage
+    environment_id VARCHAR NOT NULL,       -- where it was timed
+    model_id VARCHAR NOT NULL,             -- of `models`
+    scheduler VARCHAR NOT NULL,            -- key of the scheduler
+    steps INTEGER NOT NULL,                -- num_inference_steps
+    lane VARCHAR NOT NULL,                 -- scheduler:steps
+    config_id VARCHAR NOT NULL,            -- digest of class, code and configuration of the lane
+    width INTEGER NOT NULL,                -- pixels
+    height INTEGER NOT NULL,               -- pixels
+    dtype VARCHAR NOT NULL,                -- number format of the computation
+    guided BOOLEAN NOT NULL,               -- guidance scale above 1: two denoiser rows a picture
+    batch_size INTEGER NOT NULL,           -- pictures made at once
+    repeat INTEGER NOT NULL,               -- from 0; warm-up runs are not stored
+    stage VARCHAR NOT NULL,                -- text, denoiser, scheduler, decode, other, total
+    seconds DOUBLE NOT NULL,               -- wall time of the whole batch
+    nfe INTEGER NOT NULL,                  -- denoiser calls
+    created_at TIMESTAMP NOT NULL          -- when it was taken
+);
+"""
+
+_SCORES = """
+CREATE TABLE metrics (                     -- what a metric means, as it was when it scored
+    scope VARCHAR NOT NULL,                -- picture: finished (or a clip); frame: x0 of a step; lane: all pictures
+    metric VARCHAR NOT NULL,               -- key
+    metric_version VARCHAR NOT NULL,       -- 1, or with what else values depend on: 1@REFERENCE@WEIGHTS
+    label VARCHAR NOT NULL,                -- name for people
+    unit VARCHAR NOT NULL,                 -- of its values; empty for plain numbers
+    direction VARCHAR NOT NULL,            -- better is: higher, lower, or neither
+    smallest_n INTEGER NOT NULL,           -- pairs of cells (lane: pictures) below which figures say too little
+    trusted_n INTEGER,                     -- pictures below which a lane's value carries a warning
+    has_true_zero BOOLEAN NOT NULL,        -- ratios of it mean something
+    span DOUBLE,                           -- largest minus smallest possible value, if bounded
+    margin DOUBLE,                         -- equivalence margin; NULL: seed-to-seed noise of the baseline
+    needs_reference BOOLEAN NOT NULL,      -- compares with the converged solution
+    may_guard BOOLEAN NOT NULL,            -- may stand guard over a recommendation
+    description VARCHAR NOT NULL,          -- what it says, in one line
+    PRIMARY KEY (scope, metric, metric_version)
+);
+CREATE TABLE scores (                      -- a metric's value, or the reason why there is none
+    scope VARCHAR NOT NULL CHECK (scope IN ('picture', 'frame', 'lane')), -- what was measured
+    trajectory_id VARCHAR,                 -- picture, frame: the cell
+    study_id VARCHAR,                      -- lane: the study
+    lane VARCHAR,                          -- lane: its name in the study
+    against VARCHAR,                       -- lane: the baseline's lane, or that of the converged reference
+    kind VARCHAR,                          -- frame: x0
+    step_index INTEGER,                    -- frame: denoiser call; NULL: the reason holds for all frames of the cell
+    video_frame INTEGER,                   -- frame: of a video, if only one was measured; NULL: all of the step
+    metric VARCHAR NOT NULL,               -- key
+    metric_version VARCHAR NOT NULL,       -- as in `metrics`
+    value DOUBLE,                          -- NULL: there is none, see reason
+    reason VARCHAR,                        -- why there is no value; "failed: ..." is tried again
+    warning VARCHAR,                       -- lane: why the value is not to be trusted
+    n INTEGER,                             -- lane: pictures on each side, the prompts and seeds that both have
+    prompts INTEGER,                       -- lane: prompts among them
+    low DOUBLE,                            -- lane: 95 % interval, prompts being the unit
+    high DOUBLE,                           -- lane: its upper end
+    standard_error DOUBLE,                 -- lane: delete-a-group jackknife over prompts
+    features VARCHAR,                      -- lane: network and digest of the weights that made pictures vectors
+    set_id VARCHAR,                        -- lane: digest of the cells on both sides; another set is measured again
+    created_at TIMESTAMP,                  -- lane: when it was measured
+    CHECK ((value IS NULL) <> (reason IS NULL)),
+    CHECK ((scope = 'lane') = (trajectory_id IS NULL)),
+    CHECK (scope <> 'lane' OR (study_id IS NOT NULL AND lane IS NOT NULL AND against IS NOT NULL))
+);
+CREATE TABLE votes (                       -- one choice of one voter between two pictures of one prompt and seed
+    vote_id VARCHAR PRIMARY KEY,           -- digest of study, voter and pair: a voter has one vote a pair
+    study_id VARCHAR NOT NULL,             -- of `studies`
+    voter VARCHAR NOT NULL,                -- made up at random for each browser; no name
+    check_kind VARCHAR NOT NULL,           -- none; or an attention check: identical, or obvious
+    left_id VARCHAR NOT NULL,              -- trajectory shown on the left
+    right_id VARCHAR NOT NULL,             -- and on the right
+    left_lane VARCHAR NOT NULL,            -- lane of the left one
+    right_lane VARCHAR NOT NULL,           -- lane of the right one
+    prompt VARCHAR NOT NULL,               -- of both
+    seed BIGINT NOT NULL,                  -- of both
+    choice VARCHAR NOT NULL CHECK (choice IN ('left', 'right', 'same')), -- left, right or same
+    seconds DOUBLE NOT NULL,               -- from showing to choosing
+    created_at TIMESTAMP NOT NULL          -- when it was cast
+);
+"""
+
+_LANES = """
+CREATE TABLE lints (                       -- a lane looked at on a model: one row each
+    model_id VARCHAR NOT NULL,             -- whose scheduler configuration it starts from
+    config_id VARCHAR NOT NULL,            -- as in trajectories: class, code, configuration and steps of the lane
+    lint_version INTEGER NOT NULL,         -- raised whenever the same lane would give another row
+    calls INTEGER,                         -- denoiser calls; NULL: the scheduler raised, see findings
+    final_sigma DOUBLE,                    -- noise level of the finished latents
+    -- Call by call: as given to the denoiser; noise over signal of the latents, measured, and as the timestep names it;
+    -- log of signal-to-noise power ratio, -2 log sigma.
+    levels STRUCT(timestep DOUBLE, sigma DOUBLE, told_sigma DOUBLE, log_snr DOUBLE)[] NOT NULL, -- by call
+    -- Every setting of the scheduler. Origin: lane, table, lab, model, default; ignored: the class does not take it.
+    -- Replaced: the model's own value, if another stands in its place.
+    settings STRUCT(setting VARCHAR, "value" JSON, origin VARCHAR, replaced JSON)[] NOT NULL, -- by name
+    findings STRUCT(severity VARCHAR, code VARCHAR, message VARCHAR)[] NOT NULL, -- info, warning or error; worst first
+    created_at TIMESTAMP NOT NULL,         -- when it was looked at
+    PRIMARY KEY (model_id, config_id)
+);
+CREATE TABLE noise_floors (                -- distance between runs of one cell that should be equal
+    environment_id VARCHAR NOT NULL,       -- where they were made
+    model_id VARCHAR NOT NULL,             -- of `models`
+    config_id VARCHAR NOT NULL,            -- of the lane
+    lane VARCHAR NOT NULL,                 -- scheduler:steps
+    dtype VARCHAR NOT NULL,                -- number format of the study, which the variation departs from
+    guidance_scale DOUBLE NOT NULL,        -- as in trajectories
+    width INTEGER NOT NULL,                -- pixels
+    height INTEGER NOT NULL,               -- pixels
+    variation VARCHAR NOT NULL,            -- again, batch 2, batch 8, float16, bfloat16, compiled
+    metric VARCHAR NOT NULL,               -- latent_error: relative L2; picture_rms: 0..255
+    n INTEGER NOT NULL,                    -- cells compared; 0: could not be run, see reason
+    median DOUBLE,                         -- over these cells
+    largest DOUBLE,                        -- over these cells
+    reason VARCHAR,                        -- why there is no figure
+    created_at TIMESTAMP NOT NULL,         -- when it was measured
+    PRIMARY KEY (environment_id, model_id, config_id, dtype, guidance_scale, width, height, variation, metric)
+);
+CREATE TABLE commitment (                  -- runs that begin with one prompt and end with another
+    swap_id VARCHAR PRIMARY KEY,           -- digest of both cells and of the share of calls before the change
+    environment_id VARCHAR NOT NULL,       -- where it was made
+    model_id VARCHAR NOT NULL,             -- of `models`
+    lane VARCHAR NOT NULL,                 -- scheduler:steps
+    first_id VARCHAR NOT NULL,             -- the cell that this would be without the change: prompt, seed, lane
+    second_id VARCHAR NOT NULL,            -- the cell of the other prompt
+    first_prompt VARCHAR NOT NULL,         -- that it begins with
+    second_prompt VARCHAR NOT NULL,        -- that it ends with
+    seed BIGINT NOT NULL,                  -- of the starting noise
+    guidance_scale DOUBLE NOT NULL,        -- as in trajectories
+    share DOUBLE NOT NULL,                 -- of the calls that had the first prompt, as asked for: 0 to 1
+    calls INTEGER,                         -- denoiser calls of the run
+    swap_call INTEGER,                     -- first call with the second prompt, from 0; calls if there is none
+    progress DOUBLE,                       -- swap_call / calls
+    log_snr DOUBLE,                        -- of that call; NULL if there is none
+    first_distance DOUBLE,                 -- relative L2 of the final latents to those of the first prompt alone
+    second_distance DOUBLE,                -- to those of the second
+    first_probability DOUBLE,              -- of the first prompt against the second, by CLIP; NULL: no judge
+    judge VARCHAR,                         -- name and digest of that CLIP
+    image BLOB,                            -- the final picture as WebP, for people; not measured
+    error VARCHAR,                         -- why the run failed
+    created_at TIMESTAMP NOT NULL          -- when it was made
+);
+"""
 
 MIGRATIONS: tuple[Migration, ...] = (
-    first.MIGRATION,
-    quality.MIGRATION,
-    sets.MIGRATION,
-    schedules.MIGRATION,
-    phases.MIGRATION,
-    votes.MIGRATION,
+    Migration(7, "tables of release 0.2", "".join([_STUDIES, _CELLS, _SCORES, _LANES])),
 )
 
 SCHEMA_VERSION = MIGRATIONS[-1].version
 
 CREATE_MIGRATIONS = """
-    CREATE TABLE IF NOT EXISTS schema_migrations (
-        version INTEGER PRIMARY KEY, name VARCHAR NOT NULL, applied_at TIMESTAMP NOT NULL
-    )
+CREATE TABLE IF NOT EXISTS schema_migrations (
+    version INTEGER PRIMARY KEY,           -- number of the step
+    name VARCHAR NOT NULL,                 -- what it brought
+    applied_at TIMESTAMP NOT NULL          -- when this file got it
+);
 """

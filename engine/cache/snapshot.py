@@ -37,7 +37,7 @@ def snapshot(path: Path, beside: Path, *, stranger: bool = False) -> Iterator[Co
         except OSError as error:
             raise CacheError(f"{path} cannot be copied to {folder.parent}: {error}. Free some space there.") from error
         try:
-            _bring_up_to_date(copy)
+            _bring_up_to_date(copy, stranger)
             with reading(copy, inspect=stranger) as db:
                 yield db
         except CacheError as error:
@@ -56,7 +56,7 @@ def _folder(beside: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _bring_up_to_date(copy: Path) -> None:
+def _bring_up_to_date(copy: Path, stranger: bool) -> None:
     """Migrates an older copy; `reading` refuses foreign objects before it looks at the version."""
     try:
         with reading(copy):
@@ -64,7 +64,7 @@ def _bring_up_to_date(copy: Path) -> None:
     except CacheOutdated:
         pass
     try:
-        migrate(copy)
+        migrate(copy, inspect=stranger)
     except QueryError as error:
         text = str(error).partition("\n")[0]
         raise CacheRefused(f"{copy} is no cache written by this lab: it cannot be migrated ({text}).") from error

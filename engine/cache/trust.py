@@ -14,8 +14,8 @@ from pathlib import Path
 
 import duckdb
 
-from engine.cache.migration import Migration
-from engine.cache.schema import CREATE_MIGRATIONS
+from engine.cache.inventory import TABLES
+from engine.cache.schema import CREATE_MIGRATIONS, Migration
 from engine.errors import CacheRefused
 
 Settings = dict[str, str | bool | int | float | list[str]]
@@ -39,13 +39,14 @@ MAX_ROWS = 500_000
 MAX_ROWS_OF: dict[str, int] = {
     "trajectories": 200_000,
     "study_trajectories": 200_000,
-    "quality": 1_000_000,
-    "unscored": 1_000_000,
-    **dict.fromkeys(("frames", "step_metrics", "step_sketches", "frame_quality"), 20_000_000),
+    **dict.fromkeys(("frames", "steps", "scores"), 20_000_000),
 }
+# Those of pictures and lanes are read all at once, those of frames are not.
+MAX_SCORES = 1_000_000
 MAX_TEXT = 1_000_000
 MAX_TEXTS = 512 * 2**20
 MAX_BLOB = 64 * 2**20
+MAX_NUMBERS = 64
 INSPECTION_SECONDS = 10.0
 
 # What a cache never has, and what lists it. Named in full and without functions or operators, LIKE and + included: any
@@ -98,28 +99,46 @@ def refuse_foreign_tables(db: duckdb.DuckDBPyConnection, path: Path, migrations:
 
 
 def inspect(db: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Measures the contents of a stranger's file: rows, texts and blobs small enough to be shown.
+    """Measures the contents of a stranger's file: rows, texts, lists and blobs small enough to be shown.
 
     Raises:
-        CacheRefused: Something is larger than any study makes it.
+        CacheRefused: Something is larger than any study makes it, or two scores are of the same thing.
     """
     for table, columns in _columns(db).items():
-        sizes = ["count(*)"]
-        for name, kind, _ in columns:
-            if kind in ("VARCHAR", "JSON"):
-                sizes += [f"coalesce(max(length({name}::VARCHAR)), 0)", f"coalesce(sum(length({name}::VARCHAR)), 0)"]
-            elif kind == "BLOB":
-                sizes += [f"coalesce(max(octet_length({name})), 0)"]
-        rows, *rest = db.execute(f"SELECT {', '.join(sizes)} FROM {table}").fetchall()[0]
+        rows = _number(db, f"SELECT count(*) FROM {table}")
         _refuse_large(path, f"table '{table}' has {rows:,} rows", rows, MAX_ROWS_OF.get(table, MAX_ROWS))
         for name, kind, _ in columns:
-            if kind in ("VARCHAR", "JSON"):
-                longest, total = rest.pop(0), rest.pop(0)
-                _refuse_large(path, f"'{table}.{name}' has a text of {longest:,} characters", longest, MAX_TEXT)
-                _refuse_large(path, f"'{table}.{name}' has {total:,} characters", total, MAX_TEXTS)
-            elif kind == "BLOB":
-                largest = rest.pop(0)
-                _refuse_large(path, f"'{table}.{name}' has a value of {largest:,} bytes", largest, MAX_BLOB)
+            where = f"'{table}.{name}' has"
+            if kind == "BLOB":
+                largest = _number(db, f"SELECT max(octet_length({name})) FROM {table}")
+                _refuse_large(path, f"{where} a value of {largest:,} bytes", largest, MAX_BLOB)
+            elif kind == "DOUBLE[]":
+                longest = _number(db, f"SELECT max(len({name})) FROM {table}")
+                _refuse_large(path, f"{where} a list of {longest:,} numbers", longest, MAX_NUMBERS)
+            elif kind in ("VARCHAR", "JSON") or kind.endswith("[]"):
+                longest = _number(db, f'SELECT max(length("{name}"::VARCHAR)) FROM {table}')
+                _refuse_large(path, f"{where} a text of {longest:,} characters", longest, MAX_TEXT)
+                total = _number(db, f'SELECT sum(length("{name}"::VARCHAR)) FROM {table}')
+                _refuse_large(path, f"{where} {total:,} characters", total, MAX_TEXTS)
+    if "scores" in _columns(db):
+        _inspect_scores(db, path)
+
+
+def _inspect_scores(db: duckdb.DuckDBPyConnection, path: Path) -> None:
+    count = _number(db, "SELECT count(*) FROM scores WHERE scope <> 'frame'")
+    _refuse_large(path, f"table 'scores' has {count:,} rows of pictures and lanes", count, MAX_SCORES)
+    for table in TABLES:
+        if table.name == "scores":
+            unit = ", ".join((*table.unit, "kind", "step_index", "video_frame"))
+            twice = _number(
+                db, f"SELECT count(*) - count(DISTINCT ({unit})) FROM scores WHERE {table.only} AND scope <> 'frame'"
+            )
+            if twice:
+                raise CacheRefused(f"{path} is no cache written by this lab: {twice:,} scores are there twice.")
+
+
+def _number(db: duckdb.DuckDBPyConnection, query: str) -> int:
+    return int(db.execute(query).fetchall()[0][0] or 0)
 
 
 def _refuse_large(path: Path, what: str, size: int, limit: int) -> None:

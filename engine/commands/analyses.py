@@ -6,16 +6,16 @@ from typing import Any
 
 import pandas as pd
 
-from engine.analysis.borders import BORDERS, Measured, border_rows, borders
+from engine.analysis.borders import BORDERS, MeasuredBorder, border_rows, borders
 from engine.analysis.commitment import Commitment, commitment, point_rows
 from engine.analysis.convergence import Convergence, convergence, convergence_rows, order_rows
 from engine.analysis.matched import LEVELS, matched_errors, metric_at
-from engine.cache import phases, schedules
+from engine.cache import score_tables, step_tables, swap_tables
 from engine.cache.connection import reading
-from engine.cache.findings import load_findings
 from engine.commands.console import print_table
 from engine.commands.files import cached_name, check_json, migrate_existing, write_json
 from engine.errors import StudyError
+from engine.results import read_results
 
 
 def show_convergence(arguments: argparse.Namespace) -> int:
@@ -24,16 +24,16 @@ def show_convergence(arguments: argparse.Namespace) -> int:
     name = cached_name(arguments.study)
     migrate_existing(arguments.cache)
     with reading(arguments.cache) as db:
-        findings = load_findings(db, name)
-        paths = schedules.paths(db, name)
-    end = convergence(findings.quality, findings.cells, floor=findings.floors().get("latent_error", 0.0))
+        results = read_results(db, name)
+        paths = step_tables.paths(db, name)
+    end = results.convergence
     if end.errors.empty:
         raise StudyError(
             f"No cell of '{name}' has an error against a converged solution; give the study a [reference] and run it."
         )
     matched, floors = matched_errors(paths)
     parts = {"error at the end": end} | {
-        f"at sigma {sigma:g}": convergence(matched, findings.cells, metric_at(sigma), floors.get(metric_at(sigma), 0.0))
+        f"at sigma {sigma:g}": convergence(matched, results.cells, metric_at(sigma), floors.get(metric_at(sigma), 0.0))
         for sigma in LEVELS
     }
     print_table(convergence_rows(parts))
@@ -41,13 +41,13 @@ def show_convergence(arguments: argparse.Namespace) -> int:
     print_table(order_rows(parts))
     floor = ", ".join(f"{title}: {part.floor:.2g}" for title, part in parts.items())
     print(f"\nMedians of relative L2 errors; intervals are 95 %, prompts resampled. Floors: {floor} (~: too near it).")
-    print(findings.reference_line())
-    print("\n".join(f"Computed on {line}." for line in findings.environment_lines()))
+    print(results.reference_line)
+    print("\n".join(f"Computed on {line}." for line in results.environment_lines))
     write_json(
         arguments.json,
         {
             "study": name,
-            "environments": findings.environment_lines(),
+            "environments": results.environment_lines,
             **{part.metric: _convergence_plain(part) for part in parts.values()},
         },
     )
@@ -68,10 +68,12 @@ def show_phases(arguments: argparse.Namespace) -> int:
     name = cached_name(arguments.study)
     migrate_existing(arguments.cache)
     with reading(arguments.cache) as db:
-        findings = load_findings(db, name, ())
-        lanes = list(dict.fromkeys(findings.cells["study_lane"]))
-        curves = {lane: (phases.step_curves(db, name, lane), phases.frame_curves(db, name, lane)) for lane in lanes}
-        changes = phases.commitment(db, name)
+        results = read_results(db, name)
+        lanes = list(dict.fromkeys(results.cells["study_lane"]))
+        curves = {
+            lane: (step_tables.step_curves(db, name, lane), score_tables.frame_curves(db, name, lane)) for lane in lanes
+        }
+        changes = swap_tables.commitment(db, name)
     measured = [row for lane, (steps, frames) in curves.items() for row in borders(steps, frames, [lane])]
     decided = commitment(changes) if len(changes) else None
     if not measured and decided is None:
@@ -88,15 +90,15 @@ def show_phases(arguments: argparse.Namespace) -> int:
         "\nMeans over prompts, or pairs of prompts, with 95 % bootstrap intervals. Progress is the share of the "
         "denoiser calls."
     )
-    print("\n".join(f"Computed on {line}." for line in findings.environment_lines()))
+    print("\n".join(f"Computed on {line}." for line in results.environment_lines))
     write_json(
         arguments.json,
-        {"study": name, "environments": findings.environment_lines(), **_phases_plain(measured, decided)},
+        {"study": name, "environments": results.environment_lines, **_phases_plain(measured, decided)},
     )
     return 0
 
 
-def _phases_plain(measured: list[Measured], decided: Commitment | None) -> dict[str, Any]:
+def _phases_plain(measured: list[MeasuredBorder], decided: Commitment | None) -> dict[str, Any]:
     rows = [
         {
             "lane": row.lane,

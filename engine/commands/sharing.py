@@ -9,10 +9,10 @@ from engine.cache.queries import studies as list_studies
 from engine.commands.files import cached_name
 from engine.errors import LabError
 from engine.sharing.export import View, export
-from engine.sharing.formats import FORMATS, REPORT_FORMATS, SUFFIXES
-from engine.sharing.report.material import Wish
-from engine.sharing.report.writing import write_report
-from engine.sharing.words import import_lines
+from engine.sharing.file_formats import FORMATS, REPORT_FORMATS, SUFFIXES
+from engine.sharing.import_summary import import_lines
+from engine.sharing.report.contents import ReportOptions
+from engine.sharing.report.report_files import write_report
 
 
 def report(arguments: argparse.Namespace) -> int:
@@ -23,10 +23,10 @@ def report(arguments: argparse.Namespace) -> int:
         raise LabError(f"-o {path}: its ending tells no format; end it in .{', .'.join(REPORT_FORMATS)}.")
     if arguments.price and arguments.usd_per_hour:
         raise LabError("--price and --usd-per-hour both name a price; give one of them.")
-    wish = Wish(
+    options = ReportOptions(
         arguments.claims, arguments.price, arguments.usd_per_hour, arguments.seconds, arguments.images, arguments.busy
     )
-    for file in write_report(arguments.cache, cached_name(arguments.study), path, form, wish, pdf=arguments.pdf):
+    for file in write_report(arguments.cache, cached_name(arguments.study), path, form, options, pdf=arguments.pdf):
         print(f"{file}: {file.stat().st_size / 1e6:,.2f} MB")
     return 0
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.paths import CLAIMS
-from engine.sharing.formats import FORMATS, IMAGES_PER_MONTH, REPORT_FORMATS, UTILISATION
+from engine.sharing.file_formats import FORMATS, IMAGES_PER_MONTH, REPORT_FORMATS, UTILISATION
 
 Add = Callable[..., argparse.ArgumentParser]
 

@@ -5,19 +5,18 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from engine.analysis.claims import claim_lines, evaluate, read_claims
-from engine.analysis.comparison import compare, comparison_rows, undecided_lines
+from engine.analysis.comparison import comparison_rows, undecided_lines
 from engine.analysis.sets import feature_lines, refusal_lines, set_rows
 from engine.cache.connection import reading
-from engine.cache.findings import load_findings
 from engine.commands.console import duration, print_table
 from engine.commands.files import cached_name, check_json, migrate_existing, write_json
 from engine.errors import StudyError
-from engine.frame_scoring import score_frames
 from engine.passes.plan import StudyPlan, plan_study
 from engine.passes.run import RunOutcome, run_study
 from engine.passes.sample_size import metrics_without_verdict, power
+from engine.passes.scores import score, scoring_lines
 from engine.progress import make_progress
-from engine.scoring import score, scoring_lines
+from engine.results import Results, read_results
 from engine.study.source import find_model
 from engine.study.study import load_study
 
@@ -109,22 +108,19 @@ def score_study(arguments: argparse.Namespace) -> int:
             f"{source.name}, guidance {study.guidance_scale:g}, {found.cells[0].dtype}). Run it first, or give "
             "the same --set as the run did."
         )
-    taken, failed = score_frames(found, arguments.cache, progress)
-    result.scored, result.failed = result.scored + taken, result.failed + failed
-    progress.finish({**asdict(result), "study": study.name, "cache": str(arguments.cache)})
+    progress.finish({**result.facts(), "study": study.name, "cache": str(arguments.cache)})
     if arguments.progress != "json":
         print("\n".join(scoring_lines(study.name, result)))
         with reading(arguments.cache) as db:
-            findings = load_findings(db, study.name)
-        print(f"\nAgainst {findings.baseline}, same prompts and seeds:")
-        rows = compare(findings.quality, findings.metrics, findings.baseline, findings.floors())
-        print_table(comparison_rows(rows))
-        if lines := undecided_lines(rows):
+            results = read_results(db, study.name)
+        print(f"\nAgainst {results.baseline}, same prompts and seeds:")
+        print_table(comparison_rows(results.comparisons))
+        if lines := undecided_lines(results.comparisons):
             print("\n".join(["\nUndecided:", *lines]))
-        if len(findings.sets):
+        if len(results.sets):
             print("\nWhole sets of pictures, same prompts and seeds on both sides, prompts being the unit:")
-            print_table(set_rows(findings.sets))
-            print("\n".join([*refusal_lines(findings.sets), *feature_lines(findings.sets)]))
+            print_table(set_rows(results.sets))
+            print("\n".join([*refusal_lines(results.sets), *feature_lines(results.sets)]))
     return 1 if result.failed else 0
 
 
@@ -134,18 +130,31 @@ def claims(arguments: argparse.Namespace) -> int:
     name = cached_name(arguments.study)
     migrate_existing(arguments.cache)
     with reading(arguments.cache) as db:
-        findings = load_findings(db, name)
-    verdicts = evaluate(read_claims(arguments.claims), findings)
-    print("\n".join(claim_lines(verdicts, findings)))
+        results = read_results(db, name, None)
+    verdicts = evaluate(read_claims(arguments.claims), results)
+    print("\n".join([*claim_lines(verdicts), *_rests_on(results)]))
     write_json(
         arguments.json,
         {
             "study": name,
-            "environments": findings.environment_lines(),
+            "environments": results.environment_lines,
             "claims": [asdict(verdict) for verdict in verdicts],
         },
     )
     return 0
+
+
+def _rests_on(results: Results) -> list[str]:
+    """What is recommended, and what the verdicts rest on."""
+    models = ", ".join(results.models["source"]) if len(results.models) else "none"
+    return [
+        *results.recommendation.lines,
+        "",
+        f"Study {results.id}, model {models}. Intervals are 95 %, prompts resampled.",
+        *([results.reference_line] if results.reference_line else []),
+        *([f"{results.missing} cells of the study have not run yet."] if results.missing else []),
+        *(f"Computed on {line}." for line in results.environment_lines),
+    ]
 
 
 def _sentence(name: str, outcome: RunOutcome) -> str:

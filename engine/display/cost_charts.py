@@ -6,6 +6,8 @@ import pandas as pd
 from engine.display.charts import lane_marks
 from engine.display.formats import money, money_range, percent
 
+MARKS = "Mark: at the median time. Thick bar: at the ends of its interval. Dashed: baseline."
+
 
 def cost_chart(table: pd.DataFrame, figure: str, title: str) -> alt.LayerChart | alt.FacetChart:
     """Dollars a month per lane with their interval; a dashed line marks the baseline.

@@ -2,18 +2,20 @@
 
 import math
 from datetime import datetime
+from numbers import Real
+from typing import Any, TypeGuard
 
 NONE = "–"
 
 
-def known(value: float | None) -> bool:
-    """Whether there is a number at all."""
-    return value is not None and math.isfinite(value)
+def known(value: Any) -> TypeGuard[float]:
+    """Whether there is a number at all: not None, NaN, infinite or pandas' NA."""
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def duration(milliseconds: float | None) -> str:
     """E.g. "8.12 ms", "78.0 ms", "812 ms", "12.3 s"."""
-    if milliseconds is None or not math.isfinite(milliseconds):
+    if not known(milliseconds):
         return NONE
     divisor, decimals, unit = _scale(milliseconds)
     return f"{milliseconds / divisor:,.{decimals}f} {unit}"
@@ -21,7 +23,7 @@ def duration(milliseconds: float | None) -> str:
 
 def duration_range(low: float | None, high: float | None) -> str:
     """E.g. "800 – 825 ms", in the unit and with the decimals of the larger end."""
-    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+    if not (known(low) and known(high)):
         return NONE
     divisor, decimals, unit = _scale(high)
     return f"{low / divisor:,.{decimals}f} – {high / divisor:,.{decimals}f} {unit}"
@@ -36,25 +38,25 @@ def _scale(milliseconds: float) -> tuple[int, int, str]:
 
 def ratio(value: float | None) -> str:
     """E.g. "2.46×"."""
-    return f"{value:.2f}×" if value is not None and math.isfinite(value) else NONE
+    return f"{value:.2f}×" if known(value) else NONE
 
 
 def ratio_range(low: float | None, high: float | None) -> str:
     """E.g. "2.31 – 2.60"."""
-    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+    if not (known(low) and known(high)):
         return NONE
     return f"{low:.2f} – {high:.2f}"
 
 
 def number(value: float | None) -> str:
     """E.g. "87.7", "0.0435", "−1.04"."""
-    return f"{value:.3g}".replace("-", "−") if value is not None and math.isfinite(value) else NONE
+    return f"{value:.3g}".replace("-", "−") if known(value) else NONE
 
 
 def signed(value: float | None) -> str:
     """E.g. "+0.0435", "−1.04", "0"."""
     text = number(value)
-    return f"+{text}" if value is not None and value > 0 and text != NONE else text
+    return f"+{text}" if known(value) and value > 0 else text
 
 
 def number_range(low: float | None, high: float | None) -> str:
@@ -64,7 +66,7 @@ def number_range(low: float | None, high: float | None) -> str:
 
 def whole(value: float | None) -> str:
     """E.g. "1,024"."""
-    return f"{value:,.0f}" if value is not None and math.isfinite(value) else NONE
+    return f"{value:,.0f}" if known(value) else NONE
 
 
 def when(moment: datetime | None) -> str:

@@ -1,14 +1,11 @@
 """What a study says in four figures: the lane to take, the time saved, what it does to the images, the money. Pure."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import pandas as pd
-
 from engine.analysis.comparison import Comparison
 from engine.analysis.cost import Pricing, price_lanes
-from engine.analysis.recommendation import AS_GOOD, NOT_TIMED, Recommendation, choose
+from engine.analysis.recommendation import AS_GOOD, NOT_TIMED, Recommendation
 from engine.display.formats import (
     NONE,
     duration,
@@ -23,6 +20,7 @@ from engine.display.formats import (
     signed,
     whole,
 )
+from engine.results import Results
 
 NOT_KNOWN = "Not known yet"
 NOT_SCORED = "The images have not been scored yet; `python -m engine score` does so."
@@ -50,49 +48,40 @@ class Headline:
     """The headline of a study.
 
     Attributes:
-        lanes: Lane -> its name for people and its scheduler.
-        baseline: The lane that others are compared with.
-        times: Timing summaries of one environment and batch size (`timing.summarise`), fastest first.
-        comparisons: With the baseline, by every metric.
-        metrics: Columns metric, label and unavailable (why nothing could be measured, or None).
-        deciding: Key of the metric that decides.
+        results: Of the study, seen with the times of one environment and batch size.
         pricing: At what to price the lanes; None if that is not known.
         price_is_known: Whether somebody read or stated the price; otherwise money is told as a share.
     """
 
-    lanes: Mapping[str, tuple[str, str]]
-    baseline: str
-    times: pd.DataFrame
-    comparisons: Sequence[Comparison]
-    metrics: pd.DataFrame
-    deciding: str
+    results: Results
     pricing: Pricing | None
     price_is_known: bool = True
 
     @cached_property
     def unknown(self) -> str:
         """Why no lane can be recommended; empty if one can."""
-        if len(self.lanes) < 2:
+        if len(self.results.lanes) < 2:
             return "The study has one lane; there is nothing to compare it with."
-        if not self._decided:
-            reasons = [reason for reason in self.metrics["unavailable"] if isinstance(reason, str)]
-            if reasons and len(reasons) == len(self.metrics):
+        if not self.results.compared_by(self.results.deciding):
+            reasons = [reason for reason in self.results.metrics["unavailable"] if isinstance(reason, str)]
+            if reasons and len(reasons) == len(self.results.metrics):
                 return reasons[0]
-            return NOTHING_DECIDES if self.comparisons else NOT_SCORED
+            return NOTHING_DECIDES if self.results.comparisons else NOT_SCORED
         return self.recommendation.reason
 
     @cached_property
     def recommendation(self) -> Recommendation:
         """The cheapest lane that is as good as the baseline, or why that cannot be told."""
-        return choose(self.times, self.comparisons, self.baseline, self.deciding)
+        return self.results.recommendation
 
     @property
     def lane(self) -> str:
         """The lane the figures are about: the recommended one, or else the fastest but the baseline; "" if none is."""
         best = self.recommendation.best
-        if best is not None and best.lane != self.baseline:
+        if best is not None and best.lane != self.results.baseline:
             return best.lane
-        others = self.times[~self.times["is_baseline"]] if len(self.times) else self.times
+        times = self.results.times
+        others = times[~times["is_baseline"]] if len(times) else times
         return str(others["lane"].iloc[0]) if len(others) else ""
 
     @property
@@ -104,13 +93,12 @@ class Headline:
     @property
     def comparison(self) -> Comparison | None:
         """How that lane compares by the deciding metric."""
-        return next((row for row in self._decided if row.lane == self.lane), None)
+        return self.results.comparison(self.lane)
 
     @property
     def metric_label(self) -> str:
         """The deciding metric's name for people."""
-        names = dict(zip(self.metrics["metric"], self.metrics["label"], strict=True))
-        return str(names.get(self.deciding, self.deciding))
+        return self.results.metric_label(self.results.deciding)
 
     @property
     def figures(self) -> tuple[Figure, ...]:
@@ -120,7 +108,7 @@ class Headline:
     @property
     def sentence(self) -> str:
         """The headline in one sentence."""
-        base, found = self.label(self.baseline), self.recommendation
+        base, found = self.label(self.results.baseline), self.recommendation
         if found.best is None:
             return f"No recommendation: {self.unknown[:1].lower()}{self.unknown[1:]}"
         if not self.is_as_good:
@@ -149,28 +137,25 @@ class Headline:
 
     def label(self, lane: str) -> str:
         """A lane's name for people."""
-        return self.lanes[lane][0] if lane in self.lanes else lane
+        return self.results.lane_label(lane)
 
     @property
     def _batch_size(self) -> int:
         """Images made in one go when the lanes were timed."""
-        return int(self.times["batch_size"].iloc[0]) if len(self.times) else 1
+        return int(self.results.times["batch_size"].iloc[0]) if len(self.results.times) else 1
 
     def _an_image(self, milliseconds: float) -> str:
         """The time of one image, from that of the batch it was made in."""
         return duration(milliseconds / self._batch_size)
 
-    @property
-    def _decided(self) -> list[Comparison]:
-        return [row for row in self.comparisons if row.metric == self.deciding]
-
     def _recommended(self) -> Figure:
         found = self.recommendation
         if found.best is None or self.unknown:
             return Figure("Recommended", NOT_KNOWN, self.unknown)
-        best, base = found.best, self.label(self.baseline)
-        name, scheduler = self.lanes.get(best.lane, (best.lane, ""))
-        if best.lane == self.baseline:
+        best, base = found.best, self.label(self.results.baseline)
+        name, lane = self.label(best.lane), self.results.lane(best.lane)
+        scheduler = "" if lane is None else lane.scheduler
+        if best.lane == self.results.baseline:
             note = f"The baseline: no cheaper lane is known to be as good by {self.metric_label}, or others object."
             return Figure("Recommended", name, note, scheduler=scheduler)
         second = found.runner_up
@@ -181,9 +166,9 @@ class Headline:
 
     def _time(self) -> Figure:
         title, lane = "Time saved" if self.is_as_good else "Time saved by the fastest", self.lane
-        if self.times.empty or not lane:
-            return Figure(title, NOT_KNOWN, NOT_TIMED if self.times.empty else "No other lane was timed.")
-        row = self.times.set_index("lane").loc[lane]
+        if self.results.times.empty or not lane:
+            return Figure(title, NOT_KNOWN, NOT_TIMED if self.results.times.empty else "No other lane was timed.")
+        row = self.results.times.set_index("lane").loc[lane]
         name = "" if self.is_as_good else f"{self.label(lane)}: "
         if not known(row["speedup"]):
             return Figure(
@@ -191,7 +176,7 @@ class Headline:
                 NOT_KNOWN,
                 f"{name}{self._an_image(row['median_ms'])} an image; the baseline has not been timed here.",
             )
-        base = self.times[self.times["is_baseline"]].iloc[0]
+        base = self.results.times[self.results.times["is_baseline"]].iloc[0]
         interval = percent_range(1 - 1 / row["speedup_low"], 1 - 1 / row["speedup_high"])
         note = (
             f"{name}{self._an_image(row['median_ms'])} instead of {self._an_image(base['median_ms'])} an image, "
@@ -208,7 +193,7 @@ class Headline:
         if row is None:
             return Figure(title, NOT_KNOWN, "No score to compare it by.")
         gap = row.difference
-        base = f"{self.label(self.baseline)}'s {number(row.baseline_mean.value)}"
+        base = f"{self.label(self.results.baseline)}'s {number(row.baseline_mean.value)}"
         note = f"{row.label} differs by {signed(gap.value)} from {base}"
         note += f"; up to ±{number(row.margin)} counts as the same." if known(row.margin) else "."
         interval = number_range(gap.low, gap.high)
@@ -221,9 +206,9 @@ class Headline:
         if not self.is_as_good or pricing is None:
             why = "A saving counts only at equal quality." if pricing else "There are no prices to go by."
             return Figure("Saved a month", "None known", why)
-        if not pricing.fits(str(self.times["device_name"].iloc[0])):
+        if not pricing.fits(str(self.results.times["device_name"].iloc[0])):
             return Figure("Saved a month", NOT_KNOWN, "The times were measured on another device than is priced.")
-        row = price_lanes(self.times, pricing.rate, pricing.work, pricing.seconds).set_index("lane").loc[lane]
+        row = price_lanes(self.results.times, pricing.rate, pricing.work, pricing.seconds).set_index("lane").loc[lane]
         work = pricing.work
         month = (
             f"{whole(work.images_per_month)} images, {money(pricing.rate.usd_per_hour)} per GPU hour, "

@@ -18,6 +18,10 @@ CURVE_PIXELS = 260
 LEGEND_PIXELS = 70
 RULER_PIXELS = 15
 LOG_SNR = "Log-SNR: noise → picture"
+SPAN_MARKS = (
+    "Bar: half of the path. Line: 80 % of it. Mark: halfway. Dark ends: 95 % intervals. "
+    "Grey: 40 – 80 %, said to be critical."
+)
 # How fine the octaves of x0 are, coarse to fine: one hue, so that the order shows.
 OCTAVE_DASHES = ([1, 0], [8, 3], [5, 3], [3, 2], [2, 2], [1, 2], [1, 4])
 

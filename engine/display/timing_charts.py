@@ -1,12 +1,14 @@
-"""Charts of measured times, from rows of `engine.analysis.timing.summarise` with label, scheduler and is_baseline."""
+"""Charts of measured times, from rows of `timing_summary.summarise` with label, scheduler and is_baseline."""
 
 import altair as alt
 import pandas as pd
 
-from engine.analysis.timing import STAGES
+from engine.analysis.timing_summary import STAGES
 from engine.display import theme
 from engine.display.charts import AXIS, height, lane_axis, lane_marks
 from engine.display.formats import duration, duration_range, ratio
+
+MARKS = "Mark: median. Thick bar: 95 % interval. Dashed: baseline."
 
 
 def time_chart(table: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
@@ -28,7 +30,7 @@ def time_chart(table: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
 
 
 def stage_chart(table: pd.DataFrame) -> alt.Chart:
-    """Where the time goes: stage medians, stacked per lane; `markup.stage_legend` names the colours."""
+    """Where the time goes: stage medians, stacked per lane; `tables.STAGE_MARKS` names the colours."""
     columns = {f"{stage}_ms": stage for stage in STAGES}
     long = table.melt(["label"], list(columns), "stage", "ms").dropna(subset=["ms"])
     long["stage"] = long["stage"].map(columns)

@@ -18,7 +18,7 @@ from engine.measuring.evidence import Evidence, Pictures, Subject, Unmeasurable
 from engine.study.source import BUNDLED, ModelSource
 
 if TYPE_CHECKING:
-    from engine.measuring.judge import Judge
+    from engine.measuring.clip_model import ClipModel
 
 HUB_CLIPS = ("openai/clip-vit-large-patch14", "openai/clip-vit-base-patch16", "openai/clip-vit-base-patch32")
 NEEDED = ("config.json", "model.safetensors", "tokenizer_config.json")
@@ -50,6 +50,12 @@ def clip_score(evidence: Evidence) -> float:
     judge = judge_of(evidence.subject.model)
     cosines = embedded(judge, evidence.pictures) @ judge.text(evidence.prompt)
     return float(100 * np.maximum(cosines, 0).mean())
+
+
+def similarity_to_final(evidence: Evidence) -> float:
+    """Cosine between the CLIP vectors of a step's x0 and the final picture, mean over video frames."""
+    judge = judge_of(evidence.subject.model)
+    return float((embedded(judge, evidence.pictures) * embedded(judge, evidence.final())).sum(axis=1).mean())
 
 
 def vectors(subject: Subject, pictures: Pictures) -> np.ndarray:
@@ -97,7 +103,7 @@ def concept(prompt: str, labels: tuple[str, ...]) -> str:
     raise Unmeasurable("the prompt names no concept of vocabulary.txt")
 
 
-def judge_of(model: ModelSource) -> "Judge":
+def judge_of(model: ModelSource) -> "ClipModel":
     """The CLIP that judges a model's pictures, loaded once.
 
     Raises:
@@ -164,14 +170,14 @@ def digest(path: Path) -> str:
 
 
 @functools.lru_cache(maxsize=3)
-def load_judge(folder: Path, tokenizer: Path | None = None) -> "Judge":
+def load_judge(folder: Path, tokenizer: Path | None = None) -> "ClipModel":
     """A CLIP model, loaded once; its tokenizer may lie in another folder."""
-    from engine.measuring.judge import Judge
+    from engine.measuring.clip_model import ClipModel
 
-    return Judge(folder, tokenizer)
+    return ClipModel(folder, tokenizer)
 
 
-def embedded(judge: "Judge", pictures: Pictures) -> np.ndarray:
+def embedded(judge: "ClipModel", pictures: Pictures) -> np.ndarray:
     """Unit vectors of pictures; remembered for the next metric that asks about the same pictures."""
     return _embedded_bytes(judge, pictures.shape, pictures.tobytes())
 
@@ -190,5 +196,5 @@ def _digest_of(path: Path, size: int, changed: int) -> str:
 
 
 @functools.lru_cache(maxsize=4)
-def _embedded_bytes(judge: "Judge", shape: tuple[int, ...], data: bytes) -> np.ndarray:
+def _embedded_bytes(judge: "ClipModel", shape: tuple[int, ...], data: bytes) -> np.ndarray:
     return judge.pictures(np.frombuffer(data, np.uint8).reshape(shape))

@@ -27,13 +27,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class Evidence:
-    """One finished cell.
+    """One finished cell, or one of its steps.
 
     Attributes:
-        pictures: Final pictures, (frames, height, width, 3) bytes; one frame unless it is a video.
+        pictures: Final pictures, (frames, height, width, 3) bytes; one frame unless it is a video. Of a step: its x0.
         latents: Final latents, (C, H, W) or (C, F, H, W).
         reference_pictures: Of the converged solution; None if the metric does not need it.
         reference_latents: Likewise.
+        final_pictures: Of a step: the final pictures of its run.
     """
 
     subject: Subject
@@ -43,6 +44,7 @@ class Evidence:
     latents: Latents
     reference_pictures: Pictures | None = None
     reference_latents: Latents | None = None
+    final_pictures: Pictures | None = None
 
     def both_pictures(self) -> Iterable[tuple[Pictures, Pictures]]:
         """(picture, reference picture), frame by frame.
@@ -55,3 +57,13 @@ class Evidence:
         if self.reference_pictures.shape != self.pictures.shape:
             raise Unmeasurable(f"pictures are {self.pictures.shape}, the reference's {self.reference_pictures.shape}")
         return zip(self.pictures, self.reference_pictures, strict=True)
+
+    def final(self) -> Pictures:
+        """The final pictures of a step's run.
+
+        Raises:
+            Unmeasurable: This is no step.
+        """
+        if self.final_pictures is None:
+            raise Unmeasurable("there is no final picture besides this one")
+        return self.final_pictures

@@ -40,6 +40,24 @@ def sharpness(evidence: Evidence) -> float:
     return float(np.mean([laplacian_variance(picture) for picture in evidence.pictures]))
 
 
+def ssim_to_final(evidence: Evidence) -> float:
+    """Mean over frames of the structural similarity of a step's x0 and the final picture."""
+    pairs = zip(evidence.pictures, evidence.final(), strict=True)
+    return float(np.mean([structural_similarity(*pair) for pair in pairs]))
+
+
+def sharpness_of_final(evidence: Evidence) -> float:
+    """Variance of the Laplacian of a step's x0 over that of the final picture.
+
+    Raises:
+        Unmeasurable: The final picture is constant.
+    """
+    final = np.mean([laplacian_variance(picture) for picture in evidence.final()])
+    if not final > 0:
+        raise Unmeasurable("the final picture is constant")
+    return float(np.mean([laplacian_variance(picture) for picture in evidence.pictures]) / final)
+
+
 def relative_distance(found: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     """||found - reference|| / ||reference||.
 

@@ -1,94 +1,28 @@
-"""The table of metrics: one entry carries all that is known about a metric. Imports no torch.
+"""The table of metrics: of pictures, of step frames, and of whole lanes. Imports no torch.
 
 A metric of your own is a function and one entry, for example in a plug-in that a study names:
 
-    from engine.measuring.metrics import Metric, register
+    from engine.measuring.metrics import METRICS, Metric
     def brightness(evidence): return float(evidence.pictures.mean() / 255)
-    register(Metric("brightness", "Brightness", "", "neither", "1", brightness, "mean of all values, 0..1"))
+    METRICS.register(Metric("brightness", "Brightness", "", "neither", "1", brightness, "mean of all values, 0..1"))
+
+With `scope="frame"` it measures x0 frames, and sees the final picture as `evidence.final_pictures`; with `scope="lane"`
+it is a function of two sets of vectors (`Sets`):
+
+    def shift(sets): return float(((sets.lane - sets.against).mean(axis=0) ** 2).sum() ** 0.5)
+    METRICS.register(Metric("shift", "Shift", "", "lower", "1", shift, "distance of the means", scope="lane"))
 """
 
-import importlib
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from engine.errors import StudyError
-from engine.measuring import formulas
-from engine.measuring.evidence import Evidence, Subject, Unmeasurable
-
-Direction = Literal["higher", "lower", "neither"]
-Measure = Callable[[Evidence], float]
-Edition = Callable[[Subject], str]
-KEY = re.compile(r"[a-z][a-z0-9_]{0,39}")
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One number about a finished picture.
-
-    Attributes:
-        key: Stable name, stored in the cache.
-        label: Name for people.
-        unit: Of its values; empty for plain numbers.
-        direction: Which values are better.
-        version: Raised whenever the same picture would get another value.
-        measure: The function, or "module:function", imported when first needed. It raises `Unmeasurable` for a cell
-            that has no value.
-        description: What it says, in one line.
-        smallest_n: Pairs of cells below which its figures say too little.
-        has_true_zero: Whether zero means "none of it", so that ratios mean something.
-        span: Largest minus smallest possible value, if it is bounded and often at its bounds.
-        margin: Differences of means below this count as equivalent; None: the seed-to-seed noise of the baseline.
-        needs_reference: Whether it compares with the converged solution.
-        edition: Names what the values depend on besides the version (weights), or raises `Unmeasurable`; a function or
-            "module:function".
-        on_frames: Whether x0 frames are measured as well.
-    """
-
-    key: str
-    label: str
-    unit: str
-    direction: Direction
-    version: str
-    measure: Measure | str
-    description: str
-    smallest_n: int = 10
-    has_true_zero: bool = False
-    span: float | None = None
-    margin: float | None = None
-    needs_reference: bool = False
-    edition: Edition | str | None = None
-    on_frames: bool = False
-
-    def full_version(self, subject: Subject) -> str:
-        """The version, with what else the values of a study depend on: `1`, `1@EDITION`.
-
-        Raises:
-            Unmeasurable: It cannot be measured for this study at all.
-        """
-        parts = []
-        if self.needs_reference:
-            if subject.reference is None:
-                raise Unmeasurable(
-                    "not available: the study has no reference; add a [reference] table to it, or "
-                    "--set reference.enabled=true"
-                )
-            reference = subject.reference
-            parts.append(f"{reference.lane.key}|{reference.check.key}|{reference.tolerance:g}")
-        if self.edition is not None:
-            parts.append(str(resolve(self.edition)(subject)))
-        return "@".join([self.version, *parts])
-
-    def value(self, evidence: Evidence) -> float:
-        """The value of a cell."""
-        return float(resolve(self.measure)(evidence))
-
+from engine.measuring import formulas, set_formulas
+from engine.measuring.metric import CLIP, INCEPTION, Metric
+from engine.study.registry import Registry
 
 _CLIP = "engine.measuring.clip"
 _LEARNED = "engine.measuring.learned"
 
-_BUILT_IN = (
+_OF_PICTURES = (
     Metric(
         "latent_error",
         "Latent error",
@@ -203,33 +137,155 @@ _BUILT_IN = (
     ),
 )
 
-METRICS: dict[str, Metric] = {entry.key: entry for entry in _BUILT_IN}
+# Frames are stored lossily (WebP, quality 90), finals without loss: a frame of the final picture itself gets a little
+# less than 1.
+_OF_FRAMES = (
+    Metric(
+        "similarity_to_final",
+        "CLIP similarity to the final picture",
+        "cosine",
+        "neither",
+        "1",
+        f"{_CLIP}:similarity_to_final",
+        "cosine of x0 and the final picture in CLIP space",
+        scope="frame",
+        edition=f"{_CLIP}:edition",
+    ),
+    Metric(
+        "ssim_to_final",
+        "SSIM to the final picture",
+        "",
+        "neither",
+        "1",
+        formulas.ssim_to_final,
+        "structural similarity of x0 to the final picture",
+        scope="frame",
+    ),
+    Metric(
+        "sharpness_of_final",
+        "Sharpness over the final picture's",
+        "",
+        "neither",
+        "1",
+        formulas.sharpness_of_final,
+        "variance of the Laplacian of x0's luminance over that of the final picture",
+        scope="frame",
+    ),
+)
+
+_FID: dict[str, Any] = {
+    "smallest_n": 200,
+    "trusted_n": 1000,
+    "caution": "biased upwards, by more for some lanes than others",
+    "warn": set_formulas.rank_warning,
+    "lowest": 0.0,
+}
+_FREE = "pairs of one prompt left out"
+
+_OF_LANES = (
+    Metric(
+        "kid",
+        "KID (CLIP)",
+        "",
+        "lower",
+        "2",
+        set_formulas.kid_of_directions,
+        f"kernel distance, (x.y + 1)^3, of CLIP directions, unbiased ({_FREE}); 0 if the sets are alike",
+        scope="lane",
+        features=CLIP,
+    ),
+    Metric(
+        "cmmd",
+        "CMMD",
+        "x 1000",
+        "lower",
+        "1",
+        set_formulas.cmmd,
+        f"kernel distance, Gaussian kernel, of CLIP vectors, unbiased ({_FREE}); 0 if the sets are alike",
+        scope="lane",
+        features=CLIP,
+    ),
+    Metric(
+        "fid",
+        "FID (CLIP)",
+        "",
+        "lower",
+        "1",
+        set_formulas.fid,
+        "Frechet distance of normal distributions fitted to CLIP vectors; biased at every n",
+        scope="lane",
+        features=CLIP,
+        **_FID,
+    ),
+    Metric(
+        "diversity",
+        "Diversity gained",
+        "cosine distance",
+        "neither",
+        "1",
+        set_formulas.diversity,
+        "mean distance between two seeds of a prompt, minus that of the other side; noise differs too",
+        scope="lane",
+        features=CLIP,
+    ),
+    Metric(
+        "precision",
+        "Precision",
+        "share",
+        "higher",
+        "1",
+        set_formulas.precision,
+        "pictures that lie among the other side's, within its third neighbours",
+        scope="lane",
+        features=CLIP,
+        smallest_n=200,
+        trusted_n=1000,
+        lowest=0.0,
+        highest=1.0,
+    ),
+    Metric(
+        "recall",
+        "Recall",
+        "share",
+        "higher",
+        "1",
+        set_formulas.recall,
+        "pictures of the other side that lie among the lane's, within its third neighbours",
+        scope="lane",
+        features=CLIP,
+        smallest_n=200,
+        trusted_n=1000,
+        lowest=0.0,
+        highest=1.0,
+    ),
+    Metric(
+        "kid_inception",
+        "KID (Inception)",
+        "",
+        "lower",
+        "1",
+        set_formulas.kid,
+        f"kernel distance, cubic kernel, of Inception vectors, unbiased ({_FREE})",
+        scope="lane",
+        features=INCEPTION,
+    ),
+    Metric(
+        "fid_inception",
+        "FID (Inception)",
+        "",
+        "lower",
+        "1",
+        set_formulas.fid,
+        "Frechet distance of normal distributions fitted to Inception vectors; biased at every n",
+        scope="lane",
+        features=INCEPTION,
+        **_FID,
+    ),
+)
+
+METRICS: Registry[Metric] = Registry("metric", (*_OF_PICTURES, *_OF_FRAMES, *_OF_LANES))
 
 
-def register(entry: Metric) -> Metric:
-    """Adds a metric to the table; the same entry twice is harmless.
-
-    Raises:
-        StudyError: The key is malformed, or names another metric already.
-    """
-    if not KEY.fullmatch(entry.key):
-        raise StudyError(f"Metric key {entry.key!r} may hold lower-case letters, digits and '_' only, at most 40.")
-    known = METRICS.get(entry.key)
-    if known is not None and known != entry:
-        raise StudyError(f"Metric key '{entry.key}' is taken by {_named(known)}; {_named(entry)} needs one of its own.")
-    METRICS[entry.key] = entry
-    return entry
-
-
-def _named(entry: Metric) -> str:
-    target = entry.measure
-    return target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
-
-
-def resolve(target: Callable[..., Any] | str) -> Callable[..., Any]:
-    """The function itself, or the one that "module:function" names, imported now."""
-    if not isinstance(target, str):
-        return target
-    module, _, name = target.partition(":")
-    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return found
+def of_scope(scope: str) -> dict[str, Metric]:
+    """The metrics that measure pictures, frames or lanes, by key."""
+    return {key: metric for key, metric in METRICS.items() if metric.scope == scope}

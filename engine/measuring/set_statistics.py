@@ -76,7 +76,7 @@ class Sets:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class SetEstimate:
     """A value with its standard error and 95 % interval; NaN where there are too few prompts to tell."""
 
     value: float
@@ -85,7 +85,7 @@ class Estimate:
     high: float
 
 
-def estimate(measure: Callable[[Sets], float], sets: Sets, lowest: float, highest: float) -> Estimate:
+def estimate(measure: Callable[[Sets], float], sets: Sets, lowest: float, highest: float) -> SetEstimate:
     """What a metric says of two sets: value, and Student interval of G - 1 degrees of freedom from G groups of prompts.
 
     Args:
@@ -96,14 +96,14 @@ def estimate(measure: Callable[[Sets], float], sets: Sets, lowest: float, highes
     """
     value = measure(sets)
     if sets.prompt_count < MIN_PROMPTS:
-        return Estimate(value, float("nan"), float("nan"), float("nan"))
+        return SetEstimate(value, float("nan"), float("nan"), float("nan"))
     groups = min(sets.prompt_count, MOST_GROUPS)
     # Every G-th prompt, so that prompts that stand together in a study, and may be alike, fall into several groups.
     left_out = [np.arange(group, sets.prompt_count, groups) for group in range(groups)]
     replicates = np.array([measure(sets.without(prompts)) for prompts in left_out])
     error = float(np.sqrt((groups - 1) / groups * np.sum((replicates - replicates.mean()) ** 2)))
     reach = float(special.stdtrit(groups - 1, (1 + CONFIDENCE) / 2)) * error
-    return Estimate(value, error, max(lowest, value - reach), min(highest, value + reach))
+    return SetEstimate(value, error, max(lowest, value - reach), min(highest, value + reach))
 
 
 def _disagreement(sets: Sets, kernel: Kernel) -> Floats:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.cache import queries
 from engine.cache.connection import Connection
-from engine.cache.records import FrameRow, LatentsRow, SketchRow, StepMetricRow, TrajectoryRow
+from engine.cache.records import FrameRow, LatentsRow, StepRow, TrajectoryRow, step_rows
 from engine.passes.context import PassContext, PassOutcome
 from engine.study.cells import Cell
 from engine.study.study import FrameSettings, Study
@@ -65,7 +65,7 @@ def make_images(context: PassContext, jobs: Sequence[ImageJob], title: str = "im
     """
     if not jobs:
         return PassOutcome()
-    progress, writer = context.progress, context.writer
+    progress = context.progress
     progress.start(title, len(jobs), "cells")
     expected, calls = expected_calls(job.cell for job in jobs), 0
 
@@ -76,29 +76,20 @@ def make_images(context: PassContext, jobs: Sequence[ImageJob], title: str = "im
         progress.calls(calls, expected)
 
     done = failed = 0
-    group: list[TrajectoryRow] = []
-    committed = time.monotonic()
+    groups = _Groups(context)
     with closing(_samples(context, jobs, tell)) as samples:
         try:
             for sample, frames in samples:
-                group.append(trajectory_row(sample, frames))
+                groups.add(trajectory_row(sample, frames))
                 if sample.error is None:
                     done += 1
                 else:
                     failed += 1
                     progress.note(f"Failed: {sample.cell.lane.key}, seed {sample.cell.seed}: {sample.error}")
                 progress.advance(1, sample.cell.lane.key)
-                if len(group) >= GROUP_CELLS or time.monotonic() - committed > GROUP_SECONDS:
-                    rows, group = group, []
-                    try:
-                        writer.trajectories(rows, context.source, context.environment)
-                    except KeyboardInterrupt:
-                        group = rows  # rolled back, or written twice, which is harmless
-                        raise
-                    committed = time.monotonic()
         finally:
             # Also when the run is interrupted: what is finished is kept.
-            writer.trajectories(group, context.source, context.environment)
+            groups.commit()
     return PassOutcome(done, failed)
 
 
@@ -127,9 +118,32 @@ def trajectory_row(sample: "Sample", frames: FrameSettings) -> TrajectoryRow:
         frame_kinds=",".join(frames.kinds),
         latents=_latents_row(sample),
         frames=_frame_rows(sample),
-        step_metrics=_step_metric_rows(sample),
-        sketches=_sketch_rows(sample),
+        measured=_step_rows(sample),
     )
+
+
+class _Groups:
+    """Cells that wait to be committed, which they are so many, or so many seconds' worth, at once."""
+
+    def __init__(self, context: PassContext) -> None:
+        self._context = context
+        self._rows: list[TrajectoryRow] = []
+        self._committed = time.monotonic()
+
+    def add(self, row: TrajectoryRow) -> None:
+        self._rows.append(row)
+        if len(self._rows) >= GROUP_CELLS or time.monotonic() - self._committed > GROUP_SECONDS:
+            self.commit()
+
+    def commit(self) -> None:
+        """Writes what waits; after an interrupt it waits still."""
+        rows, self._rows = self._rows, []
+        try:
+            self._context.writer.trajectories(rows, self._context.source, self._context.environment)
+        except KeyboardInterrupt:
+            self._rows = rows  # rolled back, or written twice, which is harmless
+            raise
+        self._committed = time.monotonic()
 
 
 def _is_complete(cached: tuple[int, frozenset[str]] | None, frames: FrameSettings) -> bool:
@@ -177,22 +191,11 @@ def _frame_rows(sample: "Sample") -> tuple[FrameRow, ...]:
     )
 
 
-def _step_metric_rows(sample: "Sample") -> tuple[StepMetricRow, ...]:
-    calls = max(len(sample.steps), 1)
+def _step_rows(sample: "Sample") -> tuple[StepRow, ...]:
     metrics = [("x0_distance", index, value) for index, value in sample.distances]
     for name in ("x0_change", "guidance_energy"):
         measured = [(step.step_index, getattr(step, name)) for step in sample.steps]
         metrics += [(name, index, value) for index, value in measured if value is not None]
     metrics += sample.spectra
-    return tuple(
-        StepMetricRow(index, (index + 1) / calls, sample.steps[index].log_snr, metric, value)
-        for metric, index, value in metrics
-    )
-
-
-def _sketch_rows(sample: "Sample") -> tuple[SketchRow, ...]:
-    calls = max(len(sample.steps), 1)
-    return tuple(
-        SketchRow(index, (index + 1) / calls, sample.steps[index].log_snr, data.astype("<f2").tobytes())
-        for index, data in sample.sketches
-    )
+    sketches = {index: data.astype("<f2").tobytes() for index, data in sample.sketches}
+    return step_rows(metrics, sketches, [step.log_snr for step in sample.steps])

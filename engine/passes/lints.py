@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.cache import schedules
+from engine.cache import lint_tables
 from engine.cache.connection import reading
-from engine.cache.schedules import LintRow, write_lints
+from engine.cache.lint_tables import LintRow, write_lints
 from engine.sampling.lint import LINT_VERSION, Lint, lint_lane
 from engine.study.cells import Cell
 from engine.study.source import ModelSource
@@ -29,7 +29,7 @@ def store_lints(cache: Path, cells: Sequence[Cell], source: ModelSource, config:
     """
     lanes = {cell.config_id: cell.lane for cell in cells}
     with reading(cache) as db:
-        known = schedules.linted(db, source.model_id, lanes, LINT_VERSION)
+        known = lint_tables.linted(db, source.model_id, lanes, LINT_VERSION)
     rows = [lint_row(lint_lane(lane, config), key, source) for key, lane in lanes.items() if key not in known]
     write_lints(cache, rows)
     return len(rows)

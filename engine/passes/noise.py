@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.cache.schedules import NoiseRow, write_noise
+from engine.cache.lint_tables import NoiseRow, write_noise
 from engine.environment import Memory
 from engine.passes.context import PassContext, open_context
 from engine.study.cells import Cell, cells, check_lanes
 from engine.study.study import Study
 
 if TYPE_CHECKING:
-    from engine.measuring.noise import Distances
+    from engine.measuring.noise_floor import Distances
 
 METRICS = ("latent_error", "picture_rms")
 BATCHES = (2, 8)
@@ -46,7 +46,7 @@ def run_noise(
     Raises:
         LabError: Something on the user's side is wrong; raised before any work.
     """
-    from engine.measuring.noise import measure_noise
+    from engine.measuring.noise_floor import measure_noise
 
     context = open_context(study, cache, device=device, memory=memory)
     check_lanes(study.lanes, context.source.scheduler_config, context.source.family)

@@ -5,16 +5,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.cache.connection import migrate
-from engine.cache.phases import PhasesWriter
+from engine.cache.swap_tables import write_study_swaps
 from engine.environment import Memory
-from engine.frame_scoring import score_frames
 from engine.passes.context import PassContext, fetched_source
 from engine.passes.images import make_images
 from engine.passes.plan import StudyPlan, check_disk, plan_study
+from engine.passes.scores import score
 from engine.passes.swaps import make_swaps
 from engine.passes.timing import take_times
 from engine.progress import Progress
-from engine.scoring import score
 from engine.study.study import Study
 
 
@@ -85,9 +84,8 @@ def run_study(
     else:
         _make_missing(plan, context, outcome)
     scoring = score(plan, cache, progress)
-    taken, failed = score_frames(plan, cache, progress)
-    outcome.scored = scoring.scored + scoring.sets.taken + taken
-    outcome.failed += scoring.failed + failed
+    outcome.scored = scoring.scored
+    outcome.failed += scoring.failed
     outcome.seconds = time.monotonic() - start
     progress.finish({**asdict(outcome), "study": study.name, "cache": str(cache)})
     return outcome
@@ -97,7 +95,7 @@ def _record_study(plan: StudyPlan, context: PassContext) -> None:
     """Records what the study shows, before any of it is made."""
     context.writer.begin(plan.study, plan.cells, plan.source, plan.environment)
     if plan.swaps:
-        PhasesWriter(context.cache).study_swaps(plan.study.name, [swap.swap_id for swap in plan.swaps])
+        write_study_swaps(context.cache, plan.study.name, [swap.swap_id for swap in plan.swaps])
 
 
 def _make_missing(plan: StudyPlan, context: PassContext, outcome: RunOutcome) -> None:

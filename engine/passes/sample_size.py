@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from engine.analysis import statistics
 from engine.measuring.evidence import Subject, Unmeasurable
-from engine.measuring.metrics import METRICS, Metric
+from engine.measuring.metric import Metric
+from engine.measuring.metrics import of_scope
 from engine.study.source import ModelSource
 from engine.study.study import Study
 
@@ -40,7 +41,7 @@ def metrics_without_verdict(study: Study, source: ModelSource) -> list[str]:
 
 def _measured(study: Study, source: ModelSource) -> Iterator[Metric]:
     subject = Subject(source, study.reference)
-    for metric in METRICS.values():
+    for metric in of_scope("picture").values():
         try:
             metric.full_version(subject)
         except Unmeasurable:

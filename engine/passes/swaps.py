@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from engine.cache import phases
+from engine.cache import swap_tables
 from engine.cache.connection import Connection
-from engine.cache.phases import PhasesWriter, SwapRow
+from engine.cache.swap_tables import SwapRow, write_swaps
 from engine.measuring import clip
 from engine.measuring.evidence import Subject, Unmeasurable
 from engine.passes.context import PassContext, PassOutcome
 from engine.study.prompt_swaps import Swap
 
 if TYPE_CHECKING:
-    from engine.sampling.commitment import SwapSample
+    from engine.sampling.swapped_cells import SwapSample
 
 
 def missing_swaps(db: Connection | None, swaps: Sequence[Swap]) -> list[Swap]:
     """Those that a cache lacks; all of them without a cache."""
     if db is None or not swaps:
         return list(swaps)
-    have = phases.swapped(db, [swap.swap_id for swap in swaps])
+    have = swap_tables.swapped(db, [swap.swap_id for swap in swaps])
     return [swap for swap in swaps if swap.swap_id not in have]
 
 
@@ -33,13 +33,13 @@ def make_swaps(context: PassContext, swaps: Sequence[Swap]) -> PassOutcome:
 
     Without a CLIP that knows the model's pictures, the distances in latent space are all that is measured.
     """
-    from engine.sampling.commitment import run_swaps
+    from engine.sampling.swapped_cells import run_swaps
 
-    progress, writer, judge = context.progress, PhasesWriter(context.cache), _clip_edition(context)
+    progress, judge = context.progress, _clip_edition(context)
     done = failed = 0
     progress.start("commitment", len(swaps), "runs")
     for group in run_swaps(context.model, swaps, context.max_batch([swaps[0].first])):
-        writer.swaps([_row(sample, context, judge) for sample in group])
+        write_swaps(context.cache, [_row(sample, context, judge) for sample in group])
         for sample in group:
             if sample.error is None:
                 done += 1

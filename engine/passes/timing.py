@@ -14,7 +14,7 @@ from engine.study.source import ModelSource
 from engine.study.study import TimingSettings
 
 if TYPE_CHECKING:
-    from engine.measuring.timing import TimingSample
+    from engine.measuring.lane_timing import TimingSample
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def take_times(
     Returns:
         Samples taken, and lanes that could not be timed.
     """
-    from engine.measuring.timing import TimingJob, time_lanes
+    from engine.measuring.lane_timing import TimingJob, time_lanes
 
     progress, alive = context.progress, _finished_by_lane(context, cells)
     taken = untimed = 0

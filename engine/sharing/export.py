@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.cache import queries
-from engine.cache.connection import Connection, migrate, reading
+from engine.cache.connection import migrate, reading
 from engine.cache.exchange import export_cache
-from engine.cache.findings import load_findings
 from engine.cache.snapshot import snapshot
 from engine.errors import LabError, StudyError, did_you_mean
+from engine.results import Results, read_results
 from engine.sharing.animation import draw_frames, strips_of, write_gif, write_mp4
-from engine.sharing.comparison import comparison_grid
+from engine.sharing.comparison_grid import comparison_grid
+from engine.sharing.figures import figures_csv
 from engine.sharing.parquet import export_parquet
 from engine.sharing.pictures import StoredPictures, load_pictures
 from engine.sharing.sheets import contact_sheets, sheet_count
-from engine.sharing.summary import Summary, summary_csv
 
 # No sheet or animation shows a picture larger.
 MAX_SIDE = 256
@@ -49,7 +48,7 @@ def export(cache: Path, study: str | None, form: str, path: Path, view: View) ->
         return [f"{path}: {merged.cells:,} cells, {sum(merged.rows.values()):,} rows, {_megabytes(path)}"]
     if form == "parquet":
         with snapshot(cache, path) as db:
-            load_findings(db, study, ())
+            read_results(db, study)
             files = export_parquet(db, study, path)
         return [f"{path}: {len(files)} files, {sum(file.stat().st_size for file in files) / 1e6:,.1f} MB"]
     writers: dict[str, Callable[[Path, str, Path, View], list[str]]] = {
@@ -61,30 +60,15 @@ def export(cache: Path, study: str | None, form: str, path: Path, view: View) ->
     return writers[form](cache, study, path, view)
 
 
-def load_summary(db: Connection, study: str, lanes: tuple[str, ...] | None = ()) -> Summary:
-    """Reads a study without its pictures.
-
-    Args:
-        db: An open connection.
-        study: Its name.
-        lanes: Of these step metrics are read too (None: of all); claims need them.
-
-    Raises:
-        StudyError: There is no such study.
-    """
-    findings = load_findings(db, study, lanes)
-    return Summary(findings, queries.spec(db, study) or {})
-
-
-def choose(summary: Summary, view: View) -> tuple[str, int]:
+def choose(results: Results, view: View) -> tuple[str, int]:
     """The prompt and seed of a view.
 
     Raises:
         StudyError: The study has no such prompt or seed.
     """
-    prompts, seeds = summary.prompts, summary.seeds
+    prompts, seeds = results.prompts, results.seeds
     if not prompts or not seeds:
-        raise StudyError(f"The study '{summary.findings.study_id}' has no prompt or no seed.")
+        raise StudyError(f"The study '{results.id}' has no prompt or no seed.")
     prompt = prompts[0] if view.prompt is None else view.prompt
     if prompt not in prompts:
         near = did_you_mean(prompt, prompts)
@@ -123,25 +107,25 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 def _csv(cache: Path, study: str, path: Path, view: View) -> list[str]:
     with reading(cache) as db:
-        summary = load_summary(db, study)
-    text = summary_csv(summary)
+        results = read_results(db, study)
+    text = figures_csv(results)
     write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
     return [f"{path}: {text.count(chr(10)) - 1} rows"]
 
 
 def _png(cache: Path, study: str, path: Path, view: View) -> list[str]:
     with reading(cache) as db:
-        summary = load_summary(db, study)
+        results = read_results(db, study)
     if view.prompt is None and view.seed is None:
-        return _sheets(cache, summary, path)
-    prompt, seed = choose(summary, view)
+        return _sheets(cache, results, path)
+    prompt, seed = choose(results, view)
     image = comparison_grid(cache, study, prompt, seed, view.kind)
     write_whole(path, lambda file: image.save(file, "PNG"))
     return [f"{path}: {image.width} x {image.height} px"]
 
 
-def _sheets(cache: Path, summary: Summary, path: Path) -> list[str]:
-    sheets = sheet_count(summary)
+def _sheets(cache: Path, results: Results, path: Path) -> list[str]:
+    sheets = sheet_count(results)
     if path.suffix.lower() == ".png" and sheets > 1:
         raise LabError(
             f"-o {path}: the study makes {sheets} contact sheets. Give a folder, or one comparison with "
@@ -159,8 +143,8 @@ def _sheets(cache: Path, summary: Summary, path: Path) -> list[str]:
             return load_pictures(db, ids, "", MAX_SIDE)
 
     lines = []
-    for name, image in contact_sheets(summary, finals):
-        plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{summary.findings.study_id}-{name}")
+    for name, image in contact_sheets(results, finals):
+        plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{results.id}-{name}")
         target = path if path.suffix.lower() == ".png" else path / f"{plain}.png"
         write_whole(target, lambda file, image=image: image.save(file, "PNG"))  # type: ignore[misc]
         lines.append(f"{target}: {image.width} x {image.height} px")
@@ -169,13 +153,13 @@ def _sheets(cache: Path, summary: Summary, path: Path) -> list[str]:
 
 def _animation(cache: Path, study: str, path: Path, view: View) -> list[str]:
     with reading(cache) as db:
-        summary = load_summary(db, study)
-        prompt, seed = choose(summary, view)
-        cells = summary.findings.cells
+        results = read_results(db, study)
+        prompt, seed = choose(results, view)
+        cells = results.cells
         cells = cells[(cells["prompt"] == prompt) & (cells["seed"] == seed)]
         by_lane = dict(zip(cells["study_lane"], cells["trajectory_id"], strict=True))
         pictures = load_pictures(db, list(by_lane.values()), view.kind, MAX_SIDE)
-    labels = dict(zip(summary.lanes["lane"], summary.lanes["label"], strict=True))
+    labels = dict(zip(results.lane_table["lane"], results.lane_table["label"], strict=True))
     what = "clean-image estimate" if view.kind == "x0" else "noisy image"
     title = f"{' '.join(prompt.split()) or '(empty prompt)'}: {what}, seed {seed}"
     frames = draw_frames(title, strips_of(labels, by_lane, pictures))

@@ -105,7 +105,7 @@ def _card(study: str, kinds: set[str]) -> str:
             "",
             *said,
             "- `tables/`: every other table of the cache, with the rows of this study (columns: see "
-            "`engine/cache/tables`).",
+            "`engine/cache/schema.py`).",
             "- `study.toml`: the study, to run it again.",
             "",
             "```python",

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from PIL import Image
 
 from engine.display.formats import count
+from engine.results import Results
 from engine.sharing.grid import GridRow, draw_grid
 from engine.sharing.pictures import CellPictures
-from engine.sharing.summary import Summary
 
 PROMPTS_A_SHEET = 8
 
@@ -17,28 +17,28 @@ PROMPTS_A_SHEET = 8
 Finals = Callable[[Sequence[str]], Mapping[str, CellPictures]]
 
 
-def contact_sheets(summary: Summary, finals: Finals) -> Iterator[tuple[str, Image.Image]]:
+def contact_sheets(results: Results, finals: Finals) -> Iterator[tuple[str, Image.Image]]:
     """(name, sheet) of every seed, at most `PROMPTS_A_SHEET` prompts each."""
-    prompts = summary.prompts
+    prompts = results.prompts
     starts = range(0, len(prompts), PROMPTS_A_SHEET)
-    for seed in summary.seeds:
+    for seed in results.seeds:
         for number, start in enumerate(starts, 1):
             name = f"seed-{seed}" + (f"-{number}" if len(starts) > 1 else "")
-            yield name, _sheet(finals, summary, seed, prompts[start : start + PROMPTS_A_SHEET])
+            yield name, _sheet(finals, results, seed, prompts[start : start + PROMPTS_A_SHEET])
 
 
-def sheet_count(summary: Summary) -> int:
+def sheet_count(results: Results) -> int:
     """How many sheets there are."""
-    return len(summary.seeds) * -(-len(summary.prompts) // PROMPTS_A_SHEET)
+    return len(results.seeds) * -(-len(results.prompts) // PROMPTS_A_SHEET)
 
 
-def _sheet(load: Finals, summary: Summary, seed: int, prompts: list[str]) -> Image.Image:
-    cells = summary.findings.cells
+def _sheet(load: Finals, results: Results, seed: int, prompts: list[str]) -> Image.Image:
+    cells = results.cells
     cells = cells[(cells["seed"] == seed) & cells["prompt"].isin(prompts)]
     pictures = load(list(cells["trajectory_id"]))
     places = {(row.study_lane, row.prompt): row for row in cells.itertuples()}
     rows = []
-    for lane in summary.lanes.itertuples():
+    for lane in results.lane_table.itertuples():
         mine = [places.get((lane.lane, prompt)) for prompt in prompts]
         finals = [pictures[cell.trajectory_id].final if cell is not None else None for cell in mine]
         errors = [str(cell.error) for cell in mine if cell is not None and cell.status == "failed"]
@@ -50,11 +50,11 @@ def _sheet(load: Finals, summary: Summary, seed: int, prompts: list[str]) -> Ima
         first = cells.iloc[0]
         settings = f", guidance {first['guidance_scale']:g}, {first['width']} x {first['height']} px"
     return draw_grid(
-        title=summary.findings.study_id,
+        title=results.id,
         subtitle=f"Final pictures, seed {seed}{settings}; every column from the same noise",
         columns=[" ".join(prompt.split()) or "(empty prompt)" for prompt in prompts],
         rows=rows,
-        footer=f"Model {summary.spec.get('model', 'unknown')}. " + "; ".join(summary.findings.environment_lines()),
+        footer=f"Model {results.spec.get('model', 'unknown')}. " + "; ".join(results.environment_lines),
     )
 
 

@@ -13,8 +13,6 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from dashboard.compare import player
-
 LANES = 4
 PATIENCE = 20_000  # ms
 QUIET = 1200  # ms: what the page sends while it is being drawn
@@ -317,32 +315,6 @@ def test_the_animation_downloads_as_gif(quiet_page: Any, dashboard: str, tmp_pat
     assert (np.abs(tile - disc).max(axis=2) <= 8).sum() > 0.2 * 224 * 224
     assert (np.abs(shown[0][:, 16:240] - disc).max(axis=2) <= 8).sum() < 50
     assert len(sent) == counted
-
-
-@pytest.mark.parametrize("size", [(3, 2), (311, 203)])
-def test_the_gif_writer_keeps_up_to_256_colours_exactly(size: tuple[int, int], chromium_page: Any) -> None:
-    generator = np.random.default_rng(0)
-    levels = np.arange(4, 256, 40, dtype=np.uint8)[:6]
-    colours = np.array([(r, g, b) for r in levels for g in levels for b in levels], dtype=np.uint8)
-    first = colours[generator.integers(0, len(colours), (size[1], size[0]))]
-    second = np.broadcast_to(colours[7], first.shape)
-    folder = Path(player.__file__).parent / "browser"
-    chromium_page.goto("about:blank")
-    chromium_page.add_script_tag(content=(folder / "gif.js").read_text(encoding="utf-8"))
-    opaque = [np.dstack([one, np.full(one.shape[:2], 255, np.uint8)]).ravel().tolist() for one in (first, second)]
-    written = chromium_page.evaluate(
-        """async ([width, height, frames]) => {
-          const writer = gifWriter(width, height);
-          frames.forEach((frame) => writer.add(Uint8ClampedArray.from(frame), 70));
-          return [...new Uint8Array(await writer.blob().arrayBuffer())];
-        }""",
-        [*size, opaque],
-    )
-    image = Image.open(io.BytesIO(bytes(written)))
-    assert (image.size, image.n_frames, image.info["duration"]) == (size, 2, 70)
-    assert (np.asarray(image.convert("RGB")) == first).all()
-    image.seek(1)
-    assert (np.asarray(image.convert("RGB")) == second).all()
 
 
 def test_keys_play_step_and_change_the_speed(quiet_page: Any, dashboard: str, sent: list[object]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dashboard.runs.queue import Queue
+from dashboard.jobs.queue import Queue
 
 StartDashboard = Callable[..., str]
 VIEWS = Path(__file__).resolve().parents[2] / "dashboard" / "views"

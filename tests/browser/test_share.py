@@ -1,4 +1,4 @@
-"""In a real browser: the report of the button opens offline; a dropped cache is taken over by who may,."""
+"""In a real browser: the report of the button opens offline; those who may can import a cache."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -44,16 +44,16 @@ def test_a_dropped_cache_is_taken_over_by_who_may(
     page = chromium_page
     page.goto(f"{start_dashboard(cache)}/runs")
     page.get_by_text("This dashboard is for reading").wait_for(timeout=PATIENCE)
-    assert page.get_by_text("Take over a colleague's results").count() == 0
+    assert page.get_by_text("Import a colleague's results").count() == 0
 
     page.goto(f"{start_dashboard(cache, '--allow-runs')}/runs")
-    page.get_by_text("Take over a colleague's results").click(timeout=PATIENCE)
+    page.get_by_text("Import a colleague's results").click(timeout=PATIENCE)
     bad = tmp_path / "bad.duckdb"
     bad.write_bytes(b"hello" * 999)
-    for file, said in ((bad, "Nothing was taken over"), (other, "Taken over")):
+    for file, said in ((bad, "Nothing was imported"), (other, "Imported")):
         page.locator("input[type=file]").set_input_files(file)
         page.get_by_text(file.name).first.wait_for(timeout=PATIENCE)
-        page.get_by_role("button", name="Take over").click()
+        page.get_by_role("button", name="Import", exact=True).click()
         page.get_by_role("heading", name=said, exact=True).wait_for(timeout=PATIENCE)
     assert names(cache) == {"mine", "theirs"}
     assert str(tmp_path) not in page.inner_text("body")

@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from engine.cache.connection import reading
-from engine.cache.votes import votes
+from engine.cache.vote_table import votes
 
 PATIENCE = 30_000  # ms
 StartDashboard = Callable[..., str]

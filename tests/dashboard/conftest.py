@@ -43,7 +43,7 @@ def open_page(monkeypatch: pytest.MonkeyPatch) -> OpenPage:
     def run(name: str, cache: Path | None, *arguments: str, query: dict[str, str] | None = None) -> AppTest:
         given = [] if cache is None else ["--cache", str(cache)]
         monkeypatch.setattr(sys, "argv", ["app.py", *given, *arguments])
-        test = AppTest.from_file(str(APP), default_timeout=20)
+        test = AppTest.from_file(str(APP), default_timeout=60)
         for key, value in (query or {}).items():
             test.query_params[key] = value
         if name != "overview":

@@ -12,8 +12,9 @@ from PIL import Image
 from dashboard.bench.made_up_rows import CALL_SECONDS, LAPTOP, MODEL, SERVER, drawing, finished_cell, timing_rows
 from engine.cache import queries
 from engine.cache.connection import reading
-from engine.cache.quality import MetricRow, QualityWriter, ReferenceRow, ScoreRow, StudyMetricRow
 from engine.cache.records import FrameRow, TrajectoryRow
+from engine.cache.score_tables import MetricRow, ReferenceRow, ScoreRow, record
+from engine.cache.score_tables import write_scores as write_score_rows
 from engine.cache.writer import CacheWriter
 from engine.environment import Environment
 from engine.study.cells import Cell, cells, reference_cells
@@ -154,11 +155,19 @@ def write_converged(path: Path, plan: Study, distance: float | None = 0.01) -> N
     made = [outcome(cell, FrameSettings(count=0)) for pair in pairs for cell in pair]
     writer.trajectories(made, MODEL, LAPTOP)
     rows = [ReferenceRow(one.trajectory_id, other.trajectory_id, 0.05, distance) for one, other in pairs]
-    QualityWriter(path).study(plan.name, [], [], rows)
+    record(path, plan.name, [], rows)
 
 
-CLIP = MetricRow("clip_score", "1", "CLIP score", "100 cos", "higher", 8, False, None, None, "made up")
-ERROR = MetricRow("latent_error", "1", "Latent error", "relative L2", "lower", 8, True, None, 0.05, "made up")
+def described(metric: str, label: str, unit: str, direction: str, version: str = "1", **changes: object) -> MetricRow:
+    """A made-up metric of pictures as a study records it."""
+    plain = MetricRow(
+        "picture", metric, version, label, unit, direction, 8, None, False, None, None, False, False, "made up"
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+CLIP = described("clip_score", "CLIP score", "100 cos", "higher")
+ERROR = described("latent_error", "Latent error", "relative L2", "lower", has_true_zero=True, margin=0.05)
 
 
 def write_scores(path: Path, plan: Study, gaps: Mapping[str, float]) -> None:
@@ -173,12 +182,14 @@ def write_scores(path: Path, plan: Study, gaps: Mapping[str, float]) -> None:
         noise = 0.1 * generator.normal()
         score = 80 + 2 * plan.prompts.index(cell.prompt) + cell.seed % 2 + gaps.get(cell.lane.key, 0.0) + noise
         rows += [
-            ScoreRow(cell.trajectory_id, CLIP.metric, "1", score),
-            ScoreRow(cell.trajectory_id, ERROR.metric, "1", 3.0 / calls**1.5 * (1 + 0.1 * noise)),
+            ScoreRow("picture", key, "1", value, trajectory_id=cell.trajectory_id)
+            for key, value in (
+                (CLIP.metric, score),
+                (ERROR.metric, 3.0 / calls**1.5 * (1 + 0.1 * noise)),
+            )
         ]
-    writer = QualityWriter(path)
-    writer.study(plan.name, [CLIP, ERROR], [StudyMetricRow(row.metric, "1") for row in (CLIP, ERROR)], [])
-    writer.scores(rows, [])
+    record(path, plan.name, [CLIP, ERROR], [])
+    write_score_rows(path, rows)
 
 
 SIX = ("red apple", "owl", "rocket", "pizza", "cat", "tree")

@@ -18,11 +18,11 @@ def test_the_made_up_cache_has_the_frames_and_metrics_it_says(tmp_path: Path) ->
     with duckdb.connect(str(tmp_path / "cache.duckdb"), read_only=True) as db:
         counts = [
             db.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0]
-            for table in ("frames", "step_metrics", "trajectories", "latents", "quality")
+            for table in ("frames", "steps", "trajectories", "latents", "scores")
         ]
     cells = len(large_cache.LANES) * large_cache.SEEDS
     assert large_cache.PROMPTS * counts[0] == 100_000
-    assert large_cache.PROMPTS * counts[1] == 1_000_000
+    assert large_cache.PROMPTS * counts[1] * (len(large_cache.STEP_METRICS) + large_cache.OCTAVES) == 1_000_000
     assert counts[2:] == [cells, cells, len(large_cache.METRICS) * cells]
 
 

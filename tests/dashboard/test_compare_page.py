@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import loaders
-from dashboard.compare.payload import PROMPT_CHARACTERS, LaneTime
-from dashboard.compare.player import SCRIPTS, script
+from dashboard import cache_access, loaders
+from dashboard.compare.data import PROMPT_CHARACTERS, LaneTime
+from dashboard.compare.sections import SCRIPTS, script
+from engine.cache import queries
+from engine.cache.connection import reading
 
 OpenPage = Callable[..., AppTest]
 Told = Callable[[Path], Any]
@@ -127,7 +129,7 @@ def test_of_a_long_video_every_second_frame_is_sent(
 ) -> None:
     cache = tmp_path / "cache.duckdb"
     synthetic.write_video(cache, 5)
-    whole = loaders.pictures(cache, _ids(told(cache), cache), ["x0", "final"], whole_videos=True)
+    whole = cache_access.ask(cache, loaders.pictures_of(_ids(told(cache), cache), ["x0", "final"], whole_videos=True))
     assert isinstance(whole, loaders.Answer)
     assert {picture.video_frame for picture in whole.value} == {0, 1, 2, 3, 4}
     size = sum(len(picture.source) for picture in whole.value) * 3 // 4
@@ -138,9 +140,8 @@ def test_of_a_long_video_every_second_frame_is_sent(
 
 
 def _ids(data: Any, cache: Path) -> list[str]:
-    found = loaders.study(cache, data["study"])
-    assert isinstance(found, loaders.Answer)
-    return list(found.value.cells["trajectory_id"])
+    with reading(cache) as db:
+        return list(queries.cells(db, data["study"])["trajectory_id"])
 
 
 def test_a_long_prompt_is_cut_for_the_player_and_stands_in_full_above(

@@ -44,7 +44,7 @@ def test_secrets_results_and_environments_stay_out_of_the_images(path: str) -> N
     [
         "dashboard/app.py",
         "dashboard/.streamlit/config.toml",
-        "dashboard/runs/queue.py",
+        "dashboard/jobs/queue.py",
         "data/claims.toml",
         "engine/passes/run.py",
         "requirements.txt",

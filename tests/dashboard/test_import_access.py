@@ -10,10 +10,10 @@ import pytest
 from streamlit.proto.Common_pb2 import FileUploaderState, UploadedFileInfo
 from streamlit.proto.WidgetStates_pb2 import WidgetState
 
+from dashboard import share
 from dashboard.bench.server import Server, running
 from dashboard.bench.viewer import XSRF_COOKIE, PageView, session
 from dashboard.options import parse
-from dashboard.share import sections as share
 from engine.cache.connection import reading
 from engine.cache.queries import studies
 
@@ -74,7 +74,7 @@ def dropped(uploader: str, size: int) -> WidgetState:
 def form_of(view: PageView) -> tuple[str, str]:
     """Ids of the form's button and of its place to drop a file."""
     (uploader,) = view.uploaders
-    return next(key for label, key in view.buttons if label == "Take over"), uploader
+    return next(key for label, key in view.buttons if label == "Import"), uploader
 
 
 def test_a_sent_cache_is_taken_over_for_who_may_and_the_same_messages_do_nothing_for_a_reader(
@@ -105,7 +105,7 @@ def test_a_sent_cache_is_taken_over_for_who_may_and_the_same_messages_do_nothing
     with running(cache, "--allow-runs") as server, session(server.url) as viewer:
         assert upload(server, viewer.view("runs"), data) == 204
         after = viewer.view("runs", pressed=button, states=[dropped(uploader, len(data))])
-        assert any("Taken over" in text for text in after.texts)
+        assert any("Imported" in text for text in after.texts)
     assert names(cache) == {"mine", "theirs"}
 
 
@@ -124,6 +124,6 @@ def test_taking_over_asks_for_the_right_where_it_is_done(
     said: list[str] = []
     monkeypatch.setattr(share.st, "html", said.append)
     share._import(parse(["--cache", str(cache)]), "theirs.duckdb", memoryview(data))
-    assert "Nothing was taken over" in said[0]
+    assert "Nothing was imported" in said[0]
     assert "This dashboard is for reading" in said[0]
     assert cache.read_bytes() == before

@@ -11,15 +11,18 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.learn import material
-from dashboard.learn.markup import Shot, calls_table, shots
-from dashboard.studies import LaneView
-from engine.cache import learning
+from dashboard.learn import data
+from engine.analysis.outcomes import StudyLane
+from engine.cache import queries, score_tables
 from engine.cache.connection import reading, writing
-from engine.cache.quality import MetricRow, QualityWriter, ScoreRow, StudyMetricRow
 from engine.cache.records import LatentsRow
+from engine.cache.score_tables import ScoreRow
 from engine.cache.writer import CacheWriter
+from engine.display import html
 from engine.display.learn_charts import calls_chart, error_chart
+from engine.display.tables import calls_table
+from engine.results import read_results
+from tests.dashboard.reading_pages import words
 
 OpenPage = Callable[..., AppTest]
 HEADINGS = (
@@ -32,10 +35,6 @@ HEADINGS = (
 NOTHING = "The cache has nothing for this yet"
 
 
-def words(page: AppTest) -> str:
-    return "\n".join(element.proto.body for element in page.get("html") if "<style>" not in element.proto.body)
-
-
 @pytest.fixture(scope="module")
 def rich_cache(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two studies that differ in guidance alone, with latents and scores."""
@@ -44,7 +43,7 @@ def rich_cache(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) 
         synthetic.study("stronger", prompts=("owl",), seeds=(0,), guidance_scale=5.0),
         synthetic.study("quick", prompts=("owl",), seeds=(0,), guidance_scale=2.0),
     ]
-    metric = MetricRow("latent_error", "1@x", "Latent error", "relative L2", "lower", 1, True, None, None, "")
+    metric = synthetic.described("latent_error", "Latent error", "relative L2", "lower", "1@x", smallest_n=1)
     for plan in plans:
         writer = CacheWriter(path)
         cells = synthetic.begin(writer, plan)
@@ -54,9 +53,14 @@ def rich_cache(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) 
             for cell in cells
         ]
         writer.trajectories(rows, synthetic.MODEL, synthetic.LAPTOP)
-        quality = QualityWriter(path)
-        quality.study(plan.name, [metric], [StudyMetricRow("latent_error", "1@x")], [])
-        quality.scores([ScoreRow(cell.trajectory_id, "latent_error", "1@x", 1 / cell.lane.steps) for cell in cells], [])
+        score_tables.record(path, plan.name, [metric], [])
+        score_tables.write_scores(
+            path,
+            [
+                ScoreRow("picture", "latent_error", "1@x", 1 / cell.lane.steps, trajectory_id=cell.trajectory_id)
+                for cell in cells
+            ],
+        )
     lanes = {cell.lane.key: cell for cell in cells}
     times = [row for cell in lanes.values() for row in synthetic.timing_rows(cell, plan, synthetic.LAPTOP)]
     writer.timings(times, synthetic.MODEL, synthetic.LAPTOP)
@@ -91,12 +95,12 @@ def test_every_section_shows_pictures_or_figures_where_the_cache_has_them(
 def test_a_cache_with_one_guidance_scale_says_how_to_add_another(open_page: OpenPage, usual_cache: Path) -> None:
     text = words(open_page("learn", usual_cache))
     assert "--set guidance_scale=5 --set name=quick-5" in text
-    assert "A study with a <code>[reference]</code> measures it" in text
+    assert "<code>[reference]</code>" in text
 
 
 def test_the_address_holds_prompt_and_seed(open_page: OpenPage, usual_cache: Path) -> None:
     text = words(open_page("learn", usual_cache, query={"prompt": "owl", "seed": "1"}))
-    assert "&#x27;owl&#x27;, seed 1" in text
+    assert "&#39;owl&#39;, seed 1" in text
     assert not re.search("red apple", text)
 
 
@@ -112,15 +116,15 @@ def test_guidance_families_hold_all_else_equal(rich_cache: Path, synthetic: Modu
         (one,) = db.execute(
             "SELECT trajectory_id FROM trajectories WHERE lane = 'ddim:50' AND guidance_scale = 2"
         ).fetchall()
-        family = learning.guidance_family(db, one[0])
+        family = queries.guidance_family(db, one[0])
         assert family["guidance_scale"].tolist() == [2.0, 5.0]
         assert one[0] in family["trajectory_id"].tolist()
-        assert learning.guidance_family(db, "nobody").empty
+        assert queries.guidance_family(db, "nobody").empty
 
 
 def test_lane_scores_are_medians_over_the_cells_of_a_study(rich_cache: Path) -> None:
     with reading(rich_cache) as db:
-        table = learning.lane_scores(db, "quick", "latent_error").set_index("lane")
+        table = data.errors(read_results(db, "quick")).set_index("lane")
     assert table["median"].to_dict() == pytest.approx(
         {"ddim:50": 1 / 50, "dpmpp_2m:20": 1 / 20, "euler:30": 1 / 30, "pndm:35": 1 / 35}
     )
@@ -135,20 +139,20 @@ def test_latents_that_do_not_fit_their_shape_are_left_out(tmp_path: Path, rich_c
         db.execute("UPDATE latents SET shape = '4x9x9' WHERE trajectory_id = ?", [keys[0]])
         db.execute("UPDATE latents SET shape = 'x' WHERE trajectory_id = ?", [keys[1]])
     with reading(cache) as db:
-        assert material._latents(db, keys[0]) is None
-        assert material._latents(db, keys[1]) is None
-        found = material._latents(db, keys[2])
+        assert data._latents(db, keys[0]) is None
+        assert data._latents(db, keys[1]) is None
+        found = data._latents(db, keys[2])
     assert found is not None
     assert (found.shape, len(found.channels)) == ((4, 8, 8), 4)
 
 
 def test_texts_in_pictures_and_tables_are_text(synthetic: ModuleType) -> None:
-    html = shots([Shot("data:image/png;base64,AA", synthetic.HOSTILE, synthetic.HOSTILE)])
-    assert "<script>" not in html
-    assert "onerror='" not in html
-    lane = LaneView("x:5", synthetic.HOSTILE, "x", 5, 9)
+    shown = html.shots([html.Shot("data:image/png;base64,AA", synthetic.HOSTILE, synthetic.HOSTILE)])
+    assert "<script>" not in shown
+    assert "onerror='" not in shown
+    lane = StudyLane("x:5", synthetic.HOSTILE, "x", 5, 9)
     times = pd.DataFrame({"lane": ["x:5"], "median_ms": [90.0]})
-    table = calls_table([lane], times, "x:5")
+    table = html.table(calls_table([lane], times, "x:5"))
     assert "<script>" not in table
     assert "<td>1.80</td>" in table
     assert "10.0 ms" in table

@@ -8,6 +8,8 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -53,6 +55,7 @@ def test_durations_and_ratios_are_readable() -> None:
     assert formats.duration(math.nan) == formats.duration(None) == "–"
     assert formats.duration_range(77.31, 78.72) == "77.3 – 78.7 ms"
     assert formats.duration_range(9_000, 12_000) == "9.0 – 12.0 s"
+    assert (formats.whole(pd.NA), formats.whole(np.int64(1024))) == ("–", "1,024")
     assert formats.ratio(2.456) == "2.46×"
     assert formats.ratio_range(math.nan, 1.0) == "–"
     assert formats.when(datetime(2026, 11, 3, 8, 12)) == "3 Nov 2026, 08:12 UTC"  # noqa: DTZ001 - UTC without a zone

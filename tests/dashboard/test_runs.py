@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dashboard.runs import events, form, queue, runner
-from dashboard.runs.queue import Queue, QueueError
+from dashboard.jobs import events, form, queue, runner
+from dashboard.jobs.queue import Queue, QueueError
 from engine.errors import StudyError
 
 PATIENCE_SECONDS = 30.0
@@ -176,7 +176,7 @@ def _runner_process(runs: Queue, tmp_path: Path) -> "subprocess.Popen[bytes]":
     """A runner in a process of its own, to be killed."""
     code = (
         "import sys; from pathlib import Path\n"
-        "from dashboard.runs import runner; from dashboard.runs.queue import Queue\n"
+        "from dashboard.jobs import runner; from dashboard.jobs.queue import Queue\n"
         f"runner.engine_command = lambda job, cache: [sys.executable, {str(tmp_path / 'stand_in.py')!r}, "
         "str(job.folder / 'study.toml')]\n"
         f"runner.work(Queue(Path({str(runs.cache)!r})))"
@@ -333,7 +333,7 @@ def test_what_is_wrong_with_a_form_is_said(changes: dict[str, object], words: st
 
 
 def test_a_preset_is_taken_as_it_is_and_no_other_file() -> None:
-    assert form.check(form.compose(form.Preset("quickstart"))).name == "quickstart"
+    assert form.check(form.compose(form.PresetRequest("quickstart"))).name == "quickstart"
     for name in ("nope", "../../etc/passwd", "/etc/passwd"):
         with pytest.raises(StudyError, match="No preset"):
-            form.compose(form.Preset(name))
+            form.compose(form.PresetRequest(name))

@@ -19,7 +19,7 @@ from websockets.exceptions import WebSocketException
 
 from dashboard.bench.server import Server, running
 from dashboard.bench.viewer import PageView, session
-from dashboard.runs.queue import Queue
+from dashboard.jobs.queue import Queue
 
 pytest.importorskip("authlib", reason="signing in needs Authlib")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from dashboard.jobs import events, queue, starting
+from dashboard.jobs.form import Draft
+from dashboard.jobs.queue import Job, Queue
 from dashboard.options import parse
-from dashboard.runs import events, queue, starting
-from dashboard.runs.form import Draft
-from dashboard.runs.queue import Job, Queue
 from engine.cache import queries
 from engine.cache.connection import reading
 

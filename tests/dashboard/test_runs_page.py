@@ -13,10 +13,11 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import access
 from dashboard.access import AccessDenied, decide
+from dashboard.jobs import runner, starting
+from dashboard.jobs.form import Draft, PresetRequest
+from dashboard.jobs.queue import Queue, QueueError, stamp, write_json
 from dashboard.options import Options, parse
-from dashboard.runs import runner, starting
-from dashboard.runs.form import Draft, Preset
-from dashboard.runs.queue import Queue, QueueError, stamp, write_json
+from tests.dashboard.reading_pages import words
 
 OpenPage = Callable[..., AppTest]
 TOML = 'name = "mine"\nmodel = "gaussian"\nprompts = ["disc"]\nlanes = ["ddim:4"]\n[timing]\nrepeats = 0\n'
@@ -29,10 +30,6 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Queue]:
     asked: list[Queue] = []
     monkeypatch.setattr(runner, "ensure", asked.append)
     return asked
-
-
-def words(page: AppTest) -> str:
-    return "\n".join(element.proto.body for element in page.get("html") if "<style>" not in element.proto.body)
 
 
 def buttons(page: AppTest) -> set[str]:
@@ -90,7 +87,7 @@ def test_a_server_without_torch_says_that_it_cannot_run_and_starts_nothing(
     assert "check" not in buttons(page)
     options = parse(["--cache", str(cache), "--allow-runs"])
     with pytest.raises(QueueError, match="cannot make any"):
-        starting.plan(options, Preset("quickstart"))
+        starting.plan(options, PresetRequest("quickstart"))
     with pytest.raises(QueueError, match="cannot make any"):
         starting.start(options, starting.Plan("mine", TOML, ""))
     assert started == []
@@ -108,12 +105,12 @@ def test_errors_are_said_at_the_form_and_nothing_typed_is_lost(
     page.text_input("run_steps_dpmpp_2m").input("many").run()
     page.button("check").click().run()
     assert "This study cannot be run as it is" in words(page)
-    assert "Steps of dpmpp_2m: &#x27;many&#x27; is no whole number" in words(page)
+    assert "Steps of dpmpp_2m: &#39;many&#39; is no whole number" in words(page)
     assert "start" not in buttons(page)
     assert page.text_area("run_prompts").value == "disc\nring"
     page.text_input("run_steps_dpmpp_2m").input("3, 5").run()
     page.button("check").click().run()
-    assert "&#x27;name&#x27; may hold" in words(page)
+    assert "&#39;name&#39; may hold" in words(page)
     page.text_input("run_name").input("mine").run()
     page.selectbox("run_baseline").select("dpmpp_2m:3").run()
     page.button("check").click().run()
@@ -133,7 +130,7 @@ def test_what_the_engine_finds_wrong_is_said_as_on_the_command_line(
     page.selectbox("run_model").select("Another model").run()
     page.text_input("run_other_model").input("/nowhere/at all").run()
     page.button("check").click().run()
-    assert "No model &#x27;/nowhere/at all&#x27;" in words(page)
+    assert "No model &#39;/nowhere/at all&#39;" in words(page)
     assert not Queue(tmp_path / "cache.duckdb").jobs()
 
 
@@ -222,7 +219,7 @@ def test_no_function_that_starts_or_stops_runs_works_without_the_right(
     queue.submit("mine", TOML, "", "")
     for deed in (
         lambda: starting.plan(options, draft),
-        lambda: starting.plan(options, Preset("quickstart")),
+        lambda: starting.plan(options, PresetRequest("quickstart")),
         lambda: starting.start(options, starting.Plan("mine", TOML, "")),
         lambda: starting.cancel(options, "000001"),
         lambda: starting.keep_going(options),

@@ -1,30 +1,24 @@
 """The page on speed and quality: its charts, its table and file, its address, and the lanes that none beats."""
 
 import io
-import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.speed import sections
-from dashboard.speed.figures import csv_of, wide_table
-from dashboard.speed.markup import order_table, set_table
-from dashboard.studies import StudyData, StudyView
-from dashboard.verdicts import Verdicts
-from engine.analysis.comparison import compare
+from dashboard.speed.data import csv_of, wide_table
 from engine.analysis.convergence import convergence
 from engine.analysis.standings import NOT_COMPARED, frontier
-from engine.cache import queries
-from engine.cache.connection import reading
-from engine.cache.findings import Findings, load_findings
-from engine.display import theme
+from engine.display import html, theme
 from engine.display.speed_charts import convergence_chart, trade_off_chart
+from engine.display.tables import order_table, set_table
+from engine.results import Results
+from tests.dashboard.reading_pages import address, study_results, words
 
 OpenPage = Callable[..., AppTest]
 LANES = ("ddim:50", "ddim:10", "ddim:20", "euler:20", "euler:40", "heun:10")
@@ -39,34 +33,10 @@ def scored_cache(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="module")
-def known(scored_cache: Path) -> tuple[StudyView, Findings, pd.DataFrame]:
-    """The study, its findings, and all its figures."""
-    with reading(scored_cache) as db:
-        findings = load_findings(db, "quick")
-        data = StudyData(
-            queries.spec(db, "quick") or {},
-            queries.cells(db, "quick"),
-            queries.missing_cells(db, "quick"),
-            queries.timings(db, "quick"),
-            queries.environments(db, "quick"),
-            queries.models(db, "quick"),
-        )
-    study = StudyView("quick", data)
-    found = tuple(compare(findings.quality, findings.metrics, findings.baseline))
-    verdicts = Verdicts(findings.metrics, "clip_score", found, "", findings.set_metrics, findings.sets)
-    return study, findings, sections.every_figure(study, study.timings, verdicts)
-
-
-def words(page: AppTest) -> str:
-    """All HTML that the page shows, without the style sheet."""
-    assert not page.exception
-    return "\n".join(element.proto.body for element in page.get("html") if "<style>" not in element.proto.body)
-
-
-def address(page: AppTest) -> dict[str, str]:
-    """What the page writes to its address."""
-    written: Any = next(json.loads(part.proto.json) for part in page.get("bidi_component"))
-    return {name: value for name, value in written.items() if value != ""}
+def known(scored_cache: Path) -> tuple[Results, pd.DataFrame]:
+    """The study and all its figures."""
+    study = study_results(scored_cache)
+    return study, study.standings
 
 
 def test_the_page_begins_with_milliseconds_and_the_deciding_metric(open_page: OpenPage, scored_cache: Path) -> None:
@@ -110,9 +80,9 @@ def test_without_scores_it_says_what_to_do(open_page: OpenPage, usual_cache: Pat
 
 
 def test_the_chart_draws_band_intervals_front_and_each_schedulers_look(
-    known: tuple[StudyView, Findings, pd.DataFrame],
+    known: tuple[Results, pd.DataFrame],
 ) -> None:
-    shown = known[2][known[2]["metric"] == "clip_score"]
+    shown = known[1][known[1]["metric"] == "clip_score"]
     spec = trade_off_chart(shown, "ms", "one image at a time").to_dict()
     by_mark = [layer["mark"]["type"] for layer in spec["layer"]]
     assert by_mark.count("rule") == 3  # baseline, and intervals on both axes
@@ -129,16 +99,16 @@ def test_the_chart_draws_band_intervals_front_and_each_schedulers_look(
 
 
 def test_where_lower_is_better_the_axis_runs_down_and_without_margin_there_is_no_band(
-    known: tuple[StudyView, Findings, pd.DataFrame],
+    known: tuple[Results, pd.DataFrame],
 ) -> None:
-    shown = known[2][known[2]["metric"] == "latent_error"].assign(margin=float("nan"))
+    shown = known[1][known[1]["metric"] == "latent_error"].assign(margin=float("nan"))
     spec = trade_off_chart(shown, "steps", "").to_dict()
     assert "rect" not in [layer["mark"]["type"] for layer in spec["layer"]]
     assert all(layer["encoding"]["y"]["scale"]["reverse"] for layer in spec["layer"] if layer["mark"]["type"] == "text")
 
 
-def test_in_a_crowd_only_the_lanes_on_the_front_are_named(known: tuple[StudyView, Findings, pd.DataFrame]) -> None:
-    row = known[2][(known[2]["metric"] == "clip_score") & (known[2]["lane"] == "euler:20")]
+def test_in_a_crowd_only_the_lanes_on_the_front_are_named(known: tuple[Results, pd.DataFrame]) -> None:
+    row = known[1][(known[1]["metric"] == "clip_score") & (known[1]["lane"] == "euler:20")]
     crowd = pd.concat(
         [row.assign(steps=steps, median_ms=100.0 + steps, difference=-0.01 * steps) for steps in range(1, 41)]
     )
@@ -160,15 +130,15 @@ def test_no_lane_on_the_front_is_beaten_and_every_other_is() -> None:
 
 
 def test_the_figures_hold_every_lane_and_metric_once_with_n_and_verdict(
-    known: tuple[StudyView, Findings, pd.DataFrame],
+    known: tuple[Results, pd.DataFrame],
 ) -> None:
-    study, findings, table = known
+    study, table = known
     assert len(table) == len(LANES) * 2
     assert not table.duplicated(["lane", "metric"]).any()
     rows = table[table["metric"] == "clip_score"].set_index("lane")
     assert (rows.at["ddim:50", "difference"], rows.at["ddim:50", "verdict"]) == (0.0, "baseline")
     assert rows.at["ddim:10", "verdict"] == "worse"
-    scores = findings.quality[findings.quality["metric"] == "clip_score"].groupby("lane")["value"].mean()
+    scores = study.quality[study.quality["metric"] == "clip_score"].groupby("lane")["value"].mean()
     assert rows.at["euler:20", "mean"] == pytest.approx(scores["euler:20"])
     assert rows.at["euler:20", "difference"] == pytest.approx(scores["euler:20"] - scores["ddim:50"])
     times = study.timings.set_index("lane")
@@ -176,12 +146,10 @@ def test_the_figures_hold_every_lane_and_metric_once_with_n_and_verdict(
     assert (rows["prompts"] == 6).all()
 
 
-def test_a_lane_without_scores_keeps_its_times(known: tuple[StudyView, Findings, pd.DataFrame]) -> None:
-    study, findings, _ = known
-    quality = findings.quality[findings.quality["lane"] != "heun:10"]
-    found = tuple(compare(quality, findings.metrics, "ddim:50"))
-    verdicts = Verdicts(findings.metrics, "clip_score", found, "", findings.set_metrics, findings.sets)
-    rows = sections.every_figure(study, study.timings, verdicts).set_index(["metric", "lane"])
+def test_a_lane_without_scores_keeps_its_times(known: tuple[Results, pd.DataFrame]) -> None:
+    study, _ = known
+    partly = replace(study, quality=study.quality[study.quality["lane"] != "heun:10"])
+    rows = partly.standings.set_index(["metric", "lane"])
     row = rows.loc[("clip_score", "heun:10")]
     assert row["verdict"] == NOT_COMPARED
     assert row["median_ms"] > 0
@@ -189,21 +157,21 @@ def test_a_lane_without_scores_keeps_its_times(known: tuple[StudyView, Findings,
 
 
 def test_the_table_shows_a_row_a_lane_and_the_file_all_metrics(
-    known: tuple[StudyView, Findings, pd.DataFrame],
+    known: tuple[Results, pd.DataFrame],
 ) -> None:
-    shown = wide_table(known[2], "clip_score")
+    shown = wide_table(known[1], "clip_score")
     assert shown["Lane"].tolist() == [lane.label for lane in known[0].lanes]
     assert {"Verdict", "Difference", "from", "to", "Prompts", "Median ms", "Latent error (relative L2)"} <= set(shown)
-    again = pd.read_csv(io.BytesIO(csv_of(known[2], "quick")))
+    again = pd.read_csv(io.BytesIO(csv_of(known[1], "quick")))
     assert len(again) == len(LANES) * 2
-    assert again["difference"].to_numpy() == pytest.approx(known[2]["difference"].to_numpy())
+    assert again["difference"].to_numpy() == pytest.approx(known[1]["difference"].to_numpy())
 
 
 def test_errors_fall_along_each_schedulers_line_and_the_order_has_its_interval(
-    known: tuple[StudyView, Findings, pd.DataFrame],
+    known: tuple[Results, pd.DataFrame],
 ) -> None:
-    _, findings, _ = known
-    found = convergence(findings.quality, findings.cells, floor=0.001)
+    study, _ = known
+    found = convergence(study.quality, study.cells, floor=0.001)
     spec = convergence_chart(found.errors, found.floor).to_dict()
     scales = {
         (axis, layer["encoding"][axis]["scale"]["type"])
@@ -213,7 +181,7 @@ def test_errors_fall_along_each_schedulers_line_and_the_order_has_its_interval(
     }
     assert scales == {("x", "log"), ("y", "log")}
     assert any("strokeDash" in layer["mark"] for layer in spec["layer"])
-    table = order_table(found.orders)
+    table = html.table(order_table(found.orders))
     assert "<b>1.50</b>" in table
     assert "1 of 1 step count" in table
 
@@ -232,8 +200,9 @@ def test_metrics_of_whole_sets_show_n_interval_and_warning_as_text(synthetic: Mo
         "warning": synthetic.HOSTILE,
     }
     refused = row | {"label": "FID", "value": np.nan, "low": np.nan, "high": np.nan, "warning": "too few: 48"}
-    html = set_table(pd.DataFrame([row, refused]), {"euler:30": ("Euler 30", "euler"), "ddim:50": ("DDIM 50", "ddim")})
-    assert "0.008 to 0.02" in html
-    assert "<td>48 of 24 prompts</td>" in html
-    assert "too few: 48" in html
-    assert "<script" not in html
+    lanes = {"euler:30": ("Euler 30", "euler"), "ddim:50": ("DDIM 50", "ddim")}
+    shown = html.table(set_table(pd.DataFrame([row, refused]), lanes))
+    assert "0.008 to 0.02" in shown
+    assert "<td>48 of 24 prompts</td>" in shown
+    assert "too few: 48" in shown
+    assert "<script" not in shown

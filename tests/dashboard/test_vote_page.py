@@ -1,7 +1,6 @@
 """Blind votes: who sees what, what is written, and what is counted."""
 
 import json
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -13,13 +12,12 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.asking import Answer
-from dashboard.loaders import study as load_study
-from dashboard.studies import StudyView
-from dashboard.vote import pairs as shown
+from dashboard.vote import data as shown
 from engine.analysis import votes as tally
 from engine.cache.connection import reading
-from engine.cache.votes import Vote, cast, votes
+from engine.cache.vote_table import Vote, cast, votes
+from engine.results import Results, read_results
+from tests.dashboard.reading_pages import words
 
 OpenPage = Callable[..., AppTest]
 PROMPTS = tuple(f"thing {number}" for number in range(12))
@@ -34,14 +32,12 @@ def cache(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture
-def study(cache: Path, monkeypatch: pytest.MonkeyPatch) -> StudyView:
-    monkeypatch.setattr(sys, "argv", ["app.py"])
-    answer = load_study(cache, "quick")
-    assert isinstance(answer, Answer)
-    return StudyView("quick", answer.value)
+def study(cache: Path) -> Results:
+    with reading(cache) as db:
+        return read_results(db, "quick")
 
 
-def test_each_voter_sees_every_pair_once_in_an_order_and_on_sides_of_their_own(study: StudyView) -> None:
+def test_each_voter_sees_every_pair_once_in_an_order_and_on_sides_of_their_own(study: Results) -> None:
     mine, yours = (shown.pairs(study, "ddim:50", "dpmpp_2m:20", voter) for voter in ("me", "you"))
     assert mine == shown.pairs(study, "ddim:50", "dpmpp_2m:20", "me")
     for pairs in (mine, yours):
@@ -53,7 +49,7 @@ def test_each_voter_sees_every_pair_once_in_an_order_and_on_sides_of_their_own(s
     assert [pair.key for pair in shown.pairs(study, "dpmpp_2m:20", "ddim:50", "me")] != []
 
 
-def test_checks_stand_among_the_pairs(study: StudyView) -> None:
+def test_checks_stand_among_the_pairs(study: Results) -> None:
     kinds = Counter(pair.check_kind for pair in shown.pairs(study, "ddim:50", "dpmpp_2m:20", "me"))
     assert kinds == {"none": 24, "obvious": 2, "identical": 2}
     assert shown.obvious_lane(study, ("ddim:50", "dpmpp_2m:20")) == "euler:3"
@@ -183,9 +179,8 @@ def test_the_votes_needed_are_those_of_the_normal_approximation() -> None:
 def test_margin_and_power_are_chosen_by_the_address_and_kept_in_it(open_page: OpenPage, cache: Path) -> None:
     def shown(**query: str) -> tuple[str, dict[str, str]]:
         page = open_page("vote", cache, "--read-only", query={"results": "true", **query})
-        assert not page.exception
         kept = next(data for part in page.get("bidi_component") if "one" in (data := json.loads(part.proto.json)))
-        return " ".join(part.proto.body for part in page.get("html")), kept
+        return words(page), kept
 
     text, kept = shown()
     assert "of 215, to show equality with 80 % power" in text
@@ -313,11 +308,10 @@ def test_the_results_tell_the_share_of_left_choices_between_identical_pictures(
         cast(path, _vote(f"v{number}", 9))
     # The plain lane of the checks is itself under question here; its checks count all the same.
     page = open_page("vote", path, query={"results": "true", "one": "ddim:50", "two": "euler:3"})
-    assert not page.exception
-    text = " ".join(part.proto.body for part in page.get("html"))
-    assert "Of the same picture twice, voters chose the left one in 100.0 %" in text
+    text = words(page)
+    assert "the left one in 100.0 %" in text
     assert "6 votes by 6 voters" in text
-    assert "They lean to a side" in text
+    assert "prefer a side" in text
     assert "n = 6 votes on 1 prompt by 6 voters" in text
     assert "left out" not in text.partition("n = 6 votes")[2]
 

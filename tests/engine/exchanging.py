@@ -9,10 +9,11 @@ import duckdb
 
 from engine.cache.connection import migrate, reading, writing
 from engine.cache.inventory import TABLES
-from engine.cache.quality import QualityWriter, ScoreRow
 from engine.cache.records import LatentsRow
+from engine.cache.rows import put
 from engine.cache.schema import MIGRATIONS
-from engine.cache.writer import CacheWriter, insert_rows
+from engine.cache.score_tables import ScoreRow, write_scores
+from engine.cache.writer import CacheWriter
 from engine.environment import Environment
 from engine.study.cells import cells
 from engine.study.source import find_model
@@ -56,8 +57,13 @@ def value(table, column, seed):
     """A value that fits a column; equal arguments give an equal one."""
     kind, nullable = COLUMNS[table][column]
     chance = random.Random(f"{table}/{column}/{seed}")
-    if nullable and chance.random() < 0.3:
+    if nullable and table != "scores" and chance.random() < 0.3:
         return None
+    if kind.startswith("STRUCT"):
+        names = {"levels": ("timestep", "sigma", "told_sigma", "log_snr"), "findings": ("severity", "code", "message")}
+        fields = names.get(column, ("setting", "value", "origin", "replaced"))
+        made = [0.1 if column == "levels" else json.dumps("é") for _ in fields]
+        return [dict(zip(fields, made, strict=True)) for _ in range(chance.randrange(3))]
     if column == "status":
         return "done"
     if column == "frame_kinds":
@@ -71,6 +77,7 @@ def value(table, column, seed):
         "INTEGER": lambda: chance.randrange(-(2**31), 2**31),
         "BIGINT": lambda: chance.randrange(-(2**63), 2**63),
         "DOUBLE": lambda: chance.choice([0.0, -0.0, 1e-308, 0.1, float("inf"), chance.random()]),
+        "DOUBLE[]": lambda: [chance.choice([0.5, None, float("inf")]) for _ in range(1 + chance.randrange(3))],
         "BOOLEAN": lambda: chance.random() < 0.5,
         "TIMESTAMP": lambda: NEW_YEAR + datetime.timedelta(microseconds=chance.randrange(10**13)),
     }[kind]()
@@ -85,6 +92,13 @@ def rows_of_unit(table, unit, count):
         made = {name: value(table.name, name, (sorted(unit.items()), number)) for name in COLUMNS[table.name]}
         counted = {name: number if COLUMNS[table.name][name][0] == "INTEGER" else f"{name}{number}" for name in rest}
         found.append({**made, **counted, **unit})
+        if table.name == "scores":
+            lane = table.kind == "study"
+            others = ("trajectory_id", "kind", "step_index") if lane else ("study_id", "lane", "against", "set_id")
+            scope = "lane" if lane else "picture" if several == 1 else "frame"
+            found[-1] |= {**dict.fromkeys(others), "scope": scope, "value": 0.5, "reason": None}
+            if scope == "frame":
+                found[-1]["step_index"] = number
     return found
 
 
@@ -117,16 +131,15 @@ def write(path, held):
                 if not whole and random.Random(f"{held['seed']}{table.name}{unit}").random() < 0.4:
                     continue
                 rows += rows_of_unit(table, unit, 2)
-            insert_rows(db, table.name, rows)
-        # A cell has a value of a metric, or a reason why it has none.
-        db.execute("DELETE FROM unscored")
+            put(db, table.name, rows)
     return path
 
 
 def contents(path):
     """Every row of every table but the record of migrations."""
+    names = {table.name for table in TABLES}
     with reading(path) as db:
-        return {table.name: sorted(map(repr, db.execute(f"SELECT * FROM {table.name}").fetchall())) for table in TABLES}
+        return {name: sorted(map(repr, db.execute(f"SELECT * FROM {name}").fetchall())) for name in names}
 
 
 def run(path, study, environment=HERE, dtype="float32", latents=b"same", failed=()):
@@ -154,13 +167,13 @@ def outcome(cell, latents, *, failed=False, **changes):
     }
     made["latents"] = LatentsRow("1", latents + cell.trajectory_id.encode())
     if failed:
-        made |= {"status": "failed", "error": "no memory", "frames": (), "latents": None, "step_metrics": ()}
+        made |= {"status": "failed", "error": "no memory", "frames": (), "latents": None, "measured": ()}
     return row(cell.trajectory_id, **made | changes)
 
 
 def score(path, planned, number):
     ids = {cell.trajectory_id for cell in planned}
-    QualityWriter(path).scores([ScoreRow(key, "clip_score", "1", number) for key in ids], [])
+    write_scores(path, [ScoreRow("picture", "clip_score", "1", number, trajectory_id=key) for key in ids])
 
 
 def count(path, table):

@@ -15,12 +15,16 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
 
 from engine.cache.connection import reading
-from engine.cache.records import FrameRow, StepMetricRow, TrajectoryRow
+from engine.cache.records import FrameRow, StepRow, TrajectoryRow
 from engine.cache.writer import CacheWriter
 from engine.environment import describe
+from engine.measuring import metrics
+from engine.measuring.metrics import METRICS, Metric
+from engine.study.registry import Registry
 from engine.study.source import find_model
 from engine.study.study import Study, parse_study
 
@@ -35,7 +39,7 @@ _CHILDREN.set_forkserver_preload(
         "engine.sampling.models",
         "engine.sampling.gaussian",
         "engine.sampling.image_pass",
-        "engine.measuring.timing",
+        "engine.measuring.lane_timing",
     ]
 )
 
@@ -125,9 +129,9 @@ def row(trajectory_id: str, **changes: Any) -> TrajectoryRow:
             FrameRow("x0", 1, 1.0, 1.0, 3.5, 64, 64, "webp", b"webp"),
             FrameRow("final", 1, 1.0, None, None, 64, 64, "png", b"png"),
         ),
-        "step_metrics": (
-            StepMetricRow(0, 0.5, -1.0, "x0_change", 0.25),
-            StepMetricRow(1, 1.0, 3.5, "x0_change", 0.125),
+        "measured": (
+            StepRow(0, 0.5, -1.0, x0_change=0.25),
+            StepRow(1, 1.0, 3.5, x0_change=0.125),
         ),
     }
     return TrajectoryRow(**values | changes)
@@ -143,6 +147,12 @@ def write_one_by_one(path: Path, prefix: str, count: int) -> None:
     writer, model, environment = CacheWriter(path), find_model("gaussian"), describe("cpu")
     for number in range(count):
         writer.trajectories([row(f"{prefix}{number}")], model, environment)
+
+
+def use_metrics(patch: pytest.MonkeyPatch, *entries: Metric, scope: str = "") -> None:
+    """Puts metrics in the place of all there are, or of those of a scope."""
+    kept = [metric for metric in METRICS.values() if scope and metric.scope != scope]
+    patch.setattr(metrics, "METRICS", Registry("metric", [*kept, *entries]))
 
 
 def ask(cache: Path, question: str, *values: Any) -> list[tuple[Any, ...]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine.analysis import timing
+from engine.analysis import timing_summary as timing
 
 START = datetime(2026, 1, 1)  # noqa: DTZ001 - the cache holds UTC without a zone
 
@@ -115,5 +115,43 @@ def test_no_samples_give_an_empty_table_with_all_columns() -> None:
 
 
 def test_it_imports_no_torch() -> None:
-    code = "import sys, engine.analysis.timing; sys.exit('torch' in sys.modules)"
+    code = "import sys, engine.analysis.timing_summary; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def two_places(first: datetime, second: datetime, *, batch_size: int = 1) -> pd.DataFrame:
+    """Samples of one lane in environments "a" and "b", begun at these moments; those of "b" at a batch size."""
+    parts = [
+        samples({"ddim:50": [100.0] * 5}, environment_id="a", device_name="GPU A", created_at=first),
+        samples({"ddim:50": [9.0] * 5}, environment_id="b", device_name="CPU B", created_at=second),
+    ]
+    return pd.concat([parts[0], parts[1].assign(batch_size=batch_size)], ignore_index=True)
+
+
+@pytest.mark.parametrize(
+    ("times", "order"),
+    [
+        (two_places(START, START + timedelta(days=1)), ["b", "a"]),
+        (two_places(START + timedelta(days=1), START), ["a", "b"]),
+        (two_places(START, START), ["a", "b"]),
+        (two_places(START, START + timedelta(days=1), batch_size=4), ["a", "b"]),
+    ],
+    ids=["the later one", "whatever their names", "the first name of two at once", "batch 1 before any other"],
+)
+def test_the_environment_that_was_timed_last_counts(times: pd.DataFrame, order: list[str]) -> None:
+    shuffled = times.sample(frac=1, random_state=1)
+    for table in (times, shuffled, timing.summarise(shuffled, "ddim:50")):
+        assert timing.environments_by_last_timing(table) == order
+        assert timing.counted_environment(table) == order[0]
+        rows = timing.counted(table)
+        assert set(rows["environment_id"]) == {order[0]}
+        assert set(rows["batch_size"]) == {1}
+
+
+def test_without_times_no_environment_counts() -> None:
+    none = samples({"ddim:50": [1.0]}).iloc[:0]
+    assert timing.counted_environment(none) is None
+    assert timing.counted(none).empty
+    only_batches = samples({"ddim:50": [1.0] * 5}).assign(batch_size=4)
+    assert timing.counted_environment(only_batches) == "e"
+    assert timing.counted(only_batches).empty, "a time of four pictures is not the time of one"

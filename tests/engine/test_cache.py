@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from dataclasses import astuple
 
 import duckdb
 import pytest
@@ -15,9 +16,8 @@ from hypothesis import strategies as st
 
 from engine.cache import connection, queries
 from engine.cache.connection import migrate, reading, writing
-from engine.cache.migration import Migration
-from engine.cache.records import FrameRow, StepMetricRow
-from engine.cache.schema import MIGRATIONS, SCHEMA_VERSION
+from engine.cache.records import FrameRow, StepRow
+from engine.cache.schema import MIGRATIONS, SCHEMA_VERSION, Migration
 from engine.cache.writer import CacheWriter
 from engine.cli import main
 from engine.errors import CacheBusy, CacheError, CacheMissing, CacheOutdated
@@ -237,7 +237,7 @@ def test_two_writers_in_two_processes_lose_nothing(cache):
         cache,
         """
         SELECT t.trajectory_id, (SELECT count(*) FROM frames f WHERE f.trajectory_id = t.trajectory_id),
-               (SELECT count(*) FROM step_metrics m WHERE m.trajectory_id = t.trajectory_id)
+               (SELECT count(*) FROM steps m WHERE m.trajectory_id = t.trajectory_id)
         FROM trajectories t
     """,
     )
@@ -300,14 +300,17 @@ def test_what_duckdb_makes_of_ctrl_c_is_a_keyboard_interrupt(cache):
 def test_a_cell_written_twice_is_there_once_as_written_last(cache):
     write_rows(cache, row("a"), row("b"))
     with writing(cache) as db:
-        db.execute("INSERT INTO quality VALUES ('a', 'clip', '1', 0.5), ('b', 'clip', '1', 0.5)")
+        db.execute(
+            "INSERT INTO scores (scope, trajectory_id, metric, metric_version, value) "
+            "VALUES ('picture', 'a', 'clip', '1', 0.5), ('picture', 'b', 'clip', '1', 0.5)"
+        )
     write_rows(cache, row("a", nfe=7, frames=row("a").frames[1:]))
     assert ask(cache, "SELECT trajectory_id, nfe FROM trajectories ORDER BY ALL") == [("a", 7), ("b", 2)]
     frames = ask(cache, "SELECT trajectory_id, kind FROM frames ORDER BY ALL")
     assert frames == [("a", "final"), ("b", "final"), ("b", "x0")]
-    metrics = ask(cache, "SELECT trajectory_id, count(*) FROM step_metrics GROUP BY ALL ORDER BY ALL")
+    metrics = ask(cache, "SELECT trajectory_id, count(*) FROM steps GROUP BY ALL ORDER BY ALL")
     assert metrics == [("a", 2), ("b", 2)]
-    assert ask(cache, "SELECT trajectory_id FROM quality") == [("b",)], "scores of the pictures before are gone"
+    assert ask(cache, "SELECT trajectory_id FROM scores") == [("b",)], "scores of the pictures before are gone"
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
@@ -326,8 +329,18 @@ FRAMES = st.builds(
     image=st.binary(max_size=200),
     video_frame=COUNTS,
 )
-METRICS = st.builds(
-    StepMetricRow, step_index=COUNTS, progress=NUMBERS, log_snr=st.none() | NUMBERS, metric=TEXTS, value=NUMBERS
+OCTAVES = st.none() | st.lists(st.none() | NUMBERS, min_size=1, max_size=4).map(tuple)
+STEPS = st.builds(
+    StepRow,
+    step_index=COUNTS,
+    progress=NUMBERS,
+    log_snr=st.none() | NUMBERS,
+    x0_change=st.none() | NUMBERS,
+    x0_distance=st.none() | NUMBERS,
+    guidance_energy=st.none() | NUMBERS,
+    power=OCTAVES,
+    coherence=OCTAVES,
+    sketch=st.none() | st.binary(max_size=20),
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
@@ -355,7 +368,7 @@ ROWS = st.fixed_dictionaries(
         "frame_count": COUNTS,
         "frame_kinds": st.sampled_from(["", "x0", "xt", "x0,xt"]),
         "frames": st.lists(FRAMES, max_size=3, unique_by=lambda f: (f.kind, f.step_index, f.video_frame)).map(tuple),
-        "step_metrics": st.lists(METRICS, max_size=3).map(tuple),
+        "measured": st.lists(STEPS, max_size=3).map(tuple),
     }
 )
 
@@ -399,7 +412,7 @@ def test_rows_come_back_as_they_went_in(tmp_path_factory, plain):
             [ids],
         ).fetchall()
         pictures = queries.frames(db, ids, ["x0", "xt", "final"])
-        metrics = db.execute("SELECT * FROM step_metrics WHERE list_contains(?, trajectory_id)", [ids]).fetchall()
+        steps = db.execute("SELECT * FROM steps WHERE list_contains(?, trajectory_id)", [ids]).fetchall()
         done = queries.finished(db, ids)
     assert found == [tuple(getattr(written, name) for name in columns) for written in rows]
     assert [None if text is None else json.loads(text) for (text,) in configs] == [w.scheduler_config for w in rows]
@@ -408,9 +421,10 @@ def test_rows_come_back_as_they_went_in(tmp_path_factory, plain):
         mine = pictures[pictures.trajectory_id == written.trajectory_id]
         images = {(f.kind, f.step_index, f.video_frame): bytes(f.image) for f in mine.itertuples()}
         assert images == {(f.kind, f.step_index, f.video_frame): f.image for f in written.frames}
-        numbers = [m[1:] for m in metrics if m[0] == written.trajectory_id]
-        wanted = [(m.step_index, m.progress, m.log_snr, m.metric, m.value) for m in written.step_metrics]
-        assert sorted(numbers, key=repr) == sorted(wanted, key=repr)
+        found = [
+            tuple(tuple(v) if isinstance(v, list) else v for v in m[1:]) for m in steps if m[0] == written.trajectory_id
+        ]
+        assert sorted(found, key=repr) == sorted((astuple(step) for step in written.measured), key=repr)
 
 
 def test_the_writer_makes_the_folders_of_a_cache(tmp_path):

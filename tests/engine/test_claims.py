@@ -9,19 +9,20 @@ import pandas as pd
 import pytest
 
 from engine.analysis import phases
+from engine.analysis import timing_summary as timing
 from engine.analysis.claims import claim_lines, evaluate, read_claims, together
-from engine.analysis.comparison import compare, undecided_lines
+from engine.analysis.comparison import Floor, compare, undecided_lines
 from engine.analysis.recommendation import recommend
 from engine.cache.connection import reading
-from engine.cache.findings import Floor, load_findings
-from engine.cache.quality import FrameScoreRow, MetricRow, QualityWriter, ScoreRow, StudyMetricRow
-from engine.cache.records import FrameRow, StepMetricRow, TimingRow
+from engine.cache.records import FrameRow, TimingRow, step_rows
+from engine.cache.score_tables import MetricRow, ScoreRow, record, write_scores
 from engine.cache.writer import CacheWriter
 from engine.cli import main
 from engine.environment import describe
 from engine.errors import StudyError
 from engine.measuring.metrics import METRICS
 from engine.paths import CLAIMS
+from engine.results import read_results
 from engine.study.cells import cells
 from engine.study.source import find_model
 from tests.engine.helpers import parsed, row
@@ -88,25 +89,27 @@ def write(path, world):
             "latent_error": 0.1 * math.exp(0.3 * noise) * (world.error if fast else 1),
             "ssim": 0.9 - 0.02 * noise - (0.1 * (world.error - 1) if fast else 0),
         }
-        scores += [ScoreRow(cell.trajectory_id, key, "1", value) for key, value in values.items()]
+        scores += [
+            ScoreRow("picture", key, "1", value, trajectory_id=cell.trajectory_id) for key, value in values.items()
+        ]
         frames += [
-            FrameScoreRow(
-                cell.trajectory_id,
-                "x0",
-                f.step_index,
+            ScoreRow(
+                "frame",
                 "recognised",
                 "1",
                 float(f.progress >= world.seen[0 if fast else 1]),
+                trajectory_id=cell.trajectory_id,
+                kind="x0",
+                step_index=f.step_index,
             )
             for f in rows[-1].frames
             if f.kind == "x0"
         ]
     writer.trajectories(rows, model, environment)
     _write_times(writer, every, world, model, environment)
-    quality = QualityWriter(path)
     keys = ("latent_error", "ssim", "clip_score", "recognised")
-    quality.study("readme_claims", [_metric(key) for key in keys], [StudyMetricRow(key, "1") for key in keys], [])
-    quality.scores(scores, frames)
+    record(path, "readme_claims", [_metric(key) for key in keys], [])
+    write_scores(path, [*scores, *frames])
     return path
 
 
@@ -128,9 +131,13 @@ def _trajectory(cell, calls, world, fast):
         frame_count=10,
         frame_kinds="x0,xt",
         frames=tuple(FrameRow("x0", i, float(progress[i]), 1.0, 0.0, 8, 8, "webp", b"-") for i in kept),
-        step_metrics=(
-            *(StepMetricRow(i, float(progress[i]), 0.0, "x0_change", float(changes[i])) for i in range(1, calls)),
-            *(StepMetricRow(i, float(progress[i]), 0.0, "x0_distance", float(near[i])) for i in range(calls)),
+        measured=step_rows(
+            [
+                *(("x0_change", i, float(changes[i])) for i in range(1, calls)),
+                *(("x0_distance", i, float(near[i])) for i in range(calls)),
+            ],
+            {},
+            [0.0] * calls,
         ),
     )
 
@@ -163,22 +170,26 @@ def _write_times(writer, every, world, model, environment):
 def _metric(key):
     entry = METRICS[key]
     return MetricRow(
+        "picture",
         key,
         "1",
         entry.label,
         entry.unit,
         entry.direction,
         entry.smallest_n,
+        None,
         entry.has_true_zero,
         entry.span,
         entry.margin,
+        entry.needs_reference,
+        entry.may_guard,
         entry.description,
     )
 
 
-def findings(path):
+def results(path):
     with reading(path) as db:
-        return load_findings(db, "readme_claims")
+        return read_results(db, "readme_claims", None)
 
 
 @pytest.fixture(scope="module")
@@ -223,19 +234,19 @@ def test_changing_a_thing_changes_its_verdict_and_no_other(changes, refuted, tmp
 
 
 def test_with_few_prompts_a_claim_is_undecided_or_not_testable_and_says_why(tmp_path):
-    found = findings(write(tmp_path / "c.duckdb", World(prompts=6)))
+    found = results(write(tmp_path / "c.duckdb", World(prompts=6)))
     verdicts = {verdict.key: verdict for verdict in evaluate(read_claims(CLAIMS), found)}
     assert verdicts["quality"].word == "not testable"
     assert "too few: 6 prompts, 12 cells" in verdicts["quality"].tests[0].reason
     assert verdicts["calls"].word == "confirmed"
-    assert "too few" in "\n".join(claim_lines(list(verdicts.values()), found))
+    assert "too few" in "\n".join(claim_lines(list(verdicts.values())))
 
 
 def test_a_study_without_scores_or_times_says_what_is_missing(tmp_path):
     path = tmp_path / "c.duckdb"
     study, model = parsed(name="readme_claims", lanes=["ddim:50", "dpmpp_2m:20"]), find_model("gaussian")
     CacheWriter(path).begin(study, cells(study, model, "cpu"), model, describe("cpu"))
-    verdicts = {verdict.key: verdict for verdict in evaluate(read_claims(CLAIMS), findings(path))}
+    verdicts = {verdict.key: verdict for verdict in evaluate(read_claims(CLAIMS), results(path))}
     assert {verdict.word for verdict in verdicts.values()} == {"not testable"}
     reasons = {key: verdict.tests[0].reason for key, verdict in verdicts.items() if verdict.tests}
     assert "have not been timed in one environment" in reasons["speed"]
@@ -251,7 +262,7 @@ def test_a_percentage_of_a_metric_without_a_true_zero_is_refused(caches, tmp_pat
         'quantity = "quality_ratio"\nmetric = "clip_score"\nlane = "dpmpp_2m:20"\nbaseline = "ddim:50"\n'
         "at_least = 0.965\n"
     )
-    (verdict,) = evaluate(read_claims(claims), findings(caches[0]))
+    (verdict,) = evaluate(read_claims(claims), results(caches[0]))
     assert (verdict.word, verdict.tests[0].reason) == (
         "not testable",
         "a percentage of 'clip_score' means nothing: it has no true zero to count up from",
@@ -432,6 +443,13 @@ def times(milliseconds):
     return pd.DataFrame(rows)
 
 
+def recommended(quality, metrics, timings, baseline, metric="clip_score"):
+    """What `Results.recommendation` makes of these tables."""
+    summaries = timing.summarise(timing.counted(timings), baseline)
+    found = compare(quality, metrics, baseline)
+    return recommend(summaries, found, baseline, metric, scored=metric in set(quality["metric"]))
+
+
 def test_the_cheapest_lane_that_is_as_good_is_recommended_with_the_runner_up_and_why():
     base = noisy(1.0)
     quality = table(
@@ -443,7 +461,7 @@ def test_the_cheapest_lane_that_is_as_good_is_recommended_with_the_runner_up_and
         }
     )
     timings = times({"base": 100, "fast": 40, "faster": 20, "slow": 80})
-    found = recommend(quality, described("clip_score"), timings, "base")
+    found = recommended(quality, described("clip_score"), timings, "base")
     assert found.best is not None
     assert found.runner_up is not None
     assert (found.best.lane, found.runner_up.lane) == ("fast", "slow")
@@ -452,7 +470,7 @@ def test_the_cheapest_lane_that_is_as_good_is_recommended_with_the_runner_up_and
     assert "fast, 40 ms [40, 40] (n = 10), 2.50 times as fast [2.50, 2.50] on device" in found.lines[0]
     assert "It is equivalent: difference" in found.lines[1]
     slower = times({"base": 100, "fast": 120, "faster": 20, "slow": 180})
-    found = recommend(quality, described("clip_score"), slower, "base")
+    found = recommended(quality, described("clip_score"), slower, "base")
     assert found.best is not None
     assert found.best.lane == "base"
 
@@ -470,7 +488,7 @@ def test_a_lane_that_another_metric_calls_worse_is_passed_over_with_the_reason()
         ]
     )
     metrics = pd.concat([described("clip_score"), described("latent_error")])
-    found = recommend(quality, metrics, times({"base": 100, "wrong": 20, "right": 40}), "base")
+    found = recommended(quality, metrics, times({"base": 100, "wrong": 20, "right": 40}), "base")
     assert found.best is not None
     assert found.best.lane == "right"
     assert found.passed_over == (("wrong", "equivalent by CLIP score, worse by Latent error"),)
@@ -482,10 +500,10 @@ def test_of_few_timing_samples_nothing_is_recommended_and_what_is_not_timed_is_n
     quality = table({"base": base, "fast": plus(base, noisy(0.1, 0, 1)), "slow": plus(base, noisy(0.1, 0, 2))})
     samples = times({"base": 100, "fast": 40, "slow": 80})
     some = samples[(samples["lane"] != "fast") | (samples["repeat"] < 4)]
-    found = recommend(quality, described("clip_score"), some, "base")
+    found = recommended(quality, described("clip_score"), some, "base")
     assert found.best is not None
     assert (found.best.lane, found.untimed) == ("slow", ("fast",))
-    few = recommend(quality, described("clip_score"), samples[samples["repeat"] < 2], "base")
+    few = recommended(quality, described("clip_score"), samples[samples["repeat"] < 2], "base")
     assert few.best is None
     assert "Too few timing samples of the baseline: 2, 5 are needed" in few.reason
 
@@ -493,7 +511,7 @@ def test_of_few_timing_samples_nothing_is_recommended_and_what_is_not_timed_is_n
 def test_with_too_few_prompts_for_a_verdict_nothing_is_recommended():
     base = noisy(1.0)
     quality = table({"base": base, "fast": plus(base, noisy(0.1, 0, 1))}, prompts=4)
-    found = recommend(quality, described("clip_score"), times({"base": 100, "fast": 40}), "base")
+    found = recommended(quality, described("clip_score"), times({"base": 100, "fast": 40}), "base")
     assert found.best is None
     assert found.reason.startswith("Too few images to tell: 4 prompts, 8 pairs")
 
@@ -501,8 +519,8 @@ def test_with_too_few_prompts_for_a_verdict_nothing_is_recommended():
 def test_lanes_whose_times_overlap_leave_their_order_open():
     base = noisy(1.0)
     quality = table({"base": base, "fast": plus(base, noisy(0.1, 0, 1)), "near": plus(base, noisy(0.1, 0, 2))})
-    apart = recommend(quality, described("clip_score"), times({"base": 100, "fast": 40, "near": 41}), "base")
-    close = recommend(quality, described("clip_score"), times({"base": 100, "fast": 40, "near": 40.01}), "base")
+    apart = recommended(quality, described("clip_score"), times({"base": 100, "fast": 40, "near": 41}), "base")
+    close = recommended(quality, described("clip_score"), times({"base": 100, "fast": 40, "near": 40.01}), "base")
     assert (apart.order_is_open, close.order_is_open) == (False, True)
     assert "which is cheaper is open" in "\n".join(close.lines)
 
@@ -511,14 +529,17 @@ def test_without_times_or_values_there_is_no_recommendation_and_the_reason():
     quality = table({"base": noisy(1.0), "fast": noisy(1.0)})
     assert (
         "has been timed"
-        in recommend(
-            quality, described("clip_score"), times({}).reindex(columns=["lane", "batch_size", "stage"]), "base"
+        in recommended(
+            quality,
+            described("clip_score"),
+            times({}).reindex(columns=["lane", "environment_id", "batch_size", "stage"]),
+            "base",
         ).lines[0]
     )
-    assert "score it first" in recommend(quality, described("ssim"), times({"base": 1}), "base", "ssim").lines[0]
+    assert "score it first" in recommended(quality, described("ssim"), times({"base": 1}), "base", "ssim").lines[0]
     assert (
         "baseline has not been timed"
-        in recommend(quality, described("clip_score"), times({"fast": 1}), "base").lines[0]
+        in recommended(quality, described("clip_score"), times({"fast": 1}), "base").lines[0]
     )
 
 

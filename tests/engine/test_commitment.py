@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from engine.analysis.commitment import commitment, point_rows
-from engine.cache import phases
+from engine.cache import swap_tables
 from engine.cache.connection import reading
 from engine.cli import main
 from engine.errors import StudyError
-from engine.sampling.commitment import SwapSample, run_swaps
 from engine.sampling.models import Model
+from engine.sampling.swapped_cells import SwapSample, run_swaps
 from engine.study.cells import cells
 from engine.study.prompt_swaps import Swap, swaps
 from engine.study.source import find_model
@@ -133,7 +133,7 @@ def test_a_study_makes_its_changes_once_and_the_cache_knows_them(tmp_path: Path,
     assert main(["run", *arguments, "--progress", "none"]) == 0
     assert "6 changes of prompt" in capsys.readouterr().out
     with reading(cache) as db:
-        rows = phases.commitment(db, "small", images=True)
+        rows = swap_tables.commitment(db, "small", images=True)
     assert rows["share"].tolist() == [0.0, 0.5, 1.0] * 2
     assert rows["swap_call"].tolist() == [0, 3, 6] * 2
     assert rows["calls"].tolist() == [6] * 6
@@ -147,7 +147,7 @@ def test_a_study_makes_its_changes_once_and_the_cache_knows_them(tmp_path: Path,
     assert main(["run", *arguments, "--progress", "none", "--set", "commitment.at=[0.5, 0.8]"]) == 0
     assert "2 changes of prompt" in capsys.readouterr().out
     with reading(cache) as db:
-        grown = phases.commitment(db, "small")
+        grown = swap_tables.commitment(db, "small")
     assert "image" not in grown
     assert grown["share"].tolist() == [0.0, 0.5, 0.8, 1.0] * 2
     assert sorted(grown["created_at"])[: len(first)] == sorted(first)

@@ -7,7 +7,7 @@ import pytest
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from PIL import Image, ImageDraw, ImageFont
 
-import engine.sharing.comparison as comparison
+import engine.sharing.comparison_grid as comparison
 from diffusion_scheduler_visualizer import DiffusionSchedulerVisualizer
 from engine.cache import queries
 from engine.cache.connection import reading

@@ -9,11 +9,11 @@ import pytest
 
 from engine.analysis.convergence import ABOVE_FLOOR, convergence, convergence_rows, observed_order, order_rows
 from engine.analysis.matched import LEVELS, matched_errors, metric_at
-from engine.cache import schedules
+from engine.cache import lint_tables, step_tables
 from engine.cache.connection import reading
-from engine.cache.findings import load_findings
 from engine.cli import main
 from engine.passes.run import run_study
+from engine.results import read_results
 from tests.engine.helpers import parsed
 
 CALLS = (10, 20, 40)
@@ -152,8 +152,8 @@ def orders(tmp_path_factory):
 
 def test_on_the_exact_model_defaults_of_second_order_solvers_are_as_slow_as_euler_and_karras_repairs_them(orders):
     with reading(orders) as db:
-        findings = load_findings(db, "orders")
-    found = convergence(findings.quality, findings.cells, floor=findings.floors()["latent_error"])
+        results = read_results(db, "orders", None)
+    found = convergence(results.quality, results.cells, floor=results.floors["latent_error"])
     order = found.orders.set_index("scheduler")
     for default in ("dpmpp_default", "unipc_default"):
         assert order.loc[default, "order"] < 1.4
@@ -166,11 +166,11 @@ def test_on_the_exact_model_defaults_of_second_order_solvers_are_as_slow_as_eule
 
 def test_most_of_the_error_of_those_defaults_comes_from_the_last_jump(orders):
     with reading(orders) as db:
-        findings, paths = load_findings(db, "orders"), schedules.paths(db, "orders")
+        results, paths = read_results(db, "orders", None), step_tables.paths(db, "orders")
     matched, floors = matched_errors(paths)
     assert set(floors) == {metric_at(sigma) for sigma in LEVELS}
-    end = convergence(findings.quality, findings.cells).errors.set_index("lane")["error"]
-    before = convergence(matched, findings.cells, metric_at(0.4)).errors.set_index("lane")["error"]
+    end = convergence(results.quality, results.cells).errors.set_index("lane")["error"]
+    before = convergence(matched, results.cells, metric_at(0.4)).errors.set_index("lane")["error"]
     for lane in ("dpmpp_default:20", "unipc_default:20"):
         assert before[lane] < end[lane] / 4
     assert before["euler_linspace:20"] > 3 * before["dpmpp_default:20"], "which had hidden a better solver"
@@ -216,7 +216,7 @@ def test_errors_at_a_level_are_those_beside_the_interpolated_reference():
 
 def test_paths_carry_the_measured_level_of_each_call_where_the_lane_has_been_looked_at(orders):
     with reading(orders) as db:
-        paths, levels = schedules.paths(db, "orders"), schedules.schedules(db, "orders")
+        paths, levels = step_tables.paths(db, "orders"), lint_tables.schedules(db, "orders")
     own = paths[(paths["lane"] == "dpmpp_karras:10") & (paths["prompt"] == "disc")]["log_snr"].to_numpy()
     np.testing.assert_array_equal(own, levels[levels["lane"] == "dpmpp_karras:10"]["log_snr"])
     assert {"lane", "reference", "check"} == set(paths["role"])

@@ -19,8 +19,8 @@ from engine.cache.connection import reading, writing
 from engine.cache.inventory import TABLES
 from engine.cli import main
 from engine.errors import LabError
+from engine.results import read_results
 from engine.sharing.animation import FRAME_MS, HOLD_MS, TITLE_STEP, Strip, draw_frames
-from engine.sharing.export import load_summary
 from engine.sharing.pictures import CellPictures, opened
 from engine.study.study import load_study
 from tests.dashboard import synthetic
@@ -37,8 +37,8 @@ def cache(tmp_path_factory):
     synthetic.write_converged(path, plan)
     with writing(path) as db:
         db.execute(
-            "INSERT INTO study_metrics VALUES ('quick', 'clip_score', '1', 0, NULL), "
-            "('quick', 'latent_error', '1', 1, NULL)"
+            "INSERT INTO study_metrics (study_id, scope, metric, metric_version, position) "
+            "VALUES ('quick', 'picture', 'clip_score', '1', 0), ('quick', 'picture', 'latent_error', '1', 1)"
         )
     return path
 
@@ -133,7 +133,7 @@ def test_the_csv_has_every_figure_with_n_and_interval(cache, tmp_path):
     assert run(cache, "-o", tmp_path / "s.csv") == 0
     rows = list(csv.DictReader((tmp_path / "s.csv").read_text(encoding="utf-8").splitlines()))
     with reading(cache) as db:
-        summary = load_summary(db, "quick")
+        summary = read_results(db, "quick")
     assert len(rows) == 4 * summary.standings["metric"].nunique()
     for row, (_, expected) in zip(rows, summary.standings.iterrows(), strict=True):
         assert (row["study"], row["lane"], row["metric"]) == ("quick", expected["lane"], expected["metric"])

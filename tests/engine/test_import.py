@@ -12,10 +12,9 @@ import pytest
 from engine.cache import exchange, merge, snapshot
 from engine.cache.connection import migrate, writing
 from engine.cache.exchange import export_cache, import_cache
-from engine.cache.migration import Migration
-from engine.cache.quality import QualityWriter, ScoreRow
 from engine.cache.records import FrameRow
-from engine.cache.schema import MIGRATIONS, SCHEMA_VERSION
+from engine.cache.schema import MIGRATIONS, SCHEMA_VERSION, Migration
+from engine.cache.score_tables import ScoreRow, write_scores
 from engine.cache.writer import CacheWriter
 from engine.errors import CacheBusy, CacheError, CacheMissing, CacheRefused
 from engine.study.source import find_model
@@ -74,11 +73,11 @@ def test_votes_and_set_metrics_come_only_for_the_same_pictures(here, there, thei
             [one.trajectory_id, other.trajectory_id],
         )
         db.execute(
-            "INSERT INTO set_quality VALUES ('small', 'a', 'b', 'kid', '1', 'f', 9, 9, 0.5, 0.4, 0.6, 0.1, "
-            "NULL, 'set', now()::TIMESTAMP)"
+            "INSERT INTO scores (scope, study_id, lane, against, metric, metric_version, value, set_id) "
+            "VALUES ('lane', 'small', 'a', 'b', 'kid', '1', 0.5, 'set')"
         )
     import_cache(there, here)
-    assert (count(here, "votes"), count(here, "set_quality")) == (taken, taken)
+    assert (count(here, "votes"), count(here, "scores")) == (taken, taken)
 
 
 def test_the_same_picture_brings_scores_that_were_missing(here, there):
@@ -87,22 +86,25 @@ def test_the_same_picture_brings_scores_that_were_missing(here, there):
     score(there, theirs, 0.9)
     merged = import_cache(there, here)
     assert merged.equal == 2
-    assert sorted(ask(here, "SELECT value FROM quality")) == [(0.5,), (0.9,)]
+    assert sorted(ask(here, "SELECT value FROM scores")) == [(0.5,), (0.9,)]
+
+
+def without_value(cell):
+    return ScoreRow("picture", "clip_score", "1", reason="failed: no CLIP", trajectory_id=cell.trajectory_id)
 
 
 def test_a_value_takes_the_place_of_a_reason_for_having_none(here, there):
     mine, theirs = run(here, parsed()), run(there, parsed())
-    QualityWriter(here).scores([ScoreRow(mine[0].trajectory_id, "clip_score", "1", None, "failed: no CLIP")], [])
+    write_scores(here, [without_value(mine[0])])
     score(there, theirs, 0.9)
     import_cache(there, here)
-    assert count(here, "quality") == 2
-    assert count(here, "unscored") == 0
+    assert ask(here, "SELECT value, reason FROM scores") == [(0.9, None)] * 2
 
 
 def test_a_reason_does_not_take_the_place_of_a_value(here, there):
     mine, theirs = run(here, parsed()), run(there, parsed())
     score(here, mine, 0.5)
-    QualityWriter(there).scores([ScoreRow(theirs[0].trajectory_id, "clip_score", "1", None, "failed: no CLIP")], [])
+    write_scores(there, [without_value(theirs[0])])
     before = contents(here)
     import_cache(there, here)
     assert contents(here) == before
@@ -136,7 +138,7 @@ def test_more_frames_of_the_same_picture_are_taken_and_the_scores_stay(here, the
     )
     assert import_cache(there, here).replaced == 2
     assert count(here, "frames") == 10
-    assert count(here, "quality") == 2
+    assert count(here, "scores") == 2
     before = contents(there)
     assert import_cache(here, there).replaced == 0  # fewer frames never take the place of more
     assert contents(there)["frames"] == before["frames"]
@@ -213,7 +215,11 @@ def test_a_shared_row_of_other_content_stays_as_it_is_here_and_is_counted(here, 
     for path, margin in ((here, 0.1), (there, 0.2)):
         run(path, parsed())
         with writing(path) as db:
-            db.execute("INSERT INTO metrics VALUES ('m', '1', 'M', '', 'higher', 10, false, NULL, ?, '')", [margin])
+            db.execute(
+                "INSERT INTO metrics VALUES "
+                "('picture', 'm', '1', 'M', '', 'higher', 10, NULL, false, NULL, ?, false, false, '')",
+                [margin],
+            )
     assert import_cache(there, here).differing == {"metrics": 1}
     assert ask(here, "SELECT margin FROM metrics") == [(0.1,)]
 
@@ -223,17 +229,6 @@ def test_a_shared_row_of_other_content_stays_as_it_is_here_and_is_counted(here, 
 
 def state(path):
     return hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns
-
-
-def test_an_older_file_is_migrated_in_a_copy_and_stays_as_it_was(here, there, tmp_path):
-    migrate(there, MIGRATIONS[:1])
-    with duckdb.connect(str(there)) as db:
-        db.execute("INSERT INTO models VALUES ('m', 'gaussian', '', 'f', 'P', 3, '{}')")
-    before = state(there)
-    import_cache(there, here)
-    assert ask(here, "SELECT model_id FROM models") == [("m",)]
-    assert state(there) == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == [here.name, there.name]
 
 
 def test_a_file_of_today_stays_as_it_was(here, there):

@@ -163,7 +163,7 @@ def unit_layers(network, picture):
 def test_pick_score_is_the_logit_of_its_clip_with_the_tokenizer_of_another_repository(subject, hub, tmp_path):
     from transformers import CLIPModel, CLIPTokenizer
 
-    from engine.measuring.judge import OPENAI_MEAN, OPENAI_STD
+    from engine.measuring.clip_model import OPENAI_MEAN, OPENAI_STD
 
     whole = write_clip(tmp_path / "whole")
     for repo, files in ((learned.PICK_MODEL, learned.PICK_FILES), (learned.PICK_TOKENIZER, learned.TOKENIZER_FILES)):
@@ -188,7 +188,7 @@ def test_pick_score_is_the_logit_of_its_clip_with_the_tokenizer_of_another_repos
 
 
 def test_the_aesthetic_score_is_that_of_its_layers_on_the_vector_of_clip(subject, hub, tmp_path):
-    from engine.measuring.judge import Judge
+    from engine.measuring.clip_model import ClipModel
 
     torch.manual_seed(1)
     layers = nn.Sequential(nn.Linear(16, 12), nn.Dropout(0.2), nn.Linear(12, 7), nn.Dropout(0.1), nn.Linear(7, 1))
@@ -201,7 +201,7 @@ def test_the_aesthetic_score_is_that_of_its_layers_on_the_vector_of_clip(subject
     folder = hub[learned.AESTHETIC_CLIP] = write_clip(tmp_path / "models--openai--large" / "snapshots" / "abc")
     found = cell(subject, frames=3)
     with torch.no_grad():
-        expected = layers.eval()(torch.from_numpy(Judge(folder).pictures(found.pictures))).mean()
+        expected = layers.eval()(torch.from_numpy(ClipModel(folder).pictures(found.pictures))).mean()
     assert METRICS["aesthetic"].value(found) == pytest.approx(float(expected), rel=1e-5)
     assert METRICS["aesthetic"].full_version(subject).count("@") == 1
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from engine.cache import schedules
+from engine.cache import lint_tables
 from engine.cache.connection import reading, writing
 from engine.cli import main
 from engine.passes.run import run_study
@@ -17,8 +17,8 @@ def test_a_run_keeps_what_its_lanes_really_ran(tmp_path):
     study = parsed(lanes=["heun:4", "dpmpp_2m:5"])
     run_study(study, cache, device="cpu")
     with reading(cache) as db:
-        levels, found = schedules.schedules(db, "small"), schedules.findings(db, "small")
-        settings = schedules.settings(db, "small")
+        levels, found = lint_tables.schedules(db, "small"), lint_tables.findings(db, "small")
+        settings = lint_tables.settings(db, "small")
         nfe = dict(db.execute("SELECT lane, nfe FROM trajectories").fetchall())
     assert levels.groupby("lane", sort=False)["call_index"].max().to_dict() == {"heun:4": 6, "dpmpp_2m:5": 4}
     assert (levels.groupby("lane")["calls"].first() == levels.groupby("lane").size()).all()
@@ -36,21 +36,20 @@ def test_an_older_cache_gets_what_it_lacks_by_storing_or_at_the_next_run_that_co
         "frames.count = 1\ntiming.repeats = 0\n"
     )
     assert main(["run", str(file), "--cache", str(cache), "--progress", "none"]) == 0
-    schedules.write_lints(cache, [])  # nothing to write is nothing done
+    lint_tables.write_lints(cache, [])  # nothing to write is nothing done
     forget(cache)
     assert main(["lint", str(file), "--store", "--cache", str(cache)]) == 0
     assert "1 lanes stored" in capsys.readouterr().out
-    assert len(ask(cache, "SELECT * FROM schedules")) == 4
+    assert ask(cache, "SELECT len(levels) FROM lints") == [(4,)]
     forget(cache)
     more = ["run", str(file), "--cache", str(cache), "--progress", "none", "--set", "seeds=[0, 1]"]
     assert main(more) == 0
-    assert len(ask(cache, "SELECT * FROM schedules")) == 4
+    assert ask(cache, "SELECT len(levels) FROM lints") == [(4,)]
 
 
 def forget(cache):
     with writing(cache) as db:
-        for table in schedules.TABLES:
-            db.execute(f"DELETE FROM {table}")
+        db.execute("DELETE FROM lints")
 
 
 def test_the_command_shows_a_lane_call_by_call_and_writes_json(tmp_path, capsys):

@@ -9,10 +9,12 @@ import skimage.metrics as skimage_metrics
 from PIL import Image
 
 from engine.errors import StudyError
-from engine.measuring import clip, formulas, metrics
+from engine.measuring import clip, formulas
 from engine.measuring.evidence import Evidence, Subject, Unmeasurable
-from engine.measuring.metrics import METRICS, Metric, register
+from engine.measuring.metric import resolve
+from engine.measuring.metrics import METRICS, Metric
 from engine.study.reference import ReferenceSettings
+from engine.study.registry import Registry
 from engine.study.source import BUNDLED, find_model
 from engine.study.study import parse_study
 
@@ -162,7 +164,7 @@ def test_every_entry_is_whole():
         assert entry.label
         assert entry.description
         assert entry.direction in {"higher", "lower", "neither"}
-        assert callable(metrics.resolve(entry.measure))
+        assert callable(resolve(entry.measure))
         assert entry.smallest_n >= 10
     assert not METRICS["psnr"].has_true_zero
     assert METRICS["recognised"].has_true_zero
@@ -172,16 +174,23 @@ def brightness(found):
     return float(found.pictures.mean() / 255)
 
 
-def test_a_metric_of_ones_own_is_a_function_and_an_entry(monkeypatch):
-    monkeypatch.setattr(metrics, "METRICS", dict(METRICS))
+def test_a_metric_of_ones_own_is_a_function_and_an_entry():
+    table = Registry("metric", METRICS.values())
     entry = Metric("brightness", "Brightness", "", "neither", "1", brightness, "mean value")
-    assert register(entry) is entry
-    register(entry)
+    assert table.register(entry) is entry
+    table.register(entry)
     assert entry.value(evidence(CONSTANT)) == pytest.approx(77 / 255)
-    with pytest.raises(StudyError, match=r"'brightness' is taken by .*:brightness"):
-        register(dataclasses.replace(entry, label="Other"))
-    with pytest.raises(StudyError, match="lower-case"):
-        register(dataclasses.replace(entry, key="Bad key"))
+    with pytest.raises(StudyError, match="'brightness' is taken by 'Brightness'"):
+        table.register(dataclasses.replace(entry, label="Other"))
+    with pytest.raises(StudyError, match="letters, digits"):
+        table.register(dataclasses.replace(entry, key="Bad key"))
+    for change, words in (
+        ({"key": "Bad"}, "lower-case"),
+        ({"scope": "video"}, "scope"),
+        ({"direction": "up"}, "direction"),
+    ):
+        with pytest.raises(StudyError, match=words):
+            table.register(dataclasses.replace(entry, **change))
 
 
 def test_a_version_names_the_reference_and_a_study_without_one_says_so():
@@ -246,7 +255,7 @@ def test_clip_vectors_agree_with_the_model_called_by_hand(tmp_path):
     import torch
     from transformers import CLIPModel, CLIPTokenizer
 
-    from engine.measuring.judge import OPENAI_MEAN, OPENAI_STD, Judge
+    from engine.measuring.clip_model import OPENAI_MEAN, OPENAI_STD, ClipModel
 
     folder = write_clip(tmp_path / "models--openai--tiny" / "snapshots" / "abc")
     model, tokenizer = CLIPModel.from_pretrained(folder).eval(), CLIPTokenizer.from_pretrained(folder)
@@ -258,19 +267,19 @@ def test_clip_vectors_agree_with_the_model_called_by_hand(tmp_path):
             input_ids=tokenizer(["red apple"], return_tensors="pt").input_ids,
             pixel_values=torch.from_numpy(values).permute(2, 0, 1)[None].float(),
         )
-    judge = Judge(folder)
+    judge = ClipModel(folder)
     assert judge.pictures(wide)[0] == pytest.approx(output.image_embeds[0].numpy(), abs=0.01)
     assert judge.text("red apple") == pytest.approx(output.text_embeds[0].numpy(), abs=1e-5)
     assert np.linalg.norm(judge.pictures(random_pictures((3, 32, 32, 3))), axis=1) == pytest.approx(1)
 
 
 def test_clip_metrics_follow_their_formulas(tmp_path):
-    from engine.measuring.judge import Judge
+    from engine.measuring.clip_model import ClipModel
 
     write_clip(tmp_path / "clip")
     (tmp_path / "vocabulary.txt").write_text("owl\nred apple\nsmall cat\n")
     model = dataclasses.replace(find_model("gaussian"), kind="folder", folder=tmp_path)
-    judge, pictures = Judge(tmp_path / "clip"), random_pictures((2, 32, 32, 3))
+    judge, pictures = ClipModel(tmp_path / "clip"), random_pictures((2, 32, 32, 3))
     cosines = judge.pictures(pictures) @ np.stack([judge.text(label) for label in ("owl", "red apple", "small cat")]).T
     for place, label in enumerate(("owl", "red apple", "small cat")):
         found = evidence(pictures, subject=Subject(model), prompt=f"{label}, 3d")

@@ -6,16 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine.analysis.comparison import compare
-from engine.cache import schedules
+from engine.analysis.comparison import Floor, compare
+from engine.cache import lint_tables
 from engine.cache.connection import reading, writing
-from engine.cache.findings import Floor, load_findings
-from engine.cache.schedules import NoiseRow, write_noise
+from engine.cache.lint_tables import NoiseRow, write_noise
 from engine.cli import main
 from engine.environment import describe
-from engine.measuring.noise import measure_noise, rms
+from engine.measuring.noise_floor import measure_noise, rms
 from engine.passes.noise import chosen_cells, run_noise
 from engine.passes.run import run_study
+from engine.results import read_results
 from engine.study.cells import cells
 from engine.study.source import find_model
 from tests.engine.helpers import parsed
@@ -86,7 +86,7 @@ def test_the_floor_of_a_study_is_kept_and_found_again(tmp_path):
     rows = run_noise(study, cache, device="cpu", lanes=2, each=1, compiled=False, say=lambda _: None)
     run_study(study, cache, device="cpu")
     with reading(cache) as db:
-        kept = schedules.noise(db, "small")
+        kept = lint_tables.noise(db, "small")
     assert len(kept) == len(rows) == 2 * 2 * 4
     assert set(kept["variation"]) == {"again", "batch 2", "float16", "bfloat16"}
     missing = kept[kept["variation"] == "float16"]
@@ -95,7 +95,7 @@ def test_the_floor_of_a_study_is_kept_and_found_again(tmp_path):
     assert missing["reason"].str.contains("for GPUs").all()
     run_noise(study, cache, device="cpu", lanes=2, each=1, compiled=False, say=lambda _: None)
     with reading(cache) as db:
-        assert len(schedules.noise(db, "small")) == len(rows), "measured again, not twice"
+        assert len(lint_tables.noise(db, "small")) == len(rows), "measured again, not twice"
 
 
 @pytest.fixture(scope="module")
@@ -144,11 +144,11 @@ def test_only_noise_of_the_studys_own_kind_of_run_is_its_floor(cache, changes, c
     with writing(cache) as db:
         db.execute("DELETE FROM noise_floors")
     with reading(cache) as db:
-        before = load_findings(db, "small").floors()["latent_error"]
+        before = read_results(db, "small", None).floors["latent_error"]
     assert before.source == "distance of the reference to its check"
     write_noise(cache, [floor_row(study, **changes)])
     with reading(cache) as db:
-        floor = load_findings(db, "small").floors()["latent_error"]
+        floor = read_results(db, "small", None).floors["latent_error"]
     assert (floor == 0.5) == counts
     assert ("noise of the arithmetic" in floor.source) == counts
     assert ("n = 4" in floor.source) == counts

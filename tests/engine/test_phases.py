@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine.analysis.borders import BORDERS, borders, phase_spans
+from engine.analysis.borders import BORDERS, borders
 from engine.analysis.curves import curves, octave_distances, shares, speeds
 from engine.analysis.phases import Path as X0Path
 from engine.analysis.phases import paths, settled_at
 from engine.analysis.trajectories import project
-from engine.cache import phases
+from engine.cache import score_tables, step_tables
 from engine.cache.connection import reading
 from engine.cli import main
 from engine.sampling.spectra import sketch
@@ -138,9 +138,9 @@ def test_the_same_path_falls_at_other_percentages_under_another_spacing_but_at_t
     half = {m.lane: m.figures for m in found if m.border.key == "half_path"}
     assert half["ddim:21"]["log_snr"].value == pytest.approx(half["karras:41"]["log_snr"].value, abs=0.1)
     assert abs(half["ddim:21"]["progress"].value - half["karras:41"]["progress"].value) > 0.1
-    spans = {lane: (start.value, end.value) for lane, start, end in phase_spans(found, "progress")}
-    assert set(spans) == {"ddim:21", "karras:41"}
-    assert all(start < end for start, end in spans.values())
+    ends = {(m.lane, m.border.key): m.figures["progress"].value for m in found}
+    for lane in ("ddim:21", "karras:41"):
+        assert ends[lane, "critical_50_start"] < ends[lane, "critical_50_end"]
 
 
 def test_prompts_that_differ_give_an_interval_and_those_that_never_arrive_are_counted() -> None:
@@ -262,8 +262,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_records_every_step_in_latent_space(cache: Path) -> None:
     with reading(cache) as db:
-        rows = phases.step_curves(db, "small", "heun:5")
-        paths_of = phases.sketches(db, "small", "disc", 0, ["ddim:8", "heun:5"])
+        rows = step_tables.step_curves(db, "small", "heun:5")
+        paths_of = step_tables.sketches(db, "small", "disc", 0, ["ddim:8", "heun:5"])
     assert set(rows["lane"]) == {"heun:5"}
     counted = rows.groupby("metric").size().to_dict()
     octaves = {f"{name}_{octave}": 27 for name in ("coherence", "power") for octave in (0, 1, 2, 4)}
@@ -274,8 +274,8 @@ def test_a_run_records_every_step_in_latent_space(cache: Path) -> None:
 
 def test_frames_are_compared_with_the_final_picture_once(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with reading(cache) as db:
-        rows = pd.concat([phases.frame_curves(db, "small", lane) for lane in ("ddim:8", "heun:5")])
-        described = phases.frame_metrics(db, "small").set_index("metric")
+        rows = pd.concat([score_tables.frame_curves(db, "small", lane) for lane in ("ddim:8", "heun:5")])
+        described = score_tables.metrics(db, "small", "frame").set_index("metric")
     assert set(rows["metric"]) == {"ssim_to_final", "sharpness_of_final"}, "no CLIP knows these pictures"
     assert "no CLIP" in described["unavailable"]["similarity_to_final"]
     assert len(rows) == 2 * 3 * 3 * 2
@@ -283,11 +283,11 @@ def test_frames_are_compared_with_the_final_picture_once(cache: Path, capsys: py
     first = rows[(rows["metric"] == "ssim_to_final") & (rows["step_index"] == 0)]["value"]
     assert last.min() > 0.8
     assert last.min() > first.max() + 0.1
-    before = ask(cache, "SELECT count(*) FROM frame_quality")
+    before = ask(cache, "SELECT count(*) FROM scores")
     study = cache.parent / "s.toml"
     assert main(["run", str(study), "--cache", str(cache), "--device", "cpu", "--progress", "none"]) == 0
     assert "nothing to do" in capsys.readouterr().out
-    assert ask(cache, "SELECT count(*) FROM frame_quality") == before
+    assert ask(cache, "SELECT count(*) FROM scores") == before
 
 
 def test_the_command_prints_every_border_that_was_measured_with_its_definition(
@@ -298,7 +298,7 @@ def test_the_command_prints_every_border_that_was_measured_with_its_definition(
     shown = capsys.readouterr().out
     plain = json.loads(file.read_text())
     with reading(cache) as db:
-        own = {lane: phases.step_curves(db, "small", lane) for lane in ("ddim:8", "heun:5")}
+        own = {lane: step_tables.step_curves(db, "small", lane) for lane in ("ddim:8", "heun:5")}
     measured = {
         (row.lane, row.border.key): row for lane, rows in own.items() for row in borders(rows, rows.iloc[:0], [lane])
     }
@@ -320,5 +320,7 @@ def test_a_cell_made_again_keeps_no_sketch_of_before(cache: Path) -> None:
     study = cache.parent / "s.toml"
     more = ["--set", "frames.count=5", "--progress", "none"]
     assert main(["run", str(study), "--cache", str(cache), "--device", "cpu", *more]) == 0
-    sketches = ask(cache, "SELECT count(*), count(DISTINCT (trajectory_id, step_index)) FROM step_sketches")
+    sketches = ask(
+        cache, "SELECT count(*), count(DISTINCT (trajectory_id, step_index)) FROM steps WHERE sketch IS NOT NULL"
+    )
     assert sketches == [(3 * (8 + 9), 3 * (8 + 9))]

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from engine.cache.connection import reading
-from engine.sharing.report import charts, poster
-from engine.sharing.report.material import read_report
+from engine.sharing.report import poster
+from engine.sharing.report import report_charts as charts
+from engine.sharing.report.contents import read_report
 from engine.study.schedulers import SCHEDULERS
 from tests.dashboard import synthetic
 
@@ -99,7 +100,7 @@ def test_every_mark_of_the_chart_has_the_name_of_its_lane(report, drawn):
     poster.render_png(report)
     [spec] = drawn
     names = {row["name"] for rows in spec["datasets"].values() for row in rows if "name" in row}
-    assert names == set(report.summary.lanes["label"])
+    assert names == set(report.results.lane_table["label"])
 
 
 def test_of_many_lanes_the_chart_shows_a_few_and_says_which(crowd, said, drawn):
@@ -120,6 +121,6 @@ def test_without_scores_many_lanes_still_leave_a_chart_as_wide_as_its_place(tmp_
         found = read_report(db, "quick")
     poster.render_png(found)
     with Image.open(
-        io.BytesIO(charts.png(charts.Picture("t", poster.chart_of(poster.chart_rows(found)), ""), 640))
+        io.BytesIO(charts.png(charts.ReportChart("t", poster.chart_of(poster.chart_rows(found)), ""), 640))
     ) as image:
         assert image.height < image.width

@@ -21,14 +21,14 @@ from engine.cache.connection import reading, writing
 from engine.cli import main
 from engine.display.formats import duration, money, percent, percent_range
 from engine.paths import CLAIMS
-from engine.sharing.export import load_summary
+from engine.results import read_results
 from engine.sharing.pictures import CellPictures
-from engine.sharing.report import Wish, read_report, render
+from engine.sharing.report import ReportOptions, read_report, render
 from engine.sharing.report import printing as printing_module
-from engine.sharing.report.charts import safe_json
-from engine.sharing.report.material import MAX_PROMPTS
-from engine.sharing.report.plain import plain, render_markdown
+from engine.sharing.report.contents import MAX_PROMPTS
+from engine.sharing.report.markdown import plain, render_markdown
 from engine.sharing.report.poster import HEIGHT, WIDTH, render_png
+from engine.sharing.report.report_charts import safe_json
 from engine.study.study import parse_study
 from tests.dashboard import synthetic
 
@@ -81,9 +81,9 @@ def study_of(path):
         return db.execute("SELECT study_id FROM studies").fetchall()[0][0]
 
 
-def report_of(path, wish=None):
+def report_of(path, options=None):
     with reading(path) as db:
-        return read_report(db, study_of(path), wish)
+        return read_report(db, study_of(path), options)
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +120,10 @@ def test_only_the_scripts_of_the_page_itself_are_allowed(page):
 def test_the_headline_is_what_the_analysis_says(page, report):
     best = report.headline.recommendation.best
     assert best is not None
-    assert best.lane != report.summary.findings.baseline
+    assert best.lane != report.results.baseline
     assert report.headline.sentence in page.text
-    times = report.summary.times.set_index("lane")
-    saved = percent(1 - times.loc[report.summary.findings.baseline, "median_ms"] ** -1 * best.median_ms)
+    times = report.results.times.set_index("lane")
+    saved = percent(1 - times.loc[report.results.baseline, "median_ms"] ** -1 * best.median_ms)
     assert saved in report.headline.sentence
     assert percent_range(1 - 1 / best.speedup_low, 1 - 1 / best.speedup_high) in page.text
     assert f"n = {times.loc[best.lane, 'n']}" in page.text
@@ -133,10 +133,10 @@ def test_the_headline_is_what_the_analysis_says(page, report):
 
 
 def test_every_lane_has_its_time_and_every_metric_its_table(page, report):
-    for _, row in report.summary.times.iterrows():
+    for _, row in report.results.times.iterrows():
         assert row["label"] in page.text
         assert duration(row["median_ms"]) in page.text
-    metrics = report.summary.standings["metric_label"].dropna().unique()
+    metrics = report.results.standings["metric_label"].dropna().unique()
     assert len(metrics) >= 1
     titles = page.text
     assert all(str(metric) in titles for metric in metrics)
@@ -162,15 +162,17 @@ def test_pictures_have_alternatives_and_tables_scopes(page):
 def test_the_study_file_in_the_page_gives_the_same_study(page, report):
     (text,) = [text for text in page.texts if text.startswith('baseline = "')]
     study = parse_study(tomllib.loads(text))
-    assert json.loads(json.dumps(study.spec())) == dict(report.summary.spec)
+    assert json.loads(json.dumps(study.spec())) == dict(report.results.spec)
 
 
 def test_costs_are_those_of_the_cost_page(scored):
-    wish = Wish(price="l4-modal-serverless-2026-05-07", seconds=2.5, images_per_month=500_000, utilisation=0.5)
-    report = report_of(scored, wish)
+    options = ReportOptions(
+        price="l4-modal-serverless-2026-05-07", seconds=2.5, images_per_month=500_000, utilisation=0.5
+    )
+    report = report_of(scored, options)
     text = Page(render(report)).text
     preset = report.pricing.preset
-    expected = price_lanes(report.summary.times, Rate(preset.usd_per_hour, preset.sold_in), report.pricing.work, 2.5)
+    expected = price_lanes(report.results.times, Rate(preset.usd_per_hour, preset.sold_in), report.pricing.work, 2.5)
     for _, row in expected.iterrows():
         assert money(row["usd_month"]) in text
     assert f"as of {preset.as_of}" in text
@@ -178,7 +180,7 @@ def test_costs_are_those_of_the_cost_page(scored):
 
 
 def test_times_of_another_machine_are_not_priced_without_its_seconds(scored):
-    report = report_of(scored, Wish(price="l4-modal-serverless-2026-05-07"))
+    report = report_of(scored, ReportOptions(price="l4-modal-serverless-2026-05-07"))
     assert report.priced.empty
     assert "is not known" in Page(render(report)).text
 
@@ -267,8 +269,8 @@ def test_one_lane_and_nothing_run_make_a_page(tmp_path):
 
 def test_claims_are_tested_where_the_study_has_their_lanes(scored, page, tmp_path):
     with reading(scored) as db:
-        findings = load_summary(db, study_of(scored), None).findings
-    for verdict in evaluate(read_claims(CLAIMS), findings):
+        results = read_results(db, study_of(scored), None)
+    for verdict in evaluate(read_claims(CLAIMS), results):
         assert verdict.text in page.text
     counts = Counter(re.findall(r"Refuted|Confirmed|Undecided|Not testable", page.text))
     assert counts.total() >= len(read_claims(CLAIMS))
@@ -295,7 +297,7 @@ def test_of_many_prompts_some_are_shown_and_it_is_said_how_many(tmp_path):
 def test_markdown_has_the_headline_and_a_row_for_each_lane(report):
     text = render_markdown(report)
     assert plain(report.headline.sentence) in text
-    for label in report.summary.lanes["label"]:
+    for label in report.results.lane_table["label"]:
         assert sum(line.startswith(f"| {plain(label)}") for line in text.splitlines()) == 1
     assert "n = 10" in text
 

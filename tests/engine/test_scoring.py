@@ -11,17 +11,16 @@ from PIL import Image
 
 from engine.analysis.comparison import compare
 from engine.cache.connection import reading
-from engine.cache.findings import load_findings
 from engine.cli import main
 from engine.errors import StudyError
-from engine.measuring import metrics
 from engine.measuring.metrics import METRICS, Metric
 from engine.passes.plan import plan_study
 from engine.passes.run import run_study
-from engine.scoring import score, scoring_lines
+from engine.passes.scores import score, scoring_lines
+from engine.results import read_results
 from engine.study.source import find_model
 from engine.study.study import parse_study
-from tests.engine.helpers import ROOT, ask, parsed, write_study
+from tests.engine.helpers import ROOT, ask, parsed, use_metrics, write_study
 
 PROMPTS = ["disc", "ring", "cross", "checker", "disc ring"]
 SOLVERS = ["ddim:40", "euler:40", "heun:20", "dpmpp_2m_karras:40", "dpmpp_2m:40", "euler_a:10"]
@@ -37,9 +36,9 @@ def rescored(study, cache):
     return score(plan_study(study, find_model("gaussian"), cache, "cpu", "standard"), cache)
 
 
-def findings(cache, name="small"):
+def results(cache, name="small"):
     with reading(cache) as db:
-        return load_findings(db, name)
+        return read_results(db, name, None)
 
 
 def stored(data):
@@ -76,15 +75,15 @@ def test_a_run_makes_the_reference_apart_from_the_studys_cells_and_scores_them(s
     assert ask(cache, lanes) == [(20,)]
     kinds = "SELECT DISTINCT kind FROM frames JOIN trajectories USING (trajectory_id) WHERE lane = 'heun:50'"
     assert ask(cache, kinds) == [("final",)]
-    found = findings(cache, "solvers")
+    found = results(cache, "solvers")
     assert found.references["agrees"].all()
-    assert found.floors() == {"latent_error": pytest.approx(found.references["distance"].median())}
-    assert "10 of 10 prompts and seeds have a ground truth; dpmpp_2m_karras:100 and heun:50" in found.reference_line()
+    assert found.floors == {"latent_error": pytest.approx(found.references["distance"].median())}
+    assert "10 of 10 prompts and seeds have a ground truth; dpmpp_2m_karras:100 and heun:50" in found.reference_line
 
 
 def test_solvers_rank_as_theory_says_at_equal_calls(solvers):
     """Second order (Heun, 2M on Karras sigmas) beats first order (DDIM, Euler), and a 2M that ends on a long jump."""
-    found = findings(solvers[1], "solvers")
+    found = results(solvers[1], "solvers")
     errors = found.quality[found.quality["metric"] == "latent_error"].groupby("lane")["value"].median()
     for good in ("heun:20", "dpmpp_2m_karras:40"):
         for poor in ("ddim:40", "euler:40", "dpmpp_2m:40"):
@@ -111,7 +110,7 @@ def test_the_scores_are_those_of_the_stored_pictures_and_latents(solvers):
     made = {lane: (stored(image), np.frombuffer(data, "<f4").astype(float)) for _, _, lane, image, data in rows}
     picture, latents = made["ddim:40"]
     reference, converged = made["dpmpp_2m_karras:100"]
-    found = findings(cache, "solvers").quality
+    found = results(cache, "solvers").quality
     cell = found[(found["lane"] == "ddim:40") & (found["prompt"] == "cross") & (found["seed"] == 1)]
     values = dict(zip(cell["metric"], cell["value"], strict=True))
     error = np.sqrt(((latents - converged) ** 2).sum() / (converged**2).sum())
@@ -128,14 +127,14 @@ def test_the_scores_are_those_of_the_stored_pictures_and_latents(solvers):
 
 
 def test_a_stochastic_lane_is_not_measured_against_the_reference_and_says_why(solvers):
-    found = findings(solvers[1], "solvers")
+    found = results(solvers[1], "solvers")
     assert set(found.quality[found.quality["lane"] == "euler_a:10"]["metric"]) == {"sharpness", "spectral_slope"}
     reasons = found.unscored[found.unscored["lane"] == "euler_a:10"]["reason"].unique()
     assert list(reasons) == ["its scheduler draws noise, so it does not converge to the reference"]
 
 
 def test_what_cannot_be_measured_at_all_is_recorded_with_the_reason(solvers):
-    table = findings(solvers[1], "solvers").metrics.set_index("metric")
+    table = results(solvers[1], "solvers").metrics.set_index("metric")
     assert "no CLIP knows" in table.loc["clip_score", "unavailable"]
     for key in ("lpips", "pick_score", "aesthetic"):
         assert table.loc[key, "unavailable"].startswith("not available: ")
@@ -169,17 +168,14 @@ def test_a_new_version_keeps_the_old_rows_apart_and_makes_no_picture(cache, monk
     study = parsed()
     run_study(study, cache, device="cpu")
     before = ask(cache, "SELECT trajectory_id, created_at FROM trajectories ORDER BY ALL")
-    newer = {
-        **METRICS,
-        "sharpness": dataclasses.replace(METRICS["sharpness"], version="2", measure=lambda evidence: 7.0),
-    }
-    monkeypatch.setattr("engine.scoring.METRICS", newer)
+    newer = dataclasses.replace(METRICS["sharpness"], version="2", measure=lambda evidence: 7.0)
+    use_metrics(monkeypatch, *(METRICS | {"sharpness": newer}).values())
     result = rescored(study, cache)
-    assert (result.scored, result.cells) == (2, 2)
+    assert (result.pictures.taken, result.cells) == (2, 2)
     assert ask(cache, "SELECT trajectory_id, created_at FROM trajectories ORDER BY ALL") == before
-    versions = "SELECT metric_version, count(*) FROM quality WHERE metric = 'sharpness' GROUP BY ALL ORDER BY ALL"
+    versions = "SELECT metric_version, count(*) FROM scores WHERE metric = 'sharpness' GROUP BY ALL ORDER BY ALL"
     assert ask(cache, versions) == [("1", 2), ("2", 2)]
-    shown = findings(cache).quality
+    shown = results(cache).quality
     assert shown[shown["metric"] == "sharpness"]["value"].tolist() == [7.0, 7.0]
 
 
@@ -189,21 +185,21 @@ def test_cells_without_a_ground_truth_are_left_out_and_reported(cache):
     result = rescored(strict, cache)
     assert (result.pairs, result.no_truth) == (1, 1)
     assert "Reference: 0 of 1 prompts and seeds have a ground truth." in scoring_lines("small", result)
-    found = findings(cache)
+    found = results(cache)
     assert not found.references["agrees"].any()
-    assert found.floors() == {}
+    assert found.floors == {}
     assert set(found.quality["metric"]) == {"sharpness", "spectral_slope"}
     assert found.unscored["reason"].str.startswith("no ground truth: reference and check are").all()
     # Another tolerance is another version: the cells are scored, and the old reasons stay with the old one.
-    assert rescored(parsed(reference=REFERENCE), cache).scored == 2 * 3
-    assert "latent_error" in set(findings(cache).quality["metric"])
+    assert rescored(parsed(reference=REFERENCE), cache).pictures.taken == 2 * 3
+    assert "latent_error" in set(results(cache).quality["metric"])
 
 
 def test_scoring_waits_for_a_reference_that_is_not_there_yet(cache):
     run_study(parsed(), cache, device="cpu")
     study = parsed(reference=REFERENCE)
     result = rescored(study, cache)
-    assert (result.scored, result.waiting, result.pairs) == (0, 2, 0)
+    assert (result.pictures.taken, result.waiting, result.pairs) == (0, 2, 0)
     assert "2 cells wait for their reference; `run` makes it." in scoring_lines("small", result)
     summary = run_study(study, cache, device="cpu")
     assert (summary.done, summary.references, summary.scored) == (0, 2, 2 * 3)
@@ -220,8 +216,11 @@ def test_a_reference_that_is_a_lane_of_the_study_as_well_is_made_once_with_its_f
 def test_a_cell_made_again_is_scored_again(cache):
     run_study(parsed(frames={"count": 0}), cache, device="cpu")
     summary = run_study(parsed(frames={"count": 3}), cache, device="cpu")
-    assert ask(cache, "SELECT count(*) FROM quality") == [(4,)]
-    assert (summary.done, summary.scored) == (2, 4 + ask(cache, "SELECT count(*) FROM frame_quality")[0][0])
+    assert ask(cache, "SELECT count(*) FROM scores WHERE scope = 'picture'") == [(4,)]
+    assert (summary.done, summary.scored) == (
+        2,
+        4 + ask(cache, "SELECT count(*) FROM scores WHERE scope = 'frame'")[0][0],
+    )
 
 
 def test_a_failed_cell_is_not_scored(cache):
@@ -230,16 +229,15 @@ def test_a_failed_cell_is_not_scored(cache):
 
     with writing(cache) as db:
         db.execute("UPDATE trajectories SET status = 'failed' WHERE lane = 'ddim:4'")
-        db.execute("DELETE FROM quality")
+        db.execute("DELETE FROM scores")
     assert rescored(parsed(), cache).cells == 1
 
 
-def test_a_metric_of_a_plugin_is_scored(cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(metrics, "METRICS", METRICS)
+def test_a_metric_of_a_plugin_is_scored(cache, tmp_path):
     (tmp_path / "my_metric_plugin.py").write_text(
-        "from engine.measuring.metrics import Metric, register\n"
+        "from engine.measuring.metrics import METRICS, Metric\n"
         "def brightness(evidence):\n    return float(evidence.pictures.mean() / 255)\n"
-        "register(Metric('brightness', 'Brightness', '', 'neither', '1', brightness, 'mean of all values'))\n"
+        "METRICS.register(Metric('brightness', 'Brightness', '', 'neither', '1', brightness, 'mean of all values'))\n"
     )
     try:
         study = parse_study(
@@ -255,32 +253,61 @@ def test_a_metric_of_a_plugin_is_scored(cache, tmp_path, monkeypatch):
             folder=tmp_path,
         )
         run_study(study, cache, device="cpu")
-        found = findings(cache).quality
+        found = results(cache).quality
         assert 0 < found[found["metric"] == "brightness"]["value"].item() < 1
     finally:
         METRICS.pop("brightness", None)
         sys.modules.pop("my_metric_plugin", None)
 
 
+def test_a_metric_of_step_frames_of_a_plugin_is_scored(cache, tmp_path):
+    (tmp_path / "my_frame_plugin.py").write_text(
+        "from engine.measuring.metrics import METRICS, Metric\n"
+        "def apart(evidence):\n"
+        "    return float(abs(evidence.pictures.astype(float) - evidence.final_pictures).mean())\n"
+        "METRICS.register(Metric('apart', 'Apart', '', 'lower', '1', apart, 'mean distance', scope='frame'))\n"
+    )
+    try:
+        study = parse_study(
+            {
+                "name": "small",
+                "model": "gaussian",
+                "prompts": ["disc"],
+                "lanes": ["ddim:4"],
+                "frames": {"count": 3},
+                "timing": {"repeats": 0},
+                "plugins": ["my_frame_plugin.py"],
+            },
+            folder=tmp_path,
+        )
+        run_study(study, cache, device="cpu")
+        values = ask(cache, "SELECT value FROM scores WHERE scope = 'frame' AND metric = 'apart' ORDER BY step_index")
+        assert len(values) == 3
+        assert values[0] > values[-1] > (0,)
+    finally:
+        METRICS.pop("apart", None)
+        sys.modules.pop("my_frame_plugin", None)
+
+
 def test_a_metric_that_raises_is_a_row_with_its_error_and_is_tried_again(cache, monkeypatch, tmp_path, capsys):
     run_study(parsed(), cache, device="cpu")
     broken = Metric("mine", "Mine", "", "higher", "1", lambda evidence: 1 / 0, "raises")
-    monkeypatch.setattr("engine.scoring.METRICS", {"mine": broken})
+    use_metrics(monkeypatch, broken)
     study = write_study(tmp_path / "s.toml")
     assert main(["score", str(study), "--cache", str(cache), "--device", "cpu", "--progress", "none"]) == 1
     assert "2 values FAILED" in capsys.readouterr().out
-    assert findings(cache).unscored["reason"].tolist() == ["failed: ZeroDivisionError: division by zero"] * 2
-    monkeypatch.setattr("engine.scoring.METRICS", {"mine": dataclasses.replace(broken, measure=lambda evidence: 1.0)})
+    assert results(cache).unscored["reason"].tolist() == ["failed: ZeroDivisionError: division by zero"] * 2
+    use_metrics(monkeypatch, dataclasses.replace(broken, measure=lambda evidence: 1.0))
     assert rescored(parsed(), cache).scored == 2
-    assert findings(cache).unscored.empty
+    assert results(cache).unscored.empty
 
 
 def test_a_value_that_is_not_finite_becomes_a_reason(cache, monkeypatch):
     run_study(parsed(), cache, device="cpu")
     bad = Metric("bad", "Bad", "", "higher", "1", lambda evidence: float("nan"), "always nan")
-    monkeypatch.setattr("engine.scoring.METRICS", {"bad": bad})
-    assert rescored(parsed(), cache).unscored == 2
-    assert findings(cache).unscored["reason"].tolist() == ["the value is nan"] * 2
+    use_metrics(monkeypatch, bad)
+    assert rescored(parsed(), cache).pictures.refused == 2
+    assert results(cache).unscored["reason"].tolist() == ["the value is nan"] * 2
 
 
 @pytest.mark.parametrize(
@@ -350,9 +377,9 @@ def test_step_frames_are_scored_by_metrics_that_ask_for_it(cache, monkeypatch):
     study = parsed(lanes=["ddim:4"], frames={"count": 3})
     run_study(study, cache, device="cpu")
     mean = Metric("mine", "Mine", "", "neither", "1", lambda evidence: evidence.pictures.mean(), "mean", on_frames=True)
-    monkeypatch.setattr("engine.scoring.METRICS", {"mine": mean})
-    assert rescored(study, cache).scored == 1
-    found = findings(cache).frame_quality
+    use_metrics(monkeypatch, mean)
+    assert rescored(study, cache).pictures.taken == 1
+    found = results(cache).frame_quality
     frames = ask(cache, "SELECT step_index, progress, image FROM frames WHERE kind = 'x0' ORDER BY step_index")
     assert found[["step_index", "progress"]].values.tolist() == [[step, progress] for step, progress, _ in frames]
     assert found["value"].tolist() == pytest.approx([stored(image).mean() for *_, image in frames])

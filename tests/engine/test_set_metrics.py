@@ -13,10 +13,11 @@ from torchmetrics.image.kid import maximum_mean_discrepancy, poly_kernel
 
 from engine.errors import StudyError
 from engine.measuring import set_formulas as formulas
-from engine.measuring import set_metrics
 from engine.measuring.evidence import Subject, Unmeasurable
-from engine.measuring.set_metrics import CLIP, SET_METRICS, SetMetric, as_sets, register_set
+from engine.measuring.metric import as_sets
+from engine.measuring.metrics import METRICS, Metric, of_scope
 from engine.measuring.set_statistics import BLOCK, MOST_GROUPS, estimate
+from engine.study.registry import Registry
 from engine.study.source import find_model
 
 RANDOM = np.random.default_rng(1)
@@ -272,39 +273,39 @@ def test_intervals_of_kernel_distances_hold_the_true_value_as_often_as_they_say(
 
 
 def test_every_entry_is_whole():
-    for key, entry in SET_METRICS.items():
+    for key, entry in of_scope("lane").items():
         assert entry.key == key
         assert entry.label
         assert entry.description
         assert entry.direction in {"higher", "lower", "neither"}
         assert 30 <= entry.smallest_n < entry.trusted_n
-    assert SET_METRICS["fid"].trusted_n == 1000
+    assert METRICS["fid"].trusted_n == 1000
 
 
 def test_too_few_pictures_or_prompts_are_refused():
     assert (
-        SET_METRICS["kid"].refusal(29, 10)
+        METRICS["kid"].refusal(29, 10)
         == "too few: 29 pictures of 10 prompts; 30 pictures of 5 prompts or more are needed"
     )
     assert (
-        SET_METRICS["kid"].refusal(48, 4)
+        METRICS["kid"].refusal(48, 4)
         == "too few: 48 pictures of 4 prompts; 30 pictures of 5 prompts or more are needed"
     )
-    assert SET_METRICS["kid"].refusal(30, 5) == ""
-    assert SET_METRICS["fid"].refusal(199, 50).startswith("too few: 199 pictures")
+    assert METRICS["kid"].refusal(30, 5) == ""
+    assert METRICS["fid"].refusal(199, 50).startswith("too few: 199 pictures")
 
 
 @pytest.mark.parametrize("key", ["fid", "fid_inception"])
 def test_fid_carries_its_warning_below_a_thousand_pictures_and_whenever_the_covariance_is_singular(key):
     few = as_sets(vectors(250), vectors(250), range(250))
-    assert "biased upwards" in SET_METRICS[key].warning(few)
-    assert "(250 pictures, trusted from 1,000)" in SET_METRICS[key].warning(few)
+    assert "biased upwards" in METRICS[key].warning(few)
+    assert "(250 pictures, trusted from 1,000)" in METRICS[key].warning(few)
     wide = as_sets(vectors(250, 300), vectors(250, 300), range(250))
-    assert "the covariance of 250 pictures has rank 249 of 300 at most" in SET_METRICS[key].warning(wide)
+    assert "the covariance of 250 pictures has rank 249 of 300 at most" in METRICS[key].warning(wide)
     many = as_sets(vectors(1000, 3), vectors(1000, 3), range(1000))
-    assert SET_METRICS[key].warning(many) == ""
+    assert METRICS[key].warning(many) == ""
     many = as_sets(vectors(1000, 1001), vectors(1000, 1001), range(1000))
-    assert SET_METRICS[key].warning(many) == "the covariance of 1000 pictures has rank 999 of 1001 at most"
+    assert METRICS[key].warning(many) == "the covariance of 1000 pictures has rank 999 of 1001 at most"
 
 
 def test_fid_is_biased_upwards_at_few_pictures_and_the_kernel_distance_is_not():
@@ -315,7 +316,7 @@ def test_fid_is_biased_upwards_at_few_pictures_and_the_kernel_distance_is_not():
 
 
 def test_a_value_that_is_not_finite_is_refused():
-    broken = dataclasses.replace(SET_METRICS["kid"], measure=lambda sets: float("nan"))
+    broken = dataclasses.replace(METRICS["kid"], measure=lambda sets: float("nan"))
     with pytest.raises(Unmeasurable, match="the value is nan"):
         broken.estimate(paired())
 
@@ -324,37 +325,38 @@ def shift(sets):
     return float(np.linalg.norm((sets.lane - sets.against).mean(axis=0)))
 
 
-def test_a_set_metric_of_ones_own_is_a_function_and_an_entry(monkeypatch):
-    monkeypatch.setattr(set_metrics, "SET_METRICS", dict(SET_METRICS))
-    entry = SetMetric("shift", "Shift", "", "lower", "1", shift, "distance of the means", CLIP)
-    assert register_set(entry) is entry
-    register_set(entry)
+def test_a_set_metric_of_ones_own_is_a_function_and_an_entry():
+    table = Registry("metric", METRICS.values())
+    entry = Metric("shift", "Shift", "", "lower", "1", shift, "distance of the means", scope="lane")
+    assert table.register(entry) is entry
+    table.register(entry)
+    assert entry.smallest_n == METRICS["kid"].smallest_n == 30
     found = entry.estimate(paired(prompts=40, shift=1.0, noise=0.1))
     assert found.low < math.sqrt(6) < found.high
     with pytest.raises(StudyError, match="'shift' is taken by 'Shift'"):
-        register_set(dataclasses.replace(entry, label="Other"))
-    with pytest.raises(StudyError, match="lower-case"):
-        register_set(dataclasses.replace(entry, key="Bad key"))
+        table.register(dataclasses.replace(entry, label="Other"))
+    with pytest.raises(StudyError, match="letters, digits"):
+        table.register(dataclasses.replace(entry, key="Bad key"))
 
 
 def test_features_that_are_missing_are_said_with_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr("engine.measuring.clip.in_hub_cache", lambda repo, names=(): None)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     gaussian_model = find_model("gaussian")
-    for key in SET_METRICS:
+    for key in of_scope("lane"):
         with pytest.raises(Unmeasurable, match="not available: the model 'gaussian' draws patterns"):
-            SET_METRICS[key].full_version(Subject(gaussian_model))
+            METRICS[key].full_version(Subject(gaussian_model))
     folder = Subject(dataclasses.replace(gaussian_model, kind="folder", folder=tmp_path))
     with pytest.raises(Unmeasurable, match="hf download openai/clip-vit"):
-        SET_METRICS["kid"].full_version(folder)
+        METRICS["kid"].full_version(folder)
     monkeypatch.setattr("engine.measuring.learned.find_spec", lambda name: None)
     with pytest.raises(Unmeasurable, match="pip install torch-fidelity torchvision"):
-        SET_METRICS["fid_inception"].full_version(folder)
+        METRICS["fid_inception"].full_version(folder)
     monkeypatch.setattr("engine.measuring.learned.find_spec", lambda name: name)
     with pytest.raises(Unmeasurable, match=r"needs .*weights-inception.*; `curl .* fetches it"):
-        SET_METRICS["fid_inception"].full_version(folder)
+        METRICS["fid_inception"].full_version(folder)
     weights = tmp_path / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"another file")
     with pytest.raises(Unmeasurable, match="damaged or another file"):
-        SET_METRICS["kid_inception"].full_version(folder)
+        METRICS["kid_inception"].full_version(folder)

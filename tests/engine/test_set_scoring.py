@@ -11,35 +11,36 @@ import pytest
 from PIL import Image
 
 from engine.cache.connection import reading, writing
-from engine.cache.findings import load_findings
-from engine.cache.sets import SetRow, SetsWriter, set_id
+from engine.cache.score_tables import ScoreRow, set_id, write_scores
 from engine.cli import main
-from engine.measuring import set_metrics
-from engine.measuring.set_metrics import SET_METRICS, Features, as_sets
+from engine.measuring.metric import Features, as_sets
+from engine.measuring.metrics import METRICS
+from engine.passes.lane_scores import Vectors
 from engine.passes.plan import plan_study
 from engine.passes.run import run_study
-from engine.scoring import score, scoring_lines
-from engine.set_scoring import Vectors
+from engine.passes.scores import score, scoring_lines
+from engine.results import read_results
 from engine.study.source import find_model
 from engine.study.study import parse_study
-from tests.engine.helpers import ROOT, ask, write_study
+from tests.engine.helpers import ROOT, ask, use_metrics, write_study
 from tests.engine.test_metrics import write_clip
 
 PROMPTS = ["disc", "ring", "cross", "checker", "disc ring", "disc cross"]
 LANES = ["ddim:4", "euler_a:4", "dpmpp_2m:4"]
 REFERENCE = {"lane": "dpmpp_2m_karras:40", "check": "heun:20", "tolerance": 0.05}
 REFUSED = "too few: 12 pictures of 6 prompts; 200 pictures of 5 prompts or more are needed"
-NAMES = "SELECT lane, against, metric, metric_version FROM set_quality ORDER BY ALL"
+NAMES = "SELECT lane, against, metric, metric_version FROM scores WHERE scope = 'lane' ORDER BY ALL"
 
 
 def means(subject, pictures):
     return pictures.reshape(len(pictures), -1, 3).mean(axis=1)
 
 
+OF_LANES = {key: entry for key, entry in METRICS.items() if entry.scope == "lane"}
 COLOURS = Features("colours", lambda subject: "mean colours", means)
 SMALL = {
-    key: dataclasses.replace(SET_METRICS[key], features=COLOURS, smallest_n=10) for key in ("kid", "fid", "diversity")
-} | {"recall": dataclasses.replace(SET_METRICS["recall"], features=COLOURS)}
+    key: dataclasses.replace(METRICS[key], features=COLOURS, smallest_n=10) for key in ("kid", "fid", "diversity")
+} | {"recall": dataclasses.replace(METRICS["recall"], features=COLOURS)}
 
 
 def settings(**changes):
@@ -63,7 +64,7 @@ def rescored(cache, **changes):
 
 
 def table(metrics, monkeypatch):
-    monkeypatch.setattr("engine.set_scoring.SET_METRICS", metrics)
+    use_metrics(monkeypatch, *metrics.values(), scope="lane")
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +84,9 @@ def cache(pictures, tmp_path, monkeypatch):
     return copy
 
 
-def findings(cache):
+def results(cache):
     with reading(cache) as db:
-        return load_findings(db, "sets")
+        return read_results(db, "sets", None)
 
 
 def colours(cache, lane):
@@ -102,9 +103,9 @@ def colours(cache, lane):
 def test_lanes_are_measured_against_the_reference_and_the_baseline_from_stored_pictures(cache):
     before = ask(cache, "SELECT trajectory_id, created_at FROM trajectories ORDER BY ALL")
     result = rescored(cache)
-    assert (result.scored, result.sets.taken, result.sets.refused) == (0, 15, 5)
+    assert (result.pictures.taken, result.lanes.taken, result.lanes.refused) == (0, 15, 5)
     assert ask(cache, "SELECT trajectory_id, created_at FROM trajectories ORDER BY ALL") == before
-    found = findings(cache).sets
+    found = results(cache).sets
     kinds = found[["lane", "against"]].drop_duplicates().values.tolist()
     assert kinds == [[lane, "dpmpp_2m_karras:40"] for lane in LANES] + [[lane, "ddim:4"] for lane in LANES[1:]]
     keys = [(prompt, seed) for prompt in PROMPTS for seed in (0, 1)]
@@ -116,7 +117,7 @@ def test_lanes_are_measured_against_the_reference_and_the_baseline_from_stored_p
             assert np.isnan(row.value)
             assert row.warning == REFUSED
             continue
-        assert row.value == pytest.approx(SET_METRICS[row.metric].measure(sets), rel=1e-9, abs=1e-9)
+        assert row.value == pytest.approx(METRICS[row.metric].measure(sets), rel=1e-9, abs=1e-9)
         assert row.low <= row.value <= row.high
         assert row.standard_error > 0
         assert "(12 pictures, trusted from " in row.warning
@@ -125,10 +126,10 @@ def test_lanes_are_measured_against_the_reference_and_the_baseline_from_stored_p
 
 def test_each_picture_is_turned_into_a_vector_once_and_lanes_that_are_done_are_forgotten(cache, monkeypatch):
     seen, known = [], []
-    monkeypatch.setattr("engine.set_scoring.Vectors", spied(known))
+    monkeypatch.setattr("engine.passes.lane_scores.Vectors", spied(known))
     counted = Features("colours", COLOURS.edition, lambda subject, p: seen.append(len(p)) or means(subject, p))
     table({key: dataclasses.replace(entry, features=counted) for key, entry in SMALL.items()}, monkeypatch)
-    assert rescored(cache).sets.taken == 15
+    assert rescored(cache).lanes.taken == 15
     assert sum(seen) == 4 * 12
     assert max(known) <= 3 * 12  # baseline, reference and the lane at hand
 
@@ -145,37 +146,39 @@ def spied(known):
 
 def test_what_is_measured_is_not_measured_again_and_another_set_is(cache):
     rescored(cache)
-    first = dict(ask(cache, "SELECT (lane, against, metric), created_at FROM set_quality"))
+    first = dict(ask(cache, "SELECT (lane, against, metric), created_at FROM scores WHERE scope = 'lane'"))
     result = rescored(cache)
-    assert (result.sets.taken, result.sets.refused) == (0, 0)
+    assert (result.lanes.taken, result.lanes.refused) == (0, 0)
     assert "nothing to do" in scoring_lines("sets", result)[0]
     with writing(cache) as db:
         db.execute(
             "UPDATE trajectories SET status = 'failed' WHERE lane = 'euler_a:4' AND prompt = 'ring' AND seed = 1"
         )
     result = rescored(cache)
-    assert (result.sets.taken, result.sets.refused) == (6, 2)
-    second = dict(ask(cache, "SELECT (lane, against, metric), created_at FROM set_quality"))
+    assert (result.lanes.taken, result.lanes.refused) == (6, 2)
+    second = dict(ask(cache, "SELECT (lane, against, metric), created_at FROM scores WHERE scope = 'lane'"))
     assert {str(key) for key in first if second[key] != first[key]} == {str(key) for key in first if "euler_a:4" in key}
-    assert set(ask(cache, "SELECT n FROM set_quality WHERE lane = 'euler_a:4'")) == {(11,)}
+    assert set(ask(cache, "SELECT n FROM scores WHERE scope = 'lane' AND lane = 'euler_a:4'")) == {(11,)}
 
 
 def test_a_new_version_and_other_features_are_kept_beside_the_old(cache, monkeypatch):
     rescored(cache)
     newer = {"kid": dataclasses.replace(SMALL["kid"], version="3", measure=lambda sets: float(sets.lane[0, 0]))}
     table(newer, monkeypatch)
-    assert rescored(cache).sets.taken == 5
-    versions = "SELECT metric_version, count(*) FROM set_quality WHERE metric = 'kid' GROUP BY ALL ORDER BY ALL"
+    assert rescored(cache).lanes.taken == 5
+    versions = (
+        "SELECT metric_version, count(*) FROM scores WHERE scope = 'lane' AND metric = 'kid' GROUP BY ALL ORDER BY ALL"
+    )
     assert ask(cache, versions) == [("2@mean colours", 5), ("3@mean colours", 5)]
-    assert set(findings(cache).sets["metric_version"]) == {"3@mean colours"}
+    assert set(results(cache).sets["metric_version"]) == {"3@mean colours"}
     other = Features("other", lambda subject: "sums", lambda subject, pictures: 3 * means(subject, pictures))
     table({"kid": dataclasses.replace(newer["kid"], features=other)}, monkeypatch)
-    assert rescored(cache).sets.taken == 5
+    assert rescored(cache).lanes.taken == 5
     assert ask(cache, versions) == [("2@mean colours", 5), ("3@mean colours", 5), ("3@sums", 5)]
     table(SMALL, monkeypatch)
     result = rescored(cache)
-    assert (result.sets.taken, result.sets.refused) == (0, 0)
-    assert set(findings(cache).sets["metric"]) == set(SMALL)
+    assert (result.lanes.taken, result.lanes.refused) == (0, 0)
+    assert set(results(cache).sets["metric"]) == set(SMALL)
 
 
 def test_pictures_without_a_ground_truth_are_left_out_of_the_reference(cache):
@@ -185,7 +188,7 @@ def test_pictures_without_a_ground_truth_are_left_out_of_the_reference(cache):
     result = rescored(cache, reference={**REFERENCE, "tolerance": float(f"{distance:.6f}")})
     agree = result.pairs - result.no_truth
     assert 0 < agree < 12
-    assert set(ask(cache, "SELECT n FROM set_quality WHERE against = 'dpmpp_2m_karras:40'")) == {(agree,)}
+    assert set(ask(cache, "SELECT n FROM scores WHERE scope = 'lane' AND against = 'dpmpp_2m_karras:40'")) == {(agree,)}
 
 
 def test_a_reference_that_is_the_baseline_too_is_one_comparison(cache):
@@ -197,7 +200,7 @@ def test_a_reference_that_is_the_baseline_too_is_one_comparison(cache):
 def test_a_lane_that_left_the_study_is_shown_no_more(cache):
     rescored(cache)
     run_study(parse_study(settings(lanes=LANES[:2])), cache, device="cpu")
-    assert set(findings(cache).sets["lane"]) == set(LANES[:2])
+    assert set(results(cache).sets["lane"]) == set(LANES[:2])
     assert "dpmpp_2m:4" in {lane for lane, *_ in ask(cache, NAMES)}
 
 
@@ -207,10 +210,10 @@ def test_a_metric_that_raises_is_a_row_with_its_error_and_is_tried_again(cache, 
     study = write_study(tmp_path / "s.toml", **values)
     assert main(["score", str(study), "--cache", str(cache), "--device", "cpu", "--progress", "none"]) == 1
     assert "5 values FAILED" in capsys.readouterr().out
-    assert set(findings(cache).sets["warning"]) == {"failed: ZeroDivisionError: division by zero"}
+    assert set(results(cache).sets["warning"]) == {"failed: ZeroDivisionError: division by zero"}
     table({"kid": SMALL["kid"]}, monkeypatch)
-    assert rescored(cache).sets.taken == 5
-    assert not findings(cache).sets["value"].isna().any()
+    assert rescored(cache).lanes.taken == 5
+    assert not results(cache).sets["value"].isna().any()
 
 
 def test_score_prints_each_value_with_interval_n_and_warning(cache, tmp_path, capsys):
@@ -231,30 +234,29 @@ def test_score_prints_each_value_with_interval_n_and_warning(cache, tmp_path, ca
 
 
 def test_set_metrics_that_are_not_available_are_named_and_recorded_with_the_reason(cache, monkeypatch):
-    table(SET_METRICS, monkeypatch)
+    table(OF_LANES, monkeypatch)
     result = rescored(cache)
-    assert result.sets.unavailable.keys() == SET_METRICS.keys()
+    assert result.unavailable.keys() >= OF_LANES.keys()
     assert any(line.startswith("kid (of sets): not available: ") for line in scoring_lines("sets", result))
-    found = findings(cache)
+    found = results(cache)
     assert found.sets.empty
     assert found.set_metrics["unavailable"].str.startswith("not available: ").all()
-    assert found.set_metrics["metric"].tolist() == list(SET_METRICS)
+    assert found.set_metrics["metric"].tolist() == list(OF_LANES)
 
 
 def test_a_set_metric_of_a_plugin_is_measured(cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(set_metrics, "SET_METRICS", dict(SMALL))
-    table(set_metrics.SET_METRICS, monkeypatch)
     (tmp_path / "my_set_plugin.py").write_text(
-        "from engine.measuring.set_metrics import Features, SetMetric, register_set\n"
+        "from engine.measuring.metric import Features\n"
+        "from engine.measuring.metrics import METRICS, Metric\n"
         "def mean(subject, pictures):\n    return pictures.mean(axis=(1, 2))\n"
         "def shift(sets):\n    return float(abs(sets.lane - sets.against).mean())\n"
-        "register_set(SetMetric('shift', 'Shift', '', 'lower', '1', shift, 'mean distance',\n"
-        "                       Features('means', lambda subject: 'means', mean), smallest_n=10))\n"
+        "METRICS.register(Metric('shift', 'Shift', '', 'lower', '1', shift, 'mean distance',\n"
+        "                        scope='lane', features=Features('means', lambda s: 'means', mean), smallest_n=10))\n"
     )
     try:
         study = parse_study(settings(plugins=["my_set_plugin.py"]), folder=tmp_path)
         run_study(study, cache, device="cpu")
-        found = findings(cache).sets
+        found = results(cache).sets
         assert (found[found["metric"] == "shift"]["value"] > 0).all()
         assert len(found[found["metric"] == "shift"]) == 5
     finally:
@@ -279,8 +281,8 @@ def test_a_rerun_of_a_study_measured_with_clip_imports_no_torch(tmp_path, sd_fol
     )
     arguments = [str(study), "--cache", str(cache), "--device", "cpu", "--progress", "none"]
     assert main(["run", *arguments]) == 0
-    found = findings(cache).sets.set_index("metric")
-    assert set(found.index) == {key for key, entry in SET_METRICS.items() if entry.features.key == "clip"}
+    found = results(cache).sets.set_index("metric")
+    assert set(found.index) == {key for key, entry in OF_LANES.items() if entry.features.key == "clip"}
     assert found.loc["cmmd", "features"].startswith("own clip ")
     assert found.loc["cmmd", "value"] > found.loc["cmmd", "low"]
     assert np.isnan(found.loc["fid", "value"])
@@ -302,6 +304,6 @@ def test_a_set_is_known_by_its_cells_whatever_their_order():
 
 
 def test_a_value_that_is_not_finite_is_not_written(tmp_path):
-    row = SetRow("a:1", "b:1", "kid", "1", "f", 30, 5, float("nan"), None, None, None, None, "x")
+    row = ScoreRow("lane", "kid", "1", float("nan"), study_id="s", lane="a:1", against="b:1")
     with pytest.raises(ValueError, match="not finite"):
-        SetsWriter(tmp_path / "c.duckdb").values("s", [row])
+        write_scores(tmp_path / "c.duckdb", [row])

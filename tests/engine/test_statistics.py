@@ -56,10 +56,10 @@ def test_the_equivalence_test_holds_its_error_rate_for_the_prompt_means_of_neste
     assert np.mean(found) == pytest.approx(st.ALPHA, abs=0.02)
 
 
-@pytest.mark.parametrize(("method", "n"), [("percentile", 10), ("percentile", N), ("bca", N)])
-def test_the_interval_covers_the_truth_as_often_as_it_says(method, n):
+@pytest.mark.parametrize("n", [10, N])
+def test_the_interval_covers_the_truth_as_often_as_it_says(n):
     samples = np.random.default_rng(3).normal(5, 1, (800, n))
-    hits = [low <= 5 <= high for low, high in (st.interval(row, method) for row in samples)]
+    hits = [low <= 5 <= high for low, high in (st.interval(row) for row in samples)]
     assert np.mean(hits) == pytest.approx(st.CONFIDENCE, abs=0.02)
 
 
@@ -67,12 +67,6 @@ def test_the_interval_is_close_to_the_one_of_student():
     means = np.random.default_rng(4).normal(3, 1, 40)
     expected = stats.t.interval(0.95, 39, means.mean(), stats.sem(means))
     assert st.interval(means) == pytest.approx(expected, abs=0.03)
-
-
-def test_bca_agrees_with_scipy():
-    means = np.random.default_rng(5).exponential(1, 40)
-    theirs = stats.bootstrap((means,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(0))
-    assert st.interval(means, "bca") == pytest.approx(tuple(theirs.confidence_interval), abs=0.03)
 
 
 def test_resampling_is_by_prompt_so_more_seeds_of_the_same_prompts_do_not_narrow_it():

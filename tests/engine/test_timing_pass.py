@@ -9,8 +9,8 @@ import pytest
 import engine.sampling.image_pass
 from engine.cache import queries
 from engine.cache.connection import reading
-from engine.measuring import timing
-from engine.measuring.timing import STAGES, TimingJob, TimingSample, time_lanes
+from engine.measuring import lane_timing as timing
+from engine.measuring.lane_timing import STAGES, TimingJob, TimingSample, time_lanes
 from engine.passes.run import run_study
 from engine.sampling.models import Model
 from engine.study.study import parse_study

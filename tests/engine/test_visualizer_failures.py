@@ -10,7 +10,7 @@ from PIL import Image
 
 from diffusion_scheduler_visualizer import DiffusionSchedulerVisualizer
 from engine.errors import LabError, StudyError
-from engine.sharing.comparison import check_picture_file, save_picture
+from engine.sharing.comparison_grid import check_picture_file, save_picture
 from tests.engine.miniatures import FailsAtStepThree
 
 

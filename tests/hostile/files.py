@@ -65,7 +65,7 @@ def _macro_of_a_file(path: Path, *, older: bool = False) -> None:
     """The version of the schema is what the secret says; in an error it is shown."""
     secret = path.parent / "secret.csv"
     secret.write_text(SECRET)
-    older_by_one = ["DELETE FROM schema_migrations WHERE version >= 6"] if older else []
+    older_by_one = ["UPDATE schema_migrations SET version = 6"] if older else []
     _cache(path, *older_by_one, f"CREATE MACRO max(x) AS (SELECT content FROM read_text('{secret}'))")
 
 
@@ -100,6 +100,13 @@ def _sqlite(path: Path) -> None:
     path.write_bytes(b"SQLite format 3\x00" + bytes(4080))
 
 
+def _scores(cell: str, value: str, reason: str, count: int) -> str:
+    return (
+        "INSERT INTO scores (scope, trajectory_id, metric, metric_version, value, reason) "
+        f"SELECT 'picture', {cell}, 'm', '1', {value}, {reason} FROM range({count}) t(i)"
+    )
+
+
 def _pipe(path: Path) -> None:
     os.mkfifo(path)
 
@@ -111,8 +118,8 @@ def _link_to_a_device(path: Path) -> None:
 REFUSED: dict[str, Callable[[Path], None]] = {
     "view that reads a local file": _view_of_a_file,
     "view without end": _statements(
-        "DROP TABLE quality",
-        "CREATE VIEW quality AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
+        "DROP TABLE scores",
+        "CREATE VIEW scores AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
     ),
     "view in the log": _log_with_a_view,
     "macro in place of a function": _statements("CREATE MACRO median(x) AS 0.001"),
@@ -156,18 +163,20 @@ REFUSED: dict[str, Callable[[Path], None]] = {
         "INSERT INTO studies SELECT NULL, name, spec, created_at, updated_at FROM studies",
     ),
     "too many rows": _statements(
-        "INSERT INTO step_metrics SELECT 't', 0, 0.5, 0.0, 'x0_change', 1.0 FROM range(20_000_001)"
+        "INSERT INTO steps (trajectory_id, step_index, progress) SELECT 't', 0, 0.5 FROM range(20_000_001)"
     ),
     "too many cells": _statements(_more("trajectories", "trajectory_id || i AS trajectory_id", 200_000)),
     "too many cells of a study": _statements(
         _more("study_trajectories", "trajectory_id || i AS trajectory_id", 200_000)
     ),
     "too many times": _statements(_more("timings", "repeat + 10 + i AS repeat", 500_000)),
-    "too many scores": _statements("INSERT INTO quality SELECT i::VARCHAR, 'm', '1', 0.5 FROM range(1_000_001) t(i)"),
-    "endless text": _statements("UPDATE studies SET spec = '\"' || repeat('x', 3_000_000) || '\"'"),
-    "much text": _statements(
-        "INSERT INTO unscored SELECT i::VARCHAR, 'm', '1', repeat('x', 900_000) FROM range(700) t(i)"
+    "too many scores": _statements(_scores("i::VARCHAR", "0.5", "NULL", 1_000_001)),
+    "scores that are there twice": _statements(_scores("'t'", "0.5", "NULL", 2)),
+    "endless list": _statements(
+        "INSERT INTO steps (trajectory_id, step_index, progress, power) SELECT 't', 0, 0.5, range(1000)::DOUBLE[]"
     ),
+    "endless text": _statements("UPDATE studies SET spec = '\"' || repeat('x', 3_000_000) || '\"'"),
+    "much text": _statements(_scores("i::VARCHAR", "NULL", "repeat('x', 900_000)", 700)),
     "huge picture": _statements(
         "UPDATE frames SET image = repeat('x', 70_000_000)::BLOB WHERE rowid = (SELECT min(rowid) FROM frames)"
     ),

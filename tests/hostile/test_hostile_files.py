@@ -117,6 +117,8 @@ def test_a_study_far_larger_than_those_people_run_is_read(path: Path) -> None:
 
     with duckdb.connect(str(path)) as db:
         db.execute(FILES._more("trajectories", "trajectory_id || i AS trajectory_id", 50_000))
-        db.execute("INSERT INTO step_metrics SELECT 't', i, 0.5, 0.0, 'x0_change', 1.0 FROM range(1_000_000) t(i)")
+        db.execute(
+            "INSERT INTO steps (trajectory_id, step_index, progress) SELECT 't', i, 0.5 FROM range(1_000_000) t(i)"
+        )
     with reading(path, inspect=True):
         pass

@@ -84,7 +84,7 @@ def save_clip(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Leg:
+class ClipLeg:
     """A part of the training: its table in the config and whether the text tower learns."""
 
     name: str
@@ -96,17 +96,17 @@ class Leg:
         return stage.path(f"checkpoints/{self.name}.pt")
 
 
-def legs(stage: Stage) -> list[Leg]:
+def legs(stage: Stage) -> list[ClipLeg]:
     """Return both towers together first, then, if the config has `judge`, the image tower alone.
 
     The denoiser depends on the text tower, so only the first leg changes it.
     """
-    both = Leg("clip", stage.table, text_learns=True)
+    both = ClipLeg("clip", stage.table, text_learns=True)
     judge = second_table(stage.table, "judge")
-    return [both] if judge is None else [both, Leg("clip_judge", judge, text_learns=False)]
+    return [both] if judge is None else [both, ClipLeg("clip_judge", judge, text_learns=False)]
 
 
-def train_leg(stage: Stage, leg: Leg, model: CLIPModel, tokenizer: CLIPTokenizer, views: torch.Tensor) -> float:
+def train_leg(stage: Stage, leg: ClipLeg, model: CLIPModel, tokenizer: CLIPTokenizer, views: torch.Tensor) -> float:
     """Train `model` in place, ending with the mean of its weights; returns the running accuracy within a batch.
 
     Args:

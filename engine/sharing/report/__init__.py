@@ -1,6 +1,6 @@
 """The report of a study: one file that opens offline. `read_report` asks the cache, `render` makes the page."""
 
-from engine.sharing.report.material import Report, Wish, read_report
+from engine.sharing.report.contents import Report, ReportOptions, read_report
 from engine.sharing.report.page import render
 
-__all__ = ["Report", "Wish", "read_report", "render"]
+__all__ = ["Report", "ReportOptions", "read_report", "render"]

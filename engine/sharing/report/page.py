@@ -1,19 +1,23 @@
 """The report as one HTML file: no network, no style or script from elsewhere, readable with scripts off.
 
-Scripts are allowed by their digests alone, so that nothing that slipped into the page could run.
+Scripts are allowed by their digests alone: nothing that slipped into the page could run.
 """
 
 import base64
 import hashlib
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
+from typing import Any
 
-from engine.display import theme
-from engine.display.formats import batch_of, count, when
-from engine.sharing.report import charts, tables
-from engine.sharing.report.film import film_grid
-from engine.sharing.report.material import Report
+import pandas as pd
+
+from engine.analysis.recommendation import words_of
+from engine.display import html, tables, theme
+from engine.display.formats import batch_of, count, known, when
+from engine.display.timing_charts import MARKS
+from engine.sharing.report import report_charts as charts
+from engine.sharing.report.contents import Report
+from engine.sharing.report.film import film_table
 from engine.sharing.study_file import study_toml
 
 _HERE = Path(__file__).parent
@@ -27,8 +31,9 @@ _METHODS = (
     "round, warm-up dropped; the interval of the median is a bootstrap over repeats. Speed-up: median of the baseline "
     "over that of the lane.",
     "Denoiser calls are counted, never taken from the number of steps.",
-    "Costs are times multiplied by a price. Whether the pictures are as good is not part of them.",
+    "Costs are times multiplied by a price. A lane's verdict on quality stands beside its cost and is no part of it.",
 )
+_DIRECTIONS = {"higher": "higher is better", "lower": "lower is better"}
 
 
 def render(report: Report) -> str:
@@ -36,70 +41,59 @@ def render(report: Report) -> str:
     drawn = charts.charts(report)
     script = (_HERE / "report.js").read_text(encoding="utf-8")
     scripts = [charts.bundle(), script] if drawn else [script]
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            "img-src data:",
-            "style-src 'unsafe-inline'",  # charts style their own marks
-            f"script-src {' '.join(_digest(text) for text in scripts)}",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
-    )
     style = f":root {{ --accent: {theme.ACCENT}; }}\n{(_HERE / 'report.css').read_text(encoding='utf-8')}"
-    title = f"{report.summary.findings.study_id}: what the schedulers buy"
-    return "".join(
-        [
-            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
-            f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">\n',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n',
-            '<meta name="referrer" content="no-referrer">\n',
-            f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n",
-            f"{_header(report)}<main>\n{''.join(_sections(report, drawn))}</main>\n{_footer(report)}",
-            f'<script type="application/json" id="charts">{charts.specs_json(drawn)}</script>\n',
-            *(f"<script>{text}</script>\n" for text in scripts),
-            "</body>\n</html>\n",
-        ]
+    return html.document(
+        "report.html",
+        policy=_policy(scripts),
+        style=html.trusted(style),
+        scripts=[html.trusted(text) for text in scripts],
+        specs=html.trusted(charts.specs_json(drawn)),
+        charts={chart.key: html.Shot(charts.address(chart), chart.alt) for chart in drawn},
+        **_head(report),
+        **_pictures(report),
+        **_times(report.results.times),
+        **_quality(report),
+        **_costs(report),
+        **_methods(report),
     )
 
 
-def _digest(script: str) -> str:
-    digest = hashlib.sha256(script.encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+def _policy(scripts: list[str]) -> str:
+    """The Content-Security-Policy of a page with these scripts."""
+    digests = [base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii") for text in scripts]
+    rules = {
+        "default-src": "'none'",
+        "img-src": "data:",
+        "style-src": "'unsafe-inline'",  # charts style their own marks
+        "script-src": " ".join(f"'sha256-{digest}'" for digest in digests),
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    return "; ".join(f"{name} {value}" for name, value in rules.items())
 
 
-def _header(report: Report) -> str:
-    description = str(report.summary.spec.get("description") or "")
-    said = f'<p class="soft">{escape(description[:1000])}</p>' if description else ""
-    headline = report.headline
-    cards = "".join(
-        f"<div><h2>{escape(item.name)}</h2><p class=value>{escape(item.value)}</p><p>{escape(item.note)}</p>"
-        f'<p class="soft">{escape(item.small)}</p></div>'
-        for item in headline.figures
-    )
-    reservations = "".join(f'<p class="soft">{escape(sentence)}</p>' for sentence in headline.reservations)
-    return (
-        f"<header><h1>{escape(report.summary.findings.study_id)}</h1>{said}"
-        f'<p class="lead">{escape(headline.sentence)}</p><div class="cards">{cards}</div>'
-        f'{reservations}<p class="soft">{escape(_extent(report))}</p></header>\n'
-    )
+def _head(report: Report) -> dict[str, Any]:
+    return {
+        "name": report.results.id,
+        "description": str(report.results.spec.get("description") or "")[:1000],
+        "headline": report.headline,
+        "extent": _extent(report),
+        "claims": [(verdict, tables.claim_figure(verdict)) for verdict in report.claims],
+        "tests": tables.claim_table(report.claims),
+        "made": when(report.made_at.replace(tzinfo=None)),
+    }
 
 
 def _extent(report: Report) -> str:
-    summary = report.summary
-    cells = summary.findings.cells
+    results = report.results
+    cells = results.cells
     done, failed = int((cells["status"] == "done").sum()), int((cells["status"] == "failed").sum())
+    lanes, prompts, seeds = len(results.lane_table), len(results.prompts), len(results.seeds)
     parts = [
-        " × ".join(
-            [
-                count(len(summary.lanes), "lane"),
-                count(len(summary.prompts), "prompt"),
-                count(len(summary.seeds), "seed"),
-            ]
-        ),
+        f"{count(lanes, 'lane')} × {count(prompts, 'prompt')} × {count(seeds, 'seed')}",
         f"{done:,} cells done",
         f"{failed:,} failed" if failed else "",
-        f"{summary.findings.missing:,} not run" if summary.findings.missing else "",
+        f"{results.missing:,} not run" if results.missing else "",
     ]
     if len(cells):
         first = cells.iloc[0]
@@ -107,152 +101,91 @@ def _extent(report: Report) -> str:
     return ", ".join(filter(None, parts)) + "."
 
 
-def _sections(report: Report, drawn: list[charts.Picture]) -> Iterator[str]:
-    yield from _verdicts(report)
-    yield from _pictures(report)
-    yield from _speed(report, drawn)
-    yield from _quality(report, drawn)
-    yield from _costs(report, drawn)
-    yield _section("Methods", f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in _METHODS)}</ul>{_metrics(report)}")
-    if report.claims:
-        yield _section("Every test of the claims", tables.test_table(report.claims))
-    findings = report.summary.findings
-    places = tables.environment_table(report) + tables.model_table(findings.models)
-    line = findings.reference_line()
-    yield _section("Where it was measured", places + (f'<p class="soft">{escape(line)}</p>' if line else ""))
-    yield _section("Run it again", _reproduce(report))
-
-
-def _section(title: str, inner: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{inner}</section>\n"
-
-
-def _verdicts(report: Report) -> Iterator[str]:
-    if report.claims:
-        note = '<p class="soft">Claims one reads about schedulers, put to the test with this study.</p>'
-        yield _section("Verdicts on claims", note + tables.claim_table(report.claims))
-
-
-def _pictures(report: Report) -> Iterator[str]:
-    if not report.prompts:
-        return
-    kind = "clean-image estimate" if report.kind == "x0" else "noisy image"
-    prompts, lanes = report.summary.prompts, report.summary.lanes
+def _pictures(report: Report) -> dict[str, Any]:
+    prompts, lanes = report.results.prompts, report.results.lane_table
     shown = [f"seed {report.seed}", "every column from the same noise"]
     if len(report.prompts) < len(prompts):
         shown.insert(0, f"{len(report.prompts)} of {len(prompts)} prompts")
     if len(report.shown_lanes) < len(lanes):
         shown.insert(0, f"{len(report.shown_lanes)} of {len(lanes)} lanes")
-    scrubber = (
-        '<div id="scrubber" hidden><button type="button" id="play">Play</button>'
-        f'<label for="moment">How the pictures form ({kind})</label>'
-        '<input type="range" id="moment" min="0" max="100" value="100" step="1">'
-        '<output id="told" for="moment">final pictures</output></div>'
-    )
-    yield _section(
-        "Pictures", f'<p class="soft">{escape(", ".join(shown).capitalize())}.</p>{scrubber}{film_grid(report)}'
-    )
+    return {
+        "pictures": film_table(report) if report.prompts else None,
+        "pictures_shown": f"{', '.join(shown).capitalize()}.",
+        "kind": "clean-image estimate" if report.kind == "x0" else "noisy image",
+    }
 
 
-def _speed(report: Report, drawn: list[charts.Picture]) -> Iterator[str]:
-    times = report.summary.times
+def _times(times: pd.DataFrame) -> dict[str, Any]:
     if times.empty:
-        yield _section("Time per lane", "<p>Nothing has been timed.</p>")
-        return
-    first = times.iloc[0]
-    stages = " ".join(
-        f'<span><span class="mark" style="color:{colour}" aria-hidden="true">■</span> {stage}</span>'
-        for stage, colour in theme.STAGE_COLOURS.items()
-    )
-    least, most = int(times["n"].min()), int(times["n"].max())
-    foot = (
-        f"n = {least if least == most else f'{least} to {most}'} per lane, {batch_of(float(first['batch_size']))}, "
-        f"{first['device_name']}, {when(times['last_at'].max())}."
-    )
-    yield _section(
-        "Time per lane",
-        (
-            '<div class="two"><div><p class="legend">Mark: median. Thick bar: 95 % interval. Dashed: baseline.</p>'
-            f'{_chart(drawn, "time")}</div><div><p class="legend">{stages}</p>{_chart(drawn, "stages")}</div></div>'
-            f'{tables.time_table(times)}<p class="soft">{escape(foot)}</p>'
-        ),
-    )
+        return {"times": None}
+    first, least, most = times.iloc[0], int(times["n"].min()), int(times["n"].max())
+    samples = f"n = {least}" if least == most else f"n = {least} to {most}"
+    batch, device, last = batch_of(float(first["batch_size"])), first["device_name"], when(times["last_at"].max())
+    return {
+        "times": tables.time_table(times),
+        "times_rest_on": f"{samples} per lane, {batch}, {device}, {last}.",
+        "time_marks": MARKS,
+        "stage_marks": tables.STAGE_MARKS,
+    }
 
 
-def _quality(report: Report, drawn: list[charts.Picture]) -> Iterator[str]:
-    rows = report.summary.standings.dropna(subset=["metric"])
-    if rows.empty:
-        yield _section("Quality", "<p>The images have not been scored.</p>")
-        return
-    chart = _chart(drawn, "trade")
-    legend = "Filled: as good as the baseline. Band: differences that count as the same. Better is up." if chart else ""
-    parts = [f'<p class="legend">{legend}</p>{chart}' if chart else ""]
-    order = sorted(rows["metric"].unique(), key=lambda metric: metric != report.summary.deciding)
-    for metric in order:
+def _quality(report: Report) -> dict[str, Any]:
+    results = report.results
+    sets = results.sets
+    names = {row.lane: (row.label, row.scheduler) for row in results.lane_table.itertuples()}
+    return {
+        "quality": [(label, facts, tables.quality_table(rows)) for label, facts, rows in _metrics(report)],
+        "sets": tables.set_table(sets, names) if len(sets) else None,
+    }
+
+
+def _metrics(report: Report) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Name, facts and rows of each metric, the deciding one first."""
+    rows = report.results.standings.dropna(subset=["metric"])
+    for metric in sorted(rows["metric"].unique(), key=lambda metric: metric != report.results.deciding):
         mine = rows[rows["metric"] == metric]
         first = mine.iloc[0]
-        facts = [
-            str(first["unit"]),
-            {"higher": "higher is better", "lower": "lower is better"}.get(
-                str(first["direction"]), "neither side is better"
-            ),
-        ]
-        if first["margin"] == first["margin"]:
-            facts.append(f"margin ±{first['margin']:.3g} ({first['margin_from']})")
-        told = f'<p class="soft">{escape(", ".join(filter(None, facts)))}</p>'
-        parts += [f"<h3>{escape(str(first['metric_label']))}</h3>{told}", tables.quality_table(mine)]
-    sets = report.summary.findings.sets
-    if len(sets):
-        parts.append(f"<h3>Whole sets of pictures</h3>{tables.set_table(sets, report)}")
-    yield _section("Quality against the baseline", "".join(parts))
+        margin = f"margin ±{first['margin']:.3g} ({first['margin_from']})" if known(first["margin"]) else ""
+        facts = (str(first["unit"]), _DIRECTIONS.get(str(first["direction"]), "neither side is better"), margin)
+        yield str(first["metric_label"]), ", ".join(filter(None, facts)), mine
 
 
-def _costs(report: Report, drawn: list[charts.Picture]) -> Iterator[str]:
-    if report.summary.times.empty:
-        return
-    work, priced = report.pricing.work, report.priced
+def _costs(report: Report) -> dict[str, Any]:
+    results, pricing, priced = report.results, report.pricing, report.priced
+    if results.times.empty:
+        return {"price_note": ""}
     note = (
-        f"{report.price_note} {work.images_per_month:,.0f} images a month, {100 * work.utilisation:.0f} % of the "
-        "paid time busy. Saved: baseline less lane, its range over the intervals of both."
+        f"{report.price_note} {pricing.work.images_per_month:,.0f} images a month, "
+        f"{100 * pricing.work.utilisation:.0f} % of the paid time busy. Saved: baseline less lane, its range over the "
+        "intervals of both."
     )
-    if report.pricing.seconds is not None:
+    if pricing.seconds is not None:
         note += (
-            f" The baseline takes {report.pricing.seconds:g} s per image there, as stated; other lanes by their "
-            "measured ratio, which is an assumption."
+            f" The baseline takes {pricing.seconds:g} s per image there, as stated; other lanes by their measured "
+            "ratio, which is an assumption."
         )
-    if priced.empty:
-        gap = (
-            f"The times were measured on {report.summary.times['device_name'].iloc[0]}; what they would be on the "
-            "GPU of this price is not known. State the baseline's seconds per image there (--seconds)."
-        )
-        yield _section("Cost", f'<p class="soft">{escape(note)}</p><p>{escape(gap)}</p>')
-        return
-    yield _section("Cost", f'<p class="soft">{escape(note)}</p>{_chart(drawn, "cost")}{tables.cost_table(priced)}')
+    words = words_of(results.comparisons, results.deciding)
+    return {
+        "price_note": note,
+        "costs": tables.cost_table(priced, words, fleet=False) if len(priced) else None,
+        "unpriced": f"The times were measured on {results.times['device_name'].iloc[0]}; what they would be on the GPU "
+        "of this price is not known. State the baseline's seconds per image there (--seconds).",
+    }
 
 
-def _chart(drawn: list[charts.Picture], key: str) -> str:
-    return "".join(charts.figure(picture) for picture in drawn if picture.key == key)
-
-
-def _metrics(report: Report) -> str:
-    items = []
-    for row in report.summary.findings.metrics.to_dict("records"):
+def _methods(report: Report) -> dict[str, Any]:
+    results = report.results
+    metrics = []
+    for row in results.metrics.to_dict("records"):
         reason = f" Not measured: {row['unavailable']}" if isinstance(row["unavailable"], str) else ""
-        items.append(f"<dt>{escape(str(row['label']))}</dt><dd>{escape(str(row['description']) + reason)}</dd>")
-    return f"<h3>Metrics</h3><dl>{''.join(items)}</dl>" if items else ""
-
-
-def _reproduce(report: Report) -> str:
-    name = escape(str(report.summary.findings.study_id))
-    return (
-        f"<p>Save this as <code>{name}.toml</code>, then run "
-        f"<code>python -m engine run {name}.toml</code> and <code>python -m engine report {name} -o report.html</code>."
-        f'</p><pre tabindex="0" role="region" aria-label="Study file">{escape(study_toml(report.summary.spec))}</pre>'
-    )
-
-
-def _footer(report: Report) -> str:
-    made = when(report.made_at.replace(tzinfo=None))
-    return (
-        f'<footer><p class="soft">Made {made} by <code>python -m engine report</code>; needs no network.</p></footer>\n'
-    )
+        metrics.append((str(row["label"]), f"{row['description']}{reason}"))
+    here = set(results.environments["environment_id"])
+    timed = results.samples[~results.samples["environment_id"].isin(here)].drop_duplicates("environment_id")
+    return {
+        "methods": _METHODS,
+        "metrics": metrics,
+        "environments": tables.environment_table(results.environments, map(str, timed["device_name"])),
+        "models": tables.model_table(results.models),
+        "reference": results.reference_line,
+        "study_file": study_toml(report.results.spec),
+    }

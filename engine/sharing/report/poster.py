@@ -16,8 +16,8 @@ from engine.display.timing_charts import time_chart
 from engine.sharing import lettering
 from engine.sharing.lettering import Font, wrapped
 from engine.sharing.pictures import fitted
-from engine.sharing.report import charts
-from engine.sharing.report.material import Report
+from engine.sharing.report import report_charts as charts
+from engine.sharing.report.contents import Report
 
 WIDTH, HEIGHT, MARGIN = 1600, 900, 64
 INK, SOFT, LINE = (23, 34, 43), (74, 88, 98), (217, 224, 228)
@@ -36,12 +36,12 @@ def render_png(report: Report) -> bytes:
     """The picture as PNG."""
     sheet = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, 40), _typed(report.summary.findings.study_id, 90), SOFT, _font(22))
+    draw.text((MARGIN, 40), _typed(report.results.id, 90), SOFT, _font(22))
     _headline(draw, _typed(report.headline.sentence))
     _figures(draw, report, 196)
     _chart(sheet, draw, report, 430)
     _pictures(sheet, draw, report, 430)
-    foot = "; ".join(report.summary.findings.environment_lines())
+    foot = "; ".join(report.results.environment_lines)
     draw.text((MARGIN, HEIGHT - 46), _typed(f"{foot}. Intervals: 95 %.", 190), SOFT, _font(16))
     stream = io.BytesIO()
     sheet.save(stream, "PNG", optimize=True)
@@ -80,10 +80,10 @@ def _chart(sheet: Image.Image, draw: ImageDraw.ImageDraw, report: Report, top: i
     rows = chart_rows(report)
     if rows.empty:
         return
-    drawn = charts.Picture("poster", chart_of(rows), "")
+    drawn = charts.ReportChart("poster", chart_of(rows), "")
     with Image.open(io.BytesIO(charts.png(drawn, CHART_WIDTH))) as image:
         sheet.paste(fitted(image.convert("RGB"), 780, HEIGHT - top - 92), (MARGIN, top))
-    lanes = len(report.summary.lanes)
+    lanes = len(report.results.lane_table)
     if len(rows) < lanes:
         text = f"{len(rows)} of {lanes} lanes: the baseline, the recommended, those none beats, the fastest."
         draw.text((MARGIN, HEIGHT - 84), text, SOFT, _font(16))
@@ -101,30 +101,30 @@ def chart_of(rows: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
 
 def chart_rows(report: Report) -> pd.DataFrame:
     """What the chart shows, at most `CHART_LANES` lanes; with a column "difference" if quality can be compared."""
-    summary = report.summary
-    rows = summary.standings
-    rows = rows[rows["metric"] == summary.deciding].dropna(subset=["difference", "median_ms"])
+    results = report.results
+    rows = results.standings
+    rows = rows[rows["metric"] == results.deciding].dropna(subset=["difference", "median_ms"])
     if len(rows):
         sign = {"higher": 1.0, "lower": -1.0}.get(str(rows["direction"].iloc[0]), float("nan"))
         beaten = ~frontier(rows["median_ms"], sign * rows["difference"])
     else:
-        rows = summary.times
+        rows = results.times
         beaten = np.ones(len(rows), dtype=bool)
-    named = rows["lane"].isin([summary.findings.baseline, report.headline.lane]) if len(rows) else beaten
+    named = rows["lane"].isin([results.baseline, report.headline.lane]) if len(rows) else beaten
     ranked = rows.assign(rank=np.where(named, 0, 1 + beaten)).sort_values(["rank", "median_ms"])
     return rows.loc[rows.index.isin(ranked.index[:CHART_LANES])]
 
 
 def _pictures(sheet: Image.Image, draw: ImageDraw.ImageDraw, report: Report, top: int) -> None:
     """Final pictures of the baseline, the recommended lane and one more."""
-    summary = report.summary
-    order = [summary.findings.baseline, report.headline.lane, *summary.lanes["lane"]]
+    results = report.results
+    order = [results.baseline, report.headline.lane, *results.lane_table["lane"]]
     # A report has pictures of some lanes only.
     lanes = [lane for lane in dict.fromkeys(order) if any(lane == key for key, _ in report.cells)][:LANES]
     left = WIDTH - MARGIN - PROMPTS * (SIDE + GAP) + GAP
     for row, lane in enumerate(lanes):
         y = top + row * (SIDE + GAP)
-        for line, text in enumerate(wrapped(draw, _typed(summary.label(lane)), _font(17), 124, 4)):
+        for line, text in enumerate(wrapped(draw, _typed(results.lane_label(lane)), _font(17), 124, 4)):
             draw.text((left - 132, y + 8 + 22 * line), text, INK, _font(17))
         for column, prompt in enumerate(report.prompts[:PROMPTS]):
             mine = report.pictures.get(report.cells.get((lane, prompt), ""))

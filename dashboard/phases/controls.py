@@ -1,0 +1,101 @@
+"""What the reader of the Phases page has chosen, kept in the address of the page."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import streamlit as st
+
+from dashboard import state
+from engine.results import Results
+
+FIRST_LANES = 4
+MOST_LANES = 8
+# What x0 is compared with the final picture by: key -> name, and title of the axis.
+MEASURES = {
+    "x0_distance": ("Distance in latent space", "Distance of x0 to the final latents (relative L2, 0: there)"),
+    "similarity_to_final": ("CLIP similarity", "CLIP similarity of x0 to the final picture (cosine)"),
+    "ssim_to_final": ("SSIM", "SSIM of x0 to the final picture (1: equal)"),
+    "sharpness_of_final": ("Sharpness", "Sharpness of x0 over that of the final picture"),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is shown.
+
+    Attributes:
+        lanes: Keys of lanes, in the study's order.
+        measure: A key of `MEASURES`.
+        lane: Whose spectrum is shown.
+        prompt: Whose path is shown.
+        seed: Likewise.
+    """
+
+    lanes: tuple[str, ...]
+    measure: str
+    lane: str
+    prompt: str
+    seed: int
+
+
+def choose(study: Results) -> Choice | None:
+    """All pickers of the page, in one row; None if the study has no lane, prompt or seed."""
+    if not (study.lanes and study.prompts and study.seeds):
+        return None
+    labels = {lane.key: lane.label for lane in study.lanes}
+    columns = st.columns([4.6, 1.6, 1.4, 1.4, 0.7], vertical_alignment="top")
+    with columns[0]:
+        lanes = _choose_lanes(labels, study.baseline)
+    with columns[1]:
+        measure = _choose("measure", "Likeness by", {key: name for key, (name, _) in MEASURES.items()})
+    with columns[2]:
+        lane = _choose("lane", "Spectrum of", {key: labels[key] for key in lanes})
+    with columns[3]:
+        prompt = state.choose_prompt(study.prompts)
+    with columns[4]:
+        seed = state.choose_seed(study.seeds)
+    return Choice(lanes, measure, lane, prompt, seed)
+
+
+def address(study: Results, choice: Choice | None) -> dict[str, str]:
+    """What the address of the page holds."""
+    if choice is None:
+        return {"study": study.id}
+    prompt = state.prompt_labels(study.prompts)[choice.prompt]
+    return {
+        "study": study.id,
+        "lanes": ",".join(choice.lanes),
+        "measure": choice.measure,
+        "lane": choice.lane,
+        "prompt": prompt,
+        "seed": str(choice.seed),
+    }
+
+
+def _choose_lanes(labels: Mapping[str, str], baseline: str) -> tuple[str, ...]:
+    """The picker of lanes; without any, the first few, the baseline among them."""
+    usual = list(dict.fromkeys([*(key for key in labels if key == baseline), *labels]))[:FIRST_LANES]
+    usual = [key for key in labels if key in usual]
+
+    def read(text: str) -> list[str] | None:
+        return [key for key in labels if key in text.split(",")][:MOST_LANES] or None
+
+    state.take_over("lanes", read)
+    known = [key for key in st.session_state.get("lanes_choice", []) if key in labels]
+    st.session_state["lanes_choice"] = known or usual
+    chosen = st.multiselect(
+        "Lanes",
+        list(labels),
+        format_func=lambda key: labels[key],
+        key="lanes_choice",
+        max_selections=MOST_LANES,
+        persist_state="session",
+    )
+    return tuple(key for key in labels if key in chosen) or tuple(usual)
+
+
+def _choose(name: str, label: str, names: Mapping[str, str]) -> str:
+    state.from_address(name, {key: key for key in names})
+    return st.selectbox(
+        label, list(names), format_func=lambda key: names[key], key=f"{name}_choice", persist_state="session"
+    )

@@ -1,0 +1,245 @@
+"""What the Phases page asks of the cache, and what it knows of the lanes it shows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from dashboard import components, loaders
+from dashboard.cache_access import Question
+from dashboard.images import data_uri
+from dashboard.options import Options
+from dashboard.page import require_all
+from dashboard.phases.controls import Choice
+from engine.analysis import commitment as committing
+from engine.analysis.borders import MeasuredBorder, borders
+from engine.analysis.claims import ClaimVerdict
+from engine.analysis.commitment import Commitment
+from engine.analysis.curves import curves, octave_distances, shares, speeds
+from engine.analysis.outcomes import StudyLane
+from engine.analysis.trajectories import Trajectories, project
+from engine.cache import score_tables, step_tables, swap_tables
+from engine.cache.connection import Connection
+from engine.display import html
+from engine.display.formats import count
+from engine.results import Results
+
+# Metrics of frames that are 0 or 1: their share is shown, not their median.
+SHARES = ("recognised",)
+SPEED = "speed"
+# Where the marks of a lane stand on its curve, in log-SNR, and of which progress its ruler has ticks.
+MARK_STEP = 1.0
+RULER = np.array([0.2, 0.4, 0.6, 0.8])
+
+
+@dataclass(frozen=True)
+class LanePhases:
+    """How pictures form under one lane.
+
+    Attributes:
+        curves: Median and band over log-SNR of every metric (`engine.analysis.curves`).
+        ruler: Columns lane, log_snr, progress: where the lane has done 20, 40, 60 and 80 % of its calls.
+        borders: Where its phases lie.
+        cells: Finished cells with any recorded step.
+        complete: Those of them that have everything that is recorded today.
+    """
+
+    curves: pd.DataFrame
+    ruler: pd.DataFrame
+    borders: tuple[MeasuredBorder, ...]
+    cells: int
+    complete: int
+
+
+# (lane, first prompt, second prompt, seed, share) -> address of the picture.
+Pictures = dict[tuple[str, str, str, int, float], str]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Changes of prompt: what they say, and their pictures."""
+
+    found: Commitment | None
+    pictures: Pictures
+
+
+def lane_phases(study_id: str, lane: str) -> Question[LanePhases]:
+    """How pictures form under a lane."""
+    return Question(_lane, (study_id, lane), _lane_phases)
+
+
+def trajectories(study_id: str, prompt: str, seed: int, lanes: tuple[str, ...]) -> Question[Trajectories | None]:
+    """The paths of lanes on common axes; None if none was recorded."""
+    return Question(step_tables.sketches, (study_id, prompt, seed, lanes), project)
+
+
+def frame_metrics(study_id: str) -> Question[pd.DataFrame]:
+    """What the metrics of step frames are called, and why one has no values."""
+    return Question(score_tables.metrics, (study_id, "frame"))
+
+
+def changes(study_id: str) -> Question[Changes]:
+    """What became of changes of prompt."""
+    return Question(_swaps, (study_id,), _changes)
+
+
+def _lane(db: Connection, study_id: str, lane: str) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    return step_tables.step_curves(db, study_id, lane), score_tables.frame_curves(db, study_id, lane), lane
+
+
+def _lane_phases(asked: tuple[pd.DataFrame, pd.DataFrame, str]) -> LanePhases:
+    steps, frames, lane = asked
+    is_octave = steps["metric"].str.startswith(("coherence_", "power_"))
+    plain = steps[
+        steps["metric"].isin(["x0_distance", "guidance_energy"]) | steps["metric"].str.startswith("coherence_")
+    ]
+    zero_or_one = frames["metric"].isin(SHARES)
+    table = [
+        curves(plain),
+        curves(octave_distances(steps[is_octave])),
+        speeds(steps, SPEED),
+        curves(frames[~zero_or_one]),
+        shares(frames[zero_or_one]),
+    ]
+    known = [part for part in table if len(part)]
+    recorded = steps.groupby("metric")["trajectory_id"].nunique() if len(steps) else pd.Series(dtype=int)
+    return LanePhases(
+        curves=pd.concat(known, ignore_index=True) if known else table[0],
+        ruler=_ruler(steps, lane),
+        borders=tuple(borders(steps, frames, [lane])),
+        cells=int(recorded.max()) if len(recorded) else 0,
+        complete=int(recorded.get("coherence_0", 0)),
+    )
+
+
+def _ruler(steps: pd.DataFrame, lane: str) -> pd.DataFrame:
+    """Where a lane is in log-SNR at round values of progress: the same for all of its runs."""
+    first = steps[(steps["trajectory_id"] == steps["trajectory_id"].iloc[0])] if len(steps) else steps
+    levels = first[first["log_snr"].notna()].drop_duplicates("step_index").sort_values("progress")
+    if len(levels) < 2:
+        return pd.DataFrame(columns=["lane", "log_snr", "progress"])
+    places = np.interp(RULER, levels["progress"], levels["log_snr"], left=np.nan)
+    found = pd.DataFrame({"lane": lane, "log_snr": places, "progress": RULER})
+    return found[found["log_snr"].notna()]
+
+
+def _swaps(db: Connection, study_id: str) -> pd.DataFrame:
+    return swap_tables.commitment(db, study_id, images=True)
+
+
+def _changes(rows: pd.DataFrame) -> Changes:
+    pictures: Pictures = {}
+    for row in rows.itertuples():
+        source = data_uri(bytes(row.image)) if isinstance(row.image, bytes | bytearray | memoryview) else None
+        if source is not None:
+            pictures[row.lane, row.first_prompt, row.second_prompt, int(row.seed), float(row.share)] = source
+    return Changes(committing.commitment(rows) if len(rows) else None, pictures)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page knows of the chosen lanes.
+
+    Attributes:
+        lanes: Those with recorded steps.
+        curves: Of all of them, with label and scheduler.
+        ruler: Likewise.
+        measured: Borders by lane and key.
+        found: By lane.
+        described: The metrics of step frames (`engine.cache.score_tables.metrics`).
+        paths: The ways of x0; None if none was recorded.
+    """
+
+    study: Results
+    lanes: tuple[StudyLane, ...]
+    curves: pd.DataFrame
+    ruler: pd.DataFrame
+    measured: Mapping[tuple[str, str], MeasuredBorder]
+    found: Mapping[str, LanePhases]
+    described: pd.DataFrame
+    paths: Trajectories | None
+
+    def curve(self, metric: str) -> pd.DataFrame:
+        """The curves of a metric."""
+        return self.curves[self.curves["metric"] == metric]
+
+    def footer(self, curve: pd.DataFrame, interval: str) -> str:
+        """The line under a figure."""
+        prompts, runs = int(curve["prompts"].max()), int(curve["runs"].max())
+        extent = f"n = {count(prompts, 'prompt')}, {count(runs, 'run')} per lane"
+        return html.footer([extent, interval, *components.image_places(self.study)])
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the cache holds for the page.
+
+    Attributes:
+        shown: None if none of the chosen lanes has recorded steps.
+        changes: What became of changes of prompt.
+        claims: The claims put to the test; none while cells are missing.
+    """
+
+    shown: Shown | None
+    changes: Changes
+    claims: tuple[ClaimVerdict, ...]
+
+
+def load(chosen: Options, study: Results, choice: Choice) -> Recorded:
+    """Reads the chosen lanes, each remembered by itself; the cache is opened once."""
+    changed, claims, described, paths, *lanes = require_all(
+        chosen.cache,
+        changes(study.id),
+        loaders.claims_of(study),
+        frame_metrics(study.id),
+        trajectories(study.id, choice.prompt, choice.seed, choice.lanes),
+        *(lane_phases(study.id, key) for key in choice.lanes),
+    )
+    found = dict(zip(choice.lanes, lanes, strict=True))
+    return Recorded(_shown(study, found, described, paths), changed, claims)
+
+
+def _shown(
+    study: Results, found: Mapping[str, LanePhases], described: pd.DataFrame, paths: Trajectories | None
+) -> Shown | None:
+    lanes = tuple(lane for lane in study.lanes if lane.key in found and found[lane.key].cells)
+    if not lanes:
+        return None
+    names = {lane.key: lane for lane in lanes}
+
+    def joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
+        known = [part for part in parts if len(part)]
+        table = pd.concat(known, ignore_index=True) if known else parts[0]
+        return table.assign(
+            label=[names[key].label for key in table["lane"]], scheduler=[names[key].scheduler for key in table["lane"]]
+        )
+
+    measured = {(row.lane, row.border.key): row for lane in lanes for row in found[lane.key].borders}
+    curves, ruler = ([getattr(found[lane.key], name) for lane in lanes] for name in ("curves", "ruler"))
+    return Shown(study, lanes, joined(curves), joined(ruler), measured, found, described, paths)
+
+
+def older_cells(shown: Shown) -> None:
+    """Which cells were made before all that this page shows was recorded."""
+    parts = []
+    for lane in shown.lanes:
+        found = shown.found[lane.key]
+        if found.complete < found.cells:
+            parts.append(f"{lane.label}: {found.cells - found.complete} of {count(found.cells, 'cell')}")
+    if parts:
+        st.html(
+            html.soft(
+                f"Made by an earlier version, without spectrum, guidance energy and way of x0: "
+                f"{'; '.join(parts)}. Finished cells are never made again; a run into another file "
+                "(`--cache NEW.duckdb`) records them."
+            )
+        )
+
+
+def older(what: str) -> str:
+    return (
+        f"{what} was not recorded for these cells: an earlier version made them. A run into another file "
+        "(`--cache NEW.duckdb`) records it."
+    )

@@ -1,1 +1,0 @@
-"""Handing results on: the report as a file, and taking over what others send."""

@@ -1,0 +1,195 @@
+"""Lints of lanes (their schedules, settings, findings) and noise floors in the cache: writing and reading them."""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+
+from engine.cache.connection import writing
+from engine.cache.rows import now, put
+
+
+@dataclass(frozen=True)
+class LintRow:
+    """What is known of a lane on a model; see the table `lints`.
+
+    Attributes:
+        levels: (timestep, sigma, told_sigma, log_snr) of each denoiser call.
+        settings: (setting, value, origin, replaced).
+        findings: (severity, code, message).
+    """
+
+    model_id: str
+    config_id: str
+    lint_version: int
+    calls: int | None
+    final_sigma: float | None
+    levels: tuple[tuple[float, float, float, float], ...]
+    settings: tuple[tuple[str, Any, str, Any], ...]
+    findings: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class NoiseRow:
+    """How far runs of a lane are apart that differ in one variation only; see the table `noise_floors`."""
+
+    environment_id: str
+    model_id: str
+    config_id: str
+    lane: str
+    dtype: str
+    guidance_scale: float
+    width: int
+    height: int
+    variation: str
+    metric: str
+    n: int
+    median: float | None = None
+    largest: float | None = None
+    reason: str | None = None
+
+
+def write_lints(path: Path, rows: Sequence[LintRow]) -> None:
+    """Writes what is known of lanes in one transaction; what was there of the same lanes is replaced.
+
+    Raises:
+        CacheError: The file cannot be used.
+    """
+    if not rows:
+        return
+    time = now()
+    with writing(path) as db:
+        put(db, "lints", [_lint(row) | {"created_at": time} for row in rows])
+
+
+def write_noise(path: Path, rows: Sequence[NoiseRow]) -> None:
+    """Writes noise floors in one transaction; older ones of the same lane and variation are replaced.
+
+    Raises:
+        CacheError: The file cannot be used.
+    """
+    time = now()
+    with writing(path) as db:
+        put(db, "noise_floors", [vars(row) | {"created_at": time} for row in rows])
+
+
+def linted(db: duckdb.DuckDBPyConnection, model_id: str, config_ids: Collection[str], version: int) -> set[str]:
+    """Which of the lanes have been looked at by this version of the lint on this model."""
+    rows = db.execute(
+        "SELECT config_id FROM lints WHERE model_id = ? AND lint_version = ? AND list_contains(?, config_id)",
+        [model_id, version, list(config_ids)],
+    ).fetchall()
+    return {row[0] for row in rows}
+
+
+_LANES = """
+    WITH lanes AS (
+        SELECT l.lane, min(l.position) AS place, t.model_id, t.config_id
+        FROM study_trajectories l JOIN trajectories t USING (trajectory_id) WHERE l.study_id = ? GROUP BY ALL
+    )
+"""
+
+
+def schedules(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
+    """The noise levels of a study's lanes, call by call, in the study's order.
+
+    Columns: lane, call_index, calls, timestep, sigma (that the latents have), told_sigma (that the timestep names),
+    log_snr, final_sigma (left in the finished latents).
+    """
+    return db.execute(
+        _LANES
+        + """
+        SELECT lane, place_of_call - 1 AS call_index, calls, level.timestep, level.sigma, level.told_sigma,
+               level.log_snr, final_sigma
+        FROM (
+            SELECT x.lane, x.place, c.calls, c.final_sigma, unnest(c.levels) AS level,
+                   generate_subscripts(c.levels, 1)::INTEGER AS place_of_call
+            FROM lanes x JOIN lints c USING (model_id, config_id)
+        ) ORDER BY place, call_index
+        """,
+        [study_id],
+    ).df()
+
+
+def findings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
+    """What is remarkable about a study's lanes, in the study's order, worst first.
+
+    Columns: lane, severity, code, message.
+    """
+    return db.execute(
+        _LANES
+        + """
+        SELECT lane, finding.severity, finding.code, finding.message
+        FROM (
+            SELECT x.lane, x.place, unnest(c.findings) AS finding, generate_subscripts(c.findings, 1) AS number
+            FROM lanes x JOIN lints c USING (model_id, config_id)
+        ) ORDER BY place, number
+        """,
+        [study_id],
+    ).df()
+
+
+def settings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
+    """Every setting of a study's lanes. Columns: lane, setting, value (JSON), origin, replaced (JSON or None)."""
+    return db.execute(
+        _LANES
+        + """
+        SELECT lane, item.setting, item."value", item.origin, item.replaced
+        FROM (
+            SELECT x.lane, x.place, unnest(c.settings) AS item FROM lanes x JOIN lints c USING (model_id, config_id)
+        ) ORDER BY place, item.setting
+        """,
+        [study_id],
+    ).df()
+
+
+def noise(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
+    """Noise floors measured on the model, guidance, picture size and number format of a study's cells, in the
+    environments they were computed in.
+
+    Columns: those of `noise_floors`, and device_name.
+    """
+    return db.execute(
+        """
+        WITH places AS (
+            SELECT DISTINCT t.environment_id, t.model_id, t.dtype, t.guidance_scale, t.width, t.height
+            FROM study_trajectories l JOIN trajectories t USING (trajectory_id) WHERE l.study_id = ?
+        )
+        SELECT n.*, e.device_name FROM noise_floors n
+        JOIN places USING (environment_id, model_id, dtype, guidance_scale, width, height)
+        JOIN environments e USING (environment_id)
+        ORDER BY e.device_name, n.environment_id, n.lane, n.variation, n.metric
+        """,
+        [study_id],
+    ).df()
+
+
+def _lint(row: LintRow) -> dict[str, Any]:
+    settings = [
+        {
+            "setting": name,
+            "value": _json(value),
+            "origin": origin,
+            "replaced": None if replaced is None else _json(replaced),
+        }
+        for name, value, origin, replaced in row.settings
+    ]
+    return vars(row) | {
+        "levels": [
+            dict(zip(("timestep", "sigma", "told_sigma", "log_snr"), level, strict=True)) for level in row.levels
+        ],
+        "settings": settings,
+        "findings": [dict(zip(("severity", "code", "message"), finding, strict=True)) for finding in row.findings],
+    }
+
+
+def _json(value: Any) -> str:
+    """JSON; what it has no word for (infinity, objects of a configuration) as text."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return json.dumps(str(value))

@@ -1,0 +1,114 @@
+"""What was measured at the steps of runs, as the cache knows it: curves, and sketches of their paths. Plain data."""
+
+from collections.abc import Sequence
+
+import duckdb
+import numpy as np
+import pandas as pd
+
+SKETCH_BYTES = 256
+# One row a metric, of those steps of the table `mine` that have it; octaves are 0, 1, 2, 4, 8, ...
+_PLAIN = " UNION ALL ".join(
+    f"SELECT * EXCLUDE (x0_change, x0_distance, guidance_energy, power, coherence), '{metric}' AS metric, "
+    f"{metric} AS value FROM mine WHERE {metric} IS NOT NULL"
+    for metric in ("x0_change", "x0_distance", "guidance_energy")
+)
+_OCTAVES = " UNION ALL ".join(
+    f"""SELECT * EXCLUDE (x0_change, x0_distance, guidance_energy, power, coherence, place, value),
+    '{metric}_' || CASE place WHEN 1 THEN 0 ELSE (2 ** (place - 2))::BIGINT END AS metric, value
+    FROM (SELECT *, unnest({metric}) AS value, generate_subscripts({metric}, 1) AS place FROM mine)
+    WHERE value IS NOT NULL"""
+    for metric in ("power", "coherence")
+)
+_STEPS = """
+    WITH mine AS (
+        SELECT l.position, l.lane, t.prompt, t.seed, m.* EXCLUDE (sketch)
+        FROM study_trajectories l JOIN trajectories t USING (trajectory_id) JOIN steps m USING (trajectory_id)
+        WHERE l.study_id = $study AND {which}
+    )
+"""
+
+
+def step_metrics(db: duckdb.DuckDBPyConnection, study_id: str, lanes: Sequence[str] | None = None) -> pd.DataFrame:
+    """The path of x0 and the distance to its end, of the cells of a study: of all its lanes, or of those given.
+
+    Other step metrics: `step_curves`.
+    Columns: lane, prompt, seed, trajectory_id, step_index, progress, log_snr, metric, value.
+    """
+    which = "($lanes::VARCHAR[] IS NULL OR list_contains($lanes::VARCHAR[], l.lane))"
+    return db.execute(
+        f"""{_STEPS.format(which=which)}
+        SELECT * EXCLUDE (position) FROM ({_PLAIN}) WHERE metric <> 'guidance_energy'
+        ORDER BY position, metric, step_index""",
+        {"study": study_id, "lanes": None if lanes is None else list(lanes)},
+    ).df()
+
+
+def step_curves(db: duckdb.DuckDBPyConnection, study_id: str, lane: str) -> pd.DataFrame:
+    """All finite step metrics of the finished cells of a lane.
+
+    Columns: lane, prompt, seed, trajectory_id, step_index, progress, log_snr, metric, value.
+    """
+    return db.execute(
+        f"""{_STEPS.format(which="t.status = 'done' AND l.lane = $lane")}
+        SELECT * EXCLUDE (position) FROM ({_PLAIN} UNION ALL {_OCTAVES})
+        WHERE isfinite(value) AND isfinite(progress) AND isfinite(coalesce(log_snr, 0))
+        ORDER BY position, metric, step_index""",
+        {"study": study_id, "lane": lane},
+    ).df()
+
+
+def sketches(
+    db: duckdb.DuckDBPyConnection, study_id: str, prompt: str, seed: int, lanes: Sequence[str]
+) -> pd.DataFrame:
+    """The sketched paths of lanes on one prompt and seed. Columns: lane, step_index, progress, log_snr, sketch."""
+    found = db.execute(
+        """
+        SELECT l.lane, k.step_index, k.progress, k.log_snr, k.sketch
+        FROM study_trajectories l JOIN trajectories t USING (trajectory_id) JOIN steps k USING (trajectory_id)
+        WHERE l.study_id = $study AND t.status = 'done' AND t.prompt = $prompt AND t.seed = $seed
+          AND list_contains($lanes, l.lane) AND octet_length(k.sketch) = $bytes
+        ORDER BY l.position, k.step_index
+        """,
+        {"study": study_id, "prompt": prompt, "seed": seed, "lanes": list(lanes), "bytes": SKETCH_BYTES},
+    ).df()
+    found["sketch"] = [np.frombuffer(bytes(data), "<f2").astype(np.float64) for data in found["sketch"]]
+    whole = np.array([np.isfinite(vector).all() for vector in found["sketch"]], dtype=bool)
+    return found.loc[whole].reset_index(drop=True)
+
+
+def paths(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
+    """The sketched x0 paths of all deterministic runs of a study that have a ground truth, and of its references.
+
+    Noise levels are those measured of the lane (`lints`), or else those its timesteps name.
+    Columns: role ("lane", "reference" or "check"), lane, prompt, seed, step_index, log_snr, sketch.
+    """
+    found = db.execute(
+        """
+        WITH truths AS (
+            SELECT r.reference_id, r.check_id, t.prompt, t.seed
+            FROM study_references r JOIN trajectories t ON t.trajectory_id = r.reference_id
+            WHERE r.study_id = $study AND r.distance <= r.tolerance
+        ), runs AS (
+            SELECT 'lane' AS role, l.lane, l.trajectory_id
+            FROM study_trajectories l JOIN trajectories t USING (trajectory_id) JOIN truths USING (prompt, seed)
+            WHERE l.study_id = $study AND t.status = 'done'
+            AND EXISTS (
+                SELECT 1 FROM scores q WHERE q.trajectory_id = l.trajectory_id AND q.metric = 'latent_error'
+                AND q.value IS NOT NULL
+            )
+            UNION ALL SELECT 'reference', 'reference', reference_id FROM truths
+            UNION ALL SELECT 'check', 'check', check_id FROM truths
+        )
+        SELECT x.role, x.lane, t.prompt, t.seed, k.step_index,
+               coalesce(s.levels[k.step_index + 1].log_snr, k.log_snr) AS log_snr,
+               k.sketch
+        FROM runs x JOIN trajectories t USING (trajectory_id) JOIN steps k USING (trajectory_id)
+        LEFT JOIN lints s USING (model_id, config_id)
+        WHERE k.log_snr IS NOT NULL AND k.sketch IS NOT NULL
+        ORDER BY x.role, x.lane, t.prompt, t.seed, k.step_index
+        """,
+        {"study": study_id},
+    ).df()
+    found["sketch"] = [np.frombuffer(bytes(data), "<f2").astype(np.float64) for data in found["sketch"]]
+    return found

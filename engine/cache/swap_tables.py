@@ -1,0 +1,81 @@
+"""Runs whose prompt changes on the way, in the cache: writing them, and questions about them."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+
+from engine.cache.connection import writing
+from engine.cache.rows import clear, now, put
+
+
+@dataclass(frozen=True)
+class SwapRow:
+    """A run that begins with one prompt and ends with another; see the table `commitment`."""
+
+    swap_id: str
+    environment_id: str
+    model_id: str
+    lane: str
+    first_id: str
+    second_id: str
+    first_prompt: str
+    second_prompt: str
+    seed: int
+    guidance_scale: float
+    share: float
+    calls: int | None = None
+    swap_call: int | None = None
+    progress: float | None = None
+    log_snr: float | None = None
+    first_distance: float | None = None
+    second_distance: float | None = None
+    first_probability: float | None = None
+    judge: str | None = None
+    image: bytes | None = None
+    error: str | None = None
+
+
+def write_swaps(path: Path, rows: Sequence[SwapRow]) -> None:
+    """Writes runs whose prompt changes, in place of those there were.
+
+    Raises:
+        CacheError: The file cannot be used.
+    """
+    time = now()
+    with writing(path) as db:
+        put(db, "commitment", [{**asdict(row), "created_at": time} for row in rows])
+
+
+def write_study_swaps(path: Path, study_id: str, ids: Sequence[str]) -> None:
+    """Records which changes of prompt a study shows.
+
+    Raises:
+        CacheError: The file cannot be used.
+    """
+    with writing(path) as db:
+        clear(db, "study_swaps", [study_id], "study_id")
+        links = [{"study_id": study_id, "swap_id": key, "position": place} for place, key in enumerate(ids)]
+        put(db, "study_swaps", links)
+
+
+def swapped(db: duckdb.DuckDBPyConnection, ids: Collection[str]) -> set[str]:
+    """Which of the changes of prompt are done."""
+    rows = db.execute(
+        "SELECT swap_id FROM commitment WHERE error IS NULL AND list_contains(?, swap_id)", [list(ids)]
+    ).fetchall()
+    return {row[0] for row in rows}
+
+
+def commitment(db: duckdb.DuckDBPyConnection, study_id: str, *, images: bool = False) -> pd.DataFrame:
+    """The changes of prompt of a study, with device_name; the pictures only if asked for."""
+    without = "" if images else "EXCLUDE (image)"
+    return db.execute(
+        f"""
+        SELECT c.* {without}, e.device_name FROM study_swaps s JOIN commitment c USING (swap_id)
+        LEFT JOIN environments e USING (environment_id) WHERE s.study_id = ? ORDER BY s.position
+        """,
+        [study_id],
+    ).df()

@@ -1,0 +1,70 @@
+"""Blind votes in the cache: each is committed by itself, once, whoever else votes or writes at that moment."""
+
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+import duckdb
+import pandas as pd
+
+from engine.cache.connection import writing
+from engine.cache.rows import now, put
+
+Check = Literal["none", "identical", "obvious"]
+Choice = Literal["left", "right", "same"]
+# What a choice counts for the picture on the left.
+SCORED: dict[str, float] = {"left": 1.0, "same": 0.5, "right": 0.0}
+
+
+@dataclass(frozen=True)
+class Vote:
+    """A choice between two pictures of the same prompt and seed.
+
+    Attributes:
+        voter: A random name; the same voter's second vote on a pair changes nothing.
+        check_kind: "none", or what makes it an attention check: the same picture twice, or one that is plainly worse.
+        seconds: From showing to choosing.
+    """
+
+    study_id: str
+    voter: str
+    check_kind: Check
+    left_id: str
+    right_id: str
+    left_lane: str
+    right_lane: str
+    prompt: str
+    seed: int
+    choice: Choice
+    seconds: float
+
+    @property
+    def vote_id(self) -> str:
+        """Digest of study, voter and pair, whichever side each picture was on."""
+        pair = sorted((self.left_id, self.right_id))
+        return sha256("\n".join([self.study_id, self.voter, *pair]).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def cast(path: Path, vote: Vote) -> bool:
+    """Writes a vote; once this returns it is safe. False if the voter had voted on this pair before.
+
+    Raises:
+        CacheError: The cache cannot be written; the vote is not counted.
+    """
+    row = {"vote_id": vote.vote_id, **asdict(vote), "created_at": now()}
+    with writing(path) as db:
+        return put(db, "votes", [row]) == 1
+
+
+def votes(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
+    """All votes of a study, the oldest first. Columns: those of the table."""
+    return db.execute("SELECT * FROM votes WHERE study_id = ? ORDER BY created_at, vote_id", [study_id]).df()
+
+
+def voted(db: duckdb.DuckDBPyConnection, study_id: str, voter: str) -> list[tuple[str, str]]:
+    """The pairs (left_id, right_id) of a study that a voter has answered."""
+    rows = db.execute(
+        "SELECT left_id, right_id FROM votes WHERE study_id = ? AND voter = ?", [study_id, voter]
+    ).fetchall()
+    return [(str(left), str(right)) for left, right in rows]

@@ -1,0 +1,119 @@
+"""Where the phases of lanes lie, as tables: in progress with its interval, and in log-SNR below."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from engine.analysis.borders import MeasuredBorder
+from engine.analysis.commitment import Commitment
+from engine.analysis.phases import Axis
+from engine.analysis.statistics import Estimate
+from engine.display import html
+from engine.display.formats import NONE, known, number, number_range, percent, percent_range
+from engine.display.tables import INTERVAL, Entry, FilledColumn, ResultTable, ShownLane, bold, name_of, table, table_of
+
+# The span of progress that is said to be critical.
+CLAIMED = (0.4, 0.8)
+# Columns of the table: pairs of borders that make a span, and single ones.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "Critical half of the path": ("critical_50_start", "critical_50_end"),
+    "Critical 80 %": ("critical_80_start", "critical_80_end"),
+    "Half of the path done": ("half_path",),
+    "Recognisable": ("recognisable",),
+    "Coarse shape settled": ("coarse",),
+    "Fine detail settled": ("detail",),
+    "Near the final picture": ("close",),
+}
+WORDS = {True: "yes", False: "no", None: "undecided"}
+
+
+def place(figure: Estimate, axis: Axis) -> str:
+    """A border, e.g. "34 %" or "−1.2"."""
+    return percent(figure.value) if axis == "progress" else number(figure.value)
+
+
+def interval(figure: Estimate, axis: Axis) -> str:
+    """Its 95 % interval, or a dash."""
+    return (percent_range if axis == "progress" else number_range)(figure.low, figure.high)
+
+
+def within_claimed(start: Estimate, end: Estimate) -> bool | None:
+    """Whether a critical phase lies from 40 to 80 %, by the intervals of its ends; None: undecided."""
+    if not (known(start.low) and known(end.low)):
+        return None
+    if start.high < CLAIMED[0] or end.low > CLAIMED[1] or start.low > CLAIMED[1] or end.high < CLAIMED[0]:
+        return False
+    return True if start.low >= CLAIMED[0] and end.high <= CLAIMED[1] else None
+
+
+def border_table(
+    lanes: Sequence[ShownLane], measured: Mapping[tuple[str, str], MeasuredBorder], baseline: str
+) -> ResultTable:
+    """Where the phases of each lane lie."""
+    shown = [name for name, keys in COLUMNS.items() if any((lane.key, keys[0]) in measured for lane in lanes)]
+    rows = []
+    for lane in lanes:
+        cells = [_span([measured.get((lane.key, key)) for key in COLUMNS[name]]) for name in shown]
+        ends = [measured.get((lane.key, key)) for key in COLUMNS["Critical half of the path"]]
+        figures = [found.figures["progress"] for found in ends if found is not None and "progress" in found.figures]
+        word = WORDS[within_claimed(*figures)] if len(figures) == 2 else NONE
+        rows.append((name_of(lane, baseline), *cells, word))
+    return table("Where the phases lie", ["Lane", *shown, "Half within 40 – 80 %?"], rows)
+
+
+def _span(borders: Sequence[MeasuredBorder | None]) -> Entry:
+    """One border, or the two that a span lies between."""
+    there = [border for border in borders if border is not None]
+    if len(there) < len(borders):
+        return NONE
+    text, below = "", []
+    axes: tuple[Axis, ...] = ("progress", "log_snr")
+    for axis in axes:
+        figures = [border.figures[axis] for border in there if axis in border.figures]
+        if len(figures) < len(there):
+            continue
+        if axis == "progress":
+            text = " – ".join(place(figure, axis) for figure in figures).replace(" % – ", " – ")
+        else:
+            below.append("log-SNR " + " to ".join(place(figure, axis) for figure in figures))
+        ranges = [interval(figure, axis) for figure in figures]
+        if NONE not in ranges:
+            below.append(f"[{'; '.join(ranges)}]")
+    never = max(border.never for border in there)
+    if never:
+        below.append(f"{never} of {never + there[0].runs} never")
+    return bold(text, *below) if text or below else NONE
+
+
+def commitment_table(lanes: Iterable[ShownLane], found: Commitment) -> ResultTable:
+    """Where runs come to keep to their first prompt, lane by lane."""
+    names = {lane.key: lane for lane in lanes}
+    points = found.points[found.points["lane"].isin(list(names))]
+    columns: list[FilledColumn] = [
+        ("Lane", lambda row: name_of(names[row.lane])),
+        ("Committed at", lambda row: bold(percent(row.progress))),
+        (INTERVAL, lambda row: percent_range(row.progress_low, row.progress_high)),
+        ("Log-SNR", lambda row: number(row.log_snr)),
+        (INTERVAL, lambda row: number_range(row.log_snr_low, row.log_snr_high)),
+        ("Pairs", lambda row: f"{row.pairs:.0f}"),
+        ("Runs", lambda row: f"{row.runs:.0f}"),
+        ("Left out", lambda row: f"{row.never:.0f} of {row.never + row.runs:.0f}"),
+    ]
+    return table_of("Where runs keep to their first prompt", points.itertuples(), columns)
+
+
+def swap_table(
+    lanes: Iterable[ShownLane],
+    shares: Sequence[float],
+    pictures: Mapping[tuple[str, float], str],
+    pair: tuple[str, str],
+) -> ResultTable:
+    """Final pictures of a pair of prompts: a row a lane, a column a share of the calls with the first prompt."""
+    rows = []
+    for lane in lanes:
+        cells: list[Entry] = []
+        for share in shares:
+            alt = f"{lane.label}: '{pair[0]}' for {share:.0%} of the calls, then '{pair[1]}'"
+            source = pictures.get((lane.key, share))
+            cells.append(html.picture(html.Shot(source, alt, small=True)) if source else "")
+        rows.append((name_of(lane), *cells))
+    columns = ["Lane", *(f"{share:.0%}" for share in shares)]
+    return table("Final pictures after a change of prompt", columns, rows, style="lab-pictures lab-swaps")

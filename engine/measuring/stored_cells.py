@@ -1,0 +1,51 @@
+"""Pictures and latents as they were stored, decoded when a metric asks for them."""
+
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from engine.measuring.evidence import Evidence, Latents, Pictures, Subject
+from engine.study.cells import Cell
+
+
+class StoredCells:
+    """Pictures and latents of a group of cells, still encoded."""
+
+    def __init__(self, latents: dict[str, Latents], frames: pd.DataFrame) -> None:
+        self.latents = latents
+        self._frames = dict(iter(frames.groupby(["trajectory_id", "kind"])))
+
+    def evidence(self, cell: Cell, subject: Subject, reference: str | None) -> Evidence:
+        """What the metrics get to see of a cell, and of its reference if there is one."""
+        key = cell.trajectory_id
+        return Evidence(
+            subject,
+            cell.prompt,
+            cell.seed,
+            _decoded(self._frames[key, "final"]),
+            self.latents[key],
+            _decoded(self._frames[reference, "final"]) if (reference, "final") in self._frames else None,
+            self.latents.get(reference) if reference else None,
+        )
+
+    def final(self, trajectory_id: str) -> Pictures:
+        """The final picture of a cell, or its frames."""
+        return _decoded(self._frames[trajectory_id, "final"])
+
+    def steps(self, cell: Cell, subject: Subject) -> Iterator[tuple[int, Evidence]]:
+        """Step index of the kept steps, and what the metrics get to see of them."""
+        rows = self._frames.get((cell.trajectory_id, "x0"))
+        if rows is not None:
+            final, latents = self.final(cell.trajectory_id), self.latents[cell.trajectory_id]
+            for step_index, frames in rows.groupby("step_index"):
+                evidence = Evidence(subject, cell.prompt, cell.seed, _decoded(frames), latents, final_pictures=final)
+                yield int(step_index), evidence
+
+
+def _decoded(rows: pd.DataFrame) -> Pictures:
+    """(frames, height, width, 3) bytes."""
+    ordered = rows.sort_values("video_frame")["image"]
+    return np.stack([np.asarray(Image.open(io.BytesIO(bytes(data))).convert("RGB")) for data in ordered])

@@ -1,0 +1,355 @@
+"""The scoring pass: what metrics say of a study's pictures, step frames and whole lanes; makes no picture.
+
+It reads pictures and latents from the cache. A value that is there is never taken again; those of another metric
+version, other weights or another reference are kept apart. Torch is imported only if a metric that needs it has
+something to do.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine.cache import queries, score_tables
+from engine.cache.connection import reading
+from engine.cache.score_tables import FAILED, MetricRow, ReferenceRow, ScoreRow
+from engine.measuring import metrics
+from engine.measuring.evidence import Evidence, Subject, Unmeasurable
+from engine.measuring.formulas import relative_distance
+from engine.measuring.metric import Metric
+from engine.measuring.stored_cells import StoredCells
+from engine.passes.lane_scores import score_lanes
+from engine.passes.plan import StudyPlan
+from engine.progress import Progress
+from engine.study.cells import Cell
+
+GROUP_CELLS = 16
+# What a scope's part of the pass is called while it runs.
+_CALLED = {"picture": "scoring", "frame": "frames"}
+_NOTED = {"picture": "Metric '{}'", "frame": "Metric '{}' of step frames"}
+
+
+@dataclass
+class Tally:
+    """What came of the metrics of one scope.
+
+    Attributes:
+        taken: Values.
+        refused: Cells or lanes, metric by metric, of which nothing can be said; each a row with its reason.
+        failed: Values whose metric raised an error; each a row with it, tried again the next time.
+    """
+
+    taken: int = 0
+    refused: int = 0
+    failed: int = 0
+
+    def count(self, rows: Sequence[ScoreRow]) -> None:
+        """Adds rows."""
+        self.taken += sum(row.value is not None for row in rows)
+        self.failed += sum(row.failed for row in rows)
+        self.refused += sum(row.value is None and not row.failed for row in rows)
+
+
+@dataclass
+class Scoring:
+    """What a scoring pass did.
+
+    Attributes:
+        cells: Finished cells of the study.
+        waiting: Cells whose reference is not made yet.
+        no_truth: Prompts and seeds whose reference and check do not agree.
+        pairs: Prompts and seeds with both.
+        unavailable: Why a metric cannot be measured at all, by its key.
+    """
+
+    cells: int = 0
+    waiting: int = 0
+    no_truth: int = 0
+    pairs: int = 0
+    unavailable: dict[str, str] = field(default_factory=dict)
+    pictures: Tally = field(default_factory=Tally)
+    frames: Tally = field(default_factory=Tally)
+    lanes: Tally = field(default_factory=Tally)
+
+    @property
+    def scored(self) -> int:
+        """Values taken, of whatever scope."""
+        return self.pictures.taken + self.frames.taken + self.lanes.taken
+
+    @property
+    def failed(self) -> int:
+        """Values whose metric raised an error, of whatever scope."""
+        return self.pictures.failed + self.frames.failed + self.lanes.failed
+
+    def facts(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        return {**asdict(self), "scored": self.scored, "failed": self.failed}
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """A cell and the metrics, with their full versions, that it lacks."""
+
+    cell: Cell
+    metrics: tuple[tuple[Metric, str], ...]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The reference of every prompt and seed of a study, if it has one."""
+
+    ids: Mapping[tuple[str, int], str]
+    pairs: Mapping[str, ReferenceRow]
+
+    def of(self, cell: Cell) -> ReferenceRow | None:
+        """The reference of a cell and how far its check is; None if it is not made yet, or there is none."""
+        return self.pairs.get(self.ids.get((cell.prompt, cell.seed), ""))
+
+    def waits(self, cell: Cell) -> bool:
+        """Whether the cell's reference, or its check, is not made yet."""
+        pair = self.of(cell)
+        return bool(self.ids) and (pair is None or pair.distance is None)
+
+
+def score(plan: StudyPlan, cache: Path, progress: Progress | None = None) -> Scoring:
+    """Measures what the cache's finished cells of a study lack.
+
+    Raises:
+        CacheError: The cache cannot be used.
+    """
+    progress, result = progress or Progress(), Scoring()
+    subject = Subject(plan.source, plan.study.reference)
+    versions, result.unavailable = _versions(subject)
+    ids = [cell.trajectory_id for cell in plan.cells]
+    converged = [cell.trajectory_id for pair in plan.references for cell in pair]
+    with reading(cache) as db:
+        done = queries.finished(db, [*ids, *converged])
+        if not done.keys() & set(ids):
+            return result  # nothing is known of a study by these settings, so nothing is recorded
+        have = score_tables.scored(db, ids)
+        before = score_tables.recorded(db, plan.study.name)
+        known = {(row.reference_id, row.check_id): row.distance for row in before[1]}
+        pairs = []
+        for key in sorted((one.trajectory_id, other.trajectory_id) for one, other in plan.references):
+            if not set(key) <= done.keys():
+                distance = None
+            elif (distance := known.get(key)) is None:
+                latents = queries.latents(db, list(key))  # pair by pair: all of them may not fit in memory
+                distance = relative_distance(latents[key[1]], latents[key[0]])
+            pairs.append(ReferenceRow(*key, subject.reference.tolerance if subject.reference else 0.0, distance))
+    described = [_described(metric, versions, result.unavailable) for metric in metrics.METRICS.values()]
+    if before != (described, pairs):
+        score_tables.record(cache, plan.study.name, described, pairs)
+    truth = Truth(
+        {(pair[0].prompt, pair[0].seed): pair[0].trajectory_id for pair in plan.references},
+        {row.reference_id: row for row in pairs},
+    )
+    finished = [cell for cell in plan.cells if cell.trajectory_id in done]
+    framed = [cell for cell in finished if done[cell.trajectory_id][0] and "x0" in done[cell.trajectory_id][1]]
+    result.cells, result.waiting = len(finished), sum(map(truth.waits, finished))
+    result.pairs = sum(row.distance is not None for row in pairs)
+    result.no_truth = sum(row.distance is not None and row.distance > row.tolerance for row in pairs)
+    work = _CellWork(subject, truth, cache, progress)
+    work.run("picture", list(_jobs("picture", finished, versions, have, truth)), result.pictures)
+    agreeing = {row.reference_id for row in pairs if row.distance is not None and row.distance <= row.tolerance}
+    score_lanes(plan, subject, versions, done.keys(), agreeing, cache, progress, result.lanes.count)
+    work.run("frame", list(_jobs("frame", framed, versions, have, truth)), result.frames)
+    return result
+
+
+def _versions(subject: Subject) -> tuple[dict[str, str], dict[str, str]]:
+    """Full versions of the metrics that can be measured, and why the others cannot."""
+    versions, unavailable = {}, {}
+    for key, metric in metrics.METRICS.items():
+        try:
+            versions[key] = metric.full_version(subject)
+        except Unmeasurable as reason:
+            unavailable[key] = str(reason)
+    return versions, unavailable
+
+
+def _described(metric: Metric, versions: Mapping[str, str], unavailable: Mapping[str, str]) -> MetricRow:
+    return MetricRow(
+        metric.scope,
+        metric.key,
+        versions.get(metric.key, metric.version),
+        metric.label,
+        metric.unit,
+        metric.direction,
+        metric.smallest_n,
+        metric.trusted_n if metric.scope == "lane" else None,
+        metric.has_true_zero,
+        metric.span,
+        metric.margin,
+        metric.needs_reference,
+        metric.may_guard,
+        metric.description,
+        unavailable.get(metric.key),
+    )
+
+
+def _jobs(
+    scope: str,
+    cells: Sequence[Cell],
+    versions: Mapping[str, str],
+    have: set[tuple[str, str, str, str]],
+    truth: Truth,
+) -> Iterator[ScoreJob]:
+    usable = [(metric, versions[key]) for key, metric in metrics.of_scope(scope).items() if key in versions]
+    for cell in cells:
+        lacking = [
+            (metric, version)
+            for metric, version in usable
+            if (scope, cell.trajectory_id, metric.key, version) not in have
+            and not (metric.needs_reference and truth.waits(cell))
+        ]
+        if lacking:
+            yield ScoreJob(cell, tuple(lacking))
+
+
+@dataclass(frozen=True)
+class _CellWork:
+    """Measures cells and their frames, group by group."""
+
+    subject: Subject
+    truth: Truth
+    cache: Path
+    progress: Progress
+
+    def run(self, scope: str, jobs: Sequence[ScoreJob], tally: Tally) -> None:
+        if jobs:
+            self.progress.start(_CALLED[scope], len(jobs), "cells")
+        for start in range(0, len(jobs), GROUP_CELLS):
+            group = jobs[start : start + GROUP_CELLS]
+            stored = self._stored(scope, group)
+            rows: list[ScoreRow] = []
+            for job in group:
+                rows += self._rows(scope, job, stored, tally)
+                self.progress.advance(1, job.cell.lane.key)
+            score_tables.write_scores(self.cache, rows)
+            for row in rows:
+                if row.failed:
+                    self.progress.note(f"{_NOTED[scope].format(row.metric)} {row.reason}")
+
+    def _stored(self, scope: str, group: Sequence[ScoreJob]) -> StoredCells:
+        wanted = {job.cell.trajectory_id for job in group}
+        if scope == "picture":
+            wanted |= {pair.reference_id for job in group if (pair := self.truth.of(job.cell))}
+        framed = scope == "frame" or any(metric.on_frames for job in group for metric, _ in job.metrics)
+        with reading(self.cache) as db:
+            frames = queries.frames(db, sorted(wanted), ["final", "x0"] if framed else ["final"])
+            return StoredCells(queries.latents(db, sorted(wanted)), frames)
+
+    def _rows(self, scope: str, job: ScoreJob, stored: StoredCells, tally: Tally) -> list[ScoreRow]:
+        cell, found = job.cell, []
+        pair = self.truth.of(cell)
+        if scope == "frame" or any(metric.on_frames for metric, _ in job.metrics):
+            steps = list(stored.steps(cell, self.subject))
+        if scope == "picture":
+            evidence = stored.evidence(cell, self.subject, pair.reference_id if pair else None)
+        for metric, version in job.metrics:
+            if scope == "frame":
+                rows = _frame_rows(metric, version, cell, steps)
+            else:
+                rows = [_picture_row(metric, version, cell, evidence, pair)]
+            tally.count(rows)
+            found += rows
+            if metric.on_frames and scope == "picture" and rows[0].reason is None:
+                found += _more_frames(metric, version, cell, steps, self.progress)
+        return found
+
+
+def _picture_row(metric: Metric, version: str, cell: Cell, evidence: Evidence, pair: ReferenceRow | None) -> ScoreRow:
+    value, reason = None, None
+    try:
+        if metric.needs_reference and cell.lane.scheduler.stochastic:
+            raise Unmeasurable("its scheduler draws noise, so it does not converge to the reference")
+        if metric.needs_reference and pair is not None and pair.distance is not None and pair.distance > pair.tolerance:
+            raise Unmeasurable(
+                f"no ground truth: reference and check are {pair.distance:.3g} apart, tolerance {pair.tolerance:g}"
+            )
+        value = metric.value(evidence)
+        if not math.isfinite(value):
+            value, reason = None, f"the value is {value}"
+    except Unmeasurable as why:
+        reason = str(why)
+    except Exception as error:  # of a metric from outside; the others go on
+        reason = f"{FAILED} {type(error).__name__}: {error}"
+    return ScoreRow("picture", metric.key, version, value, reason, trajectory_id=cell.trajectory_id)
+
+
+def _frame_rows(metric: Metric, version: str, cell: Cell, steps: Sequence[tuple[int, Evidence]]) -> list[ScoreRow]:
+    """A metric's values of a cell's frames; or, if there is none at all or it raises, the reason."""
+    rows: list[ScoreRow] = []
+    reason = "no step frame is kept"
+    for step_index, evidence in steps:
+        try:
+            value = metric.value(evidence)
+            if math.isfinite(value):
+                rows.append(_frame_row(metric, version, cell, step_index, value))
+            else:
+                reason = f"the value is {value}"
+        except Unmeasurable as why:
+            reason = str(why)
+        except Exception as error:  # weights that cannot be read, or too little memory; the others go on
+            return [_frame_row(metric, version, cell, None, None, f"{FAILED} {type(error).__name__}: {error}")]
+    return rows or [_frame_row(metric, version, cell, None, None, reason)]
+
+
+def _more_frames(
+    metric: Metric, version: str, cell: Cell, steps: Sequence[tuple[int, Evidence]], progress: Progress
+) -> Iterator[ScoreRow]:
+    """The values of the frames that have one by a metric of pictures; an error leaves out its frame alone."""
+    for step_index, evidence in steps:
+        try:
+            value = metric.value(evidence)
+            if not math.isfinite(value):
+                raise ArithmeticError(f"the value is {value}")
+        except Unmeasurable:
+            continue
+        except Exception as error:  # of a metric from outside; the other frames go on
+            where = f"the frame of step {step_index}, {cell.lane.key}, seed {cell.seed}"
+            progress.note(f"Metric '{metric.key}' leaves out {where}: {type(error).__name__}: {error}")
+            continue
+        yield _frame_row(metric, version, cell, step_index, value)
+
+
+def _frame_row(
+    metric: Metric, version: str, cell: Cell, step_index: int | None, value: float | None, reason: str | None = None
+) -> ScoreRow:
+    return ScoreRow(
+        "frame",
+        metric.key,
+        version,
+        value,
+        reason,
+        trajectory_id=cell.trajectory_id,
+        kind="x0",
+        step_index=step_index,
+    )
+
+
+def scoring_lines(study: str, result: Scoring) -> list[str]:
+    """What a scoring pass did, for people."""
+    cells, lanes = result.pictures, result.lanes
+    taken = cells.taken + result.frames.taken
+    if not (taken or cells.refused or result.failed or lanes.taken or lanes.refused):
+        lines = [f"{study}: nothing to do, all {result.cells} finished cells are scored."]
+    else:
+        lines = [f"{study}: {taken} values of {result.cells} finished cells."]
+        if cells.refused:
+            lines.append(f"{cells.refused} values cannot be told; each is a row with its reason.")
+    if lanes.taken or lanes.refused:
+        lines.append(f"{lanes.taken} values of whole sets; {lanes.refused} refused, each a row with its reason.")
+    if result.failed:
+        lines.append(f"{result.failed} values FAILED; each is a row with its error, and is tried again the next time.")
+    if result.pairs:
+        agree = result.pairs - result.no_truth
+        lines.append(f"Reference: {agree} of {result.pairs} prompts and seeds have a ground truth.")
+    if result.waiting:
+        lines.append(f"{result.waiting} cells wait for their reference; `run` makes it.")
+    for scope, note in (("picture", ""), ("lane", " (of sets)")):
+        of = metrics.of_scope(scope)
+        lines += [f"{key}{note}: {reason}." for key, reason in result.unavailable.items() if key in of]
+    return lines

@@ -1,0 +1,366 @@
+"""What a cache says of a study: its tables, read once, and all that follows from them. Imports no torch.
+
+Pages, report, exports, commands and the Python face ask this one object, so that they cannot disagree.
+"""
+
+import copy
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from engine.analysis import timing_summary as timing
+from engine.analysis.claims import Claim, ClaimVerdict, evaluate, lanes_of
+from engine.analysis.comparison import Comparison, Floor, compare
+from engine.analysis.convergence import Convergence, convergence
+from engine.analysis.outcomes import (
+    StudyCell,
+    StudyLane,
+    StudyProgress,
+    cells_by_subject,
+    listed,
+    study_lanes,
+    table_in,
+    unique_names,
+)
+from engine.analysis.recommendation import Recommendation, deciding, recommend
+from engine.analysis.standings import LANE_COLUMNS, standings
+from engine.cache import lint_tables, queries, score_tables, step_tables
+from engine.cache.connection import Connection
+from engine.errors import StudyError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of a study. The columns of each table stand at the query of that name in `engine.cache`.
+
+    Attributes:
+        id: Name of the study.
+        spec: The study as it is stored; it may come from a stranger's file.
+        cells: The cells that have run.
+        samples: Raw timing samples of every environment (`queries.timings`).
+        noise: How well the arithmetic repeats itself (`lint_tables.noise`).
+        missing: How many cells have not run yet.
+        sets: Metrics of whole sets, against the reference and the baseline (`score_tables.lane_scores`).
+        frame_quality: Of the lanes that were asked for alone, as `step_metrics`.
+        version: State of the cache that was read, for those who remember what follows from the results.
+        place: Environment and batch size whose times are shown; None: batch 1 in the environment that counts.
+    """
+
+    id: str
+    spec: Mapping[str, Any]
+    cells: pd.DataFrame
+    metrics: pd.DataFrame
+    quality: pd.DataFrame
+    unscored: pd.DataFrame
+    frame_quality: pd.DataFrame
+    step_metrics: pd.DataFrame
+    samples: pd.DataFrame
+    references: pd.DataFrame
+    environments: pd.DataFrame
+    models: pd.DataFrame
+    noise: pd.DataFrame
+    missing: int
+    set_metrics: pd.DataFrame
+    sets: pd.DataFrame
+    version: Hashable = None
+    place: tuple[str, int] | None = None
+
+    # What was planned.
+
+    @property
+    def baseline(self) -> str:
+        """The lane that others are compared with: the study's, or else the first."""
+        return _baseline(self.spec, self.cells)
+
+    @property
+    def description(self) -> str:
+        """What the study is about, in its author's words."""
+        return str(self.spec.get("description") or "")
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts in the study's order."""
+        return listed(self.spec, "prompts", str) or list(dict.fromkeys(self.cells["prompt"]))
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds in the study's order."""
+        return listed(self.spec, "seeds", int) or [int(seed) for seed in dict.fromkeys(self.cells["seed"])]
+
+    @cached_property
+    def lanes(self) -> list[StudyLane]:
+        """The lanes in the study's order; labels are made unique by adding the key."""
+        return study_lanes(self.spec, self.cells)
+
+    @property
+    def lane_table(self) -> pd.DataFrame:
+        """The lanes as a table: columns `LANE_COLUMNS`."""
+        rows = [
+            (lane.key, lane.label, lane.scheduler, lane.steps, lane.nfe, lane.key == self.baseline)
+            for lane in self.lanes
+        ]
+        return pd.DataFrame(rows, columns=LANE_COLUMNS).astype({"nfe": float})
+
+    def lane(self, key: str) -> StudyLane | None:
+        """The lane of a key."""
+        return next((lane for lane in self.lanes if lane.key == key), None)
+
+    def lane_label(self, key: str) -> str:
+        """A lane's name for people."""
+        lane = self.lane(key)
+        return key if lane is None else lane.label
+
+    # What has run, and where.
+
+    @property
+    def progress(self) -> StudyProgress:
+        """Cells by outcome, and timing samples."""
+        status = self.cells["status"]
+        samples = int((self.samples["stage"] == "total").sum())
+        return StudyProgress(int((status == "done").sum()), int((status == "failed").sum()), self.missing, samples)
+
+    @property
+    def total(self) -> int:
+        """Cells planned."""
+        return len(self.cells) + self.missing
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether cells or timing samples that the study asks for are not there yet."""
+        wanted, progress = table_in(self.spec, "timing"), self.progress
+        repeats = wanted.get("repeats")
+        batches = len(listed(wanted, "batch_sizes", int))
+        samples = repeats * batches * len(self.lanes) if isinstance(repeats, int) else 0
+        return self.missing > 0 or (progress.done > 0 and progress.samples < samples)
+
+    def cell(self, lane: str, prompt: str, seed: int) -> StudyCell:
+        """The cell of a lane, prompt and seed."""
+        return self._outcomes.get((lane, prompt, seed), StudyCell("missing"))
+
+    @cached_property
+    def _outcomes(self) -> dict[tuple[str, str, int], StudyCell]:
+        return cells_by_subject(self.cells)
+
+    @property
+    def counts(self) -> pd.DataFrame:
+        """Cells of each lane by outcome: columns done, failed, missing by lane key."""
+        table = pd.crosstab(self.cells["study_lane"], self.cells["status"])
+        table = table.reindex(index=[lane.key for lane in self.lanes], columns=["done", "failed"], fill_value=0)
+        planned = len(self.prompts) * len(self.seeds)
+        return table.assign(missing=(planned - table.sum(axis=1)).clip(lower=0))
+
+    @property
+    def failures(self) -> pd.DataFrame:
+        """Failed cells: study_lane, prompt, seed, error, created_at."""
+        failed = self.cells[self.cells["status"] == "failed"]
+        return failed[["study_lane", "prompt", "seed", "error", "created_at"]]
+
+    @property
+    def facts(self) -> list[str]:
+        """Model, picture size, guidance: what all cells share, in a few words each."""
+        found = [f"model {self.spec['model']}"] if self.spec.get("model") else []
+        if not self.cells.empty:
+            first = self.cells.iloc[0]
+            size, guidance = f"{first['width']} × {first['height']} px", f"guidance {first['guidance_scale']:g}"
+            found += [size, guidance, str(first["dtype"])]
+        return found
+
+    @property
+    def environment_lines(self) -> list[str]:
+        """Where the cells were computed and the lanes timed, one line each."""
+        lines = [
+            f"{row.device}: {row.device_name}, torch {row.torch}, diffusers {row.diffusers}, {row.cells} cells"
+            for row in self.environments.itertuples()
+        ]
+        timed = self.samples.groupby("environment_id")["device_name"].first() if len(self.samples) else {}
+        known = set(self.environments["environment_id"])
+        return lines + [f"{name}: timing only" for key, name in timed.items() if key not in known]
+
+    # What it took.
+
+    @cached_property
+    def timings(self) -> pd.DataFrame:
+        """Timing summaries of all environments and batch sizes (`timing.summarise`), with what is shown of a lane.
+
+        Further columns: label, scheduler, steps, is_baseline.
+        """
+        table = timing.summarise(self.samples, self.baseline)
+        shown = self.lane_table[["lane", "label", "scheduler", "steps", "is_baseline"]]
+        return table.merge(shown, on="lane", how="inner")
+
+    @property
+    def timed_environments(self) -> dict[str, str]:
+        """Environments with times, the one that counts first: id -> name, made unique."""
+        names = dict(zip(self.timings["environment_id"], self.timings["device_name"], strict=True))
+        return unique_names({key: str(names[key]) for key in timing.environments_by_last_timing(self.timings)})
+
+    def timed_at(self, environment_id: str, batch_size: int) -> "Results":
+        """The same results, seen with the times of another environment or batch size."""
+        seen = copy.copy(self)
+        object.__setattr__(seen, "place", (environment_id, batch_size))
+        return seen
+
+    @property
+    def times(self) -> pd.DataFrame:
+        """The rows of `timings` in one place, fastest first: that of `place`, or else those that count."""
+        if self.place is None:
+            return timing.counted(self.timings).reset_index(drop=True)
+        environment_id, batch_size = self.place
+        table = self.timings
+        here = (table["environment_id"] == environment_id) & (table["batch_size"] == batch_size)
+        return table[here].reset_index(drop=True)
+
+    # How good it is.
+
+    @cached_property
+    def floors(self) -> dict[str, Floor]:
+        """Differences of a metric below these say nothing about lanes, by metric: the largest of what is known.
+
+        The latent error to the reference and that to its check differ by at most the distance between the two. And
+        what the same cell differs by under other batch sizes, or in the study's number format from float32, is
+        arithmetic (`noise_floors`, of the study's environment and model).
+        """
+        known = []
+        if len(self.references) and self.references["agrees"].any():
+            distance = float(self.references[self.references["agrees"]]["distance"].median())
+            known.append(Floor(distance, "distance of the reference to its check"))
+        rows = self.noise[(self.noise["metric"] == "latent_error") & self.noise["median"].notna()]
+        # A study is never compiled, and all of its cells are of one number format.
+        rows = rows[rows["variation"].str.startswith(("again", "batch")) | (rows["variation"] == "float32")]
+        if len(rows):
+            worst = rows.sort_values("median").iloc[-1]
+            source = (
+                f"noise of the arithmetic ({worst['variation']}, {worst['lane']}, n = {int(worst['n'])}, "
+                f"on {worst['device_name']})"
+            )
+            known.append(Floor(float(worst["median"]), source))
+        return {"latent_error": max(known)} if known else {}
+
+    @property
+    def reference_line(self) -> str:
+        """How many prompts and seeds have a ground truth, and how well it is known; empty without a reference."""
+        if not len(self.references):
+            return ""
+        agree = int(self.references["agrees"].sum())
+        line = f"Reference: {agree} of {len(self.references)} prompts and seeds have a ground truth"
+        apart = self.references["distance"].dropna()
+        if len(apart):
+            line += (
+                f"; {self.references['reference'].iloc[0]} and {self.references['check'].iloc[0]} are "
+                f"{apart.median():.2g} apart (median; largest {apart.max():.2g})"
+            )
+        return line + "."
+
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        """Every lane against the baseline by every metric."""
+        return compare(self.quality, self.metrics, self.baseline, self.floors)
+
+    @property
+    def deciding(self) -> str:
+        """Key of the metric that decides."""
+        return deciding(set(self.quality["metric"]))
+
+    def metric_label(self, metric: str) -> str:
+        """A metric's name for people."""
+        names = dict(zip(self.metrics["metric"], self.metrics["label"], strict=True))
+        return str(names.get(metric, metric))
+
+    def compared_by(self, metric: str) -> list[Comparison]:
+        """The comparisons by one metric."""
+        return [row for row in self.comparisons if row.metric == metric]
+
+    def comparison(self, lane: str) -> Comparison | None:
+        """How a lane compares by the metric that decides."""
+        return next((row for row in self.compared_by(self.deciding) if row.lane == lane), None)
+
+    @cached_property
+    def convergence(self) -> Convergence:
+        """Errors against the converged solution, and the order each scheduler shows."""
+        return convergence(self.quality, self.cells, floor=float(self.floors.get("latent_error", 0.0)))
+
+    @property
+    def standings(self) -> pd.DataFrame:
+        """Every lane by every metric, with the times of `times`."""
+        return standings(self.lane_table, self.times, self.comparisons)
+
+    @property
+    def recommendation(self) -> Recommendation:
+        """The cheapest lane that is as good as the baseline, or why that cannot be told: what every view shows."""
+        scored = self.deciding in set(self.quality["metric"])
+        return recommend(self.times, self.comparisons, self.baseline, self.deciding, scored=scored)
+
+    def claim_verdicts(self, known: Sequence[Claim]) -> tuple[ClaimVerdict, ...]:
+        """Claims put to the test; none if the study has none of the lanes they speak of."""
+        if not set(lanes_of(known)) & {lane.key for lane in self.lanes}:
+            return ()
+        return tuple(evaluate(known, self))
+
+    def with_steps(self, steps: tuple[pd.DataFrame, pd.DataFrame]) -> "Results":
+        """The same results with step metrics and frame scores, as `read_steps` gives them."""
+        seen = copy.copy(self)
+        for name, table in zip(("step_metrics", "frame_quality"), steps, strict=True):
+            object.__setattr__(seen, name, table)
+        return seen
+
+    def worked_out(self) -> "Results":
+        """These results with all that resamples worked out: pickled, they bring the answers with them."""
+        _ = self.timings, self.comparisons, self.convergence
+        return self
+
+
+def read_results(db: Connection, study_id: str, lanes: Sequence[str] | None = ()) -> Results:
+    """Reads a study, pictures aside.
+
+    Args:
+        db: An open connection.
+        study_id: Name of the study.
+        lanes: Those whose step metrics and frame scores are read too, by far the most rows; None: all lanes.
+
+    Raises:
+        StudyError: The cache holds no such study.
+    """
+    spec: dict[str, Any] | None = queries.spec(db, study_id)
+    if not isinstance(spec, dict):
+        names = queries.studies(db)["name"].tolist()
+        known = ", ".join(names) or "none yet"
+        raise StudyError(f"The cache holds no study '{study_id}'.{did_you_mean(study_id, names)} Studies: {known}.")
+    cells = queries.cells(db, study_id)
+    step_metrics, frame_quality = read_steps(db, study_id, lanes)
+    return Results(
+        id=study_id,
+        spec=spec,
+        cells=cells,
+        metrics=score_tables.metrics(db, study_id),
+        quality=score_tables.picture_scores(db, study_id),
+        unscored=score_tables.picture_reasons(db, study_id),
+        frame_quality=frame_quality,
+        step_metrics=step_metrics,
+        samples=queries.timings(db, study_id),
+        references=score_tables.references(db, study_id),
+        environments=queries.environments(db, study_id),
+        models=queries.models(db, study_id),
+        noise=lint_tables.noise(db, study_id),
+        missing=queries.missing_cells(db, study_id),
+        set_metrics=score_tables.metrics(db, study_id, "lane"),
+        sets=score_tables.lane_scores(db, study_id, _compared_with(spec, _baseline(spec, cells))),
+    )
+
+
+def read_steps(db: Connection, study_id: str, lanes: Sequence[str] | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Step metrics and frame scores of lanes of a study, or of all (None)."""
+    return step_tables.step_metrics(db, study_id, lanes), score_tables.frame_scores(db, study_id, lanes)
+
+
+def _baseline(spec: Mapping[str, Any], cells: pd.DataFrame) -> str:
+    return str(spec.get("baseline") or next(iter(cells["study_lane"]), ""))
+
+
+def _compared_with(spec: Mapping[str, Any], baseline: str) -> list[str]:
+    """Lanes that sets are compared with: the reference's, if there is one, and the baseline."""
+    reference = spec.get("reference")
+    converged = [str(reference.get("lane"))] if isinstance(reference, dict) else []
+    return list(dict.fromkeys([*converged, baseline]))

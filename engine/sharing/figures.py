@@ -1,0 +1,33 @@
+"""All figures of a study as a table for spreadsheets."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from engine.analysis.standings import standings
+from engine.results import Results
+
+
+def figures_csv(results: Results) -> str:
+    """All figures as CSV: a row for each lane and metric, in each environment and at each batch size it was timed.
+
+    `n` counts timing samples, `prompts` and `pairs` what quality rests on; `low` and `high` are ends of 95 % intervals.
+    """
+    tables = [standings(results.lane_table, times, results.comparisons) for times in _each_place(results.timings)]
+    table = pd.concat(tables, ignore_index=True) if tables else results.standings
+    texts = table.select_dtypes(include=["object", "string"]).columns
+    table = table.assign(**{name: table[name].map(_as_text) for name in texts})
+    table.insert(0, "study", _as_text(results.id))
+    table.insert(1, "baseline", _as_text(results.baseline))
+    return str(table.to_csv(index=False, lineterminator="\n"))
+
+
+def _each_place(times: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    for _, group in times.groupby(["environment_id", "batch_size"], sort=True):
+        yield group
+
+
+def _as_text(value: Any) -> Any:
+    """Keeps spreadsheets from running a text of a stranger as a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"} else value
