@@ -10,6 +10,7 @@ from engine.commands import sharing_options
 from engine.environment import DEVICES, MEMORIES
 from engine.errors import LabError
 from engine.paths import CLAIMS, DEFAULT_CACHE
+from engine.progress import interruptible
 
 INTERRUPTED = 130
 
@@ -20,8 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module, _, name = parsed.command.partition(".")
     try:
         # Imported only now: what one command needs, others should not wait for.
-        command: Callable[[argparse.Namespace], int] = getattr(import_module(f"engine.commands.{module}"), name)
-        return command(parsed)
+        with interruptible():
+            command: Callable[[argparse.Namespace], int] = getattr(import_module(f"engine.commands.{module}"), name)
+            return command(parsed)
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

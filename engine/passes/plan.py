@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from engine.passes.timing import MissingTiming, missing_timings, timing_calls
 from engine.study.cells import Cell, cells, check_lanes, reference_cells
 from engine.study.lanes import Finding, Lane
 from engine.study.prompt_swaps import Swap, swaps
+from engine.study.reference import fitting_reference
 from engine.study.source import ModelSource
 from engine.study.study import Study
 from engine.study.vocabulary import vocabulary_notes
@@ -34,6 +35,7 @@ class StudyPlan:
         missing_timings: Timing samples that the cache lacks for this environment.
         missing_references: Cells of the references that the cache lacks.
         missing_swaps: Those of `swaps` that the cache lacks.
+        remarks: What of the study was exchanged for this model.
         seconds_per_call: Median seconds of a denoiser call at batch 1, if this machine has timed the model.
     """
 
@@ -49,6 +51,7 @@ class StudyPlan:
     missing_references: tuple[ImageJob, ...]
     missing_swaps: tuple[Swap, ...]
     seconds_per_call: float | None
+    remarks: tuple[str, ...] = ()
 
     @property
     def nothing_to_do(self) -> bool:
@@ -57,8 +60,8 @@ class StudyPlan:
 
     @property
     def notes(self) -> list[str]:
-        """What a person should know of the prompts before pictures are made of them."""
-        return vocabulary_notes(self.source.name, self.study.prompts)
+        """What a person should know before pictures are made: of the prompts, and of what was exchanged."""
+        return [*vocabulary_notes(self.source.name, self.study.prompts), *self.remarks]
 
     @property
     def image_calls(self) -> int:
@@ -118,15 +121,17 @@ def plan_study(study: Study, source: ModelSource, cache: Path, device: str, memo
         StudyError: A lane is known to be wrong on this model.
         CacheError: The cache cannot be read, or an older version wrote it.
     """
-    references = study.reference
+    references, remark = fitting_reference(study.reference, source.scheduler_config, source.family)
+    study = replace(study, reference=references)
     lanes = (*study.lanes, references.lane, references.check) if references else study.lanes
     findings = check_lanes(lanes, source.scheduler_config, source.family)
     environment = describe(resolve_device(device), memory)
     try:
         with reading(cache) as db:
-            return _compare(db, study, source, environment, findings)
+            plan = _compare(db, study, source, environment, findings)
     except CacheMissing:
-        return _compare(None, study, source, environment, findings)
+        plan = _compare(None, study, source, environment, findings)
+    return replace(plan, remarks=(remark,) if remark else ())
 
 
 def check_disk(plan: StudyPlan, cache: Path) -> None:

@@ -101,12 +101,12 @@ def _record_study(plan: StudyPlan, context: PassContext) -> None:
 def _make_missing(plan: StudyPlan, context: PassContext, outcome: RunOutcome) -> None:
     """The passes that need the model."""
     from engine.passes.lints import store_lints
-    from engine.sampling.building import build_scheduler
+    from engine.sampling.dry_run import refuse_failing
     from engine.sampling.standins import model_config
 
     config = model_config(context.model.pipe)
-    for lane in plan.study.lanes:
-        build_scheduler(lane, config)  # a lane that cannot be built is refused before anything is written
+    # Lanes whose cells would all fail are refused before anything is written.
+    refuse_failing(context.model.pipe, [job.cell for job in (*plan.missing_images, *plan.missing_references)])
     _record_study(plan, context)
     context.writer.set_parameters(plan.source, context.model.parameters)
     store_lints(context.cache, [*plan.cells, *(cell for pair in plan.references for cell in pair)], plan.source, config)

@@ -4,6 +4,8 @@ They show what a family does without a formula of any family: how latents become
 shift, means and resizing the pipeline's own last lines hold), and what its denoiser gets for one prompt and for two.
 """
 
+import contextlib
+import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -111,8 +113,14 @@ class _Silent(StandIn):
         arguments = arguments_of(self.real, args, kwargs)
         self.seen.append(arguments)
         first = next(iter(arguments.values()))
-        several = isinstance(first, list)
-        return Denoised(([torch.zeros_like(row) for row in first] if several else torch.zeros_like(first),))
+        if isinstance(first, list):
+            return Denoised(([torch.zeros_like(row) for row in first],))
+        # Inpainting and videos of pictures give it more channels than it answers with.
+        channels = getattr(getattr(self.real, "config", None), "out_channels", None)
+        answer = torch.zeros_like(first)
+        if first.ndim >= 4 and isinstance(channels, int) and 0 < channels < first.shape[-3]:
+            answer = answer.narrow(-3, 0, channels)
+        return Denoised((answer,))
 
 
 class _Receiving(StandIn):
@@ -196,6 +204,44 @@ def row_axes(pipe: DiffusionPipeline, arguments: Mapping[str, Any]) -> dict[Path
         return learn_axes(one, two)
     except Exception:  # whatever a pipeline raises that takes one prompt at a time; its calls are then made alone
         return None
+
+
+def idle_call(
+    pipe: DiffusionPipeline,
+    arguments: Mapping[str, Any],
+    scheduler: Any,
+    seed: int,
+    seen: list[dict[str, Any]],
+    *,
+    first_step: bool = False,
+) -> None:
+    """A whole call of the pipeline with a real scheduler, up to its latents, whose denoiser says nothing.
+
+    Args:
+        pipe: Any pipeline.
+        arguments: Of its call.
+        scheduler: A fresh one, which is used up.
+        seed: Of the call.
+        seen: Takes the arguments of every denoiser call.
+        first_step: Whether the call ends after its first step.
+
+    Raises:
+        Exception: Whatever the pipeline or the scheduler raises.
+    """
+    silent = {name: _Silent(real, seen) for name, real in denoisers(pipe).items()}
+    twin: Any = with_parts(pipe, scheduler=scheduler, **silent)
+    step = scheduler.step
+
+    @functools.wraps(step)
+    def once(*args: Any, **kwargs: Any) -> None:
+        step(*args, **kwargs)
+        raise _SeenError
+
+    if first_step:
+        scheduler.step = once
+    generator = torch.Generator("cpu").manual_seed(seed)
+    with contextlib.suppress(_SeenError):
+        twin(**arguments, generator=generator, output_type="latent", return_dict=False)
 
 
 def _given(pipe: DiffusionPipeline, arguments: Mapping[str, Any], rows: int) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 from engine.errors import StudyError
-from engine.study.families import UNKNOWN, Family
+from engine.study.families import UNKNOWN, Family, needed_inputs
 from engine.study.lanes import Finding, Lane, check_lane
 from engine.study.pipeline_settings import PipelineSettings
 from engine.study.schedulers import class_version
@@ -74,6 +74,7 @@ def cells(study: Study, model: ModelSource, device: str) -> list[Cell]:
     """
     if model.fingerprint is None:
         raise StudyError(f"Model '{model.name}' has to be fetched before its cells are known.")
+    _check_inputs(study, model)
     width, height = picture_size(study, model)
     codes = {lane.key: class_version(lane.scheduler.target) for lane in study.lanes}
     dtype = resolve_dtype(study.dtype, device)
@@ -95,6 +96,25 @@ def cells(study: Study, model: ModelSource, device: str) -> list[Cell]:
         for seed in study.seeds
         for lane in study.lanes
     ]
+
+
+def _check_inputs(study: Study, model: ModelSource) -> None:
+    """Refuses a model whose pipeline needs what the study doesn't give.
+
+    Raises:
+        StudyError: A picture is missing, or the pipeline takes no prompt.
+    """
+    needed = needed_inputs(model.family, model.pipeline)
+    given = {"prompt", *study.pipeline.arguments, *study.pipeline.pictures}
+    lacking = [name for name in needed if name not in given]
+    if lacking:
+        table = ", ".join(f'{name} = "picture.png"' for name in lacking)
+        raise StudyError(
+            f"Study '{study.name}': {model.pipeline} of model '{model.name}' starts from a picture; add a table "
+            f"[pipeline] with {table}."
+        )
+    if model.family is UNKNOWN and not model.prompted:
+        raise StudyError(f"Study '{study.name}': {model.pipeline} of model '{model.name}' takes no prompt.")
 
 
 def reference_cells(study: Study, model: ModelSource, device: str) -> list[tuple[Cell, Cell]]:

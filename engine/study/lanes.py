@@ -12,6 +12,14 @@ from engine.study.schedulers import SCHEDULERS, ModelKind, Scheduler
 MAX_STEPS = 1000
 # Classes that take the timestep before to be t - 1000 // steps, wherever their own list puts it.
 FIXED_STRIDE = {"DDIMScheduler": "DDIM", "PNDMScheduler": "PNDM"}
+# Classes that ignore `rescale_betas_zero_snr`.
+DROP_ZERO_SNR = frozenset(
+    f"{name}Scheduler"
+    for name in (
+        *("HeunDiscrete", "LMSDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverSDE", "PNDM"),
+        *("DEISMultistep", "SASolver", "DPMSolverSinglestep"),
+    )
+)
 # Classes whose times are not those of models trained on discrete timesteps.
 OTHER_TIME_AXES = ("IPNDM",)
 
@@ -213,6 +221,13 @@ def _findings(
     if config.get("rescale_betas_zero_snr") and config.get("prediction_type", "epsilon") == "epsilon":
         yield Finding(
             "error", "zero_snr", "rescale_betas_zero_snr divides by zero with noise prediction (diffusers #3851)."
+        )
+    if model_config.get("rescale_betas_zero_snr") and name in DROP_ZERO_SNR:
+        yield Finding(
+            "error",
+            "zero_snr_dropped",
+            f"the model's noise schedule ends without any signal (rescale_betas_zero_snr), which {name} ignores: its "
+            "noise levels are others than the model was trained on.",
         )
     if config.get("algorithm_type") in {"dpmsolver", "sde-dpmsolver"} and config.get("final_sigmas_type") == "zero":
         yield Finding(

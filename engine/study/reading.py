@@ -29,6 +29,10 @@ class Table:
         """An error that names this place."""
         return StudyError(f"{self.where}: '{key}' {problem}.")
 
+    def __contains__(self, key: str) -> bool:
+        """Whether a key is given."""
+        return key in self._data
+
     def _get(self, key: str, default: Any) -> Any:
         self._asked.add(key)
         value = self._data.get(key, default)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from engine.errors import ModelError, did_you_mean
 from engine.paths import DATA
 from engine.study.families import FAMILIES, Family, family_of
-from engine.study.model_files import IncompleteError, file_digest, is_part, loaded_files, read_json
+from engine.study.model_files import IncompleteError, file_digest, is_part, loaded_files, parts_of, read_json
 
 EXAMPLE_HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 BUNDLED = DATA / "bundled"
@@ -44,6 +44,7 @@ class ModelSource:
         size: Width and height in pixels of the model's own pictures.
         scheduler_config: The scheduler configuration that came with it.
         bytes: Size of its weights.
+        prompted: Whether it reads text, or starts from a picture.
     """
 
     name: str
@@ -55,6 +56,7 @@ class ModelSource:
     size: tuple[int, int] | None
     scheduler_config: dict[str, Any]
     bytes: int = 0
+    prompted: bool = True
 
     @property
     def family(self) -> Family:
@@ -128,6 +130,7 @@ def _from_folder(name: str, folder: Path, kind: Literal["folder", "hub"], revisi
         size=family.size or _native_size(folder, sample, name),
         scheduler_config=scheduler,
         bytes=size,
+        prompted=any(part.startswith(("text_encoder", "tokenizer", "image_encoder")) for part in parts_of(index)),
     )
 
 

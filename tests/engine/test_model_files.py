@@ -99,6 +99,7 @@ def test_old_folders_are_seen_as_the_pipeline_mends_them(folder: Path) -> None:
     scheduler = folder / "scheduler" / "scheduler_config.json"
     old = {key: value for key, value in json.loads(scheduler.read_text()).items() if key != "clip_sample"}
     scheduler.write_text(json.dumps(old | {"_class_name": "DDIMScheduler", "steps_offset": 0}))
+    rewrite(folder / "model_index.json", scheduler=["diffusers", "DDIMScheduler"])
     rewrite(folder / "unet" / "config.json", _diffusers_version="0.6.0", sample_size=16)
     source, pipe = find_model(str(folder)), loaded(folder)
     assert source.scheduler_config["steps_offset"] == pipe.scheduler.config.steps_offset == 1
