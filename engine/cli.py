@@ -46,6 +46,15 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--progress", choices=("bar", "json", "none"), default="bar")
     run.set_defaults(command="studies.run")
 
+    decide = add("decide", help="add prompts until the cheapest lane as good as the baseline is known; exit 3: not yet")
+    _study(decide)
+    decide.add_argument(
+        "--budget", metavar="N", help="most of this call: minutes (10m), prompts (200p) or calls (5000c)"
+    )
+    decide.add_argument("--max-batch", type=_positive, metavar="N", help="most images in flight (default: by device)")
+    decide.add_argument("--progress", choices=("bar", "json", "none"), default="bar")
+    decide.set_defaults(command="deciding.decide")
+
     plan = add("plan", help="show what is cached, what would run and how long it may take; runs nothing")
     _study(plan)
     plan.set_defaults(command="studies.plan")

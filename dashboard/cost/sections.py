@@ -9,6 +9,7 @@ from dashboard import components
 from dashboard.cost import controls
 from dashboard.cost.data import Equality
 from engine.analysis.cost import MONTH_SECONDS, Preset, Pricing, Rate, Workload, price_lanes
+from engine.analysis.recommendation import WORDS
 from engine.display import html
 from engine.display.cost_charts import MARKS, cost_chart
 from engine.display.formats import NONE, interval_note, known, money, money_range, percent, percent_range
@@ -127,7 +128,7 @@ def _cards(table: pd.DataFrame, choice: Pricing, equal: Equality) -> list[Figure
 def _quality(equal: Equality, lane: str) -> str:
     if equal.as_good(lane):
         return " at equal quality"
-    return " at worse quality" if equal.words.get(lane) == "worse" else ", quality not known"
+    return " at worse quality" if equal.words.get(lane) == WORDS["dropped"] else ", quality not known"
 
 
 def _range(row: pd.Series, name: str, both: Callable[[float, float], str]) -> str:

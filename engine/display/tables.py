@@ -10,7 +10,7 @@ import pandas as pd
 
 from engine.analysis.claims import ClaimVerdict, TestResult, Word
 from engine.analysis.cost import Preset
-from engine.analysis.recommendation import AS_GOOD
+from engine.analysis.recommendation import ACCEPTED
 from engine.display import theme
 from engine.display.formats import (
     NONE,
@@ -211,7 +211,7 @@ def cost_table(priced: pd.DataFrame, verdicts: Mapping[str, str], *, fleet: bool
 
     def quality(row: Any) -> str:
         word = verdicts.get(row.lane, "not scored")
-        return "" if row.is_baseline else word if word in AS_GOOD else f"({word})"
+        return "" if row.is_baseline else word if word == ACCEPTED else f"({word})"
 
     columns: list[FilledColumn] = [
         ("Lane", _lane),

@@ -83,6 +83,7 @@ _OF_PICTURES = (
         f"{_CLIP}:clip_score",
         "100 times the cosine of picture and prompt in CLIP space, at least 0",
         smallest_n=30,
+        may_guard=True,
         edition=f"{_CLIP}:edition",
     ),
     Metric(
@@ -97,6 +98,7 @@ _OF_PICTURES = (
         has_true_zero=True,
         span=1.0,
         margin=0.05,
+        may_guard=True,
         edition=f"{_CLIP}:vocabulary_edition",
         on_frames=True,
     ),
@@ -122,6 +124,7 @@ _OF_PICTURES = (
         f"{_LEARNED}:pick_score",
         "scaled cosine of picture and prompt in a CLIP trained on which pictures people pick",
         smallest_n=30,
+        may_guard=True,
         edition=f"{_LEARNED}:pick_score_edition",
     ),
     Metric(
