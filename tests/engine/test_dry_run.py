@@ -32,7 +32,8 @@ def test_a_lane_that_fails_on_its_hundredth_call_is_known_before_the_first(gauss
     cells = cells_of("gaussian", ["ddim:4", "dpmpp_2m_karras:100"])
     plain = {each.lane: each.error for each in dry_run(gaussian_model.pipe, cells)}
     assert plain == {"ddim:4": None, "dpmpp_2m_karras:100": None}
-    scheduler = diffusers.DDIMScheduler.from_config({**gaussian_model.pipe.scheduler.config, **NO_SIGNAL})
+    scheduler = diffusers.PNDMScheduler.from_config(SD_SCHEDULER)
+    scheduler.register_to_config(**NO_SIGNAL)
     tried = {each.lane: each for each in dry_run(with_parts(gaussian_model.pipe, scheduler=scheduler), cells)}
     assert (tried["ddim:4"].error, tried["ddim:4"].calls) == (None, 4)
     assert "IndexError" in str(tried["dpmpp_2m_karras:100"].error)
