@@ -14,6 +14,7 @@ from engine.passes.scores import score
 from engine.passes.swaps import make_swaps
 from engine.passes.timing import take_times
 from engine.progress import Progress
+from engine.study.model_parts import equipped
 from engine.study.study import Study
 
 
@@ -67,7 +68,7 @@ def run_study(
         LabError: Something on the user's side is wrong; raised before any work, except for a disk that fills up.
     """
     progress, start = progress or Progress(), time.monotonic()
-    source = fetched_source(study.model, progress)
+    source = equipped(fetched_source(study.model, progress), study.pipeline.parts)
     if cache.exists():
         migrate(cache)
     plan = plan_study(study, source, cache, device, memory)

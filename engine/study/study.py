@@ -80,7 +80,7 @@ class Study:
         ]
         plain["reference"] = self.reference.spec() if self.reference else None
         del plain["pipeline"]
-        if self.pipeline:
+        if self.pipeline or self.pipeline.parts:
             plain["pipeline"] = self.pipeline.spec()
         return plain
 
