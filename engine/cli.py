@@ -10,6 +10,7 @@ from engine.commands import sharing_options
 from engine.environment import DEVICES, MEMORIES
 from engine.errors import LabError
 from engine.paths import CLAIMS, DEFAULT_CACHE
+from engine.progress import interruptible
 
 INTERRUPTED = 130
 
@@ -20,8 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module, _, name = parsed.command.partition(".")
     try:
         # Imported only now: what one command needs, others should not wait for.
-        command: Callable[[argparse.Namespace], int] = getattr(import_module(f"engine.commands.{module}"), name)
-        return command(parsed)
+        with interruptible():
+            command: Callable[[argparse.Namespace], int] = getattr(import_module(f"engine.commands.{module}"), name)
+            return command(parsed)
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -43,6 +45,15 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--max-batch", type=_positive, metavar="N", help="most images in flight (default: by device)")
     run.add_argument("--progress", choices=("bar", "json", "none"), default="bar")
     run.set_defaults(command="studies.run")
+
+    decide = add("decide", help="add prompts until the cheapest lane as good as the baseline is known; exit 3: not yet")
+    _study(decide)
+    decide.add_argument(
+        "--budget", metavar="N", help="most of this call: minutes (10m), prompts (200p) or calls (5000c)"
+    )
+    decide.add_argument("--max-batch", type=_positive, metavar="N", help="most images in flight (default: by device)")
+    decide.add_argument("--progress", choices=("bar", "json", "none"), default="bar")
+    decide.set_defaults(command="deciding.decide")
 
     plan = add("plan", help="show what is cached, what would run and how long it may take; runs nothing")
     _study(plan)

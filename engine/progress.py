@@ -1,9 +1,14 @@
-"""Telling how far a run is: a bar for people, JSON lines for programs, or nothing."""
+"""Telling how far a run is: a bar for people, JSON lines for programs, or nothing; and hearing when it is to stop."""
 
 import json
+import signal
 import sys
+import threading
 import time
-from typing import Any, Literal, TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Literal, NoReturn, TextIO
 
 from tqdm import tqdm
 
@@ -11,12 +16,43 @@ REFRESH_SECONDS = 0.2
 
 ProgressKind = Literal["bar", "json", "none"]
 
+_interrupted = threading.Event()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Within it, SIGINT and SIGTERM raise KeyboardInterrupt, and every progress told afterwards raises it again.
+
+    Python drops an exception that is raised while it tidies up, so that a Ctrl-C alone may go unheard. Outside the main
+    thread, which alone hears signals, nothing changes.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        _interrupted.set()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _interrupted.clear()
+
+
+def _raise_if_interrupted() -> None:
+    if _interrupted.is_set():
+        raise KeyboardInterrupt
+
 
 class Progress:
     """Says nothing; the base of the two that do.
 
     A run calls `begin` once it knows what there is to do, `start` for each of its passes, `advance` as units are done,
-    and `note` for what a person should know.
+    and `note` for what a person should know. `advance` and `calls` raise KeyboardInterrupt if the run is to stop.
     """
 
     def begin(self, facts: dict[str, Any]) -> None:
@@ -27,9 +63,11 @@ class Progress:
 
     def advance(self, units: int, detail: str = "") -> None:
         """Some units are done."""
+        _raise_if_interrupted()
 
     def calls(self, done: int, expected: int) -> None:
         """So many denoiser calls of the pass are done; units may take many of them."""
+        _raise_if_interrupted()
 
     def note(self, text: str) -> None:
         """A line for people: a warning, a failure, what happens next."""
@@ -56,12 +94,14 @@ class BarProgress(Progress):
             if detail:
                 self._bar.set_postfix_str(detail, refresh=False)
             self._bar.update(units)
+        super().advance(units, detail)
 
     def calls(self, done: int, expected: int) -> None:
         """Shows them behind the bar, which otherwise stands still until the first unit is done."""
         if self._bar is not None and time.monotonic() - self._shown > REFRESH_SECONDS:
             self._shown = time.monotonic()
             self._bar.set_postfix_str(f"{done:,} of {expected:,} denoiser calls")
+        super().calls(done, expected)
 
     def note(self, text: str) -> None:
         """Prints a line above the bar."""
@@ -108,6 +148,7 @@ class JsonProgress(Progress):
             units_per_second=rate,
             seconds_left=left,
         )
+        super().advance(units, detail)
 
     def note(self, text: str) -> None:
         """Writes a note event."""

@@ -5,7 +5,7 @@ Pages, report, exports, commands and the Python face ask this one object, so tha
 
 import copy
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,8 @@ from engine.analysis import timing_summary as timing
 from engine.analysis.claims import Claim, ClaimVerdict, evaluate, lanes_of
 from engine.analysis.comparison import Comparison, Floor, compare
 from engine.analysis.convergence import Convergence, convergence
+from engine.analysis.decision import Decision
+from engine.analysis.fixed_terms import decision_by, read_terms
 from engine.analysis.outcomes import (
     StudyCell,
     StudyLane,
@@ -27,7 +29,7 @@ from engine.analysis.outcomes import (
 )
 from engine.analysis.recommendation import Recommendation, deciding, recommend
 from engine.analysis.standings import LANE_COLUMNS, standings
-from engine.cache import lint_tables, queries, score_tables, step_tables
+from engine.cache import decision_tables, lint_tables, queries, score_tables, step_tables
 from engine.cache.connection import Connection
 from engine.errors import StudyError, did_you_mean
 
@@ -45,6 +47,8 @@ class Results:
         missing: How many cells have not run yet.
         sets: Metrics of whole sets, against the reference and the baseline (`score_tables.lane_scores`).
         frame_quality: Of the lanes that were asked for alone, as `step_metrics`.
+        stored_decision: Terms and state of the search for a lane, as stored; None if there was none.
+        evidence: What prompts say of lanes by its guards (`decision_tables.evidence`).
         version: State of the cache that was read, for those who remember what follows from the results.
         place: Environment and batch size whose times are shown; None: batch 1 in the environment that counts.
     """
@@ -65,6 +69,8 @@ class Results:
     missing: int
     set_metrics: pd.DataFrame
     sets: pd.DataFrame
+    stored_decision: tuple[Any, Any] | None = None
+    evidence: pd.DataFrame = field(default_factory=pd.DataFrame)
     version: Hashable = None
     place: tuple[str, int] | None = None
 
@@ -287,11 +293,23 @@ class Results:
         """Every lane by every metric, with the times of `times`."""
         return standings(self.lane_table, self.times, self.comparisons)
 
+    @cached_property
+    def decision(self) -> Decision | None:
+        """Which lane may take the baseline's place; None if nobody asked, or what is stored of it cannot be read."""
+        if self.stored_decision is None:
+            return None
+        terms, state = self.stored_decision
+        try:
+            found = decision_by(read_terms(terms), self.evidence, state)
+        except (ValueError, TypeError, AttributeError):
+            return None  # of a stranger's file: no decision is the careful answer
+        return found if found.baseline == self.baseline else None
+
     @property
     def recommendation(self) -> Recommendation:
-        """The cheapest lane that is as good as the baseline, or why that cannot be told: what every view shows."""
+        """The lane that the decision names, or the baseline, or why neither can be told: what every view shows."""
         scored = self.deciding in set(self.quality["metric"])
-        return recommend(self.times, self.comparisons, self.baseline, self.deciding, scored=scored)
+        return recommend(self.times, self.comparisons, self.baseline, self.deciding, self.decision, scored=scored)
 
     def claim_verdicts(self, known: Sequence[Claim]) -> tuple[ClaimVerdict, ...]:
         """Claims put to the test; none if the study has none of the lanes they speak of."""
@@ -308,7 +326,7 @@ class Results:
 
     def worked_out(self) -> "Results":
         """These results with all that resamples worked out: pickled, they bring the answers with them."""
-        _ = self.timings, self.comparisons, self.convergence
+        _ = self.timings, self.comparisons, self.convergence, self.decision
         return self
 
 
@@ -347,6 +365,8 @@ def read_results(db: Connection, study_id: str, lanes: Sequence[str] | None = ()
         missing=queries.missing_cells(db, study_id),
         set_metrics=score_tables.metrics(db, study_id, "lane"),
         sets=score_tables.lane_scores(db, study_id, _compared_with(spec, _baseline(spec, cells))),
+        stored_decision=decision_tables.stored_decision(db, study_id),
+        evidence=decision_tables.evidence(db, study_id),
     )
 
 

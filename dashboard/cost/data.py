@@ -1,9 +1,10 @@
-"""Whether a lane's saving comes at equal quality: in a word for the table, and in a sentence. Pure."""
+"""What the Cost page asks of the cache, and whether a saving comes at equal quality: in a word, and in a sentence."""
 
 from dataclasses import dataclass
 
-from engine.analysis.recommendation import AS_GOOD, words_of
-from engine.display.formats import NONE, count, number, number_range, signed
+from dashboard.cache_access import Question
+from engine.analysis.recommendation import ACCEPTED, undecided, words_of
+from engine.cache import queries
 from engine.results import Results
 
 REAL = (
@@ -12,19 +13,22 @@ REAL = (
 )
 
 
+def clip_length(study_id: str) -> Question[int]:
+    """How many frames the clips of a study have; 1 for pictures."""
+    return Question(queries.frames_per_cell, (study_id,))
+
+
 @dataclass(frozen=True)
 class Equality:
     """How good the lanes are beside the baseline.
 
     Attributes:
-        words: Lane -> verdict by the deciding metric; "baseline" for the baseline; empty if nothing was scored.
-        cheapest: The cheapest lane that is as good as the baseline; "" if there is none but the baseline.
-        label: The deciding metric's name.
+        words: Lane -> where it stands in the decision; "baseline" for the baseline; empty if nothing was scored.
+        cheapest: The lane that is named in the baseline's place; "" if there is none.
     """
 
     words: dict[str, str]
     cheapest: str
-    label: str
 
     @property
     def known(self) -> bool:
@@ -33,42 +37,32 @@ class Equality:
 
     def as_good(self, lane: str) -> bool:
         """Whether a lane is known to be as good as the baseline."""
-        return self.words.get(lane) in AS_GOOD
+        return self.words.get(lane) == ACCEPTED
 
 
 def equality(study: Results) -> Equality:
     """How good the timed lanes of a study are."""
-    label = study.metric_label(study.deciding)
-    if not study.compared_by(study.deciding):
-        return Equality({}, "", label)
-    words = {study.baseline: "baseline"} | words_of(study.comparisons, study.deciding)
+    if not study.compared_by(study.deciding) and study.decision is None:
+        return Equality({}, "")
+    timed = [str(lane) for lane in study.times["lane"]]
+    words = words_of(timed, study.decision) | {study.baseline: "baseline"}
     best = study.recommendation.best
     cheapest = best.lane if best and best.lane != study.baseline else ""
-    return Equality({str(lane): words.get(lane, "not scored") for lane in study.times["lane"]}, cheapest, label)
+    return Equality(words, cheapest)
 
 
 def explained(equal: Equality, study: Results, lane: str) -> str:
     """What the saving of a lane is worth, in sentences."""
     chosen = study.lane(lane)
-    row = study.comparison(lane)
     if not equal.known or chosen is None:
         return (
             f"Money only: the images have not been scored, and whether a lane's are as good as the baseline's is "
             f"not known. `python -m engine score {study.id}` scores them. {REAL}"
         )
+    found = study.decision
+    row = next((row for row in found.lanes if row.lane == lane), None) if found else None
     if row is None:
-        return f"{chosen.label} has not been scored: whether the saving comes at equal quality is not known. {REAL}"
-    gap = row.difference
-    interval = number_range(gap.low, gap.high)
-    figure = (
-        f"{equal.label} differs by {signed(gap.value)}"
-        + (f" ({interval})" if interval != NONE else "")
-        + f", margin ±{number(row.margin)}, {count(gap.n, 'prompt')}"
-    )
+        return f"Not at equal quality as far as is known. {undecided(study.lane_label(study.baseline))} {REAL}"
     if equal.as_good(lane):
-        return f"The saving is at equal quality: {chosen.label} is {row.verdict} to the baseline; {figure}. {REAL}"
-    return f"Not at equal quality as far as is known: {chosen.label} is {_word(row.verdict)}; {figure}. {REAL}"
-
-
-def _word(verdict: str) -> str:
-    return "compared on too few images to tell" if verdict == "too few" else verdict
+        return f"The saving is at equal quality. {chosen.label}: {row.reason} {REAL}"
+    return f"Not at equal quality as far as is known. {chosen.label}: {row.reason} {REAL}"

@@ -2,8 +2,8 @@
 
 It sees the baseline (two seeds a prompt) and two controls on the first prompts of the order:
 
-- Negative control: a lane that is bad on purpose. A metric guards only if it finds this one worse in the same study;
-  a study whose guards can't tell it from the baseline can't tell whether a candidate is worse either, and says so.
+- Negative control: a lane that is bad on purpose. A study whose guards don't find it worse could not find a candidate
+  worse either, and says so. Of several metrics of what pictures show, one that finds it is enough.
 - Positive control: the baseline at twice its steps. Where even that gives another picture in more than 10 % of pairs,
   the baseline is far from converged, and "keeps the picture" is no fair question.
 
@@ -17,7 +17,6 @@ control (lower 95 % bound). Differences are clipped at twice the seed noise.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,48 +25,12 @@ from scipy import special
 
 from engine.analysis import eprocess as ep
 from engine.analysis import statistics as st
-from engine.analysis.guards import EXCESS, OTHER, Guard, weigh
+from engine.analysis.guards import EXCESS, OTHER, Guard, Kind, weigh
+from engine.study.decision_settings import DecisionSettings, Goal
 
 Floats = npt.NDArray[np.float64]
-Goal = Literal["same-picture", "as-good"]
-AskedGoal = Literal["auto", "same-picture", "as-good"]
 
 CALIBRATION_COLUMNS = ["metric", "position", "baseline", "again", "negative"]
-
-
-@dataclass(frozen=True)
-class DecisionSettings:
-    """What a study may set of a decision, `[decide]` in its file.
-
-    Attributes:
-        goal: `same-picture`: the lane gives the pictures the baseline gives. `as-good`: other pictures, no worse ones.
-            `auto`: the first, unless the positive control shows that it is no fair question.
-        alpha: Probability of naming any lane that is not as good, at most.
-        other_share: A share of other pictures that is too large (q0).
-        excess_error: Latent error over the baseline's that is too large, in the median.
-        seed_noise_share, control_share: Of seed noise and of the control's loss; a mean may fall by the smaller one.
-        reach: Differences are clipped to so many seed noises.
-        tie: Times that differ by less are alike; fewer denoiser calls then count as cheaper.
-        saving: A lane that would save less of the time is not worth further prompts.
-        calibration_prompts: Prompts of the order that calibrate.
-        positive_share: Share of other pictures under the positive control above which pictures can't be kept.
-        seeds: Pictures a prompt.
-        guards: Metrics that guard; None for all that may.
-    """
-
-    goal: AskedGoal = "auto"
-    alpha: float = 0.05
-    other_share: float = 0.05
-    excess_error: float = 0.05
-    seed_noise_share: float = 0.3
-    control_share: float = 0.05
-    reach: float = 2.0
-    tie: float = 0.05
-    saving: float = 0.05
-    calibration_prompts: int = 30
-    positive_share: float = 0.10
-    seeds: int = 1
-    guards: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -190,23 +153,33 @@ def calibrate(
     if goal == "same-picture" and referenced:
         guards.append(excess_guard(settings))
         checks.append(_checked(guards[-1], _events(controls, "excess")))
-    obstacles += [
+    obstacles += _blind(guards, checks)
+    return Calibration(goal, reason, tuple(guards), tuple(checks), tuple(obstacles + _missing(names, asked)))
+
+
+def _blind(guards: Sequence[Guard], checks: Sequence[ControlCheck]) -> list[str]:
+    """Guards that do not find the negative control worse, so that the study cannot tell.
+
+    Of several metrics of what pictures show one that finds it is enough: the others still have to consent.
+    """
+    kinds = {guard.key: guard.kind for guard in guards}
+    seen = any(check.passed and kinds[check.guard] == "difference" for check in checks)
+    return [
         f"No verdict can rest on {check.label}: in {check.n} prompts the negative control is not found worse by it."
         for check in checks
-        if not check.passed
+        if not check.passed and not (seen and kinds[check.guard] == "difference")
     ]
-    return Calibration(goal, reason, tuple(guards), tuple(checks), tuple(obstacles + _missing(names, asked)))
 
 
 def other_guard(settings: DecisionSettings) -> Guard:
     """Guard K: the lane keeps the picture."""
-    kind: Literal["event", "share"] = "event" if settings.seeds == 1 else "share"
+    kind: Kind = "event" if settings.seeds == 1 else "share"
     return Guard(OTHER, "other pictures", kind, settings.other_share, fewest=1)
 
 
 def excess_guard(settings: DecisionSettings) -> Guard:
     """Guard E: the median latent error is not too far over the baseline's, as it is so in less than half of them."""
-    kind: Literal["event", "share"] = "event" if settings.seeds == 1 else "share"
+    kind: Kind = "event" if settings.seeds == 1 else "share"
     label = f"latent error {settings.excess_error:g} or more over the baseline's"
     return Guard(EXCESS, label, kind, 0.5, fewest=1)
 

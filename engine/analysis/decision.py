@@ -18,8 +18,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from engine.analysis.calibration import Calibration, DecisionSettings, Goal
+from engine.analysis.calibration import Calibration
 from engine.analysis.guards import GuardEvidence, leading, weigh
+from engine.study.decision_settings import DecisionSettings, Goal
 
 Status = Literal["accepted", "dropped", "open", "refused"]
 Stop = Literal["", "known", "little left to save", "cannot tell", "pool spent", "budget spent"]
@@ -182,11 +183,11 @@ def decide(
         carried = level if row.status == "accepted" else 0.0
         found.append(row)
     named = next((row for row in reversed(found) if row.status == "accepted"), None)
-    waiting = _waiting(found, named, 0.0)
-    worth_it = _waiting(found, named, terms.settings.saving)
+    excluded = [_excluded(lane, why) for lane, why in terms.excluded]
+    waiting = _waiting([*found, *excluded], named, 0.0)
+    worth_it = _waiting([*found, *excluded], named, terms.settings.saving)
     stop = _stop(waiting, worth_it, stuck, pool_left, budget_spent)
     known = stop in {"known", "little left to save"}
-    excluded = [_excluded(lane, why) for lane, why in terms.excluded]
     sentence = _sentence(terms, named, worth_it, stuck, known, pool_left)
     name = named.lane if named else None
     lanes = (*found, *excluded)
@@ -255,14 +256,14 @@ def _more_prompts(needed: tuple[int | None, int | None]) -> str:
 
 def _overruled(row: LaneDecision, failed: int, veto: str, stuck: Sequence[str]) -> LaneDecision:
     """The lane as it is after what no number of prompts can mend; a lane that was dropped stays dropped."""
+    if stuck:
+        return _refused(row, f"The study cannot tell. {stuck[0]}", closed=False)
     if row.status == "dropped":
         return row
     if failed:
         why = f"{failed:,} of its pictures failed; run the study again, or take the lane out."
         return _refused(row, why, closed=False)
-    if veto:
-        return _refused(row, veto, closed=True)
-    return _refused(row, f"The study cannot tell. {stuck[0]}", closed=False) if stuck else row
+    return _refused(row, veto, closed=True) if veto else row
 
 
 def _refused(row: LaneDecision, why: str, *, closed: bool) -> LaneDecision:
@@ -272,15 +273,16 @@ def _refused(row: LaneDecision, why: str, *, closed: bool) -> LaneDecision:
 
 
 def _excluded(lane: LaneCost, why: str) -> LaneDecision:
-    nothing = (None, None)
-    return LaneDecision(lane.lane, lane.label, "refused", True, lane.cost, 0.0, 1.0, 0, (), nothing, why)
+    """A lane that is no contender; one without times might be one yet."""
+    closed, nothing = not math.isnan(lane.cost), (None, None)
+    return LaneDecision(lane.lane, lane.label, "refused", closed, lane.cost, 0.0, 1.0, 0, (), nothing, why)
 
 
-def _waiting(found: Sequence[LaneDecision], named: LaneDecision | None, saving: float) -> list[LaneDecision]:
+def _waiting(rows: Sequence[LaneDecision], named: LaneDecision | None, saving: float) -> list[LaneDecision]:
     """Lanes that may still prove cheaper than what is named by more than a share of its time, dearest first."""
-    later = found[found.index(named) + 1 :] if named else found
+    later = rows[rows.index(named) + 1 :] if named else rows
     most = (named.cost if named else 1.0) * (1 - saving)
-    return [row for row in later if not row.closed and (row.cost <= most or not saving)]
+    return [row for row in later if not row.closed and not (saving and row.cost > most)]
 
 
 def _stop(
@@ -290,12 +292,12 @@ def _stop(
     pool_left: int | None,
     budget_spent: bool,
 ) -> Stop:
+    if stuck:
+        return "cannot tell"
     if not waiting:
         return "known"
     if not worth_it:
         return "little left to save"
-    if stuck:
-        return "cannot tell"
     if pool_left == 0:
         return "pool spent"
     return "budget spent" if budget_spent else ""

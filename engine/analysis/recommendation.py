@@ -1,26 +1,30 @@
-"""The cheapest lane that is as good as the baseline: a statistical statement, with the runner-up and why.
+"""The lane that is recommended: the one that the decision names, or the baseline; with its times, and why not others.
 
 Cheap means measured seconds: the median whole call at batch 1 in the counted environment (timing.py). As good means
-that comparison.py finds the lane "equivalent" or "better" by the metric that decides, and that no other metric objects
-by calling it "worse": a score of what a picture shows can stay where it is while the pictures themselves are no longer
-what the solver was asked for. PSNR may not object, as a logarithm of the error: what a difference of it means depends
-on where it starts.
-"Undecided" lanes are not as good as far as is known; they are named, for more prompts may clear them. The baseline
-itself is always a candidate.
+that every guard of the decision (decision.py) has shown it. What was never decided on is not as good as far as is
+known, whatever single metrics say. The baseline itself is always a candidate.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from engine.analysis import statistics as st
 from engine.analysis import timing_summary as timing
 from engine.analysis.comparison import Comparison
+from engine.analysis.decision import Decision, Status
 
 PREFERRED = ("clip_score", "ssim", "latent_error")
+# Verdicts of one metric that speak for a lane.
 AS_GOOD = frozenset({"equivalent", "better"})
-NO_OBJECTION = frozenset({"psnr"})
+ACCEPTED = "as good"
+NOT_DECIDED = "not decided"
+WORDS: dict[Status, str] = {
+    "accepted": ACCEPTED,
+    "dropped": "not as good",
+    "open": "not shown yet",
+    "refused": "cannot be told",
+}
 NOT_TIMED = "Nothing has been timed yet."
 
 
@@ -73,48 +77,67 @@ def deciding(scored: Collection[str]) -> str:
 
 
 def recommend(
-    times: pd.DataFrame, found: Sequence[Comparison], baseline: str, metric: str, *, scored: bool = True
+    times: pd.DataFrame,
+    found: Sequence[Comparison],
+    baseline: str,
+    metric: str,
+    decision: Decision | None,
+    *,
+    scored: bool = True,
 ) -> Recommendation:
-    """The recommendation by one metric.
+    """The recommendation.
 
     Args:
         times: Rows of `timing.summarise`, of one environment and batch size.
-        found: Comparisons by that metric, and by others, which may object.
+        found: Comparisons by a metric that is shown with it, and by others.
         baseline: The lane that others have to match.
-        metric: Its key.
-        scored: Whether the study has any values of it.
+        metric: Key of the metric that is shown.
+        decision: What the study's prompts have shown; None if it was never asked.
+        scored: Whether the study has any values of the metric.
     """
-    if not scored:
+    if not scored and decision is None:
         return _none(metric, f"The study has no values of '{metric}'; score it first.")
     rows = {row.lane: row for row in found if row.metric == metric}
-    if reason := _unknown(times, list(rows.values()), baseline):
+    if not rows and decision is None:
+        return _none(metric, "No lane has been scored beside the baseline.")
+    if reason := _unknown(times, baseline):
         return _none(metric, reason)
     table = times[times["n"] >= timing.MIN_SAMPLES].set_index("lane")
-    words = {baseline: "the baseline itself"} | words_of(found, metric)
-    good = {baseline, *(lane for lane, word in words.items() if word in AS_GOOD)}
+    words = words_of([*table.index, *rows, *(row.lane for row in (decision.lanes if decision else ()))], decision)
+    words[baseline] = "the baseline itself"
+    good = {baseline, *(lane for lane, word in words.items() if word == ACCEPTED)}
     ranked = [_candidate(lane, row, words[lane]) for lane, row in table.iterrows() if lane in good]
-    ranked.sort(key=lambda candidate: candidate.median_ms)
-    best = ranked[0]
+    named = decision.lane if decision else None
+    ranked.sort(key=lambda candidate: (candidate.lane != named, candidate.median_ms))
+    best = ranked[0] if named else next(candidate for candidate in ranked if candidate.lane == baseline)
     cheaper = table[table["median_ms"] < best.median_ms].index
     chosen = Recommendation(
         metric,
         best,
-        ranked[1] if len(ranked) > 1 else None,
-        tuple((lane, words.get(lane, "not scored")) for lane in cheaper),
+        next((candidate for candidate in ranked if candidate is not best), None),
+        tuple((lane, words.get(lane, NOT_DECIDED)) for lane in cheaper),
         tuple(sorted(good - set(table.index))),
     )
-    return replace(chosen, lines=tuple(_lines(chosen, rows, str(table["device_name"].iloc[0]))))
+    why = decision.sentence if decision else undecided(baseline)
+    return replace(chosen, lines=tuple(_lines(chosen, why, str(table["device_name"].iloc[0]))))
 
 
-def words_of(found: Sequence[Comparison], metric: str) -> dict[str, str]:
-    """The verdict on each lane: that of the metric that decides, and what others object to one that is as good."""
-    return {row.lane: _word(row, found) for row in found if row.metric == metric}
+def undecided(baseline: str) -> str:
+    """What to say of a study whose lanes nobody has decided on."""
+    return (
+        f"Keep {baseline}: whether another lane is as good has not been asked. `python -m engine decide STUDY` adds "
+        "prompts until it is known."
+    )
 
 
-def _unknown(times: pd.DataFrame, found: Sequence[Comparison], baseline: str) -> str:
+def words_of(lanes: Collection[str], decision: Decision | None) -> dict[str, str]:
+    """Where each lane stands, in two or three words."""
+    status = {row.lane: WORDS[row.status] for row in decision.lanes} if decision else {}
+    return {lane: status.get(lane, NOT_DECIDED) for lane in lanes}
+
+
+def _unknown(times: pd.DataFrame, baseline: str) -> str:
     """Why no lane can be recommended; empty if one can."""
-    if not found:
-        return "No lane has been scored beside the baseline."
     if times.empty:
         return NOT_TIMED
     own = times[times["lane"] == baseline]
@@ -122,30 +145,11 @@ def _unknown(times: pd.DataFrame, found: Sequence[Comparison], baseline: str) ->
         return "The baseline has not been timed here."
     if own["n"].iloc[0] < timing.MIN_SAMPLES:
         return f"Too few timing samples of the baseline: {own['n'].iloc[0]}, {timing.MIN_SAMPLES} are needed."
-    if all(row.verdict == "too few" for row in found):
-        most = max(found, key=lambda row: row.difference.pairs)
-        return (
-            f"Too few images to tell: {most.extent}; a verdict takes {st.MIN_PROMPTS} prompts and "
-            f"{most.smallest_n} pairs. Prompts can be added: only they are computed."
-        )
-    if all(row.margin != row.margin for row in found):
-        return f"How much {found[0].label} may differ is {found[0].margin_from}."
     return ""
 
 
 def _none(metric: str, reason: str) -> Recommendation:
     return Recommendation(metric, reason=reason, lines=(f"No recommendation: {reason}",))
-
-
-def _word(row: Comparison, found: Sequence[Comparison]) -> str:
-    objections = [
-        other.label
-        for other in found
-        if other.lane == row.lane and other.metric not in {row.metric, *NO_OBJECTION} and other.verdict == "worse"
-    ]
-    if row.verdict not in AS_GOOD or not objections:
-        return row.verdict
-    return f"{row.verdict} by {row.label}, worse by {' and '.join(objections)}"
 
 
 def _candidate(lane: object, row: "pd.Series", verdict: str) -> Candidate:
@@ -163,17 +167,17 @@ def _candidate(lane: object, row: "pd.Series", verdict: str) -> Candidate:
     )
 
 
-def _lines(chosen: Recommendation, rows: Mapping[str, Comparison], device: str) -> Iterator[str]:
+def _lines(chosen: Recommendation, why: str, device: str) -> Iterator[str]:
     best, runner_up = chosen.best, chosen.runner_up
     if best is None:
         return
-    yield f"Cheapest lane as good as the baseline by '{chosen.metric}': {best.lane}, {_cost(best)} on {device}."
-    yield _why(best, rows)
+    yield why
+    yield f"{best.lane}: {_cost(best)} on {device}."
     if runner_up is not None:
         overlap = " The intervals of their times overlap: which is cheaper is open." if chosen.order_is_open else ""
-        yield f"Runner-up: {runner_up.lane}, {_cost(runner_up)}.{overlap} {_why(runner_up, rows)}"
-    for lane, why in chosen.passed_over:
-        yield f"Cheaper, but not as good as far as is known: {lane} ({why})."
+        yield f"Runner-up: {runner_up.lane}, {_cost(runner_up)}.{overlap}"
+    for lane, word in chosen.passed_over:
+        yield f"Cheaper, but not as good as far as is known: {lane} ({word})."
     for lane in chosen.untimed:
         yield f"As good, but with fewer than {timing.MIN_SAMPLES} timing samples: {lane}."
 
@@ -184,14 +188,3 @@ def _cost(candidate: Candidate) -> str:
     if candidate.verdict == "the baseline itself":
         return time
     return f"{time}, {candidate.speedup:.2f} times as fast [{candidate.speedup_low:.2f}, {candidate.speedup_high:.2f}]"
-
-
-def _why(candidate: Candidate, found: Mapping[str, Comparison]) -> str:
-    row = found.get(candidate.lane)
-    if row is None:
-        return "It is the baseline itself."
-    gap = row.difference
-    return (
-        f"It is {row.verdict}: difference {gap.value:+.3g} [{gap.low:.3g}, {gap.high:.3g}], "
-        f"margin {row.margin:.3g} ({row.margin_from}), {row.extent}. No other metric objects."
-    )

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from scipy import special
 
 from engine.analysis import eprocess as ep
-from engine.analysis.calibration import DecisionSettings, excess_guard, other_guard
+from engine.analysis.calibration import excess_guard, other_guard
 from engine.analysis.guards import EXCESS, OTHER, Guard, Process
+from engine.study.decision_settings import DecisionSettings
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]

@@ -88,6 +88,7 @@ TABLES: tuple[CacheTable, ...] = (
     CacheTable("study_metrics", "study", ("study_id", "scope", "metric")),
     CacheTable("study_references", "study", ("study_id", "reference_id")),
     CacheTable("study_swaps", "study", ("study_id", "swap_id")),
+    CacheTable("decisions", "study", ("study_id",)),
     CacheTable("votes", "study", ("vote_id",), on_write="keep"),
 )
 

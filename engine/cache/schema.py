@@ -127,6 +127,7 @@ CREATE TABLE steps (                       -- every denoiser call of a run, meas
     log_snr DOUBLE,                        -- log of signal-to-noise power ratio at that call
     x0_change DOUBLE,                      -- root mean square change of x0 since the call before
     x0_distance DOUBLE,                    -- relative L2 of x0 to the final latents; measured steps only
+    motion_energy DOUBLE,                  -- mean squared difference of neighbouring frames of x0's latents; clips only
     guidance_energy DOUBLE,                -- relative L2 between the predictions with and without the prompt
     power DOUBLE[],                        -- of each octave of x0 (0, 1, 2, 4, ... cycles), over the final latents'
     coherence DOUBLE[],                    -- correlation of each octave of x0 with that of the final latents
@@ -274,8 +275,22 @@ CREATE TABLE commitment (                  -- runs that begin with one prompt an
 );
 """
 
+_DECISIONS = """
+CREATE TABLE decisions (                   -- a search for the cheapest lane as good as the baseline
+    study_id VARCHAR PRIMARY KEY,          -- of `studies`
+    terms JSON NOT NULL,                   -- fixed before a candidate was looked at: guards, margins, order of lanes
+    state JSON NOT NULL,                   -- how far the search is: prompts used and left, failed cells, obstacles
+    -- What each prompt of the terms' order says of a lane by a guard, seeds put together: the share of seeds that the
+    -- event struck, or lane minus baseline (more is better). NULL: nothing yet. Guards: other_picture, excess_error,
+    -- or the key of a metric.
+    evidence STRUCT(lane VARCHAR, guard VARCHAR, "values" DOUBLE[])[] NOT NULL, -- by lane and guard
+    fixed_at TIMESTAMP NOT NULL            -- when the terms were fixed
+);
+"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(7, "tables of release 0.2", "".join([_STUDIES, _CELLS, _SCORES, _LANES])),
+    Migration(8, "decisions", _DECISIONS),
 )
 
 SCHEMA_VERSION = MIGRATIONS[-1].version

@@ -39,6 +39,7 @@ _SHAPE: dict[str, Any] = {
     "timing": {"repeats": int, "warmup": int, "batch_sizes": [int]},
     "reference": {"lane": str, "check": str, "tolerance": float},
     "commitment": dict,
+    "decide": dict,
 }
 _NAMES = {str: "a text", int: "a whole number", float: "a number", dict: "a table"}
 

@@ -5,9 +5,11 @@ from functools import cached_property
 
 from engine.analysis.comparison import Comparison
 from engine.analysis.cost import Pricing, price_lanes
-from engine.analysis.recommendation import AS_GOOD, NOT_TIMED, Recommendation
+from engine.analysis.guards import OTHER
+from engine.analysis.recommendation import NOT_TIMED, Recommendation, undecided
 from engine.display.formats import (
     NONE,
+    count,
     duration,
     interval_note,
     known,
@@ -62,7 +64,7 @@ class Headline:
         """Why no lane can be recommended; empty if one can."""
         if len(self.results.lanes) < 2:
             return "The study has one lane; there is nothing to compare it with."
-        if not self.results.compared_by(self.results.deciding):
+        if not self.results.compared_by(self.results.deciding) and self.results.decision is None:
             reasons = [reason for reason in self.results.metrics["unavailable"] if isinstance(reason, str)]
             if reasons and len(reasons) == len(self.results.metrics):
                 return reasons[0]
@@ -71,7 +73,7 @@ class Headline:
 
     @cached_property
     def recommendation(self) -> Recommendation:
-        """The cheapest lane that is as good as the baseline, or why that cannot be told."""
+        """The lane that the decision names, or the baseline, or why neither can be told."""
         return self.results.recommendation
 
     @property
@@ -88,7 +90,7 @@ class Headline:
     def is_as_good(self) -> bool:
         """Whether that lane is the recommended one, and not the baseline itself."""
         best = self.recommendation.best
-        return best is not None and best.lane == self.lane and best.verdict in AS_GOOD
+        return best is not None and best.lane == self.lane
 
     @property
     def comparison(self) -> Comparison | None:
@@ -112,15 +114,29 @@ class Headline:
         if found.best is None:
             return f"No recommendation: {self.unknown[:1].lower()}{self.unknown[1:]}"
         if not self.is_as_good:
-            return f"No lane is known to be as good as {base} in less time: keep {base}."
+            return self._keep
         best = found.best
         interval = percent_range(1 - 1 / best.speedup_low, 1 - 1 / best.speedup_high)
         spread = f" [{interval}]" if interval != NONE else ""
         saved = percent(1 - 1 / best.speedup)
-        return (
-            f"{self.label(best.lane)} saves {saved}{spread} of the time of {base} and is {best.verdict} by "
-            f"{self.metric_label}."
-        )
+        return f"{self.label(best.lane)} saves {saved}{spread} of the time of {base} and {self._kept}."
+
+    @property
+    def _keep(self) -> str:
+        """Why the baseline stays, and what would tell."""
+        decision = self.results.decision
+        return decision.sentence if decision else undecided(self.label(self.results.baseline))
+
+    @property
+    def _kept(self) -> str:
+        """What the recommended lane has shown, e.g. "keeps the picture in 99 % [97, 100] of 130 prompts"."""
+        decision = self.results.decision
+        row = next((row for row in decision.lanes if row.lane == self.lane), None) if decision else None
+        share = next((guard for guard in row.guards if guard.guard.key == OTHER), None) if row else None
+        if share is None:
+            return "is as good by every guard"
+        kept, low, high = (f"{100 * (1 - part):.3g}" for part in (share.value, share.high, share.low))
+        return f"keeps the picture in {kept} % [{low}, {high}] of {count(share.n, 'prompt')}"
 
     @property
     def reservations(self) -> tuple[str, ...]:
@@ -156,12 +172,11 @@ class Headline:
         name, lane = self.label(best.lane), self.results.lane(best.lane)
         scheduler = "" if lane is None else lane.scheduler
         if best.lane == self.results.baseline:
-            note = f"The baseline: no cheaper lane is known to be as good by {self.metric_label}, or others object."
-            return Figure("Recommended", name, note, scheduler=scheduler)
+            return Figure("Recommended", name, self._keep, scheduler=scheduler)
         second = found.runner_up
         small = f"Runner-up: {self.label(second.lane)}, {self._an_image(second.median_ms)} an image" if second else ""
         small += "; the intervals of their times overlap." if found.order_is_open else "." if small else ""
-        note = f"The cheapest lane that is as good as {base} by {self.metric_label}, and no other metric objects."
+        note = f"The cheapest lane known to be as good as {base}: it {self._kept}."
         return Figure("Recommended", name, note, small, scheduler)
 
     def _time(self) -> Figure:

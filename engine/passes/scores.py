@@ -6,7 +6,7 @@ something to do.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,24 @@ def score(plan: StudyPlan, cache: Path, progress: Progress | None = None) -> Sco
     score_lanes(plan, subject, versions, done.keys(), agreeing, cache, progress, result.lanes.count)
     work.run("frame", list(_jobs("frame", framed, versions, have, truth)), result.frames)
     return result
+
+
+def score_cells(
+    subject: Subject, cells: Sequence[Cell], keys: Collection[str], cache: Path, progress: Progress
+) -> Tally:
+    """Measures what finished cells lack by some metrics of pictures, whatever study they belong to.
+
+    Raises:
+        CacheError: The cache cannot be used.
+    """
+    versions = {key: version for key, version in _versions(subject)[0].items() if key in keys}
+    ids, tally, truth = [cell.trajectory_id for cell in cells], Tally(), Truth({}, {})
+    with reading(cache) as db:
+        done, have = queries.finished(db, ids), score_tables.scored(db, ids)
+    finished = [cell for cell in cells if cell.trajectory_id in done]
+    jobs = list(_jobs("picture", finished, versions, have, truth))
+    _CellWork(subject, truth, cache, progress).run("picture", jobs, tally)
+    return tally
 
 
 def _versions(subject: Subject) -> tuple[dict[str, str], dict[str, str]]:

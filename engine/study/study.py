@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from engine.errors import StudyError
 from engine.paths import DATA
 from engine.study.commitment_settings import CommitmentSettings, read_commitment
+from engine.study.decision_settings import DecisionSettings, read_decision
 from engine.study.lanes import Lane, fitting_lanes, parse_lanes, parse_steps
 from engine.study.pipeline_settings import PipelineSettings, read_pipeline
 from engine.study.reading import Table, read_lanes, read_plugins
@@ -60,6 +61,7 @@ class Study:
     plugins: tuple[str, ...] = ()
     reference: ReferenceSettings | None = None
     commitment: CommitmentSettings | None = None
+    decide: DecisionSettings = field(default_factory=DecisionSettings)
     pipeline: PipelineSettings = field(default_factory=PipelineSettings)
 
     def spec(self) -> dict[str, Any]:
@@ -79,6 +81,7 @@ class Study:
             for lane in self.lanes
         ]
         plain["reference"] = self.reference.spec() if self.reference else None
+        plain["decide"] = self.decide.spec()
         del plain["pipeline"]
         if self.pipeline or self.pipeline.parts:
             plain["pipeline"] = self.pipeline.spec()
@@ -129,12 +132,13 @@ def parse_study(data: Mapping[str, Any], where: str = "study", folder: Path | No
     plugins = read_plugins(table.strings("plugins", ()), folder)
     model = table.text("model", "bundled")
     lanes = _lanes(table, model)
+    baseline = _baseline(table, lanes)
     study = Study(
         name=_name(table),
         model=model,
         prompts=_prompts(table, folder),
         lanes=lanes,
-        baseline=_baseline(table, lanes),
+        baseline=baseline,
         seeds=table.integers("seeds", (0,), low=0, high=2**63 - 1),
         negative_prompt=_checked_prompt(table.text("negative_prompt", ""), where),
         guidance_scale=table.number("guidance_scale", 7.5, low=0.0, high=100.0),
@@ -147,6 +151,7 @@ def parse_study(data: Mapping[str, Any], where: str = "study", folder: Path | No
         plugins=plugins,
         reference=read_reference(table.table("reference"), given="reference" in data),
         commitment=_commitment(table.table("commitment"), where, given="commitment" in data),
+        decide=read_decision(table.table("decide"), [lane.key for lane in lanes], baseline),
         pipeline=read_pipeline(table.table("pipeline"), folder),
     )
     table.finish()

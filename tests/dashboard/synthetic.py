@@ -10,14 +10,21 @@ import numpy as np
 from PIL import Image
 
 from dashboard.bench.made_up_rows import CALL_SECONDS, LAPTOP, MODEL, SERVER, drawing, finished_cell, timing_rows
+from engine.analysis.calibration import Calibration, other_guard
+from engine.analysis.decision import LaneCost, fix_terms
+from engine.analysis.fixed_terms import FixedTerms
+from engine.analysis.guards import OTHER, Guard
+from engine.analysis.pace import by_cost
 from engine.cache import queries
 from engine.cache.connection import reading
+from engine.cache.decision_tables import EvidenceRow, write_evidence, write_terms
 from engine.cache.records import FrameRow, TrajectoryRow
 from engine.cache.score_tables import MetricRow, ReferenceRow, ScoreRow, record
 from engine.cache.score_tables import write_scores as write_score_rows
 from engine.cache.writer import CacheWriter
 from engine.environment import Environment
 from engine.study.cells import Cell, cells, reference_cells
+from engine.study.decision_settings import DecisionSettings
 from engine.study.study import FrameSettings, Study, parse_study
 
 # What tests take from here, though the bench defines it.
@@ -170,7 +177,7 @@ CLIP = described("clip_score", "CLIP score", "100 cos", "higher")
 ERROR = described("latent_error", "Latent error", "relative L2", "lower", has_true_zero=True, margin=0.05)
 
 
-def write_scores(path: Path, plan: Study, gaps: Mapping[str, float]) -> None:
+def write_scores(path: Path, plan: Study, gaps: Mapping[str, float], decided: int = 130) -> None:
     """Scores of every cell: CLIP score with a gap to the baseline by lane, and an error that falls with the calls.
 
     The baseline's seeds differ by about 1, which is the margin; the gaps vary by a tenth of that.
@@ -190,6 +197,30 @@ def write_scores(path: Path, plan: Study, gaps: Mapping[str, float]) -> None:
         ]
     record(path, plan.name, [CLIP, ERROR], [])
     write_score_rows(path, rows)
+    if decided:
+        write_decision(path, plan, gaps, decided)
+
+
+def write_decision(path: Path, plan: Study, gaps: Mapping[str, float], prompts: int) -> None:
+    """A search that is over: lanes without a gap keep every picture, the others none."""
+    others = [lane for lane in plan.lanes if lane.key != plan.baseline]
+    if not others:
+        return
+    calls = {lane.key: lane.scheduler.expected_calls(lane.steps) for lane in plan.lanes}
+    costs = [LaneCost(lane.key, lane.label, calls[lane.key] / calls[plan.baseline], calls[lane.key]) for lane in others]
+    settings = DecisionSettings()
+    clip = Guard(CLIP.metric, CLIP.label, "difference", -0.3, 2.0, unit=CLIP.unit)
+    calibration = Calibration("same-picture", "Asked.", (other_guard(settings), clip), ())
+    names = tuple(f"thing {number}" for number in range(prompts))
+    fixed = FixedTerms(fix_terms(settings, calibration, plan.baseline, by_cost(costs)), names, 1.2, "made up")
+    write_terms(path, plan.name, fixed.spec(), keep_evidence=False)
+    rows = [
+        EvidenceRow(lane.key, guard, position, value)
+        for lane in others
+        for position in range(prompts)
+        for guard, value in ((OTHER, float(lane.key in gaps)), (CLIP.metric, gaps.get(lane.key, 0.0)))
+    ]
+    write_evidence(path, plan.name, rows, {"used": prompts, "left": 0})
 
 
 SIX = ("red apple", "owl", "rocket", "pizza", "cat", "tree")

@@ -38,7 +38,7 @@ def test_the_cheapest_lane_that_is_as_good_is_recommended_with_its_figures(
     table = study_results(scored_cache).timings.set_index("lane")
     base, best = table.loc["ddim:50"], table.loc["dpmpp_2m:20"]
     assert shown["Recommended"][0] == "◆ DPM++ 2M 20"
-    assert "as good as DDIM 50 by CLIP score" in shown["Recommended"][1]
+    assert "as good as DDIM 50: it keeps the picture in 100 % [96.9, 100] of 130 prompts" in shown["Recommended"][1]
     assert shown["Time saved"][0] == formats.percent(1 - best["median_ms"] / base["median_ms"])
     assert formats.duration(base["median_ms"]) in shown["Time saved"][1]
     assert shown["Quality"][0] == "Equivalent"
@@ -109,7 +109,7 @@ def test_a_faster_lane_that_is_worse_is_passed_over_and_named(
     synthetic.write_scored(tmp_path / "c.duckdb", {"dpmpp_2m:20": BEHIND})
     page = open_page("overview", tmp_path / "c.duckdb")
     assert cards(page)["Recommended"][0] == "■ Euler 30"
-    assert "DPM++ 2M 20 (worse)" in words(page)
+    assert "DPM++ 2M 20 (not as good)" in words(page)
 
 
 def test_if_all_others_are_worse_the_baseline_is_kept_and_nothing_is_saved(
@@ -126,13 +126,7 @@ def test_if_all_others_are_worse_the_baseline_is_kept_and_nothing_is_saved(
     ("changes", "scored", "why"),
     [
         ({}, False, "have not been scored yet"),
-        (
-            {"prompts": ("x", "y", "z")},
-            True,
-            "3 prompts, 6 pairs; a verdict takes 5 prompts and 8 pairs.",
-        ),
-        ({"seeds": (0,), "prompts": tuple("abcdefgh")}, True, "may differ is unknown: the baseline has one seed"),
-        ({"lanes": ("ddim:50",)}, False, "The study has one lane"),
+        ({"lanes": ("ddim:50",)}, True, "The study has one lane"),
     ],
 )
 def test_with_too_little_to_go_by_it_says_what_is_missing(
@@ -146,6 +140,22 @@ def test_with_too_little_to_go_by_it_says_what_is_missing(
     assert shown["Recommended"][0] == "Not known yet"
     assert why in shown["Recommended"][1]
     assert shown["Saved a month"][0] == "None known"
+
+
+def test_however_well_lanes_score_the_baseline_stays_until_prompts_have_decided(
+    open_page: OpenPage, tmp_path: Path, synthetic: ModuleType
+) -> None:
+    path, plan = tmp_path / "c.duckdb", synthetic.study(prompts=synthetic.SIX)
+    synthetic.write(path, plan)
+    synthetic.write_scores(path, plan, {}, decided=0)
+    shown = cards(open_page("overview", path))
+    assert shown["Recommended"][0] == "● DDIM 50"
+    assert "python -m engine decide STUDY adds prompts until it is known" in shown["Recommended"][1]
+    assert shown["Saved a month"][0] == "None known"
+    synthetic.write_decision(path, plan, {}, prompts=15)
+    few = cards(open_page("overview", path))
+    assert few["Recommended"][0] == "● DDIM 50"
+    assert "more prompts would tell of" in few["Recommended"][1]
 
 
 def test_claims_about_the_studys_lanes_are_shown_with_verdict_figure_interval_and_n(

@@ -10,7 +10,6 @@ from scipy import stats
 
 from engine.analysis.calibration import (
     Calibration,
-    DecisionSettings,
     GuardMetric,
     calibrate,
     exceeds,
@@ -18,6 +17,7 @@ from engine.analysis.calibration import (
     picture_scale,
 )
 from engine.analysis.guards import EXCESS, OTHER
+from engine.study.decision_settings import DecisionSettings
 
 SETTINGS = DecisionSettings()
 CLIP = GuardMetric("clip_score", "CLIP score")
@@ -72,6 +72,10 @@ def test_a_metric_that_cannot_tell_the_negative_control_from_the_baseline_guards
         "No verdict can rest on recognised: in 30 prompts the negative control is not found worse by it.",
     )
     assert calibrate(SETTINGS, [RECOGNISED], level.assign(negative=0.0), _controls()).obstacles == ()
+    both = calibrate(SETTINGS, [CLIP, RECOGNISED], pd.concat([_values(), level]), _controls())
+    assert both.obstacles == ()  # the CLIP score finds it, and both have to consent
+    assert [guard.key for guard in both.guards] == [OTHER, "clip_score", "recognised"]
+    assert [check.passed for check in both.checks] == [True, True, False]
 
 
 @pytest.mark.parametrize("column", ["negative", "excess"])

@@ -12,7 +12,8 @@ from engine.analysis import phases
 from engine.analysis import timing_summary as timing
 from engine.analysis.claims import claim_lines, evaluate, read_claims, together
 from engine.analysis.comparison import Floor, compare, undecided_lines
-from engine.analysis.recommendation import recommend
+from engine.analysis.decision import Decision, LaneDecision
+from engine.analysis.recommendation import recommend, undecided
 from engine.cache.connection import reading
 from engine.cache.records import FrameRow, TimingRow, step_rows
 from engine.cache.score_tables import MetricRow, ScoreRow, record, write_scores
@@ -443,104 +444,74 @@ def times(milliseconds):
     return pd.DataFrame(rows)
 
 
-def recommended(quality, metrics, timings, baseline, metric="clip_score"):
+def decided(accepted=(), dropped=()):
+    """A decision that is over: of what was accepted the last is the cheapest."""
+    status = dict.fromkeys(accepted, "accepted") | dict.fromkeys(dropped, "dropped")
+    rows = tuple(
+        LaneDecision(lane, lane, word, word == "dropped", 0.5, 0.05, 0.01, 130, (), (0, 0), "Because.")
+        for lane, word in status.items()
+    )
+    return Decision("base", "same-picture", accepted[-1] if accepted else None, True, "known", rows, "So it is.")
+
+
+def recommended(quality, metrics, timings, decision=None, metric="clip_score"):
     """What `Results.recommendation` makes of these tables."""
-    summaries = timing.summarise(timing.counted(timings), baseline)
-    found = compare(quality, metrics, baseline)
-    return recommend(summaries, found, baseline, metric, scored=metric in set(quality["metric"]))
+    summaries = timing.summarise(timing.counted(timings), "base")
+    found = compare(quality, metrics, "base")
+    return recommend(summaries, found, "base", metric, decision, scored=metric in set(quality["metric"]))
 
 
-def test_the_cheapest_lane_that_is_as_good_is_recommended_with_the_runner_up_and_why():
+ALIKE = {"base": 100, "fast": 40, "faster": 20, "slow": 80}
+
+
+@pytest.fixture(scope="module")
+def alike():
+    """Lanes that no metric tells from the baseline."""
     base = noisy(1.0)
-    quality = table(
-        {
-            "base": base,
-            "fast": plus(base, noisy(0.1, 0, 1)),
-            "faster": plus(base, noisy(0.1, -3, 2)),
-            "slow": plus(base, noisy(0.1, 0, 3)),
-        }
-    )
-    timings = times({"base": 100, "fast": 40, "faster": 20, "slow": 80})
-    found = recommended(quality, described("clip_score"), timings, "base")
-    assert found.best is not None
-    assert found.runner_up is not None
+    return table({"base": base} | {lane: plus(base, noisy(0.1, 0, seed)) for seed, lane in enumerate(ALIKE, 1)})
+
+
+def test_the_lane_that_the_decision_names_is_recommended_with_its_times_and_those_passed_over(alike):
+    decision = decided(accepted=("slow", "fast"), dropped=("faster",))
+    found = recommended(alike, described("clip_score"), times(ALIKE), decision)
     assert (found.best.lane, found.runner_up.lane) == ("fast", "slow")
-    assert found.passed_over == (("faster", "worse"),)
+    assert found.passed_over == (("faster", "not as good"),)
     assert found.best.speedup == pytest.approx(2.5)
-    assert "fast, 40 ms [40, 40] (n = 10), 2.50 times as fast [2.50, 2.50] on device" in found.lines[0]
-    assert "It is equivalent: difference" in found.lines[1]
-    slower = times({"base": 100, "fast": 120, "faster": 20, "slow": 180})
-    found = recommended(quality, described("clip_score"), slower, "base")
-    assert found.best is not None
+    assert found.lines[0] == "So it is."
+    assert "fast: 40 ms [40, 40] (n = 10), 2.50 times as fast [2.50, 2.50] on device" in found.lines[1]
+
+
+@pytest.mark.parametrize("decision", [None, decided(), decided(dropped=("fast", "faster", "slow"))])
+def test_whatever_single_metrics_say_the_baseline_stays_where_no_lane_was_accepted(alike, decision):
+    found = recommended(alike, described("clip_score"), times(ALIKE), decision)
     assert found.best.lane == "base"
+    assert {lane for lane, _ in found.passed_over} == {"fast", "faster", "slow"}
+    assert found.lines[0] == ("So it is." if decision else undecided("base"))
 
 
-def test_a_lane_that_another_metric_calls_worse_is_passed_over_with_the_reason():
-    base, error = noisy(1.0), noisy(0.01, 1.0)
-    lanes = {"base": 0.0, "wrong": 0.2, "right": 0.001}
-    quality = pd.concat(
-        [
-            table({lane: plus(base, noisy(0.1, 0, 1)) if lane != "base" else base for lane in lanes}),
-            table(
-                {lane: plus(error, noisy(0.01, gap, 1)) if gap else error for lane, gap in lanes.items()},
-                metric="latent_error",
-            ),
-        ]
-    )
-    metrics = pd.concat([described("clip_score"), described("latent_error")])
-    found = recommended(quality, metrics, times({"base": 100, "wrong": 20, "right": 40}), "base")
-    assert found.best is not None
-    assert found.best.lane == "right"
-    assert found.passed_over == (("wrong", "equivalent by CLIP score, worse by Latent error"),)
-    assert "Cheaper, but not as good as far as is known: wrong (equivalent by CLIP score" in "\n".join(found.lines)
-
-
-def test_of_few_timing_samples_nothing_is_recommended_and_what_is_not_timed_is_named():
-    base = noisy(1.0)
-    quality = table({"base": base, "fast": plus(base, noisy(0.1, 0, 1)), "slow": plus(base, noisy(0.1, 0, 2))})
-    samples = times({"base": 100, "fast": 40, "slow": 80})
+def test_of_few_timing_samples_nothing_is_recommended_and_what_is_not_timed_is_named(alike):
+    samples, decision = times(ALIKE), decided(accepted=("slow", "fast"))
     some = samples[(samples["lane"] != "fast") | (samples["repeat"] < 4)]
-    found = recommended(quality, described("clip_score"), some, "base")
-    assert found.best is not None
+    found = recommended(alike, described("clip_score"), some, decision)
     assert (found.best.lane, found.untimed) == ("slow", ("fast",))
-    few = recommended(quality, described("clip_score"), samples[samples["repeat"] < 2], "base")
+    few = recommended(alike, described("clip_score"), samples[samples["repeat"] < 2], decision)
     assert few.best is None
     assert "Too few timing samples of the baseline: 2, 5 are needed" in few.reason
 
 
-def test_with_too_few_prompts_for_a_verdict_nothing_is_recommended():
-    base = noisy(1.0)
-    quality = table({"base": base, "fast": plus(base, noisy(0.1, 0, 1))}, prompts=4)
-    found = recommended(quality, described("clip_score"), times({"base": 100, "fast": 40}), "base")
-    assert found.best is None
-    assert found.reason.startswith("Too few images to tell: 4 prompts, 8 pairs")
-
-
-def test_lanes_whose_times_overlap_leave_their_order_open():
-    base = noisy(1.0)
-    quality = table({"base": base, "fast": plus(base, noisy(0.1, 0, 1)), "near": plus(base, noisy(0.1, 0, 2))})
-    apart = recommended(quality, described("clip_score"), times({"base": 100, "fast": 40, "near": 41}), "base")
-    close = recommended(quality, described("clip_score"), times({"base": 100, "fast": 40, "near": 40.01}), "base")
+def test_lanes_whose_times_overlap_leave_their_order_open(alike):
+    decision = decided(accepted=("slow", "fast"))
+    apart = recommended(alike, described("clip_score"), times({"base": 100, "fast": 40, "slow": 41}), decision)
+    close = recommended(alike, described("clip_score"), times({"base": 100, "fast": 40, "slow": 40.01}), decision)
     assert (apart.order_is_open, close.order_is_open) == (False, True)
     assert "which is cheaper is open" in "\n".join(close.lines)
 
 
-def test_without_times_or_values_there_is_no_recommendation_and_the_reason():
-    quality = table({"base": noisy(1.0), "fast": noisy(1.0)})
-    assert (
-        "has been timed"
-        in recommended(
-            quality,
-            described("clip_score"),
-            times({}).reindex(columns=["lane", "environment_id", "batch_size", "stage"]),
-            "base",
-        ).lines[0]
-    )
-    assert "score it first" in recommended(quality, described("ssim"), times({"base": 1}), "base", "ssim").lines[0]
-    assert (
-        "baseline has not been timed"
-        in recommended(quality, described("clip_score"), times({"fast": 1}), "base").lines[0]
-    )
+def test_without_times_or_values_there_is_no_recommendation_and_the_reason(alike):
+    untimed = times({}).reindex(columns=["lane", "environment_id", "batch_size", "stage"])
+    assert "has been timed" in recommended(alike, described("clip_score"), untimed).lines[0]
+    assert "score it first" in recommended(alike, described("ssim"), times({"base": 1}), metric="ssim").lines[0]
+    assert "baseline has not been timed" in recommended(alike, described("clip_score"), times({"fast": 1})).lines[0]
 
 
 def path(changes):

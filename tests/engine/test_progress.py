@@ -1,8 +1,13 @@
 """Progress for people: the bar moves while the first cells are still on their way."""
 
+import contextlib
+import signal
+
+import pytest
+
 from engine import progress
 from engine.passes.run import run_study
-from engine.progress import BarProgress, Progress
+from engine.progress import BarProgress, JsonProgress, Progress, interruptible
 from tests.engine.helpers import parsed
 
 
@@ -39,3 +44,17 @@ def test_the_bar_shows_the_calls_behind_it(capsys, monkeypatch):
     told = capsys.readouterr().err
     assert "0/16" in told
     assert "1,234 of 5,678 denoiser calls" in told
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [Progress, BarProgress, JsonProgress])
+def test_an_interrupt_that_was_dropped_is_raised_again_by_the_next_progress(kind, number):
+    before = signal.getsignal(number)
+    with interruptible():
+        with contextlib.suppress(KeyboardInterrupt):  # as Python drops what is raised while it tidies up
+            signal.raise_signal(number)
+        for told in (lambda: kind().advance(1), lambda: kind().calls(1, 2)):
+            with pytest.raises(KeyboardInterrupt):
+                told()
+    kind().advance(1)
+    assert signal.getsignal(number) == before

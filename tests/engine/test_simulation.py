@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from engine.analysis import eprocess as ep
-from engine.analysis.calibration import Calibration, DecisionSettings
+from engine.analysis.calibration import Calibration
 from engine.analysis.decision import LaneCost, decide, fix_terms
 from engine.analysis.simulate import KEEPS, Found, World, acceptances, apart, edges, gains, losses, simulate
+from engine.study.decision_settings import DecisionSettings
 
 STUDIES = 500
 ALPHA = DecisionSettings().alpha

@@ -164,7 +164,7 @@ def _costs(report: Report) -> dict[str, Any]:
             f" The baseline takes {pricing.seconds:g} s per image there, as stated; other lanes by their measured "
             "ratio, which is an assumption."
         )
-    words = words_of(results.comparisons, results.deciding)
+    words = words_of([lane.key for lane in results.lanes], results.decision)
     return {
         "price_note": note,
         "costs": tables.cost_table(priced, words, fleet=False) if len(priced) else None,

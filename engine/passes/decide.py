@@ -1,0 +1,339 @@
+"""Deciding: prompts are added, batch by batch, until the cheapest lane as good as the baseline is known.
+
+First the controls on the first prompts of the order, then times, then candidates. All cells are ordinary ones of the
+cache, and a batch's evidence is written at once: a search that is stopped, even killed, goes on where it was.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from engine.analysis.calibration import Calibration, calibrate
+from engine.analysis.decision import Decision, LaneCost, fix_terms, prompt_order
+from engine.analysis.fixed_terms import FixedTerms, decision_by, read_terms
+from engine.analysis.guards import EXCESS
+from engine.analysis.pace import FEWEST_SAMPLES, Pace, by_cost, paired_paces, runs_of
+from engine.cache import decision_tables, queries
+from engine.cache.connection import migrate, reading
+from engine.environment import Memory
+from engine.measuring.evidence import Subject
+from engine.passes.context import open_context
+from engine.passes.decision_evidence import (
+    CellFacts,
+    Reference,
+    Yardsticks,
+    calibration_tables,
+    cell_facts,
+    evidence_rows,
+    guard_entries,
+)
+from engine.passes.decision_roles import Roles, roles
+from engine.passes.images import NO_FRAMES, ImageJob, expected_calls, make_images, missing_images
+from engine.passes.plan import plan_study
+from engine.passes.scores import score, score_cells
+from engine.passes.search_budget import DecideOutcome, SearchBudget
+from engine.passes.timing import MissingTiming, first_of_each_lane, missing_timings, take_times
+from engine.progress import Progress
+from engine.study.cells import Cell, reference_cells
+from engine.study.lanes import Lane
+from engine.study.study import FrameSettings, Study
+
+BATCH = 10
+# Prompts of which lanes that are only shown are made, and of how many the step frames are kept.
+SHOWN_PROMPTS, FRAMED_PROMPTS = 8, 3
+# Prompts whose converged solution tells whether the guard on the latent error finds the negative control.
+CONTROL_REFERENCES = 10
+
+
+def decide_study(
+    study: Study,
+    cache: Path,
+    *,
+    device: str = "auto",
+    memory: Memory = "standard",
+    max_batch: int | None = None,
+    progress: Progress | None = None,
+    budget: SearchBudget | None = None,
+) -> DecideOutcome:
+    """Adds prompts until the cheapest lane as good as the baseline is known, or pool or budget are spent.
+
+    Raises:
+        LabError: Something on the user's side is wrong; raised before any work.
+    """
+    context = open_context(study, cache, device=device, memory=memory, max_batch=max_batch, progress=progress)
+    if cache.exists():
+        migrate(cache)
+    search = Search(roles(study, context), budget or SearchBudget())
+    search.run()
+    outcome = search.outcome
+    outcome.seconds = time.monotonic() - search.start
+    context.progress.finish({**outcome.facts(), "study": study.name, "cache": str(cache)})
+    return outcome
+
+
+class Search:
+    """One call of `decide`."""
+
+    def __init__(self, who: Roles, budget: SearchBudget) -> None:
+        self.who, self.budget, self.outcome, self.start = who, budget, DecideOutcome(), time.monotonic()
+        self.study, self.context = who.study, who.context
+        self.subject = Subject(self.context.source, self.study.reference)
+        self.entries = guard_entries(self.subject, self.study.decide.guards)
+        self.solutions: dict[tuple[str, int], tuple[Cell, Cell]] = {}
+        self.failed: dict[str, int] = {}
+        self.used = 0
+
+    @property
+    def spent(self) -> bool:
+        """Whether the budget of this call is spent."""
+        seconds = time.monotonic() - self.start
+        done, most = self.outcome, self.budget
+        return seconds >= most.seconds or done.prompts >= most.prompts or done.calls >= most.calls
+
+    @property
+    def reference(self) -> Reference | None:
+        """The converged solutions made so far."""
+        settings = self.study.reference
+        return Reference(self.solutions, settings.tolerance) if settings else None
+
+    def run(self) -> None:
+        """Fixes the terms unless that is done, then adds batches until nothing more can be learnt here and now."""
+        fixed = self._fixed()
+        while True:
+            decision = self._decision(fixed)
+            self.outcome.decision = decision
+            self.context.progress.note(decision.sentence)
+            if decision.stop:
+                break
+            self._add_batch(fixed, decision)
+        self._score_study(fixed)
+
+    # What is fixed before candidates are looked at.
+
+    def _fixed(self) -> FixedTerms:
+        before, used, failed = self._stored()
+        order = tuple(prompt_order(self.who.pool, self.study.decide.order_seed, before.order if before else ()))
+        if before and before.study == self.who.digest and not before.terms.calibration.obstacles:
+            # New prompts stand behind those that were there; cells that failed are tried again, from the first prompt.
+            fixed, self.used = replace(before, order=order), 0 if failed else used
+            decision_tables.write_terms(self.context.cache, self.study.name, fixed.spec(), keep_evidence=not failed)
+            return fixed
+        self._record(order[:1])
+        shown = (self.who.baseline, *self.who.shown)
+        self._make(self.who.cells(shown, order[:1], self.study.seeds), self.study.frames)
+        calibration, scale = self._calibration(order)
+        costs = [] if calibration.obstacles else self._costs(order)
+        if not costs:
+            costs = [self._cost(lane, math.nan) for lane in self.who.candidates]
+        terms = fix_terms(self.study.decide, calibration, self.who.baseline.key, by_cost(costs, self.study.decide.tie))
+        changed = before is not None and (before.changed or (used > 0 and before.study != self.who.digest))
+        fixed = FixedTerms(terms, order, scale, self.who.digest, changed)
+        decision_tables.write_terms(self.context.cache, self.study.name, fixed.spec(), keep_evidence=False)
+        return fixed
+
+    def _stored(self) -> tuple[FixedTerms | None, int, bool]:
+        """Terms that the cache holds, how many prompts were used, and whether cells failed; None if it holds none."""
+        nothing = None, 0, False
+        if not self.context.cache.exists():
+            return nothing
+        with reading(self.context.cache) as db:
+            found = decision_tables.stored_decision(db, self.study.name)
+        if found is None:
+            return nothing
+        try:
+            return read_terms(found[0]), int(found[1].get("used", 0)), bool(found[1].get("failed"))
+        except (ValueError, TypeError, AttributeError) as error:
+            self.context.progress.note(f"{error} A new search begins.")
+            return nothing
+
+    def _calibration(self, order: Sequence[str]) -> tuple[Calibration, float]:
+        """Makes baseline and controls on the first prompts, as far as the budget goes."""
+        who, wanted = self.who, order[: self.study.decide.calibration_prompts]
+        cells: list[Cell] = []
+        for start in range(0, len(wanted), BATCH):
+            if self.spent:
+                break
+            prompts = wanted[start : start + BATCH]
+            batch = [
+                *who.cells((who.baseline, who.negative, who.positive), prompts, who.seeds[:1]),
+                *who.cells((who.baseline,), prompts, (who.other_seed,)),
+            ]
+            made = self.outcome.made
+            self._make(batch)
+            self._solve([prompt for prompt in prompts if order.index(prompt) < CONTROL_REFERENCES])
+            self._score(batch)
+            cells += batch
+            if self.outcome.made > made:  # those of an earlier call cost this one nothing
+                self.outcome.prompts += len(prompts)
+        facts = self._facts(cells)
+        values, controls, scale = calibration_tables(who, cells, facts, self.entries, self.reference)
+        asked, settings = self.entries.metrics, self.study.decide
+        # A metric that needs a label guards where every prompt has one, unless the study asks for it by name.
+        unlabelled = set(values[values["baseline"].isna()]["metric"]) if settings.guards is None else set()
+        asked = [metric for metric in asked if metric.margin is None or metric.key not in unlabelled]
+        found = calibrate(settings, asked, values, controls, referenced=self.study.reference is not None)
+        return replace(found, obstacles=(*found.obstacles, *self._unavailable())), scale
+
+    def _unavailable(self) -> list[str]:
+        why = self.entries.unavailable.get("clip_score")
+        return [f"CLIP score is {why}"] if why else []
+
+    def _costs(self, order: Sequence[str]) -> list[LaneCost]:
+        """Times of all candidates beside the baseline, interleaved; taken again together if they can't be paired."""
+        who = self.who
+        lanes = (who.baseline, *who.candidates)
+        cells = who.cells(lanes, order[:1], who.seeds[:1])
+        self._make(cells, self.study.frames)
+        self._record(order[:1])
+        settings = replace(self.study.timing, batch_sizes=(1,), repeats=max(self.study.timing.repeats, FEWEST_SAMPLES))
+        with reading(self.context.cache) as db:
+            missing = missing_timings(db, cells, settings, self.context.source, self.context.environment)
+        if missing:
+            self._time(missing, cells)
+        paces = self._paces()
+        if any(lane.key not in paces or paces[lane.key].n < FEWEST_SAMPLES for lane in who.candidates):
+            have = {timing.cell.lane.key: timing.have for timing in missing}
+            again = [
+                MissingTiming(cell, 1, have.get(cell.lane.key, 0) + settings.repeats, settings.repeats)
+                for cell in first_of_each_lane(cells)
+            ]
+            self._time(again, cells)
+            paces = self._paces()
+        return [self._cost(lane, paces[lane.key].value if lane.key in paces else math.nan) for lane in who.candidates]
+
+    def _cost(self, lane: Lane, cost: float) -> LaneCost:
+        scheduler = lane.scheduler
+        return LaneCost(lane.key, lane.label, cost, scheduler.expected_calls(lane.steps), scheduler.stochastic)
+
+    def _time(self, missing: Sequence[MissingTiming], cells: Sequence[Cell]) -> None:
+        self.outcome.failed += take_times(self.context, missing, cells, self.study.timing.warmup).failed
+
+    def _paces(self) -> dict[str, Pace]:
+        with reading(self.context.cache) as db:
+            samples = queries.timings(db, self.study.name)
+        here = samples["environment_id"] == self.context.environment.environment_id
+        samples = samples[here & (samples["batch_size"] == 1) & (samples["stage"] == "total")]
+        samples = samples.assign(run=runs_of(samples["created_at"]))
+        return paired_paces(samples[["lane", "run", "repeat", "seconds"]], self.who.baseline.key)
+
+    # Candidates.
+
+    def _decision(self, fixed: FixedTerms) -> Decision:
+        """The decision by what the cache holds, as every page shows it."""
+        self._write(fixed, [])
+        with reading(self.context.cache) as db:
+            evidence = decision_tables.evidence(db, self.study.name)
+            stored = decision_tables.stored_decision(db, self.study.name)
+        return decision_by(fixed, evidence, stored[1] if stored else {})
+
+    def _write(self, fixed: FixedTerms, rows: Sequence[decision_tables.EvidenceRow]) -> None:
+        state = {
+            "used": self.used,
+            "left": len(fixed.order) - self.used,
+            "spent": self.spent,
+            "failed": self.failed,
+            "obstacles": self._lost(),
+        }
+        decision_tables.write_evidence(self.context.cache, self.study.name, rows, state)
+
+    def _lost(self) -> list[str]:
+        """Says that there is hardly any ground truth, which no lane is to blame for."""
+        if self.reference is None or len(self.solutions) < CONTROL_REFERENCES:
+            return []
+        cells = [cell for pair in self.solutions.values() for cell in pair]
+        told = self.reference.told(self._facts(cells))
+        if 2 * told > len(self.solutions):
+            return []
+        return [
+            f"The reference and its check agree on {told} of {len(self.solutions)} pictures only; give [reference] "
+            "more steps, or take it out."
+        ]
+
+    def _add_batch(self, fixed: FixedTerms, decision: Decision) -> None:
+        """Makes the next prompts for every lane that may still prove the cheapest, and writes what they say."""
+        who, start = self.who, self.used
+        prompts = fixed.order[start : start + BATCH]
+        named = next((row for row in decision.lanes if row.lane == decision.lane), None)
+        cheaper = decision.lanes[decision.lanes.index(named) + 1 :] if named else decision.lanes
+        waiting = {row.lane for row in cheaper if row.status == "open" and row.level > 0}
+        lanes = [lane for lane in who.candidates if lane.key in waiting]
+        cells = who.cells((who.baseline, *lanes), prompts, who.seeds)
+        self._record(fixed.order[: start + len(prompts)])
+        self._make_shown(fixed.order, start, len(prompts))
+        self._make(cells)
+        if self._needs_reference(decision, waiting):
+            self._solve(prompts)
+        self._score(cells)
+        facts = self._facts(cells)
+        for cell in cells:
+            if cell.trajectory_id not in facts.finished:
+                self.failed[cell.lane.key] = self.failed.get(cell.lane.key, 0) + 1
+        guards = fixed.terms.calibration.guards
+        margin = self.study.decide.excess_error
+        sticks = Yardsticks(guards, self.entries, fixed.scale, self.reference, margin)
+        rows = evidence_rows(sticks, who, lanes, start, cells, facts)
+        self.outcome.prompts += len(prompts)
+        self.used += len(prompts)
+        self._write(fixed, rows)
+
+    def _needs_reference(self, decision: Decision, waiting: Iterable[str]) -> bool:
+        """Whether a lane that is looked at has not shown its latent error yet."""
+        return any(
+            guard.guard.key == EXCESS and not guard.shown
+            for row in decision.lanes
+            if row.lane in waiting
+            for guard in row.guards
+        )
+
+    # Cells.
+
+    def _make(self, cells: Sequence[Cell], frames: FrameSettings = NO_FRAMES, title: str = "images") -> None:
+        with reading(self.context.cache) as db:
+            jobs = missing_images(db, [ImageJob(cell, frames) for cell in cells])
+        made = make_images(self.context, jobs, title)
+        self.outcome.made += made.done
+        self.outcome.failed += made.failed
+        self.outcome.calls += expected_calls(job.cell for job in jobs)
+
+    def _make_shown(self, order: Sequence[str], start: int, count: int) -> None:
+        """Lanes that are only shown, for the first prompts or for all; and step frames of the first few."""
+        who, study = self.who, self.study
+        last = len(order) if study.decide.shown_prompts == "all" else SHOWN_PROMPTS
+        self._make(who.cells(who.shown, order[start : min(start + count, last)], who.seeds))
+        framed = order[start : min(start + count, FRAMED_PROMPTS)]
+        self._make(who.cells((who.baseline, *who.candidates, *who.shown), framed, who.seeds), study.frames)
+
+    def _solve(self, prompts: Sequence[str]) -> None:
+        """Makes the converged solutions of prompts, and remembers them."""
+        if self.study.reference is None or not prompts:
+            return
+        asked = replace(self.study, prompts=tuple(prompts), seeds=self.who.seeds)
+        pairs = reference_cells(asked, self.context.source, self.context.environment.device)
+        self._make([cell for pair in pairs for cell in pair], title="references")
+        self.solutions |= {(pair[0].prompt, pair[0].seed): pair for pair in pairs}
+
+    def _score(self, cells: Sequence[Cell]) -> None:
+        keys = list(self.entries.usable)
+        tally = score_cells(self.subject, cells, keys, self.context.cache, self.context.progress)
+        self.outcome.failed += tally.failed
+
+    def _score_study(self, fixed: FixedTerms) -> None:
+        """Measures what was made by all metrics, for pages to show."""
+        study = self._shown(fixed.order[: max(self.used, 1)])
+        environment = self.context.environment
+        plan = plan_study(study, self.context.source, self.context.cache, environment.device, environment.memory)
+        self.outcome.failed += score(plan, self.context.cache, self.context.progress).failed
+
+    def _facts(self, cells: Sequence[Cell]) -> CellFacts:
+        solutions = [cell for pair in self.solutions.values() for cell in pair]
+        return cell_facts(self.context, [*cells, *solutions], self.entries)
+
+    def _record(self, prompts: Sequence[str]) -> None:
+        """Records what the study shows: its lanes on the prompts used so far, whether or not all are made."""
+        every = self.who.cells(self.study.lanes, prompts, self.who.seeds)
+        self.context.writer.begin(self._shown(prompts), every, self.context.source, self.context.environment)
+
+    def _shown(self, prompts: Sequence[str]) -> Study:
+        return replace(self.study, prompts=tuple(prompts), seeds=self.who.seeds)

@@ -1,0 +1,261 @@
+"""From cells in the cache to what they say of lanes: the tables that calibrate a decision, and its evidence."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from engine.analysis.calibration import GuardMetric, exceeds, is_other, picture_scale
+from engine.analysis.guards import EXCESS, OTHER, Guard
+from engine.cache import decision_tables, queries
+from engine.cache.connection import reading
+from engine.cache.decision_tables import EvidenceRow
+from engine.measuring import metrics
+from engine.measuring.evidence import Subject, Unmeasurable
+from engine.measuring.formulas import relative_distance
+from engine.measuring.metric import Metric
+from engine.passes.context import PassContext
+from engine.passes.decision_roles import Roles
+from engine.study.cells import Cell
+from engine.study.lanes import Lane
+
+Latents = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class GuardEntries:
+    """The metrics that may guard a study.
+
+    Attributes:
+        usable: By key, with the version whose values count.
+        unavailable: Why a metric cannot be measured at all, by key.
+    """
+
+    usable: Mapping[str, tuple[Metric, str]]
+    unavailable: Mapping[str, str]
+
+    @property
+    def metrics(self) -> list[GuardMetric]:
+        """As the calibration takes them."""
+        return [
+            GuardMetric(
+                metric.key, metric.label, metric.direction == "higher", metric.margin, metric.span, unit=metric.unit
+            )
+            for metric, _ in self.usable.values()
+        ]
+
+
+def guard_entries(subject: Subject, asked: Sequence[str] | None) -> GuardEntries:
+    """Metrics of pictures that may guard, those that a study asks for or all.
+
+    Args:
+        subject: What is common to all cells.
+        asked: Their keys; None for all.
+    """
+    usable, unavailable = {}, {}
+    for key, metric in metrics.of_scope("picture").items():
+        if not metric.may_guard or metric.direction == "neither" or not (asked is None or key in asked):
+            continue
+        try:
+            usable[key] = metric, metric.full_version(subject)
+        except Unmeasurable as reason:
+            unavailable[key] = str(reason)
+    return GuardEntries(usable, unavailable)
+
+
+@dataclass
+class CellFacts:
+    """What the cache knows of some cells.
+
+    Attributes:
+        finished: Ids of those that came out.
+        latents: Of those, by id.
+        values: By id and metric.
+    """
+
+    finished: set[str] = field(default_factory=set)
+    latents: dict[str, Latents] = field(default_factory=dict)
+    values: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    def value(self, cell: Cell, metric: str) -> float:
+        """A score; NaN if there is none."""
+        return self.values.get((cell.trajectory_id, metric), math.nan)
+
+    def distance(self, cell: Cell, other: Cell) -> float:
+        """Relative distance of final latents to another cell's; NaN if one of them is missing, or of another shape."""
+        pair = [self.latents.get(one.trajectory_id) for one in (cell, other)]
+        if pair[0] is None or pair[1] is None:
+            return math.nan
+        try:
+            return relative_distance(pair[0], pair[1])
+        except Unmeasurable:
+            return math.nan
+
+
+def cell_facts(context: PassContext, cells: Iterable[Cell], entries: GuardEntries) -> CellFacts:
+    """Reads what the cache knows of cells.
+
+    Raises:
+        CacheError: The cache cannot be read.
+    """
+    ids = sorted({cell.trajectory_id for cell in cells})
+    with reading(context.cache) as db:
+        finished = set(queries.finished(db, ids))
+        table = decision_tables.picture_values(db, ids)
+        latents = queries.latents(db, sorted(finished))
+    versions = {(key, version) for key, (_, version) in entries.usable.items()}
+    values = {
+        (row.trajectory_id, row.metric): float(row.value)
+        for row in table.itertuples()
+        if (row.metric, row.metric_version) in versions
+    }
+    return CellFacts(finished, latents, values)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The converged solutions of a study: of each prompt and seed the solution and its check."""
+
+    pairs: Mapping[tuple[str, int], tuple[Cell, Cell]]
+    tolerance: float
+
+    def excess(self, facts: CellFacts, cell: Cell, base: Cell, margin: float) -> float:
+        """1 if the latent error is too far over the baseline's, or there is no ground truth; else 0."""
+        solution, check = self.pairs[cell.prompt, cell.seed]
+        if not facts.distance(check, solution) <= self.tolerance:
+            return 1.0
+        return float(exceeds(facts.distance(cell, solution), facts.distance(base, solution), margin))
+
+    def told(self, facts: CellFacts) -> int:
+        """How many have a ground truth."""
+        return sum(facts.distance(check, solution) <= self.tolerance for solution, check in self.pairs.values())
+
+
+def by_place(cells: Iterable[Cell]) -> dict[tuple[str, str, int], Cell]:
+    """Cells by lane, prompt and seed."""
+    return {(cell.lane.key, cell.prompt, cell.seed): cell for cell in cells}
+
+
+def calibration_tables(
+    roles: Roles, cells: Iterable[Cell], facts: CellFacts, entries: GuardEntries, reference: Reference | None
+) -> tuple[pd.DataFrame, pd.DataFrame, float]:
+    """What the controls show: values by metric, whether pictures are others, and the scale that tells them apart.
+
+    Args:
+        roles: Who takes part.
+        cells: Baseline with two seeds and both controls, all prompts.
+        facts: Of these cells and of the reference's.
+        entries: Metrics that may guard.
+        reference: Converged solutions of the first prompts, if the study has any.
+    """
+    places = by_place(cells)
+    first, second = roles.seeds[0], roles.other_seed
+    base, negative, positive = roles.baseline.key, roles.negative.key, roles.positive.key
+    prompts = [
+        prompt
+        for prompt in dict.fromkeys(cell.prompt for cell in places.values())
+        if places[base, prompt, first].trajectory_id in facts.finished
+    ]
+    bases = [places[base, prompt, first] for prompt in prompts]
+    known = [(facts.latents[cell.trajectory_id], cell.seed) for cell in bases if cell.trajectory_id in facts.latents]
+    scale = picture_scale([latents for latents, _ in known], [seed for _, seed in known]) if known else math.nan
+    values, controls = [], []
+    for position, (prompt, cell) in enumerate(zip(prompts, bases, strict=True)):
+        low, high = places[negative, prompt, first], places[positive, prompt, first]
+        controls.append(
+            {
+                "positive": _told(facts.distance(high, cell), scale),
+                "negative": _told(facts.distance(low, cell), scale),
+                "excess": _known_excess(reference, facts, low, cell, roles.study.decide.excess_error),
+            }
+        )
+        for key in entries.usable:
+            row = {"baseline": cell, "again": places[base, prompt, second], "negative": low}
+            measured = {name: facts.value(one, key) for name, one in row.items()}
+            values.append({"metric": key, "position": position, **measured})
+    columns = ["metric", "position", "baseline", "again", "negative"]
+    return (
+        pd.DataFrame(values, columns=columns),
+        pd.DataFrame(controls, columns=["positive", "negative", "excess"]),
+        scale,
+    )
+
+
+def _told(distance: float, scale: float) -> float:
+    """Whether it is another picture; NaN if a control's picture is missing, which speaks for no guard."""
+    return math.nan if math.isnan(distance) else float(is_other(distance, scale))
+
+
+def _known_excess(reference: Reference | None, facts: CellFacts, cell: Cell, base: Cell, margin: float) -> float:
+    """As `Reference.excess`, but NaN without a ground truth: that must not make the control look worse."""
+    pair = reference.pairs.get((cell.prompt, cell.seed)) if reference else None
+    if reference is None or pair is None or not facts.distance(pair[1], pair[0]) <= reference.tolerance:
+        return math.nan
+    gaps = facts.distance(cell, pair[0]), facts.distance(base, pair[0])
+    return math.nan if math.isnan(gaps[0] + gaps[1]) else float(exceeds(*gaps, margin))
+
+
+@dataclass(frozen=True)
+class Yardsticks:
+    """What prompts are measured by.
+
+    Attributes:
+        guards: That have to consent.
+        entries: Metrics that may guard.
+        scale: Half of it is how far latents may be from the baseline's and still show its picture.
+        reference: Converged solutions, for as many of the prompts as they were made.
+        margin: How much latent error over the baseline's is too much.
+    """
+
+    guards: Sequence[Guard]
+    entries: GuardEntries
+    scale: float
+    reference: Reference | None
+    margin: float
+
+    def value(self, guard: Guard, pairs: Sequence[tuple[Cell, Cell]], facts: CellFacts) -> float:
+        """What the seeds of a prompt say together; NaN if they say nothing.
+
+        Args:
+            guard: One of `guards`.
+            pairs: The lane's cell and the baseline's, seed by seed.
+            facts: Of these cells and of the reference's.
+        """
+        if guard.key == OTHER:
+            return float(np.mean([is_other(facts.distance(*pair), self.scale) for pair in pairs]))
+        if guard.key == EXCESS:
+            if self.reference is None or not all((lane.prompt, lane.seed) in self.reference.pairs for lane, _ in pairs):
+                return math.nan
+            return float(np.mean([self.reference.excess(facts, *pair, self.margin) for pair in pairs]))
+        if guard.key not in self.entries.usable:
+            return math.nan
+        sign = 1.0 if self.entries.usable[guard.key][0].direction == "higher" else -1.0
+        gaps = [facts.value(lane, guard.key) - facts.value(base, guard.key) for lane, base in pairs]
+        return sign * float(np.mean(gaps))
+
+
+def evidence_rows(
+    yardsticks: Yardsticks, roles: Roles, lanes: Iterable[Lane], start: int, cells: Iterable[Cell], facts: CellFacts
+) -> list[EvidenceRow]:
+    """What a batch of prompts says of lanes by each guard.
+
+    Args:
+        yardsticks: What they are measured by.
+        roles: Who takes part.
+        lanes: Candidates that were made for all prompts of the batch.
+        start: Position of the batch's first prompt in the order.
+        cells: Of baseline and lanes, prompt by prompt in that order.
+        facts: Of these cells and of the reference's.
+    """
+    places, rows = by_place(cells), []
+    for position, prompt in enumerate(dict.fromkeys(cell.prompt for cell in places.values()), start):
+        for lane in lanes:
+            pairs = [(places[lane.key, prompt, seed], places[roles.baseline.key, prompt, seed]) for seed in roles.seeds]
+            for guard in yardsticks.guards:
+                value = yardsticks.value(guard, pairs, facts)
+                if not math.isnan(value):
+                    rows.append(EvidenceRow(lane.key, guard.key, position, value))
+    return rows

@@ -1,0 +1,101 @@
+"""Who takes part in a decision: baseline, controls, candidates and references, prompt by prompt. Imports no torch."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from engine.errors import StudyError
+from engine.passes.context import PassContext
+from engine.study.cells import Cell, cells, check_lanes, digest
+from engine.study.lanes import MAX_STEPS, Lane
+from engine.study.prompt_pool import pool_prompts
+from engine.study.study import Study
+
+FEW_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The lanes of a decision on one machine.
+
+    Attributes:
+        baseline: The lane that the others would replace.
+        negative: The negative control.
+        positive: The positive control.
+        candidates: Lanes that may be named.
+        shown: Lanes that are only there to be seen.
+        pool: Prompts, in no order yet.
+    """
+
+    study: Study
+    context: PassContext
+    baseline: Lane
+    negative: Lane
+    positive: Lane
+    candidates: tuple[Lane, ...]
+    shown: tuple[Lane, ...]
+    pool: tuple[str, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of the pictures a prompt that candidates are looked at by."""
+        return seeds_from(self.study.seeds, self.study.decide.seeds)
+
+    @property
+    def other_seed(self) -> int:
+        """The second seed of the baseline, which its seed noise is taken from."""
+        return seeds_from(self.study.seeds, 2)[1]
+
+    def cells(self, lanes: Iterable[Lane], prompts: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
+        """Cells of lanes, prompt by prompt."""
+        lanes = tuple(lanes)
+        if not lanes or not prompts:
+            return []
+        asked = replace(self.study, lanes=lanes, baseline=lanes[0].key, prompts=tuple(prompts), seeds=tuple(seeds))
+        return cells(asked, self.context.source, self.context.environment.device)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that the evidence depends on: another one makes another study."""
+        one = self.cells((self.baseline, *self.candidates), ("",), (0,))
+        settings = {key: value for key, value in self.study.decide.spec().items() if key not in NOT_ASKED}
+        reference = self.study.reference.spec() if self.study.reference else None
+        return digest([[cell.trajectory_id for cell in one], settings, reference, list(self.seeds)])[:32]
+
+
+# Settings that change no evidence.
+NOT_ASKED = frozenset({"pool", "shown_only", "shown_prompts"})
+
+
+def roles(study: Study, context: PassContext) -> Roles:
+    """Who takes part in the decision of a study.
+
+    Raises:
+        StudyError: There is no candidate, the baseline has no negative control, or a lane is known to be wrong.
+    """
+    shown_only = set(study.decide.shown_only)
+    baseline = next(lane for lane in study.lanes if lane.key == study.baseline)
+    others = [lane for lane in study.lanes if lane is not baseline]
+    candidates = tuple(lane for lane in others if lane.key not in shown_only)
+    shown = tuple(lane for lane in others if lane.key in shown_only)
+    if not candidates:
+        raise StudyError(f"Study '{study.name}' has no lane to put in place of {baseline.key}; add one to its lanes.")
+    if baseline.steps == 1:
+        raise StudyError(
+            f"Study '{study.name}': {baseline.key} takes one step, and there is no lane that is surely worse to check "
+            "the metrics by. Choose a baseline of 2 steps or more."
+        )
+    check_lanes(study.lanes, context.source.scheduler_config)
+    negative = _at(baseline, 2 if baseline.steps > FEW_STEPS else 1)
+    positive = _at(baseline, min(2 * baseline.steps, MAX_STEPS))
+    return Roles(study, context, baseline, negative, positive, candidates, shown, pool_prompts(study, context.source))
+
+
+def seeds_from(seeds: Sequence[int], count: int) -> tuple[int, ...]:
+    """The first `count` of the study's seeds; where it has fewer, those after its largest."""
+    more = range(max(seeds) + 1, max(seeds) + 1 + count)
+    return (*seeds, *more)[:count]
+
+
+def _at(lane: Lane, steps: int) -> Lane:
+    return replace(lane, key=f"{lane.key.rpartition(':')[0]}:{steps}", steps=steps)

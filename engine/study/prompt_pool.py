@@ -1,0 +1,46 @@
+"""Prompts that a decision draws from: a file of the study's, those that come with the model's kind, or its own."""
+
+from pathlib import Path
+
+from engine.errors import StudyError
+from engine.paths import DATA
+from engine.study.source import ModelSource
+from engine.study.study import Study
+
+BUNDLED_POOL = DATA / "prompts" / "bundled_396.txt"
+GENERAL_POOL = DATA / "prompts" / "general_500.txt"
+
+
+def pool_prompts(study: Study, source: ModelSource) -> tuple[str, ...]:
+    """The pool of a study, each prompt once.
+
+    Raises:
+        StudyError: The file is missing, is no text, or holds no prompt.
+    """
+    if study.decide.pool is not None:
+        return read_prompts(Path(study.decide.pool))
+    if source.name == "bundled":
+        return read_prompts(BUNDLED_POOL)
+    return study.prompts if source.family.builder else read_prompts(GENERAL_POOL)
+
+
+def read_prompts(path: Path) -> tuple[str, ...]:
+    """Prompts of a file, one a line; lines that begin with # say something about it.
+
+    Args:
+        path: Absolute, or looked for in the working folder and then in `data/`.
+
+    Raises:
+        StudyError: The file is missing, is no text, or holds no prompt.
+    """
+    found = next((file for file in (path, DATA / path) if file.is_file()), None)
+    if found is None:
+        raise StudyError(f"[decide] pool: there is no file {path}, nor {DATA / path}.")
+    try:
+        lines = [line.strip() for line in found.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"[decide] pool: {found} cannot be read as UTF-8 text: {error}.") from error
+    prompts = tuple(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+    if not prompts:
+        raise StudyError(f"[decide] pool: {found} holds no prompt.")
+    return prompts
