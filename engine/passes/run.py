@@ -104,10 +104,13 @@ def _make_missing(plan: StudyPlan, context: PassContext, outcome: RunOutcome) ->
     from engine.passes.lints import store_lints
     from engine.sampling.dry_run import refuse_failing
     from engine.sampling.standins import model_config
+    from engine.sampling.tokens import token_notes
 
     config = model_config(context.model.pipe)
     # Lanes whose cells would all fail are refused before anything is written.
     refuse_failing(context.model.pipe, [job.cell for job in (*plan.missing_images, *plan.missing_references)])
+    for note in token_notes(context.model.pipe, plan.study.prompts, plan.study.pipeline.arguments):
+        context.progress.note(note)
     _record_study(plan, context)
     context.writer.set_parameters(plan.source, context.model.parameters)
     store_lints(context.cache, [*plan.cells, *(cell for pair in plan.references for cell in pair)], plan.source, config)

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from engine.sampling.image_pass import sample_cells
 from engine.sampling.models import Model
 from engine.sampling.recording import NoiseLevels
 from engine.sampling.standins import with_parts
+from engine.sampling.tokens import token_notes
 from engine.study.cells import Cell
 from engine.study.lanes import parse_lane
 from engine.study.source import find_model
@@ -141,3 +143,15 @@ def test_stochastic_lanes_are_drawn_again_where_the_pipeline_passes_no_generator
         [expected] = plain(**pipeline_arguments(pipe, cell), generator=generator).images
         for samples in runs:
             assert np.abs(picture_of(samples[cell.seed]) - np.asarray(expected).astype(int)).max() <= 1
+
+
+def test_prompts_that_are_cut_off_and_those_that_are_one_to_the_model_are_told(sd_model: Model) -> None:
+    """diffusers #447: prompts that differ only beyond the limit give one picture a seed."""
+    long = "red apple " * 50
+    notes = token_notes(sd_model.pipe, ["owl", f"{long} owl", f"{long} pear", "red apple"], {})
+    assert [note for note in notes if "has 103 tokens, of which tokenizer reads the first 77" in note]
+    [same] = [note for note in notes if "are one to the model" in note]
+    assert same.startswith("2 prompts")
+    assert token_notes(sd_model.pipe, ["owl", "red apple"], {}) == []
+    spelled = [unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD")]
+    assert "2 prompts are one" in token_notes(sd_model.pipe, spelled, {})[0]
