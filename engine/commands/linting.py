@@ -11,6 +11,7 @@ from engine.commands.console import print_table
 from engine.commands.files import check_json, write_json
 from engine.errors import StudyError
 from engine.study.lanes import Finding, Lane, parse_lane
+from engine.study.model_parts import equipped
 from engine.study.source import find_model
 from engine.study.study import load_study
 
@@ -62,7 +63,7 @@ def _store(arguments: argparse.Namespace) -> None:
 
     settings = [*arguments.settings, *([f"model={arguments.model}"] if arguments.model else [])]
     study = load_study(arguments.what, settings)
-    source = find_model(study.model)
+    source = equipped(find_model(study.model), study.pipeline.parts)
     with reading(arguments.cache):
         pass  # refuses what is no cache, or is not there
     every = [*cells(study, source, "cpu"), *(cell for pair in reference_cells(study, source, "cpu") for cell in pair)]

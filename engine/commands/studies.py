@@ -17,6 +17,7 @@ from engine.passes.sample_size import metrics_without_verdict, power
 from engine.passes.scores import score, scoring_lines
 from engine.progress import make_progress
 from engine.results import Results, read_results
+from engine.study.model_parts import equipped
 from engine.study.source import find_model
 from engine.study.study import load_study
 
@@ -41,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 def plan(arguments: argparse.Namespace) -> int:
     """`plan STUDY`."""
     study = load_study(arguments.study, arguments.settings)
-    source = find_model(study.model)
+    source = equipped(find_model(study.model), study.pipeline.parts)
     if source.fingerprint is None:
         count = len(study.lanes) * len(study.prompts) * len(study.seeds)
         print(f"{study.name}: {count} cells. Model '{source.name}' is not here yet; `run` would fetch it first.")
@@ -97,7 +98,7 @@ def _work_lines(found: StudyPlan) -> Iterator[str]:
 def score_study(arguments: argparse.Namespace) -> int:
     """`score STUDY`."""
     study = load_study(arguments.study, arguments.settings)
-    source = find_model(study.model)
+    source = equipped(find_model(study.model), study.pipeline.parts)
     progress = make_progress(arguments.progress)
     migrate_existing(arguments.cache)
     found = plan_study(study, source, arguments.cache, arguments.device, arguments.memory)

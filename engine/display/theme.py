@@ -81,7 +81,7 @@ _LOOKS: Final = {
     "flow_heun": Look(OLIVE, "square"),
     "edm_euler": Look(TEAL, "diamond"),
     "edm_dpmpp_2m": Look(GOLD, "triangle-right"),
-    "euler_karras": Look(TEAL, "triangle-up"),
+    "euler_continuous": Look(TEAL, "triangle-up"),
     "cogvideox_ddim": Look(BLUE, "diamond"),
     "cogvideox_dpm": Look(BLUE, "triangle-down"),
 }

@@ -10,6 +10,7 @@ from engine.cache.writer import CacheWriter
 from engine.environment import Environment, Memory, describe, resolve_device
 from engine.progress import Progress
 from engine.study.cells import Cell, resolve_dtype
+from engine.study.model_parts import equipped
 from engine.study.source import ModelSource, find_model
 from engine.study.study import Study
 
@@ -111,7 +112,7 @@ def open_context(
         LabError: There is no such model or device.
     """
     progress = progress or Progress()
-    source = fetched_source(study.model, progress)
+    source = equipped(fetched_source(study.model, progress), study.pipeline.parts)
     device = resolve_device(device)
     environment, dtype = describe(device, memory), resolve_dtype(study.dtype, device)
     return PassContext(cache, source, environment, dtype, max_batch, progress)

@@ -14,6 +14,7 @@ from engine.passes.scores import score
 from engine.passes.swaps import make_swaps
 from engine.passes.timing import take_times
 from engine.progress import Progress
+from engine.study.model_parts import equipped
 from engine.study.study import Study
 
 
@@ -67,7 +68,7 @@ def run_study(
         LabError: Something on the user's side is wrong; raised before any work, except for a disk that fills up.
     """
     progress, start = progress or Progress(), time.monotonic()
-    source = fetched_source(study.model, progress)
+    source = equipped(fetched_source(study.model, progress), study.pipeline.parts)
     if cache.exists():
         migrate(cache)
     plan = plan_study(study, source, cache, device, memory)
@@ -103,10 +104,13 @@ def _make_missing(plan: StudyPlan, context: PassContext, outcome: RunOutcome) ->
     from engine.passes.lints import store_lints
     from engine.sampling.dry_run import refuse_failing
     from engine.sampling.standins import model_config
+    from engine.sampling.tokens import token_notes
 
     config = model_config(context.model.pipe)
     # Lanes whose cells would all fail are refused before anything is written.
     refuse_failing(context.model.pipe, [job.cell for job in (*plan.missing_images, *plan.missing_references)])
+    for note in token_notes(context.model.pipe, plan.study.prompts, plan.study.pipeline.arguments):
+        context.progress.note(note)
     _record_study(plan, context)
     context.writer.set_parameters(plan.source, context.model.parameters)
     store_lints(context.cache, [*plan.cells, *(cell for pair in plan.references for cell in pair)], plan.source, config)

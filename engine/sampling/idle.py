@@ -115,12 +115,19 @@ class _Silent(StandIn):
         first = next(iter(arguments.values()))
         if isinstance(first, list):
             return Denoised(([torch.zeros_like(row) for row in first],))
-        # Inpainting and videos of pictures give it more channels than it answers with.
-        channels = getattr(getattr(self.real, "config", None), "out_channels", None)
-        answer = torch.zeros_like(first)
-        if first.ndim >= 4 and isinstance(channels, int) and 0 < channels < first.shape[-3]:
-            answer = answer.narrow(-3, 0, channels)
-        return Denoised((answer,))
+        return Denoised((_answer_like(first, self.real),))
+
+
+def _answer_like(latents: torch.Tensor, denoiser: Any) -> torch.Tensor:
+    """Zeros of the shape of a denoiser's answer, which may have fewer channels than it gets, or more."""
+    given, answered = (getattr(denoiser, name, None) for name in ("in_channels", "out_channels"))
+    shape = list(latents.shape)
+    if latents.ndim >= 4 and isinstance(given, int) and isinstance(answered, int):
+        # (B, C, H, W), (B, C, F, H, W) or (B, F, C, H, W)
+        axis = next((axis for axis in (-3, 1) if shape[axis] == given), None)
+        if axis is not None:
+            shape[axis] = answered
+    return latents.new_zeros(shape)
 
 
 class _Receiving(StandIn):

@@ -11,6 +11,7 @@ import transformers
 from diffusers import DiffusionPipeline
 
 from engine.errors import LabError, ModelError
+from engine.sampling.equipping import equip
 from engine.sampling.standins import denoisers
 from engine.study.model_files import VARIANTS, read_json, skipped_parts, variant_of
 from engine.study.source import ModelSource, find_model
@@ -130,6 +131,8 @@ def load(source: ModelSource, device: str, dtype: str, memory: Memory = "standar
         pipe: DiffusionPipeline = getattr(importlib.import_module(module), function)(getattr(torch, dtype))
     else:
         pipe = _from_folder(source, getattr(torch, dtype))
+    if source.parts:
+        pipe = equip(pipe, source.parts, getattr(torch, dtype))
     pipe.set_progress_bar_config(disable=True)
     if memory == "low":
         pipe.enable_attention_slicing()

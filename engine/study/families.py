@@ -180,7 +180,7 @@ _BUILT_IN = (
         frames=25,
         guidance="max_guidance_scale",
         inputs=("image",),
-        solvers=("euler_karras",),
+        solvers=("euler_continuous",),
     ),
     Family(
         "gaussian",

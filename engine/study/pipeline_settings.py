@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from engine.study.model_parts import ModelParts, read_parts
 from engine.study.reading import Table
 
 # What a study says elsewhere, what the lab sets itself, and what is no plain value.
@@ -52,13 +53,15 @@ class PipelineSettings:
     Attributes:
         arguments: Plain values by name.
         pictures: Picture files by name, e.g. `image` and `mask_image`.
+        parts: What is put into the model; it makes another model, so it is no part of `identity`.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, PictureFile] = field(default_factory=dict)
+    parts: ModelParts = field(default_factory=ModelParts)
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Whether there are arguments or pictures."""
         return bool(self.arguments or self.pictures)
 
     def identity(self) -> dict[str, Any]:
@@ -70,7 +73,7 @@ class PipelineSettings:
         named = {
             name: {"file": Path(picture.path).name, "sha256": picture.digest} for name, picture in self.pictures.items()
         }
-        return {**self.arguments, **named}
+        return {**self.arguments, **named, **self.parts.spec()}
 
 
 def read_pipeline(table: Table, folder: Path | None) -> PipelineSettings:
@@ -83,6 +86,7 @@ def read_pipeline(table: Table, folder: Path | None) -> PipelineSettings:
     Raises:
         StudyError: A key that is said elsewhere, a value that is no plain data, or a picture that is not there.
     """
+    parts = read_parts(table, folder)
     arguments: dict[str, Any] = {}
     pictures: dict[str, PictureFile] = {}
     for name, value in table.rest().items():
@@ -99,7 +103,7 @@ def read_pipeline(table: Table, folder: Path | None) -> PipelineSettings:
             raise table.error(name, f"must be text, finite numbers, true or false, or lists, not {value!r}") from None
         arguments[name] = value
     table.finish()
-    return PipelineSettings(arguments, pictures)
+    return PipelineSettings(arguments, pictures, parts)
 
 
 def _picture(table: Table, name: str, value: str, folder: Path | None) -> PictureFile:

@@ -338,8 +338,8 @@ _BUILT_IN = (
         kinds=("edm",),
     ),
     Scheduler(
-        "euler_karras",
-        "Euler Karras",
+        "euler_continuous",
+        "Euler, continuous",
         "diffusers:EulerDiscreteScheduler",
         {"use_karras_sigmas": True},
         paper=_EDM,

@@ -5,12 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from engine.errors import ModelError, did_you_mean
 from engine.paths import DATA
 from engine.study.families import FAMILIES, Family, family_of
 from engine.study.model_files import IncompleteError, file_digest, is_part, loaded_files, parts_of, read_json
+
+if TYPE_CHECKING:
+    from engine.study.model_parts import ModelParts
 
 EXAMPLE_HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 BUNDLED = DATA / "bundled"
@@ -46,6 +49,7 @@ class ModelSource:
         scheduler_config: The scheduler configuration that came with it.
         bytes: Size of its weights.
         prompted: Whether it reads text, or starts from a picture.
+        parts: What a study puts into it.
     """
 
     name: str
@@ -58,6 +62,7 @@ class ModelSource:
     scheduler_config: dict[str, Any]
     bytes: int = 0
     prompted: bool = True
+    parts: "ModelParts | None" = None
 
     @property
     def family(self) -> Family:
@@ -101,7 +106,8 @@ def find_model(name: str) -> ModelSource:
             f"'{EXAMPLE_HUB_ID}'."
         )
     repo, _, revision = name.partition("@")
-    snapshot = _hub_snapshot(repo, revision or "main")
+    index = hub_file(repo, "model_index.json", revision or "main")
+    snapshot = index.parent if index is not None else None
     if snapshot is None:
         return ModelSource(name, "hub", None, revision, None, "", None, {})
     try:
@@ -173,15 +179,20 @@ def _native_size(folder: Path, sample: Any, name: str) -> tuple[int, int] | None
     return width * factor, height * factor
 
 
-def _hub_snapshot(repo: str, revision: str) -> Path | None:
+def hub_file(repo: str, name: str, revision: str = "main") -> Path | None:
+    """A file of a repository of the hub, if it is on this machine.
+
+    Raises:
+        ModelError: The repository cannot have that name.
+    """
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(repo, "model_index.json", revision=revision)
+        found = try_to_load_from_cache(repo, name, revision=revision)
     except HFValidationError as error:
         raise ModelError(f"No model '{repo}': {str(error).partition(':')[0]}.") from error
-    return Path(found).parent if isinstance(found, str) else None
+    return Path(found) if isinstance(found, str) else None
 
 
 def _computed(family: Family) -> ModelSource:

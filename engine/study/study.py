@@ -83,7 +83,7 @@ class Study:
         plain["reference"] = self.reference.spec() if self.reference else None
         plain["decide"] = self.decide.spec()
         del plain["pipeline"]
-        if self.pipeline:
+        if self.pipeline or self.pipeline.parts:
             plain["pipeline"] = self.pipeline.spec()
         return plain
 

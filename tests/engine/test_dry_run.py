@@ -91,7 +91,7 @@ def test_further_arguments_are_part_of_a_cells_identity_and_others_leave_it() ->
         ("sd", SD_SCHEDULER, "flow_euler", "ddim, ddpm, pndm"),
         ("sdxl", {"_class_name": "EDMDPMSolverMultistepScheduler"}, "dpmpp_2m", "edm_euler, edm_dpmpp_2m"),
         ("cogvideox", {"_class_name": "CogVideoXDDIMScheduler"}, "ddim", "cogvideox_ddim, cogvideox_dpm"),
-        ("svd", {"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous"}, "ddim", "euler_karras"),
+        ("svd", {"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous"}, "ddim", "euler_continuous"),
     ],
 )
 def test_solvers_that_do_not_suit_a_model_are_refused_with_those_that_do(

@@ -1,0 +1,117 @@
+"""What a study puts into a model: another pipeline class, a ControlNet, LoRA files. Imports no torch."""
+
+import re
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ModelError
+from engine.study.model_files import check_whole, file_digest, weight_files
+from engine.study.reading import Table
+from engine.study.source import ModelSource, hub_file
+
+
+@dataclass(frozen=True)
+class PartFile:
+    """A file or folder that is put into a model.
+
+    Attributes:
+        path: Where it lies.
+        digest: SHA-256 of what is loaded of it.
+        scale: How strongly it counts.
+    """
+
+    path: str
+    digest: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """Changes to a model that make another one of it.
+
+    Attributes:
+        pipeline: Name of a pipeline class of diffusers that takes the place of the model's own.
+        controlnet: A ControlNet.
+        lora: LoRA files.
+    """
+
+    pipeline: str = ""
+    controlnet: PartFile | None = None
+    lora: tuple[PartFile, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self.pipeline or self.controlnet or self.lora)
+
+    def spec(self) -> dict[str, Any]:
+        """As plain data, for the cache."""
+        found: dict[str, Any] = {"class": self.pipeline} if self.pipeline else {}
+        if self.controlnet:
+            found["controlnet"] = {"name": Path(self.controlnet.path).name, "sha256": self.controlnet.digest}
+        if self.lora:
+            found["lora"] = [{"name": Path(f.path).name, "sha256": f.digest, "scale": f.scale} for f in self.lora]
+        return found
+
+
+def read_parts(table: Table, folder: Path | None) -> ModelParts:
+    """Reads `class`, `controlnet` and `lora` of a `[pipeline]` table.
+
+    Raises:
+        StudyError: A value of the wrong kind, or a file that is not there.
+        ModelError: Weights are missing, damaged or pickled.
+    """
+    name = table.text("class", "")
+    if name and not re.fullmatch(r"[A-Za-z0-9]+Pipeline", name):
+        raise table.error("class", f"must name a pipeline class of diffusers, not {name!r}")
+    controlnet = table.text("controlnet", "")
+    if controlnet and not name:
+        raise table.error("controlnet", 'needs a class, too, e.g. class = "StableDiffusionControlNetPipeline"')
+    return ModelParts(
+        name,
+        _controlnet(table, controlnet, folder) if controlnet else None,
+        tuple(_lora(table, text, folder) for text in table.strings("lora", ())),
+    )
+
+
+def equipped(source: ModelSource, parts: ModelParts) -> ModelSource:
+    """A model with other parts in it, which is another model."""
+    if not parts or source.fingerprint is None:
+        return replace(source, parts=parts) if parts else source
+    changed = "\0".join([source.fingerprint, repr(parts.spec())])
+    return replace(
+        source,
+        parts=parts,
+        pipeline=parts.pipeline or source.pipeline,
+        fingerprint=sha256(changed.encode()).hexdigest(),
+    )
+
+
+def _controlnet(table: Table, text: str, folder: Path | None) -> PartFile:
+    place = (folder or Path.cwd()) / Path(text).expanduser()
+    if not place.is_dir():
+        config = hub_file(text, "config.json") if re.fullmatch(r"[\w.-]+/[\w.-]+", text) else None
+        if config is None:
+            raise table.error("controlnet", f"'{text}' is no folder, and no model of the hub that is on this machine")
+        place = config.parent
+    files = [place / "config.json", *weight_files(place)]
+    return PartFile(str(place), sha256("\n".join(map(file_digest, files)).encode()).hexdigest())
+
+
+def _lora(table: Table, text: str, folder: Path | None) -> PartFile:
+    match = re.fullmatch(r"(.+?\.safetensors)(?::([+-]?[0-9.]+))?", text)
+    if match is None:
+        raise table.error("lora", f"should read 'file.safetensors' or 'file.safetensors:0.8', not {text!r}")
+    file = ((folder or Path.cwd()) / Path(match[1]).expanduser()).resolve()
+    if not file.is_file():
+        raise table.error("lora", f"there is no file {file}")
+    try:
+        scale = float(match[2] or 1.0)
+    except ValueError:
+        raise table.error("lora", f"{match[2]!r} is no number") from None
+    try:
+        check_whole(file)
+    except ModelError as error:
+        raise table.error("lora", str(error).rstrip(".")) from error
+    return PartFile(str(file), file_digest(file), scale)
