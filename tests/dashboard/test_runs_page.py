@@ -64,7 +64,7 @@ def test_a_preset_is_planned_and_started(open_page: OpenPage, tmp_path: Path, st
     assert not page.exception
     (job,) = Queue(cache).jobs()
     assert (job.study, job.state) == ("quickstart", "queued")
-    assert "7 lanes" in job.plan
+    assert "8 lanes" in job.plan
     assert started[0].cache == cache
     assert "Run 1, quickstart: waiting since" in words(page)
     assert "start" not in buttons(page)
