@@ -80,6 +80,7 @@ class DiffusionSchedulerVisualizer:
         cache: str | Path = DEFAULT_CACHE,
         guidance_scale: float | None = None,
         progress: ProgressKind = "bar",
+        pipe: Any = None,
     ) -> None:
         """Chooses a model; nothing is loaded before there is something to compute.
 
@@ -90,6 +91,8 @@ class DiffusionSchedulerVisualizer:
             cache: The cache file.
             guidance_scale: Classifier-free guidance; 2 for the bundled model and 7.5 for others unless given.
             progress: "bar", "json" or "none".
+            pipe: A diffusers pipeline that is loaded already, with whatever LoRA it has, in place of `model`; it is
+                left as it was. Its device and number format are used.
 
         Raises:
             ModelError: There is no such model.
@@ -99,6 +102,12 @@ class DiffusionSchedulerVisualizer:
 
         _check_word("memory", memory, MEMORIES)
         _check_word("progress", progress, get_args(ProgressKind))
+        self.dtype = "auto"
+        if pipe is not None:
+            from engine.sampling.loaded import register_pipeline
+
+            model, device = register_pipeline(pipe).name, pipe.device.type
+            self.dtype = str(pipe.dtype).removeprefix("torch.")
         find_model(model)
         self.model = model
         self.device = device
@@ -252,6 +261,7 @@ class DiffusionSchedulerVisualizer:
             {
                 "name": "visualizer",
                 "model": self.model,
+                "dtype": self.dtype,
                 "prompts": list(prompts),
                 "seeds": list(seeds),
                 "guidance_scale": self.guidance_scale,

@@ -83,6 +83,17 @@ WAIT = Number(
 )
 
 
+FPS = Number(
+    "fps",
+    "Frames per second",
+    8.0,
+    1.0,
+    120.0,
+    1.0,
+    "At which the clips are played: your choice, since the number of frames is all that a model fixes.",
+)
+
+
 def preset_of(device: str, presets: Iterable[Preset]) -> Preset | None:
     """The first price of the very GPU that was measured, if there is one."""
     return next((preset for preset in presets if preset.device == device), None)
@@ -162,6 +173,7 @@ def price_choices(choice: Pricing) -> dict[str, str]:
         BUSY: 100 * choice.work.utilisation,
         PEAK: choice.work.peak_per_second,
         WAIT: choice.work.wait_seconds,
+        **({FPS: choice.clip.frames_per_second} if choice.clip else {}),
     }
     texts = {field.name: "" if value is None else f"{value:.10g}" for field, value in numbers.items()}
     return {"gpu": choice.preset.key if choice.preset else OWN, "lane": choice.lane, **texts}

@@ -1,14 +1,21 @@
-"""Whether a lane's saving comes at equal quality: in a word for the table, and in a sentence. Pure."""
+"""What the Cost page asks of the cache, and whether a saving comes at equal quality: in a word, and in a sentence."""
 
 from dataclasses import dataclass
 
+from dashboard.cache_access import Question
 from engine.analysis.recommendation import ACCEPTED, undecided, words_of
+from engine.cache import queries
 from engine.results import Results
 
 REAL = (
     "A saving is real only if GPUs are released: those that run all the time cost the same until some are given back. "
     "Then the figure in whole GPUs holds."
 )
+
+
+def clip_length(study_id: str) -> Question[int]:
+    """How many frames the clips of a study have; 1 for pictures."""
+    return Question(queries.frames_per_cell, (study_id,))
 
 
 @dataclass(frozen=True)

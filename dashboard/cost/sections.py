@@ -8,11 +8,11 @@ import streamlit as st
 from dashboard import components
 from dashboard.cost import controls
 from dashboard.cost.data import Equality
-from engine.analysis.cost import MONTH_SECONDS, Preset, Pricing, Rate, Workload, price_lanes
+from engine.analysis.cost import MONTH_SECONDS, Clip, Preset, Pricing, Rate, Workload, price_lanes
 from engine.analysis.recommendation import WORDS
 from engine.display import html
 from engine.display.cost_charts import MARKS, cost_chart
-from engine.display.formats import NONE, interval_note, known, money, money_range, percent, percent_range
+from engine.display.formats import NONE, interval_note, known, money, money_range, number, percent, percent_range
 from engine.display.headline import Figure
 from engine.display.tables import cost_table
 
@@ -25,8 +25,18 @@ _BILLING = {"serverless": " Billed by the second: the figures by use apply.", "s
 _NO_RATIO = "Without its time there is no ratio to scale by. Empty the field of its seconds, or time the baseline too."
 
 
-def choose_pricing(table: pd.DataFrame, presets: list[Preset], equal: Equality, only_equal: bool) -> Pricing:
-    """All that the Cost page asks of the reader, in one place but for the choice of equal quality."""
+def choose_pricing(
+    table: pd.DataFrame, presets: list[Preset], equal: Equality, only_equal: bool, frames: int
+) -> Pricing:
+    """All that the Cost page asks of the reader, in one place but for the choice of equal quality.
+
+    Args:
+        table: The times.
+        presets: Prices on file.
+        equal: How good the lanes are.
+        only_equal: Whether only lanes as good as the baseline can be chosen.
+        frames: Of a clip; 1 for pictures, of which no frames per second are asked.
+    """
     keys = {preset.key: preset for preset in presets}
     names = {key: f"{p.gpu}, {p.provider} {p.product}: ${p.usd_per_hour:.2f} ({p.as_of})" for key, p in keys.items()}
     names = {controls.OWN: "My own price", **names}
@@ -46,16 +56,18 @@ def choose_pricing(table: pd.DataFrame, presets: list[Preset], equal: Equality, 
     with end:
         images = controls.choose_number(controls.IMAGES)
     more = [controls.BUSY, controls.PEAK, controls.WAIT, *([controls.SECONDS] if preset is None else [])]
+    more += [controls.FPS] if frames > 1 else []
     numbers = []
     with st.expander("Utilisation, peak and waiting time", key="load"):
         for column, field in zip(st.columns(len(more)), more, strict=True):
             with column:
                 numbers.append(controls.choose_number(field, placeholder))
         st.html(html.soft(f"The month's average is {images / MONTH_SECONDS:.3g} images per second."))
-    busy, peak, wait, *stated = numbers
-    seconds = first if preset else stated[0]
+    busy, peak, wait, *others_asked = numbers
+    clip = Clip(frames, others_asked.pop()) if frames > 1 else None
+    seconds = first if preset else others_asked[0]
     rate = Rate(preset.usd_per_hour, preset.sold_in) if preset else Rate(first)
-    return Pricing(preset, rate, Workload(images, busy / 100, peak, wait), seconds, lane)
+    return Pricing(preset, rate, Workload(images, busy / 100, peak, wait), seconds, lane, clip)
 
 
 def costs(table: pd.DataFrame, choice: Pricing, equal: Equality, worth: str) -> None:
@@ -73,7 +85,7 @@ def costs(table: pd.DataFrame, choice: Pricing, equal: Equality, worth: str) -> 
     if choice.seconds is not None and baseline.empty:
         st.html(html.note("The baseline has not been timed here", _NO_RATIO))
         return
-    priced = price_lanes(table, choice.rate, choice.work, choice.seconds)
+    priced = price_lanes(table, choice.rate, choice.work, choice.seconds, choice.clip)
     st.html(html.soft(_basis(choice, device, name)))
     st.html(html.figures(_cards(priced, choice, equal)))
     st.html(html.soft(worth))
@@ -141,4 +153,7 @@ def _cost_card(row: pd.Series, choice: Pricing) -> Figure:
     interval = money_range(row["usd_month_low"], row["usd_month_high"])
     note = "at the seconds entered" if stated else interval_note(row["n"], interval, row["settled"])
     name = f"{'Baseline, ' if row['is_baseline'] else ''}{row['label']}, a month"
-    return Figure(name, money(row["usd_month"]), f"{note}; {money(row['usd_1k'])} per 1,000 images")
+    each = f"{money(row['usd_1k'])} per 1,000 {'clips' if choice.clip else 'images'}"
+    if choice.clip:
+        each += f"; {number(row['video_usd'])} s of video per $, {number(row['video_hour'])} s per busy hour"
+    return Figure(name, money(row["usd_month"]), f"{note}; {each}")

@@ -16,6 +16,7 @@ from dashboard.phases.controls import Choice
 from engine.analysis import commitment as committing
 from engine.analysis.borders import MeasuredBorder, borders
 from engine.analysis.claims import ClaimVerdict
+from engine.analysis.clip_phases import ClipPhases, clip_phases
 from engine.analysis.commitment import Commitment
 from engine.analysis.curves import curves, octave_distances, shares, speeds
 from engine.analysis.outcomes import StudyLane
@@ -42,6 +43,7 @@ class LanePhases:
         curves: Median and band over log-SNR of every metric (`engine.analysis.curves`).
         ruler: Columns lane, log_snr, progress: where the lane has done 20, 40, 60 and 80 % of its calls.
         borders: Where its phases lie.
+        clips: Where motion and appearance of its clips settle; empty if it makes pictures.
         cells: Finished cells with any recorded step.
         complete: Those of them that have everything that is recorded today.
     """
@@ -49,6 +51,7 @@ class LanePhases:
     curves: pd.DataFrame
     ruler: pd.DataFrame
     borders: tuple[MeasuredBorder, ...]
+    clips: tuple[ClipPhases, ...]
     cells: int
     complete: int
 
@@ -93,7 +96,8 @@ def _lane_phases(asked: tuple[pd.DataFrame, pd.DataFrame, str]) -> LanePhases:
     steps, frames, lane = asked
     is_octave = steps["metric"].str.startswith(("coherence_", "power_"))
     plain = steps[
-        steps["metric"].isin(["x0_distance", "guidance_energy"]) | steps["metric"].str.startswith("coherence_")
+        steps["metric"].isin(["x0_distance", "motion_energy", "guidance_energy"])
+        | steps["metric"].str.startswith("coherence_")
     ]
     zero_or_one = frames["metric"].isin(SHARES)
     table = [
@@ -109,6 +113,7 @@ def _lane_phases(asked: tuple[pd.DataFrame, pd.DataFrame, str]) -> LanePhases:
         curves=pd.concat(known, ignore_index=True) if known else table[0],
         ruler=_ruler(steps, lane),
         borders=tuple(borders(steps, frames, [lane])),
+        clips=tuple(clip_phases(steps, frames, [lane])),
         cells=int(recorded.max()) if len(recorded) else 0,
         complete=int(recorded.get("coherence_0", 0)),
     )

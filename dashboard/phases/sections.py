@@ -23,7 +23,7 @@ from engine.display.phase_charts import (
     path_chart,
     span_chart,
 )
-from engine.display.phase_tables import CLAIMED, border_table, commitment_table, interval, place, swap_table
+from engine.display.phase_tables import CLAIMED, border_table, clip_table, commitment_table, interval, place, swap_table
 from engine.display.tables import VERDICT_MARKS, claim_figure, name_of
 from engine.results import Results
 
@@ -36,6 +36,10 @@ PATH = (
 RULER = "Below each chart: where a lane has done 20, 40, 60 and 80 % of its calls."
 COMMITMENT = (
     "A run starts with one prompt and changes to another. As long as the picture shows the second, nothing was decided."
+)
+CLIPS = (
+    "Motion is settled where its energy stays within 10 % of its end; appearance where 90 % of the gain in CLIP "
+    "similarity to the final clip is made."
 )
 NO_COMMITMENT = (
     "Not measured in this study. `python -m engine run commitment` exchanges the prompt at several points of the run; "
@@ -176,6 +180,23 @@ def _curve(
     ruler = shown.ruler[shown.ruler["lane"].isin(set(curve["lane"]))]
     components.chart(curve_chart, curve, ruler, title, value_format, band, alt=f"{title}, over log-SNR, a line a lane")
     st.html(shown.footer(curve, footer))
+
+
+def clips(shown: Shown) -> None:
+    """Where motion and appearance of clips settle, and which comes first; nothing where pictures are made."""
+    measured = [phases for lane in shown.lanes for phases in shown.found[lane.key].clips]
+    if not measured:
+        return
+    st.html(html.heading("Motion and appearance", CLIPS))
+    left, right = st.columns([1, 1.25], gap="large")
+    with left:
+        title = "Motion energy of x0 (mean squared difference of neighbouring frames)"
+        _curve(shown, "motion_energy", title, ".3~g", older("Motion energy"))
+    with right:
+        st.html(html.table(clip_table(shown.lanes, measured, shown.study.baseline)))
+        lowest = min(phases.motion["step"].n for phases in measured)
+        basis = "means over prompts, [95 % bootstrap intervals]; motion and appearance of a run at the same steps"
+        components.footer(shown.study, f"n = {count(lowest, 'prompt')} or more", basis)
 
 
 def spectrum(shown: Shown, choice: Choice) -> None:

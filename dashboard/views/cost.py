@@ -4,12 +4,14 @@ import streamlit as st
 
 from dashboard import components, loaders, page, state
 from dashboard.cost import controls, sections
-from dashboard.cost.data import equality, explained
+from dashboard.cost.data import clip_length, equality, explained
 from engine.display import html
 from engine.display.tables import price_table
 
 METHOD = (
     "Seconds per image: the measured time of a batch, all stages, divided by the images in it.",
+    "Seconds of video, where a study makes clips: frames ÷ frames per second. Per busy hour: 3,600 × seconds of video "
+    "÷ seconds per clip. Per dollar: those × utilisation ÷ price per hour. A clip counts as an image everywhere else.",
     "By use: price per hour × seconds per image ÷ 3,600 ÷ utilisation. A month has 730 hours.",
     "Whole GPUs: the fewest with which 95 % of the images at the peak wait no longer than asked (Erlang C: requests "
     "come at random, one queue for all GPUs). It takes the time of an image as random too, which overstates waiting. "
@@ -38,7 +40,8 @@ else:
     equal = equality(study)
     asked = bool(equal.cheapest)
     only_equal = asked and controls.choose_equal()
-    choice = sections.choose_pricing(timings, presets, equal, only_equal)
+    frames = page.require_all(chosen.cache, clip_length(study.id))[0]
+    choice = sections.choose_pricing(timings, presets, equal, only_equal, frames)
     sections.costs(timings, choice, equal, explained(equal, study, choice.lane))
     with st.expander("How these figures come about, and where the prices are from"):
         st.html(html.method(METHOD))

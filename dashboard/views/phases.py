@@ -34,6 +34,7 @@ else:
     sections.where(shown)
     sections.tested(claims, study)
     sections.forming(shown, choice)
+    sections.clips(shown)
     left, right = st.columns([1, 1.25], gap="large")
     with left:
         sections.spectrum(shown, choice)

@@ -33,6 +33,8 @@ WAIT_SHARE = 0.95
 Billing = Literal["on-demand", "serverless", "spot", "marketplace"]
 Confidence = Literal["A", "B", "C"]
 FIGURES = ("seconds", "usd_1k", "usd_month", "saving_usd", "saving_share", "gpus", "fleet_usd", "fleet_saving_usd")
+# Seconds of video, of clips whose length is known: for a dollar paid by use, and made by a busy GPU in an hour.
+VIDEO_FIGURES = ("video_usd", "video_hour")
 COLUMNS = [f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")] + ["fleet_busy"]
 
 
@@ -97,6 +99,24 @@ class Workload:
 
 
 @dataclass(frozen=True)
+class Clip:
+    """How long a clip plays.
+
+    Attributes:
+        frames: Pictures in it, 2 or more.
+        frames_per_second: At which it is played: the reader's choice, since no model fixes it.
+    """
+
+    frames: int
+    frames_per_second: float
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of video: each frame is shown for its share of a second."""
+        return self.frames / self.frames_per_second
+
+
+@dataclass(frozen=True)
 class Pricing:
     """What the reader has chosen.
 
@@ -104,6 +124,7 @@ class Pricing:
         preset: The GPU and its price; None for a price of the reader's own.
         seconds: Seconds per image of the baseline on the priced GPU, or None for the times as measured.
         lane: The lane compared with the baseline, or "".
+        clip: What the study makes, if that is clips.
     """
 
     preset: Preset | None
@@ -111,6 +132,7 @@ class Pricing:
     work: Workload
     seconds: float | None
     lane: str
+    clip: Clip | None = None
 
     def fits(self, device: str) -> bool:
         """Whether times measured on a device can be priced: it is the GPU of the price, or a ratio is enough."""
@@ -169,6 +191,16 @@ def usd_per_month(seconds: float, usd_per_hour: float, work: Workload) -> float:
     return usd_per_1000(seconds, usd_per_hour, work.utilisation) * work.images_per_month / 1000
 
 
+def video_per_hour(seconds: float, clip: Clip) -> float:
+    """Seconds of video that a busy GPU makes in an hour: 3600 x seconds of the clip / seconds it takes."""
+    return 3600 * clip.seconds / seconds
+
+
+def video_per_usd(seconds: float, clip: Clip, usd_per_hour: float, utilisation: float) -> float:
+    """Seconds of video for a dollar paid by use: those of a busy hour x utilisation / price per hour."""
+    return video_per_hour(seconds, clip) * utilisation / usd_per_hour
+
+
 def gpus_needed(seconds: float, batch_size: int, work: Workload) -> int:
     """GPUs that have to be there all month; 1 or more.
 
@@ -186,7 +218,13 @@ def usd_per_month_fleet(gpus: int, usd_per_hour: float) -> float:
     return gpus * usd_per_hour * MONTH_HOURS
 
 
-def price_lanes(table: pd.DataFrame, rate: Rate, work: Workload, baseline_seconds: float | None = None) -> pd.DataFrame:
+def price_lanes(
+    table: pd.DataFrame,
+    rate: Rate,
+    work: Workload,
+    baseline_seconds: float | None = None,
+    clip: Clip | None = None,
+) -> pd.DataFrame:
     """Adds `COLUMNS` to timing summaries of one environment and batch size.
 
     Args:
@@ -195,6 +233,8 @@ def price_lanes(table: pd.DataFrame, rate: Rate, work: Workload, baseline_second
         work: What to make.
         baseline_seconds: Seconds per image of the baseline on the priced GPU, as the reader states them. The lanes are
             then scaled by the measured ratio of times: an assumption, since the ratio differs from machine to machine.
+
+        clip: What the study makes, if that is clips: `VIDEO_FIGURES` are added too, with `_low` and `_high`.
 
     Returns:
         The rows in their order. `gpus` are those to rent; `fleet_busy` is the share of the month they are busy. What
@@ -205,7 +245,17 @@ def price_lanes(table: pd.DataFrame, rate: Rate, work: Workload, baseline_second
         _priced(row, None if base.empty else base.iloc[0], rate, work, baseline_seconds) for _, row in table.iterrows()
     ]
     figures = pd.DataFrame(rows, columns=COLUMNS, index=table.index, dtype=float)
-    return pd.concat([table, figures], axis=1)
+    parts = [table, figures] if clip is None else [table, figures, _video(figures, rate, work, clip)]
+    return pd.concat(parts, axis=1)
+
+
+def _video(priced: pd.DataFrame, rate: Rate, work: Workload, clip: Clip) -> pd.DataFrame:
+    """Seconds of video; the longest time of a clip gives the lowest figure."""
+    found = pd.DataFrame(index=priced.index)
+    for end, seconds in (("", "seconds"), ("_low", "seconds_high"), ("_high", "seconds_low")):
+        found[f"video_usd{end}"] = video_per_usd(priced[seconds], clip, rate.usd_per_hour, work.utilisation)
+        found[f"video_hour{end}"] = video_per_hour(priced[seconds], clip)
+    return found
 
 
 def _priced(row: Any, base: Any, rate: Rate, work: Workload, stated: float | None) -> dict[str, float]:

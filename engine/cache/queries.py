@@ -136,6 +136,16 @@ def frames(db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str], kinds: 
     ).df()
 
 
+def frames_per_cell(db: duckdb.DuckDBPyConnection, study_id: str) -> int:
+    """Frames of the longest clip among the final pictures of a study; 1 for pictures, 0 before any is made."""
+    row = db.execute(
+        "SELECT coalesce(max(f.video_frame) + 1, 0) FROM study_trajectories l JOIN frames f USING (trajectory_id) "
+        "WHERE l.study_id = ? AND f.kind = 'final'",
+        [study_id],
+    ).fetchall()[0]
+    return int(row[0])
+
+
 def timings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
     """Raw timing samples of the lanes of a study, in every environment they were timed in.
 

@@ -38,6 +38,7 @@ class StepRow:
     log_snr: float | None
     x0_change: float | None = None
     x0_distance: float | None = None
+    motion_energy: float | None = None
     guidance_energy: float | None = None
     power: tuple[float | None, ...] | None = None
     coherence: tuple[float | None, ...] | None = None

@@ -127,6 +127,7 @@ CREATE TABLE steps (                       -- every denoiser call of a run, meas
     log_snr DOUBLE,                        -- log of signal-to-noise power ratio at that call
     x0_change DOUBLE,                      -- root mean square change of x0 since the call before
     x0_distance DOUBLE,                    -- relative L2 of x0 to the final latents; measured steps only
+    motion_energy DOUBLE,                  -- mean squared difference of neighbouring frames of x0's latents; clips only
     guidance_energy DOUBLE,                -- relative L2 between the predictions with and without the prompt
     power DOUBLE[],                        -- of each octave of x0 (0, 1, 2, 4, ... cycles), over the final latents'
     coherence DOUBLE[],                    -- correlation of each octave of x0 with that of the final latents

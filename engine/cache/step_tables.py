@@ -7,14 +7,15 @@ import numpy as np
 import pandas as pd
 
 SKETCH_BYTES = 256
+_NUMBERS = ("x0_change", "x0_distance", "motion_energy", "guidance_energy")
+_COLUMNS = ", ".join([*_NUMBERS, "power", "coherence"])
 # One row a metric, of those steps of the table `mine` that have it; octaves are 0, 1, 2, 4, 8, ...
 _PLAIN = " UNION ALL ".join(
-    f"SELECT * EXCLUDE (x0_change, x0_distance, guidance_energy, power, coherence), '{metric}' AS metric, "
-    f"{metric} AS value FROM mine WHERE {metric} IS NOT NULL"
-    for metric in ("x0_change", "x0_distance", "guidance_energy")
+    f"SELECT * EXCLUDE ({_COLUMNS}), '{metric}' AS metric, {metric} AS value FROM mine WHERE {metric} IS NOT NULL"
+    for metric in _NUMBERS
 )
 _OCTAVES = " UNION ALL ".join(
-    f"""SELECT * EXCLUDE (x0_change, x0_distance, guidance_energy, power, coherence, place, value),
+    f"""SELECT * EXCLUDE ({_COLUMNS}, place, value),
     '{metric}_' || CASE place WHEN 1 THEN 0 ELSE (2 ** (place - 2))::BIGINT END AS metric, value
     FROM (SELECT *, unnest({metric}) AS value, generate_subscripts({metric}, 1) AS place FROM mine)
     WHERE value IS NOT NULL"""
@@ -38,7 +39,7 @@ def step_metrics(db: duckdb.DuckDBPyConnection, study_id: str, lanes: Sequence[s
     which = "($lanes::VARCHAR[] IS NULL OR list_contains($lanes::VARCHAR[], l.lane))"
     return db.execute(
         f"""{_STEPS.format(which=which)}
-        SELECT * EXCLUDE (position) FROM ({_PLAIN}) WHERE metric <> 'guidance_energy'
+        SELECT * EXCLUDE (position) FROM ({_PLAIN}) WHERE metric IN ('x0_change', 'x0_distance')
         ORDER BY position, metric, step_index""",
         {"study": study_id, "lanes": None if lanes is None else list(lanes)},
     ).df()

@@ -2,14 +2,17 @@
 
 import argparse
 import json
+import math
 from typing import Any
 
 import pandas as pd
 
 from engine.analysis.borders import BORDERS, MeasuredBorder, border_rows, borders
+from engine.analysis.clip_phases import ClipPhases, clip_phases, clip_rows
 from engine.analysis.commitment import Commitment, commitment, point_rows
 from engine.analysis.convergence import Convergence, convergence, convergence_rows, order_rows
 from engine.analysis.matched import LEVELS, matched_errors, metric_at
+from engine.analysis.statistics import Estimate
 from engine.cache import score_tables, step_tables, swap_tables
 from engine.cache.connection import reading
 from engine.commands.console import print_table
@@ -75,6 +78,7 @@ def show_phases(arguments: argparse.Namespace) -> int:
         }
         changes = swap_tables.commitment(db, name)
     measured = [row for lane, (steps, frames) in curves.items() for row in borders(steps, frames, [lane])]
+    clips = [row for lane, (steps, frames) in curves.items() for row in clip_phases(steps, frames, [lane])]
     decided = commitment(changes) if len(changes) else None
     if not measured and decided is None:
         raise StudyError(f"No step of '{name}' has been recorded; run it first.")
@@ -82,6 +86,12 @@ def show_phases(arguments: argparse.Namespace) -> int:
         print_table(border_rows(measured))
         known = {row.border.key for row in measured}
         print("\n" + "\n".join(f"{border.label}: {border.definition}." for border in BORDERS if border.key in known))
+    if clips:
+        print(
+            "\nWhen motion and appearance of the clips settle, read at the same steps: motion energy within 10 % of its"
+        )
+        print("end; 90 % of the gain in CLIP similarity to the final clip made.")
+        print_table(clip_rows(clips))
     if decided is not None:
         print(f"\nWhen the picture is decided (prompts exchanged during the run, judged by {decided.by}):")
         print_table(point_rows(decided))
@@ -93,9 +103,29 @@ def show_phases(arguments: argparse.Namespace) -> int:
     print("\n".join(f"Computed on {line}." for line in results.environment_lines))
     write_json(
         arguments.json,
-        {"study": name, "environments": results.environment_lines, **_phases_plain(measured, decided)},
+        {
+            "study": name,
+            "environments": results.environment_lines,
+            **_phases_plain(measured, decided),
+            "clips": list(map(_clip_plain, clips)),
+        },
     )
     return 0
+
+
+def _clip_plain(found: ClipPhases) -> dict[str, Any]:
+    places = {"motion": found.motion, "appearance": found.appearance}
+    return {
+        "lane": found.lane,
+        **{name: {unit: _estimate_plain(place) for unit, place in units.items()} for name, units in places.items()},
+        "lead_steps": _estimate_plain(found.lead) if found.lead else None,
+        "kept_steps": found.kept,
+    }
+
+
+def _estimate_plain(place: Estimate) -> dict[str, Any]:
+    ends = {name: end if math.isfinite(end) else None for name, end in (("low", place.low), ("high", place.high))}
+    return {"value": place.value, **ends, "prompts": place.n, "runs": place.pairs}
 
 
 def _phases_plain(measured: list[MeasuredBorder], decided: Commitment | None) -> dict[str, Any]:

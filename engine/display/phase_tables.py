@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from engine.analysis.borders import MeasuredBorder
+from engine.analysis.clip_phases import ClipPhases, Unit
 from engine.analysis.commitment import Commitment
 from engine.analysis.phases import Axis
 from engine.analysis.statistics import Estimate
 from engine.display import html
-from engine.display.formats import NONE, known, number, number_range, percent, percent_range
+from engine.display.formats import NONE, known, number, number_range, percent, percent_range, signed
 from engine.display.tables import INTERVAL, Entry, FilledColumn, ResultTable, ShownLane, bold, name_of, table, table_of
 
 # The span of progress that is said to be critical.
@@ -81,6 +82,35 @@ def _span(borders: Sequence[MeasuredBorder | None]) -> Entry:
     if never:
         below.append(f"{never} of {never + there[0].runs} never")
     return bold(text, *below) if text or below else NONE
+
+
+def clip_table(lanes: Iterable[ShownLane], measured: Iterable[ClipPhases], baseline: str) -> ResultTable:
+    """Where motion and appearance of the clips of each lane settle, and by how many steps motion is first."""
+    names = {lane.key: lane for lane in lanes}
+    columns: list[FilledColumn] = [
+        ("Lane", lambda found: name_of(names[found.lane], baseline)),
+        ("Motion settled", lambda found: _settled(found.motion)),
+        ("Appearance settled", lambda found: _settled(found.appearance)),
+        ("Motion first by (steps)", lambda found: _lead(found.lead)),
+        ("n", lambda found: f"{found.motion['step'].n} prompts, {found.motion['step'].pairs} runs"),
+        ("Steps read", lambda found: str(found.kept)),
+    ]
+    return table_of("Where motion and appearance settle", measured, columns)
+
+
+def _settled(places: Mapping[Unit, Estimate]) -> Entry:
+    level, share = places.get("log_snr"), places.get("progress")
+    if share is None:
+        return NONE
+    below = [f"log-SNR {place(level, 'log_snr')}", f"[{interval(level, 'log_snr')}]"] if level else []
+    return bold(place(share, "progress"), *(text for text in below if NONE not in text))
+
+
+def _lead(found: Estimate | None) -> Entry:
+    if found is None:
+        return NONE
+    ends = interval(found, "log_snr")
+    return bold(signed(found.value), *([] if ends == NONE else [f"[{ends}]"]))
 
 
 def commitment_table(lanes: Iterable[ShownLane], found: Commitment) -> ResultTable:

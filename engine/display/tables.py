@@ -204,7 +204,7 @@ def cost_table(priced: pd.DataFrame, verdicts: Mapping[str, str], *, fleet: bool
     """Costs and savings (`price_lanes`), one row a lane, ranges below their figures.
 
     Args:
-        priced: The lanes.
+        priced: The lanes; of clips, with what a dollar and an hour give in seconds of video.
         verdicts: Lane -> verdict on its quality; a lane without one was not scored.
         fleet: Whether to tell what whole GPUs cost, besides how many it takes.
     """
@@ -213,11 +213,18 @@ def cost_table(priced: pd.DataFrame, verdicts: Mapping[str, str], *, fleet: bool
         word = verdicts.get(row.lane, "not scored")
         return "" if row.is_baseline else word if word == ACCEPTED else f"({word})"
 
+    clips = "video_usd" in priced
+    one = "clip" if clips else "image"
+    video: list[FilledColumn] = [
+        ("Seconds of video per $", lambda row: _ranged(row, "video_usd", number, number_range)),
+        ("Seconds of video per busy hour", lambda row: _ranged(row, "video_hour", number, number_range)),
+    ]
     columns: list[FilledColumn] = [
         ("Lane", _lane),
         ("Quality", quality),
-        ("Seconds per image", lambda row: f"{row.seconds:.3g}" if known(row.seconds) else NONE),
-        ("By use: 1,000 images", lambda row: money(row.usd_1k)),
+        (f"Seconds per {one}", lambda row: f"{row.seconds:.3g}" if known(row.seconds) else NONE),
+        *(video * clips),
+        (f"By use: 1,000 {one}s", lambda row: money(row.usd_1k)),
         ("By use: a month", lambda row: _ranged(row, "usd_month", money, money_range)),
         ("Saved", lambda row: _saved(row, "saving_usd", money, money_range)),
         ("Saved (%)", lambda row: _saved(row, "saving_share", percent, percent_range)),

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from engine.measuring.clip_model import ClipModel
 
 HUB_CLIPS = ("openai/clip-vit-large-patch14", "openai/clip-vit-base-patch16", "openai/clip-vit-base-patch32")
+# Vectors of the steps of a few runs, so that each metric finds what the one before has asked for; 16 frames of 768
+# numbers take 48 KiB.
+REMEMBERED = 64
+_remembered: dict[tuple["ClipModel", tuple[int, ...], bytes], np.ndarray] = {}
 NEEDED = ("config.json", "model.safetensors", "tokenizer_config.json")
 
 
@@ -50,6 +54,19 @@ def clip_score(evidence: Evidence) -> float:
     judge = judge_of(evidence.subject.model)
     cosines = embedded(judge, evidence.pictures) @ judge.text(evidence.prompt)
     return float(100 * np.maximum(cosines, 0).mean())
+
+
+def middle_clip_score(evidence: Evidence) -> float:
+    """The CLIP score of frame F // 2 of F."""
+    judge = judge_of(evidence.subject.model)
+    middle = embedded(judge, evidence.pictures)[len(evidence.pictures) // 2]
+    return float(100 * max(middle @ judge.text(evidence.prompt), 0))
+
+
+def temporal_consistency(evidence: Evidence) -> float:
+    """Mean cosine between the CLIP vectors of neighbouring frames."""
+    vectors = embedded(judge_of(evidence.subject.model), evidence.pictures)
+    return float((vectors[1:] * vectors[:-1]).sum(axis=1).mean())
 
 
 def similarity_to_final(evidence: Evidence) -> float:
@@ -179,7 +196,12 @@ def load_judge(folder: Path, tokenizer: Path | None = None) -> "ClipModel":
 
 def embedded(judge: "ClipModel", pictures: Pictures) -> np.ndarray:
     """Unit vectors of pictures; remembered for the next metric that asks about the same pictures."""
-    return _embedded_bytes(judge, pictures.shape, pictures.tobytes())
+    key = (judge, pictures.shape, sha256(pictures.tobytes()).digest())
+    if key not in _remembered:
+        while len(_remembered) >= REMEMBERED:
+            del _remembered[next(iter(_remembered))]
+        _remembered[key] = judge.pictures(pictures)
+    return _remembered[key]
 
 
 def _is_hub(folder: Path) -> bool:
@@ -193,8 +215,3 @@ def _digest_of(path: Path, size: int, changed: int) -> str:
         while chunk := stream.read(1 << 22):
             found.update(chunk)
     return found.hexdigest()[:8]
-
-
-@functools.lru_cache(maxsize=4)
-def _embedded_bytes(judge: "ClipModel", shape: tuple[int, ...], data: bytes) -> np.ndarray:
-    return judge.pictures(np.frombuffer(data, np.uint8).reshape(shape))

@@ -12,6 +12,7 @@ import numpy as np
 from engine.errors import StudyError
 from engine.measuring.evidence import Evidence, Pictures, Subject, Unmeasurable
 from engine.measuring.set_statistics import MIN_PROMPTS, Floats, SetEstimate, Sets, estimate
+from engine.study.families import UNKNOWN
 
 # A finished picture (or clip: its frames), the x0 frames of a run, or all pictures of a lane together.
 Scope = Literal["picture", "frame", "lane"]
@@ -77,6 +78,7 @@ class Metric:
         edition: Names what the values depend on besides the version (weights, labels), or raises `Unmeasurable`; a
             function or "module:function".
         on_frames: Whether a metric of pictures measures x0 frames as well.
+        of_clips: Whether it speaks of the frames of a clip: single pictures have no value.
         features: Lane: what turns pictures into vectors.
         trusted_n: Lane: pictures below which the value is shown with `caution`.
         caution: Lane: why it is not to be trusted below.
@@ -101,6 +103,7 @@ class Metric:
     may_guard: bool = False
     edition: Callable[[Subject], str] | str | None = None
     on_frames: bool = False
+    of_clips: bool = False
     features: Features = CLIP
     trusted_n: int = 200
     caution: str = "few pictures"
@@ -131,6 +134,8 @@ class Metric:
         Raises:
             Unmeasurable: It cannot be measured for this study at all.
         """
+        if self.of_clips and subject.model.family.frames == 1 and subject.model.family is not UNKNOWN:
+            raise Unmeasurable(f"not available: {subject.model.family.label} makes single pictures, no clips")
         parts = []
         if self.needs_reference:
             if subject.reference is None:
@@ -152,6 +157,8 @@ class Metric:
         Raises:
             Unmeasurable: It has none.
         """
+        if self.of_clips and len(evidence.pictures) < 2:
+            raise Unmeasurable("a single picture: there is no other frame to compare it with")
         return float(resolve(self.measure)(evidence))
 
     def refusal(self, n: int, prompts: int) -> str:

@@ -15,7 +15,7 @@ it is a function of two sets of vectors (`Sets`):
 
 from typing import Any
 
-from engine.measuring import formulas, set_formulas
+from engine.measuring import clips, formulas, set_formulas
 from engine.measuring.metric import CLIP, INCEPTION, Metric
 from engine.study.registry import Registry
 
@@ -137,6 +137,81 @@ _OF_PICTURES = (
         "how much people like a picture, predicted from its CLIP vector (LAION predictor V2)",
         smallest_n=30,
         edition=f"{_LEARNED}:aesthetic_edition",
+    ),
+)
+
+# "neither": a lane that moves less is steadier, and no better for it; noise is the most restless of all.
+_OF_CLIPS = (
+    Metric(
+        "temporal_consistency",
+        "Temporal consistency",
+        "cosine",
+        "neither",
+        "1",
+        f"{_CLIP}:temporal_consistency",
+        "mean cosine of neighbouring frames in CLIP space; 1 for a still clip",
+        edition=f"{_CLIP}:edition",
+        on_frames=True,
+        of_clips=True,
+    ),
+    Metric(
+        "flicker",
+        "Flicker",
+        "of 255",
+        "neither",
+        "1",
+        clips.flicker,
+        "mean absolute difference of neighbouring frames, motion included; 0 for a still clip",
+        has_true_zero=True,
+        on_frames=True,
+        of_clips=True,
+    ),
+    Metric(
+        "motion_energy",
+        "Motion energy",
+        "latents squared",
+        "neither",
+        "1",
+        clips.motion_energy,
+        "mean squared difference of neighbouring frames of the final latents; of each step's x0 in the table steps",
+        has_true_zero=True,
+        of_clips=True,
+    ),
+    Metric(
+        "middle_clip_score",
+        "CLIP score of the middle frame",
+        "100 cos",
+        "higher",
+        "1",
+        f"{_CLIP}:middle_clip_score",
+        "100 times the cosine of the middle frame and the prompt in CLIP space, at least 0",
+        smallest_n=30,
+        edition=f"{_CLIP}:edition",
+        on_frames=True,
+        of_clips=True,
+    ),
+    Metric(
+        "step_clip_score",
+        "CLIP score of the frames of a step",
+        "100 cos",
+        "higher",
+        "1",
+        f"{_CLIP}:clip_score",
+        "100 times the cosine of each frame of x0 and the prompt in CLIP space, at least 0; mean over frames",
+        scope="frame",
+        edition=f"{_CLIP}:edition",
+        of_clips=True,
+    ),
+    Metric(
+        "step_sharpness",
+        "Sharpness of the frames of a step",
+        "",
+        "neither",
+        "1",
+        formulas.sharpness,
+        "variance of the Laplacian of the luminance (0..1) of each frame of x0, none warped; mean over frames",
+        scope="frame",
+        of_clips=True,
     ),
 )
 
@@ -286,7 +361,7 @@ _OF_LANES = (
     ),
 )
 
-METRICS: Registry[Metric] = Registry("metric", (*_OF_PICTURES, *_OF_FRAMES, *_OF_LANES))
+METRICS: Registry[Metric] = Registry("metric", (*_OF_PICTURES, *_OF_CLIPS, *_OF_FRAMES, *_OF_LANES))
 
 
 def of_scope(scope: str) -> dict[str, Metric]:

@@ -196,6 +196,7 @@ def _step_rows(sample: "Sample") -> tuple[StepRow, ...]:
     for name in ("x0_change", "guidance_energy"):
         measured = [(step.step_index, getattr(step, name)) for step in sample.steps]
         metrics += [(name, index, value) for index, value in measured if value is not None]
+    metrics += [("motion_energy", index, value) for index, value in sample.motion]
     metrics += sample.spectra
     sketches = {index: data.astype("<f2").tobytes() for index, data in sample.sketches}
     return step_rows(metrics, sketches, [step.log_snr for step in sample.steps])

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
+from engine.measuring.clips import channels_of, energy_between, frame_axis
 from engine.sampling import frames
 from engine.sampling.building import build_scheduler, resolved_config
 from engine.sampling.calls import call_pipeline, parked_denoisers, pipeline_arguments
@@ -47,6 +48,7 @@ class Sample:
         config: The scheduler's resolved configuration; None if it could not be built.
         steps: A record of every step.
         distances: (step_index, relative L2 distance of x0 to the final latents) of the measured steps.
+        motion: (step_index, mean squared difference of neighbouring frames of x0) of the measured steps of a clip.
         spectra: (metric, step_index, value) of the measured steps: octave by octave, how far x0 is the final one.
         sketches: (step_index, sketch of x0) of the measured steps.
         latents: Final latents with a batch axis of 1, as the scheduler knows them; None if the cell failed or was
@@ -62,6 +64,7 @@ class Sample:
     config: dict[str, Any] | None = None
     steps: list[StepRecord] = field(default_factory=list)
     distances: list[tuple[int, float]] = field(default_factory=list)
+    motion: list[tuple[int, float]] = field(default_factory=list)
     spectra: list[tuple[str, int, float]] = field(default_factory=list)
     sketches: list[tuple[int, np.ndarray]] = field(default_factory=list)
     latents: torch.Tensor | None = None
@@ -73,7 +76,8 @@ class Sample:
     def fail(self, error: Exception) -> None:
         """Turns it into one that failed: nothing measured is kept."""
         self.error = f"{type(error).__name__}: {error}"[:2000]
-        self.steps, self.distances, self.spectra, self.sketches, self.pictures = [], [], [], [], []
+        self.steps, self.distances, self.motion, self.spectra, self.sketches = [], [], [], [], []
+        self.pictures = []
         self.latents = self.final = None
 
 
@@ -120,9 +124,19 @@ class CellMaker:
         assert sample.latents is not None  # called for finished samples only
         sample.distances = list(recorder.distances(sample.latents))
         indices, clean = recorder.measured()
-        found = octaves(*self._spatial(clean, sample))
+        spatial, final = self._spatial(clean, sample)
+        sample.motion = list(zip(indices, self._motion(clean, spatial), strict=False))
+        found = octaves(spatial, final)
         sample.spectra = [(metric, indices[place], value) for metric, place, value in found]
         sample.sketches = list(zip(indices, sketch(clean.cpu().numpy()), strict=True))
+
+    def _motion(self, clean: torch.Tensor, spatial: np.ndarray) -> list[float]:
+        """Motion energy of x0 of each step as the scheduler knows it, or unpacked if it is packed; none of pictures."""
+        rows = clean.float().cpu().numpy() if clean.ndim == 5 else spatial
+        axis = frame_axis(rows.shape[1:], channels_of(self._pipe.vae.config))
+        if axis is None or rows.shape[1:][axis] < 2:
+            return []
+        return [energy_between(row, axis) for row in rows]
 
     def _spatial(self, clean: torch.Tensor, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         """x0 of all steps and the final latents as the autoencoder receives them, but for a common factor."""

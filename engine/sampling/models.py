@@ -121,6 +121,10 @@ def load(source: ModelSource, device: str, dtype: str, memory: Memory = "standar
     """
     check_device(device, dtype)
     quiet()
+    if source.kind == "memory":
+        from engine.sampling.loaded import loaded_pipeline
+
+        return Model(source, loaded_pipeline(source, dtype), device)
     if source.family.builder:
         module, _, function = source.family.builder.partition(":")
         pipe: DiffusionPipeline = getattr(importlib.import_module(module), function)(getattr(torch, dtype))

@@ -44,6 +44,7 @@ class Probe:
         final_sigma: Noise over signal left in the finished latents.
         jumps_to_zero: Whether the last step returns the clean-image estimate of the last call: a first-order jump
             from the last level to zero.
+        flow: Whether the model predicts flow.
     """
 
     timesteps: tuple[float, ...]
@@ -54,6 +55,7 @@ class Probe:
     starts_as_noise: bool
     final_sigma: float
     jumps_to_zero: bool
+    flow: bool = False
 
     @property
     def log_snr(self) -> tuple[float, ...]:
@@ -105,7 +107,7 @@ def probe(scheduler: Any, steps: int) -> Probe:
         Exception: Whatever the scheduler raises.
     """
     levels = NoiseLevels(scheduler)
-    scheduler.set_timesteps(steps)
+    _set_timesteps(scheduler, steps)
     generator, mode = torch.Generator().manual_seed(0), OrthogonalNoise()
     _replace_noise_sampler(scheduler, generator, mode)
     noise = mode.straightened(torch.randn(SHAPE, generator=generator))
@@ -139,7 +141,17 @@ def probe(scheduler: Any, steps: int) -> Probe:
         starts_as_noise=first > 2 * told[0] and told[0] < NO_SIGNAL,
         final_sigma=0.0 if final < ZERO else final,
         jumps_to_zero=jumps,
+        flow=levels.flow,
     )
+
+
+def _set_timesteps(scheduler: Any, steps: int) -> None:
+    """Sets the steps; where the shift follows the picture size, that of the native one, the largest."""
+    config = scheduler.config
+    if config.get("use_dynamic_shifting") and "mu" in inspect.signature(scheduler.set_timesteps).parameters:
+        scheduler.set_timesteps(steps, mu=float(config.get("max_shift") or 1.15))
+    else:
+        scheduler.set_timesteps(steps)
 
 
 def _timesteps_of(sigmas: list[float], levels: NoiseLevels) -> tuple[float, ...]:

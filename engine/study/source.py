@@ -36,7 +36,8 @@ class ModelSource:
 
     Attributes:
         name: As the study names it.
-        kind: "folder" (bundled ones too), "hub", or "gaussian" for one that is computed and has no files.
+        kind: "folder" (bundled ones too), "hub", "gaussian" for one that is computed and has no files, or
+            "memory" for a pipeline that a program has loaded itself.
         folder: Where its files lie; None for computed ones, and for hub models not fetched yet.
         revision: Commit of the hub, if one is known.
         fingerprint: Digest of all files that are loaded; None while they are not here.
@@ -48,7 +49,7 @@ class ModelSource:
     """
 
     name: str
-    kind: Literal["folder", "hub", "gaussian"]
+    kind: Literal["folder", "hub", "gaussian", "memory"]
     folder: Path | None
     revision: str
     fingerprint: str | None
@@ -71,12 +72,18 @@ class ModelSource:
         return self.fingerprint[:16]
 
 
+# Pipelines that a program has loaded itself (engine/sampling/loaded.py), by the name they got there.
+IN_MEMORY: dict[str, ModelSource] = {}
+
+
 def find_model(name: str) -> ModelSource:
     """Finds a model: `bundled`, `gaussian`, a diffusers folder, or a hub id `owner/name[@revision]`.
 
     Raises:
         ModelError: It is missing, damaged, holds pickled weights only, or is no pipeline folder.
     """
+    if name in IN_MEMORY:
+        return IN_MEMORY[name]
     if name in FAMILIES and FAMILIES[name].builder:
         return _computed(FAMILIES[name])
     if name == "bundled":
