@@ -133,7 +133,8 @@ class CellMaker:
     def _motion(self, clean: torch.Tensor, spatial: np.ndarray) -> list[float]:
         """Motion energy of x0 of each step as the scheduler knows it, or unpacked if it is packed; none of pictures."""
         rows = clean.float().cpu().numpy() if clean.ndim == 5 else spatial
-        axis = frame_axis(rows.shape[1:], channels_of(self._pipe.vae.config))
+        autoencoder = getattr(self._pipe, "vae", None)
+        axis = frame_axis(rows.shape[1:], channels_of(getattr(autoencoder, "config", None)))
         if axis is None or rows.shape[1:][axis] < 2:
             return []
         return [energy_between(row, axis) for row in rows]

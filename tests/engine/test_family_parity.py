@@ -197,6 +197,17 @@ def test_x0_is_that_of_the_formula_of_the_familys_prediction(case: Case) -> None
         assert levels == sorted(levels)
 
 
+def test_every_step_leaves_its_motion_where_frames_are_made_and_none_for_pictures(case: Case) -> None:
+    for cell in case.cells:
+        sample = case.alone[cell.trajectory_id]
+        assert bool(sample.motion) == (len([p for p in sample.pictures if p.kind == "final"]) > 1)
+        for (index, energy), clean in zip(sample.motion, case.plain(cell).clean, strict=False):
+            if clean.ndim == 5:  # packed latents have no axis of frames
+                frames = clean.movedim(1 if case.key in ("cogvideox", "svd") else 2, 0)
+                expected = float((frames[1:] - frames[:-1]).square().mean())
+                assert energy == pytest.approx(expected, rel=1e-4), index
+
+
 def test_a_second_run_gives_the_same_bytes(case: Case) -> None:
     cell = case.cells[0]
     again = sampled(Model(find_model("gaussian"), case.pipe, "cpu"), [cell], 1)[cell.trajectory_id]
