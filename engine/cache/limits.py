@@ -92,7 +92,7 @@ def fetch(
 
 def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
     whole = pd.concat(parts, ignore_index=True)
-    for name in whole.select_dtypes("object").columns:
+    for name in (name for name in whole.columns if pd.api.types.is_object_dtype(whole[name])):
         # A bit whose texts are all NULL is told of as objects.
         texts = next((part[name].dtype for part in parts if isinstance(part[name].dtype, pd.StringDtype)), None)
         whole[name] = whole[name] if texts is None else whole[name].astype(texts)
