@@ -50,15 +50,6 @@ LARGEST: Mapping[str, float] = {
     "guidance_scale": 1e6,
     "seconds": 1e9,
     "share": 10.0,
-    "width": 65_536,
-    "height": 65_536,
-    "steps": 1e6,
-    "nfe": 1e7,
-    "calls": 1e7,
-    "step_index": 1e7,
-    "video_frame": 1e6,
-    "batch_size": 1e6,
-    "repeat": 1e7,
 }
 _REMEDY = "Ask for one study of it, made by `python -m engine export STUDY`, or query the file with SQL."
 
@@ -101,7 +92,7 @@ def fetch(
 
 def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
     whole = pd.concat(parts, ignore_index=True)
-    for name in whole.select_dtypes("object").columns:
+    for name in (name for name in whole.columns if pd.api.types.is_object_dtype(whole[name])):
         # A bit whose texts are all NULL is told of as objects.
         texts = next((part[name].dtype for part in parts if isinstance(part[name].dtype, pd.StringDtype)), None)
         whole[name] = whole[name] if texts is None else whole[name].astype(texts)
@@ -181,7 +172,7 @@ def _bounds(table: str, name: str, kind: str) -> list[tuple[str, float, str]]:
             (f"max({length})", TEXT_CHARACTERS, where + " a text of {value:,} characters"),
             (f"sum({length})", TEXTS_CHARACTERS, where + " {value:,} characters"),
         ]
-    if kind == "DOUBLE" or name in LARGEST:
+    if kind == "DOUBLE":
         size = f'abs("{name}"::DOUBLE)'
         return [
             (

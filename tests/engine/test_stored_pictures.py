@@ -34,13 +34,13 @@ def cache(tmp_path):
 @pytest.fixture
 def decoded(monkeypatch):
     """How many pictures have been decoded so far."""
-    count, real = [], pictures.opened
+    count, real = [], pictures.decoded
 
-    def opened(data):
+    def decoded(data):
         count.append(len(data))
         return real(data)
 
-    monkeypatch.setattr(pictures, "opened", opened)
+    monkeypatch.setattr(pictures, "decoded", decoded)
     return count
 
 
