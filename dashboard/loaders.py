@@ -14,6 +14,7 @@ from engine.analysis.cost import Preset, PriceError, load_presets
 from engine.analysis.outcomes import StudyProgress
 from engine.cache import queries, score_tables
 from engine.cache.connection import Connection, stamp
+from engine.cache.limits import PAGE_BYTES
 from engine.errors import StudyError
 from engine.paths import CLAIMS, DATA
 from engine.results import Results, read_results, read_steps
@@ -105,7 +106,7 @@ def pictures_of(
     """Pictures of trajectories, step by step; those that are no pictures are left out.
 
     Of videos it is the first frame, or with `whole_videos` every frame; every second, third, ... if they would be more
-    than a page can carry.
+    than a page can carry. Pictures beyond `PAGE_BYTES` are left out.
     """
     return Question(_pictures, (tuple(trajectory_ids), tuple(kinds), whole_videos))
 
@@ -151,10 +152,12 @@ def _pictures(db: Connection, ids: tuple[str, ...], kinds: tuple[str, ...], whol
     frames = queries.frames(db, ids, kinds)
     every = 1 + int(frames["image"].map(len).sum()) // VIDEO_BYTES
     kept = frames["video_frame"] % every == 0 if whole_videos else frames["video_frame"] == 0
-    found = []
+    found: list[PagePicture] = []
+    used = 0
     for row in frames[kept].itertuples():
-        source = data_uri(bytes(row.image))
+        source = data_uri(bytes(row.image)) if used + len(row.image) <= PAGE_BYTES else None
         if source is not None:
+            used += len(row.image)
             found.append(
                 PagePicture(
                     row.trajectory_id,

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from engine.commands import sharing_options
+from engine.commands.console import safe_terminal
 from engine.environment import DEVICES, MEMORIES
 from engine.errors import LabError
 from engine.paths import CLAIMS, DEFAULT_CACHE
@@ -16,8 +17,15 @@ INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
+    """Runs one command and returns its exit code. What it prints has no control characters (see `console`)."""
     parsed = parser().parse_args(arguments)
+    if parsed.command == "lab.dashboard":  # Streamlit's output is its own
+        return _run(parsed)
+    with safe_terminal():
+        return _run(parsed)
+
+
+def _run(parsed: argparse.Namespace) -> int:
     module, _, name = parsed.command.partition(".")
     try:
         # Imported only now: what one command needs, others should not wait for.
@@ -137,6 +145,14 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--max-batch", type=_positive, metavar="N")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
     bench.set_defaults(command="lab.bench")
+
+    check = add("check", help="look for damage in a cache: pictures that are none, missing rows, rows of nothing")
+    _cache(check)
+    check.set_defaults(command="mending.check_cache")
+
+    repair = add("repair", help="mend what `check` finds: damaged cells go, so that the next run makes them again")
+    _cache(repair)
+    repair.set_defaults(command="mending.repair_cache")
 
     migrate = add("migrate", help="bring an older cache up to date")
     _cache(migrate)

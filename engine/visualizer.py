@@ -11,12 +11,15 @@ from typing import Any, Literal, get_args
 import pandas as pd
 from PIL import Image
 
+from engine.analysis.decision import Decision
 from engine.analysis.timing_summary import COLUMNS
 from engine.cache import queries
 from engine.cache.connection import reading
 from engine.environment import MEMORIES
 from engine.errors import StudyError, did_you_mean
+from engine.passes.decide import decide_study
 from engine.passes.run import run_study
+from engine.passes.search_budget import parse_budget
 from engine.paths import DEFAULT_CACHE
 from engine.progress import ProgressKind, make_progress
 from engine.results import read_results
@@ -239,6 +242,37 @@ class DiffusionSchedulerVisualizer:
         table["description"] = [lanes[key].description for key in table["lane"]]
         table["error"] = [str(failed.get(key, "")) for key in table["lane"]]
         return table
+
+    def decide(self, prompts: Sequence[str], *, baseline: str | None = None, budget: str | None = None) -> Decision:
+        """Adds prompts until it is known which scheduler may take the place of the baseline.
+
+        Args:
+            prompts: The pool to draw from; 30 calibrate, and 100 or more are needed for an answer.
+            baseline: A key of `scheduler_configs`; the first one by default.
+            budget: The most to spend: minutes ("10m"), prompts ("200p") or denoiser calls ("5000c").
+
+        Returns:
+            What may be said now: `lane`, `known`, `sentence`, and where each lane stands.
+
+        Raises:
+            StudyError: There is nothing to decide, or an unknown baseline.
+        """
+        pool = list(prompts)
+        if not pool:
+            raise StudyError("decide needs at least one prompt.")
+        study = self._study(pool[:1], (0, 1), self.scheduler_configs, 5, FrameSettings(count=0), baseline)
+        found = decide_study(
+            study,
+            self.cache,
+            device=self.device,
+            memory=self.memory,
+            progress=make_progress(self.progress),
+            budget=parse_budget(budget) if budget else None,
+            pool=pool,
+        ).decision
+        if found is None:
+            raise RuntimeError("The search ended without a decision.")
+        return found
 
     def _study(
         self,

@@ -83,8 +83,11 @@ class Comparison:
 
     @property
     def prompts_needed(self) -> int | None:
-        """Prompts that would find true equality equivalent with 80 % power, likewise; None if that cannot be told."""
-        if not (self.deviation > 0 and self.margin > 0):
+        """Prompts that would find true equality equivalent with 80 % power, likewise.
+
+        None if that cannot be told, or if equality is out of the question: the interval excludes it.
+        """
+        if not (self.deviation > 0 and self.margin > 0) or self.difference.low > 0 or self.difference.high < 0:
             return None
         return st.prompts_needed(self.deviation, self.margin)
 

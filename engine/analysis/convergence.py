@@ -78,7 +78,7 @@ def convergence(
         metric: The error to take; it must be one that falls to zero.
         floor: Errors below it say nothing (`engine.results.Results.floors`).
     """
-    values = quality[(quality["metric"] == metric) & np.isfinite(quality["value"])]
+    values = quality[(quality["metric"] == metric) & np.isfinite(quality["value"].astype(float))]
     lanes = _lanes(cells[cells["status"] == "done"])
     lanes = lanes[lanes["lane"].isin(set(values["lane"]))]
     by_lane = {str(lane): _by_prompt(rows) for lane, rows in values.groupby("lane", sort=False)}

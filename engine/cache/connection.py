@@ -93,8 +93,7 @@ def _check(connection: duckdb.DuckDBPyConnection, path: Path, inspect: bool) -> 
     _check_version(connection, path)
     trust.refuse_foreign_tables(connection, path, MIGRATIONS)
     if inspect:
-        with trust.within(connection, trust.INSPECTION_SECONDS, path):
-            trust.inspect(connection, path)
+        trust.inspect(connection, path)
     while len(_checked) >= REMEMBERED_CHECKS:
         _checked.pop(next(iter(_checked), seen), None)
     _checked[seen] = None
@@ -174,8 +173,7 @@ def _convert(path: Path, migrations: Sequence[Migration], block_bytes: int, insp
         if log.exists():
             raise CacheError(f"A process that wrote to {path} was killed just now; try again.")
         if inspect:
-            with trust.within(source, trust.INSPECTION_SECONDS, path):
-                trust.inspect(source, path)
+            trust.inspect(source, path)
 
         def build(new: Path) -> None:
             with _alone(new, block_bytes) as target:

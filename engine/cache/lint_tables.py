@@ -10,6 +10,7 @@ import duckdb
 import pandas as pd
 
 from engine.cache.connection import writing
+from engine.cache.limits import fetch
 from engine.cache.rows import now, put
 
 
@@ -100,7 +101,8 @@ def schedules(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
     Columns: lane, call_index, calls, timestep, sigma (that the latents have), told_sigma (that the timestep names),
     log_snr, final_sigma (left in the finished latents).
     """
-    return db.execute(
+    return fetch(
+        db,
         _LANES
         + """
         SELECT lane, place_of_call - 1 AS call_index, calls, level.timestep, level.sigma, level.told_sigma,
@@ -112,7 +114,7 @@ def schedules(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
         ) ORDER BY place, call_index
         """,
         [study_id],
-    ).df()
+    )
 
 
 def findings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
@@ -120,7 +122,8 @@ def findings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
 
     Columns: lane, severity, code, message.
     """
-    return db.execute(
+    return fetch(
+        db,
         _LANES
         + """
         SELECT lane, finding.severity, finding.code, finding.message
@@ -130,12 +133,13 @@ def findings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
         ) ORDER BY place, number
         """,
         [study_id],
-    ).df()
+    )
 
 
 def settings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
     """Every setting of a study's lanes. Columns: lane, setting, value (JSON), origin, replaced (JSON or None)."""
-    return db.execute(
+    return fetch(
+        db,
         _LANES
         + """
         SELECT lane, item.setting, item."value", item.origin, item.replaced
@@ -144,7 +148,7 @@ def settings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
         ) ORDER BY place, item.setting
         """,
         [study_id],
-    ).df()
+    )
 
 
 def noise(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
@@ -153,7 +157,8 @@ def noise(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
 
     Columns: those of `noise_floors`, and device_name.
     """
-    return db.execute(
+    return fetch(
+        db,
         """
         WITH places AS (
             SELECT DISTINCT t.environment_id, t.model_id, t.dtype, t.guidance_scale, t.width, t.height
@@ -165,7 +170,7 @@ def noise(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
         ORDER BY e.device_name, n.environment_id, n.lane, n.variation, n.metric
         """,
         [study_id],
-    ).df()
+    )
 
 
 def _lint(row: LintRow) -> dict[str, Any]:

@@ -22,7 +22,9 @@ import pyarrow as pa
 from engine.cache import merge_studies
 from engine.cache.connection import Connection
 from engine.cache.inventory import CacheTable, of_kind, scope
+from engine.cache.limits import CELL_BYTES, GROUP_BYTES, fetch_arrow
 from engine.cache.rows import clear, put, put_missing
+from engine.errors import CacheRefused
 
 CELLS_AT_ONCE = 64
 # The picture of a cell: its final latents, or else the bytes of its final frames.
@@ -36,7 +38,6 @@ _PICTURES = """
     ) f USING (trajectory_id)
     WHERE t.trajectory_id IN (SELECT unnest($ids))
 """
-
 Group = Callable[[], AbstractContextManager[Connection]]
 
 
@@ -76,14 +77,15 @@ def merge(source: Connection, group: Group, study: str | None = None) -> Merged:
         study: Take only this study, with all it needs; None: everything.
 
     Raises:
-        CacheRefused: A study in the file is damaged; nothing was taken.
+        CacheRefused: A study in the file is damaged, or far larger than any; nothing was taken.
     """
     studies = next(table for table in of_kind("study") if table.name == "studies")
-    merge_studies.check(read(source, studies, study))
+    merge_studies.check(_read(source, studies, study))
+    _refuse_large_cells(source, study)
     merged = Merged()
     with group() as db:
         for table in of_kind("shared"):
-            incoming = read(source, table, study)
+            incoming = _read(source, table, study)
             if table.name == "models":
                 _learn_parameters(db, incoming)
             merged.added(table.name, put_missing(db, table, incoming))
@@ -94,7 +96,7 @@ def merge(source: Connection, group: Group, study: str | None = None) -> Merged:
         with group() as db:
             _take_cells(source, db, ids, merged)
     with group() as db:
-        incoming = {table.name: read(source, table, study) for table in of_kind("study")}
+        incoming = {table.name: _read(source, table, study) for table in of_kind("study")}
         merged.studies, added = merge_studies.take(source, db, incoming, merged.others)
         for name, count in added.items():
             merged.added(name, count)
@@ -106,6 +108,13 @@ def read(source: Connection, table: CacheTable, study: str | None) -> pa.Table:
     if study is None:
         return source.sql(f"SELECT * FROM {table.name} WHERE {table.only}").to_arrow_table()
     return source.sql(f"SELECT * FROM {table.name} WHERE {scope(table)}", params={"study": study}).to_arrow_table()
+
+
+def _read(source: Connection, table: CacheTable, study: str | None) -> pa.Table:
+    """The same, of what does not hang on cells, with bounds."""
+    if study is None:
+        return fetch_arrow(source, f"SELECT * FROM {table.name} WHERE {table.only}", {})
+    return fetch_arrow(source, f"SELECT * FROM {table.name} WHERE {scope(table)}", {"study": study})
 
 
 def cell_ids(source: Connection, study: str | None) -> list[str]:
@@ -124,9 +133,49 @@ def rows_of(source: Connection, table: CacheTable, ids: list[str]) -> pa.Table:
 
 
 def _groups(source: Connection, study: str | None) -> Iterator[list[str]]:
+    """Some cells at a time, fewer where their rows and pictures are large."""
     ids = cell_ids(source, study)
     for start in range(0, len(ids), CELLS_AT_ONCE):
-        yield ids[start : start + CELLS_AT_ONCE]
+        some = ids[start : start + CELLS_AT_ONCE]
+        sizes = dict(source.execute(_sizes("trajectory_id IN (SELECT unnest($ids))"), {"ids": some}).fetchall())
+        group: list[str] = []
+        size = 0
+        for cell in some:
+            if group and size + sizes.get(cell, 0) > GROUP_BYTES:
+                yield group
+                group, size = [], 0
+            group.append(cell)
+            size += sizes.get(cell, 0)
+        yield group
+
+
+def _sizes(where: str) -> str:
+    """Bytes of cells in memory, roughly: a step has a sketch and two lists, a score its words."""
+    return f"""
+        SELECT trajectory_id, sum(bytes)::BIGINT AS size FROM (
+            SELECT trajectory_id, octet_length(image) + 200 AS bytes FROM frames WHERE {where}
+            UNION ALL SELECT trajectory_id, octet_length(data) FROM latents WHERE {where}
+            UNION ALL SELECT trajectory_id, 600 FROM steps WHERE {where}
+            UNION ALL SELECT trajectory_id, 200 + 4 * length(coalesce(reason, '')) FROM scores
+            WHERE scope <> 'lane' AND {where}
+        ) GROUP BY trajectory_id
+    """
+
+
+def _refuse_large_cells(source: Connection, study: str | None) -> None:
+    """A cell is taken as a whole, so it has to fit into memory.
+
+    Raises:
+        CacheRefused: One does not.
+    """
+    where = "true" if study is None else scope(of_kind("cell")[0])
+    query = f"SELECT trajectory_id, size FROM ({_sizes(where)}) WHERE size > {CELL_BYTES} LIMIT 1"
+    found = source.execute(query, {} if study is None else {"study": study}).fetchall()
+    if found:
+        raise CacheRefused(
+            f"The cache is refused: the cell {found[0][0][:80]} has {found[0][1] / 2**20:,.0f} MB of rows and "
+            f"pictures, more than the {CELL_BYTES / 2**20:,.0f} MB that are taken from another cache."
+        )
 
 
 def _take_cells(source: Connection, db: Connection, ids: list[str], merged: Merged) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from engine.cache.limits import ERROR_CHARACTERS, PICTURE_BYTES, SAMPLE_ROWS, fetch, refuse_bytes
 from engine.cache.stored_study import read_stored_study
 
 
@@ -48,7 +49,8 @@ def studies(db: duckdb.DuckDBPyConnection) -> pd.DataFrame:
 
     Columns: study_id, name, created_at, updated_at, cells, done, failed, lanes, prompts, seeds.
     """
-    return db.execute(
+    return fetch(
+        db,
         """
         SELECT s.study_id, s.name, s.created_at, s.updated_at, count(l.trajectory_id) AS cells,
                count(*) FILTER (t.status = 'done') AS done, count(*) FILTER (t.status = 'failed') AS failed,
@@ -57,8 +59,8 @@ def studies(db: duckdb.DuckDBPyConnection) -> pd.DataFrame:
         LEFT JOIN study_trajectories l USING (study_id)
         LEFT JOIN trajectories t USING (trajectory_id)
         GROUP BY ALL ORDER BY s.updated_at DESC, s.study_id
-        """
-    ).df()
+        """,
+    )
 
 
 def spec(db: duckdb.DuckDBPyConnection, study_id: str) -> dict[str, Any] | None:
@@ -76,16 +78,17 @@ def spec(db: duckdb.DuckDBPyConnection, study_id: str) -> dict[str, Any] | None:
 def cells(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
     """Every cell of a study that has run, in the study's order, without frames.
 
-    Columns: those of `trajectories`, and `study_lane`, the lane's name in this study.
+    Columns: those of `trajectories` (the beginning of `error`), and `study_lane`, the lane's name in this study.
     """
-    return db.execute(
-        """
-        SELECT l.lane AS study_lane, t.*
+    return fetch(
+        db,
+        f"""
+        SELECT l.lane AS study_lane, t.* REPLACE (left(t.error, {ERROR_CHARACTERS}) AS error)
         FROM study_trajectories l JOIN trajectories t USING (trajectory_id)
         WHERE l.study_id = ? ORDER BY l.position
         """,
         [study_id],
-    ).df()
+    )
 
 
 def missing_cells(db: duckdb.DuckDBPyConnection, study_id: str) -> int:
@@ -125,15 +128,17 @@ def progress(db: duckdb.DuckDBPyConnection, study_id: str) -> tuple[int, int, in
 
 
 def frames(db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str], kinds: Sequence[str]) -> pd.DataFrame:
-    """Pictures of trajectories, step by step.
+    """Pictures of trajectories, step by step; those of more than `PICTURE_BYTES` are left out.
 
     Columns: trajectory_id, kind, step_index, video_frame, progress, timestep, log_snr, width, height, format, image.
+
+    Raises:
+        CacheRefused: All together are too large.
     """
-    return db.execute(
-        "SELECT * FROM frames WHERE list_contains(?, trajectory_id) AND list_contains(?, kind) "
-        "ORDER BY trajectory_id, kind, step_index, video_frame",
-        [list(trajectory_ids), list(kinds)],
-    ).df()
+    meant = "FROM frames WHERE list_contains(?, trajectory_id) AND list_contains(?, kind) AND octet_length(image) <= ?"
+    values = [list(trajectory_ids), list(kinds), PICTURE_BYTES]
+    refuse_bytes(int(db.execute(f"SELECT sum(octet_length(image)) {meant}", values).fetchall()[0][0] or 0))
+    return fetch(db, f"SELECT * {meant} ORDER BY trajectory_id, kind, step_index, video_frame", values)
 
 
 def frames_per_cell(db: duckdb.DuckDBPyConnection, study_id: str) -> int:
@@ -152,7 +157,8 @@ def timings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
     A lane's samples are those with the model, size, number format and guidance of the study's cells.
     Columns: lane, environment_id, device_name, batch_size, repeat, stage, seconds, nfe, created_at.
     """
-    return db.execute(
+    return fetch(
+        db,
         """
         WITH shown AS (
             SELECT DISTINCT l.lane, t.scheduler, t.steps, t.model_id, t.width, t.height, t.dtype,
@@ -167,30 +173,33 @@ def timings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
         ORDER BY s.lane, x.environment_id, x.batch_size, x.repeat, x.stage
         """,
         [study_id],
-    ).df()
+        SAMPLE_ROWS,
+    )
 
 
 def environments(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
     """The environments in which cells of a study were computed, with the number of cells of each."""
-    return db.execute(
+    return fetch(
+        db,
         """
         SELECT e.*, count(*) AS cells
         FROM study_trajectories l JOIN trajectories t USING (trajectory_id) JOIN environments e USING (environment_id)
         WHERE l.study_id = ? GROUP BY ALL ORDER BY cells DESC
         """,
         [study_id],
-    ).df()
+    )
 
 
 def models(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
     """The models of a study's cells."""
-    return db.execute(
+    return fetch(
+        db,
         """
         SELECT DISTINCT m.* FROM study_trajectories l
         JOIN trajectories t USING (trajectory_id) JOIN models m USING (model_id) WHERE l.study_id = ?
         """,
         [study_id],
-    ).df()
+    )
 
 
 def durations(db: duckdb.DuckDBPyConnection, environment_id: str, model_id: str) -> float | None:
@@ -216,7 +225,8 @@ def guidance_family(db: duckdb.DuckDBPyConnection, trajectory_id: str) -> pd.Dat
 
     They may belong to any study. Columns: trajectory_id, guidance_scale, nfe.
     """
-    return db.execute(
+    return fetch(
+        db,
         """
         SELECT DISTINCT ON (t.guidance_scale) t.trajectory_id, t.guidance_scale, t.nfe
         FROM trajectories t JOIN trajectories s
@@ -226,4 +236,4 @@ def guidance_family(db: duckdb.DuckDBPyConnection, trajectory_id: str) -> pd.Dat
         ORDER BY t.guidance_scale, t.trajectory_id = s.trajectory_id DESC
         """,
         [trajectory_id],
-    ).df()
+    )

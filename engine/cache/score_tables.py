@@ -10,6 +10,7 @@ import duckdb
 import pandas as pd
 
 from engine.cache.connection import writing
+from engine.cache.limits import fetch
 from engine.cache.rows import clear, now, put
 
 # How the reason begins if a metric raised an error: it is tried again.
@@ -150,11 +151,12 @@ def metrics(db: duckdb.DuckDBPyConnection, study_id: str, scope: str = "picture"
 
     Columns: those of `metrics`, and `unavailable` (why it has no values, or None).
     """
-    return db.execute(
+    return fetch(
+        db,
         "SELECT m.*, s.unavailable FROM study_metrics s JOIN metrics m USING (scope, metric, metric_version) "
         "WHERE s.study_id = ? AND s.scope = ? ORDER BY s.position",
         [study_id, scope],
-    ).df()
+    )
 
 
 def picture_scores(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
@@ -162,7 +164,8 @@ def picture_scores(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame
 
     Columns: lane, prompt, seed, trajectory_id, metric, metric_version, value.
     """
-    return db.execute(
+    return fetch(
+        db,
         """
         SELECT l.lane, t.prompt, t.seed, t.trajectory_id, q.metric, q.metric_version, q.value
         FROM study_trajectories l
@@ -174,12 +177,13 @@ def picture_scores(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame
         ORDER BY s.position, l.position
         """,
         [study_id],
-    ).df()
+    )
 
 
 def picture_reasons(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
     """Cells of a study that a metric says nothing of. Columns: lane, prompt, seed, metric, reason."""
-    return db.execute(
+    return fetch(
+        db,
         """
         SELECT l.lane, t.prompt, t.seed, q.metric, q.reason
         FROM study_trajectories l
@@ -190,7 +194,7 @@ def picture_reasons(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFram
         WHERE l.study_id = ? AND q.scope = 'picture' AND q.value IS NULL ORDER BY s.position, l.position
         """,
         [study_id],
-    ).df()
+    )
 
 
 _FRAME_SCORES = """
@@ -210,25 +214,27 @@ def frame_scores(db: duckdb.DuckDBPyConnection, study_id: str, lanes: Sequence[s
 
     Columns: lane, prompt, seed, trajectory_id, kind, step_index, progress, log_snr, metric, value.
     """
-    return db.execute(
+    return fetch(
+        db,
         f"""{_FRAME_SCORES} AND s.scope = 'picture'
         AND ($lanes::VARCHAR[] IS NULL OR list_contains($lanes::VARCHAR[], l.lane))
         ORDER BY l.position, q.metric, q.step_index
         """,
         {"study": study_id, "lanes": None if lanes is None else list(lanes)},
-    ).df()
+    )
 
 
 def frame_curves(db: duckdb.DuckDBPyConnection, study_id: str, lane: str) -> pd.DataFrame:
     """Every finite score of the x0 frames of a lane's finished cells. Columns: as in `step_tables.step_curves`."""
-    return db.execute(
+    return fetch(
+        db,
         f"""SELECT * EXCLUDE (kind) FROM ({_FRAME_SCORES} AND s.scope IN ('picture', 'frame')
             AND t.status = 'done' AND l.lane = $lane AND q.kind = 'x0'
             AND isfinite(q.value) AND isfinite(f.progress) AND isfinite(coalesce(f.log_snr, 0))
             ORDER BY l.position, q.metric, q.step_index)
         """,
         {"study": study_id, "lane": lane},
-    ).df()
+    )
 
 
 def lane_scores(db: duckdb.DuckDBPyConnection, study_id: str, against: Sequence[str]) -> pd.DataFrame:
@@ -237,7 +243,8 @@ def lane_scores(db: duckdb.DuckDBPyConnection, study_id: str, against: Sequence[
     Columns: lane, against, metric, metric_version, features, n, prompts, value, low, high, standard_error, warning (why
     the value is not to be trusted, or why there is none), reason, set_id, created_at, label, unit, direction.
     """
-    return db.execute(
+    return fetch(
+        db,
         """
         SELECT q.lane, q.against, q.metric, q.metric_version, q.features, q.n, q.prompts, q.value, q.low, q.high,
                q.standard_error, coalesce(q.warning, q.reason) AS warning, q.reason, q.set_id, q.created_at,
@@ -251,7 +258,7 @@ def lane_scores(db: duckdb.DuckDBPyConnection, study_id: str, against: Sequence[
         ORDER BY list_position($against, q.against), s.position, l.place
         """,
         {"study": study_id, "against": list(against)},
-    ).df()
+    )
 
 
 def score_quantiles(db: duckdb.DuckDBPyConnection, study_id: str, metric: str) -> pd.DataFrame:
@@ -259,7 +266,8 @@ def score_quantiles(db: duckdb.DuckDBPyConnection, study_id: str, metric: str) -
 
     Columns: lane, n, median, low and high (the 10 % and 90 % quantiles over cells).
     """
-    return db.execute(
+    return fetch(
+        db,
         """
         SELECT l.lane, count(*) AS n, median(q.value) AS median,
                quantile_cont(q.value, 0.1) AS low, quantile_cont(q.value, 0.9) AS high
@@ -271,7 +279,7 @@ def score_quantiles(db: duckdb.DuckDBPyConnection, study_id: str, metric: str) -
         GROUP BY l.lane ORDER BY min(l.position)
         """,
         [study_id, metric],
-    ).df()
+    )
 
 
 def references(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
@@ -279,7 +287,8 @@ def references(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
 
     Columns: prompt, seed, reference_id, reference, check, tolerance, distance, agrees.
     """
-    return db.execute(
+    return fetch(
+        db,
         """
         SELECT t.prompt, t.seed, r.reference_id, t.lane AS reference, c.lane AS "check", r.tolerance, r.distance,
                coalesce(r.distance <= r.tolerance, false) AS agrees
@@ -289,4 +298,4 @@ def references(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
         WHERE r.study_id = ? ORDER BY t.prompt, t.seed
         """,
         [study_id],
-    ).df()
+    )

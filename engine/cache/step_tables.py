@@ -6,6 +6,8 @@ import duckdb
 import numpy as np
 import pandas as pd
 
+from engine.cache.limits import fetch
+
 SKETCH_BYTES = 256
 _NUMBERS = ("x0_change", "x0_distance", "motion_energy", "guidance_energy")
 _COLUMNS = ", ".join([*_NUMBERS, "power", "coherence"])
@@ -37,12 +39,13 @@ def step_metrics(db: duckdb.DuckDBPyConnection, study_id: str, lanes: Sequence[s
     Columns: lane, prompt, seed, trajectory_id, step_index, progress, log_snr, metric, value.
     """
     which = "($lanes::VARCHAR[] IS NULL OR list_contains($lanes::VARCHAR[], l.lane))"
-    return db.execute(
+    return fetch(
+        db,
         f"""{_STEPS.format(which=which)}
         SELECT * EXCLUDE (position) FROM ({_PLAIN}) WHERE metric IN ('x0_change', 'x0_distance')
         ORDER BY position, metric, step_index""",
         {"study": study_id, "lanes": None if lanes is None else list(lanes)},
-    ).df()
+    )
 
 
 def step_curves(db: duckdb.DuckDBPyConnection, study_id: str, lane: str) -> pd.DataFrame:
@@ -50,20 +53,22 @@ def step_curves(db: duckdb.DuckDBPyConnection, study_id: str, lane: str) -> pd.D
 
     Columns: lane, prompt, seed, trajectory_id, step_index, progress, log_snr, metric, value.
     """
-    return db.execute(
+    return fetch(
+        db,
         f"""{_STEPS.format(which="t.status = 'done' AND l.lane = $lane")}
         SELECT * EXCLUDE (position) FROM ({_PLAIN} UNION ALL {_OCTAVES})
         WHERE isfinite(value) AND isfinite(progress) AND isfinite(coalesce(log_snr, 0))
         ORDER BY position, metric, step_index""",
         {"study": study_id, "lane": lane},
-    ).df()
+    )
 
 
 def sketches(
     db: duckdb.DuckDBPyConnection, study_id: str, prompt: str, seed: int, lanes: Sequence[str]
 ) -> pd.DataFrame:
     """The sketched paths of lanes on one prompt and seed. Columns: lane, step_index, progress, log_snr, sketch."""
-    found = db.execute(
+    found = fetch(
+        db,
         """
         SELECT l.lane, k.step_index, k.progress, k.log_snr, k.sketch
         FROM study_trajectories l JOIN trajectories t USING (trajectory_id) JOIN steps k USING (trajectory_id)
@@ -72,7 +77,7 @@ def sketches(
         ORDER BY l.position, k.step_index
         """,
         {"study": study_id, "prompt": prompt, "seed": seed, "lanes": list(lanes), "bytes": SKETCH_BYTES},
-    ).df()
+    )
     found["sketch"] = [np.frombuffer(bytes(data), "<f2").astype(np.float64) for data in found["sketch"]]
     whole = np.array([np.isfinite(vector).all() for vector in found["sketch"]], dtype=bool)
     return found.loc[whole].reset_index(drop=True)
@@ -84,7 +89,8 @@ def paths(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
     Noise levels are those measured of the lane (`lints`), or else those its timesteps name.
     Columns: role ("lane", "reference" or "check"), lane, prompt, seed, step_index, log_snr, sketch.
     """
-    found = db.execute(
+    found = fetch(
+        db,
         """
         WITH truths AS (
             SELECT r.reference_id, r.check_id, t.prompt, t.seed
@@ -110,6 +116,6 @@ def paths(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
         ORDER BY x.role, x.lane, t.prompt, t.seed, k.step_index
         """,
         {"study": study_id},
-    ).df()
+    )
     found["sketch"] = [np.frombuffer(bytes(data), "<f2").astype(np.float64) for data in found["sketch"]]
     return found

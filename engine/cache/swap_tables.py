@@ -8,6 +8,7 @@ import duckdb
 import pandas as pd
 
 from engine.cache.connection import writing
+from engine.cache.limits import fetch
 from engine.cache.rows import clear, now, put
 
 
@@ -72,10 +73,11 @@ def swapped(db: duckdb.DuckDBPyConnection, ids: Collection[str]) -> set[str]:
 def commitment(db: duckdb.DuckDBPyConnection, study_id: str, *, images: bool = False) -> pd.DataFrame:
     """The changes of prompt of a study, with device_name; the pictures only if asked for."""
     without = "" if images else "EXCLUDE (image)"
-    return db.execute(
+    return fetch(
+        db,
         f"""
         SELECT c.* {without}, e.device_name FROM study_swaps s JOIN commitment c USING (swap_id)
         LEFT JOIN environments e USING (environment_id) WHERE s.study_id = ? ORDER BY s.position
         """,
         [study_id],
-    ).df()
+    )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import duckdb
 
+from engine.cache import limits
 from engine.cache.inventory import TABLES
 from engine.cache.schema import CREATE_MIGRATIONS, Migration
 from engine.errors import CacheRefused
@@ -29,25 +30,13 @@ WITHOUT_EXTENSIONS: Settings = {
 CLOSED_OFF: Settings = {
     **WITHOUT_EXTENSIONS,
     "enable_external_access": "false",
-    "memory_limit": "2GB",
+    "memory_limit": "1GB",
     "max_temp_directory_size": "0B",
     "lock_configuration": "true",
 }
-# Pages and summaries read all cells of a study, their times and their scores into memory at once: 200,000 cells take
-# about 1.2 s and 300 MB. Frames and steps are read of a few cells, or summed up inside DuckDB.
-MAX_ROWS = 500_000
-MAX_ROWS_OF: dict[str, int] = {
-    "trajectories": 200_000,
-    "study_trajectories": 200_000,
-    **dict.fromkeys(("frames", "steps", "scores"), 20_000_000),
-}
-# Those of pictures and lanes are read all at once, those of frames are not.
-MAX_SCORES = 1_000_000
-MAX_TEXT = 1_000_000
-MAX_TEXTS = 512 * 2**20
-MAX_BLOB = 64 * 2**20
-MAX_NUMBERS = 64
+# A file is looked at for so long, and longer by its size: a large study is honest. A page waits for 10 s at most.
 INSPECTION_SECONDS = 10.0
+INSPECTED_BYTES_A_SECOND = 20e6
 
 # What a cache never has, and what lists it. Named in full and without functions or operators, LIKE and + included: any
 # of them may be a macro of the file.
@@ -99,54 +88,31 @@ def refuse_foreign_tables(db: duckdb.DuckDBPyConnection, path: Path, migrations:
 
 
 def inspect(db: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Measures the contents of a stranger's file: rows, texts, lists and blobs small enough to be shown.
+    """Measures the contents of a stranger's file: texts, lists, blobs and numbers small enough to be shown.
 
     Raises:
         CacheRefused: Something is larger than any study makes it, or two scores are of the same thing.
     """
-    for table, columns in _columns(db).items():
-        rows = _number(db, f"SELECT count(*) FROM {table}")
-        _refuse_large(path, f"table '{table}' has {rows:,} rows", rows, MAX_ROWS_OF.get(table, MAX_ROWS))
-        for name, kind, _ in columns:
-            where = f"'{table}.{name}' has"
-            if kind == "BLOB":
-                largest = _number(db, f"SELECT max(octet_length({name})) FROM {table}")
-                _refuse_large(path, f"{where} a value of {largest:,} bytes", largest, MAX_BLOB)
-            elif kind == "DOUBLE[]":
-                longest = _number(db, f"SELECT max(len({name})) FROM {table}")
-                _refuse_large(path, f"{where} a list of {longest:,} numbers", longest, MAX_NUMBERS)
-            elif kind in ("VARCHAR", "JSON") or kind.endswith("[]"):
-                longest = _number(db, f'SELECT max(length("{name}"::VARCHAR)) FROM {table}')
-                _refuse_large(path, f"{where} a text of {longest:,} characters", longest, MAX_TEXT)
-                total = _number(db, f'SELECT sum(length("{name}"::VARCHAR)) FROM {table}')
-                _refuse_large(path, f"{where} {total:,} characters", total, MAX_TEXTS)
-    if "scores" in _columns(db):
-        _inspect_scores(db, path)
+    with within(db, INSPECTION_SECONDS + path.stat().st_size / INSPECTED_BYTES_A_SECOND, path):
+        for table, columns in _columns(db).items():
+            try:
+                limits.refuse_unlikely(db, table, [(name, kind) for name, kind, _ in columns])
+            except CacheRefused as error:
+                raise CacheRefused(f"{path} is refused: {error}") from error
+        if "scores" in _columns(db):
+            _refuse_twice(db, path)
 
 
-def _inspect_scores(db: duckdb.DuckDBPyConnection, path: Path) -> None:
-    count = _number(db, "SELECT count(*) FROM scores WHERE scope <> 'frame'")
-    _refuse_large(path, f"table 'scores' has {count:,} rows of pictures and lanes", count, MAX_SCORES)
+def _refuse_twice(db: duckdb.DuckDBPyConnection, path: Path) -> None:
     for table in TABLES:
         if table.name == "scores":
+            # By hash: millions of scores fit into the memory there is.
             unit = ", ".join((*table.unit, "kind", "step_index", "video_frame"))
-            twice = _number(
-                db, f"SELECT count(*) - count(DISTINCT ({unit})) FROM scores WHERE {table.only} AND scope <> 'frame'"
-            )
+            twice = db.execute(
+                f"SELECT count(*) - count(DISTINCT hash({unit})) FROM scores WHERE {table.only} AND scope <> 'frame'"
+            ).fetchall()[0][0]
             if twice:
                 raise CacheRefused(f"{path} is no cache written by this lab: {twice:,} scores are there twice.")
-
-
-def _number(db: duckdb.DuckDBPyConnection, query: str) -> int:
-    return int(db.execute(query).fetchall()[0][0] or 0)
-
-
-def _refuse_large(path: Path, what: str, size: int, limit: int) -> None:
-    if size > limit:
-        raise CacheRefused(
-            f"{path} is refused: {what}, more than the {limit:,} that are read from a shared "
-            "cache. Ask for one study of it, made by `python -m engine export STUDY`."
-        )
 
 
 @contextlib.contextmanager

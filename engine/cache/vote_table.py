@@ -9,6 +9,7 @@ import duckdb
 import pandas as pd
 
 from engine.cache.connection import writing
+from engine.cache.limits import VOTE_ROWS, fetch
 from engine.cache.rows import now, put
 
 Check = Literal["none", "identical", "obvious"]
@@ -59,7 +60,7 @@ def cast(path: Path, vote: Vote) -> bool:
 
 def votes(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
     """All votes of a study, the oldest first. Columns: those of the table."""
-    return db.execute("SELECT * FROM votes WHERE study_id = ? ORDER BY created_at, vote_id", [study_id]).df()
+    return fetch(db, "SELECT * FROM votes WHERE study_id = ? ORDER BY created_at, vote_id", [study_id], VOTE_ROWS)
 
 
 def voted(db: duckdb.DuckDBPyConnection, study_id: str, voter: str) -> list[tuple[str, str]]:

@@ -56,8 +56,19 @@ def decide_study(
     max_batch: int | None = None,
     progress: Progress | None = None,
     budget: SearchBudget | None = None,
+    pool: Sequence[str] | None = None,
 ) -> DecideOutcome:
     """Adds prompts until the cheapest lane as good as the baseline is known, or pool or budget are spent.
+
+    Args:
+        study: Its lanes, its baseline, and how to decide.
+        cache: The file; it is made if it is not there.
+        device: "auto", "cuda", "mps" or "cpu".
+        memory: "low" for cards of 6 GB.
+        max_batch: Most cells that share a forward; by device unless given.
+        progress: Is told.
+        budget: The most that this call may spend; no limit unless given.
+        pool: Prompts to draw from; the study's pool unless given.
 
     Raises:
         LabError: Something on the user's side is wrong; raised before any work.
@@ -65,7 +76,7 @@ def decide_study(
     context = open_context(study, cache, device=device, memory=memory, max_batch=max_batch, progress=progress)
     if cache.exists():
         migrate(cache)
-    search = Search(roles(study, context), budget or SearchBudget())
+    search = Search(roles(study, context, pool), budget or SearchBudget())
     search.run()
     outcome = search.outcome
     outcome.seconds = time.monotonic() - search.start

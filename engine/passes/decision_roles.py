@@ -67,8 +67,13 @@ class Roles:
 NOT_ASKED = frozenset({"pool", "shown_only", "shown_prompts"})
 
 
-def roles(study: Study, context: PassContext) -> Roles:
+def roles(study: Study, context: PassContext, pool: Sequence[str] | None = None) -> Roles:
     """Who takes part in the decision of a study.
+
+    Args:
+        study: With its lanes and settings.
+        context: Where it runs.
+        pool: Prompts to draw from; the study's pool unless given.
 
     Raises:
         StudyError: There is no candidate, the baseline has no negative control, or a lane is known to be wrong.
@@ -88,7 +93,8 @@ def roles(study: Study, context: PassContext) -> Roles:
     check_lanes(study.lanes, context.source.scheduler_config)
     negative = _at(baseline, 2 if baseline.steps > FEW_STEPS else 1)
     positive = _at(baseline, min(2 * baseline.steps, MAX_STEPS))
-    return Roles(study, context, baseline, negative, positive, candidates, shown, pool_prompts(study, context.source))
+    prompts = pool_prompts(study, context.source) if pool is None else tuple(dict.fromkeys(pool))
+    return Roles(study, context, baseline, negative, positive, candidates, shown, prompts)
 
 
 def seeds_from(seeds: Sequence[int], count: int) -> tuple[int, ...]:

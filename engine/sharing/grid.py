@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 from engine.sharing.lettering import Font, fitted, wrapped
-from engine.sharing.pictures import opened
+from engine.sharing.picture_files import decoded
 
 MARGIN = 28
 LABEL_WIDTH = 250
@@ -84,7 +84,7 @@ def _draw_pictures(
 ) -> None:
     for place, data in enumerate(row.pictures):
         x = left + place * (cell + GAP)
-        picture = None if data is None else opened(data)
+        picture = None if data is None else decoded(data)
         if picture is None:
             draw.rectangle((x, y, x + cell - 1, y + cell - 1), MISSING)
             if row.gap and not row.note:
@@ -101,7 +101,7 @@ def _draw_pictures(
 
 def _cell_size(rows: Sequence[GridRow]) -> int:
     """Small pictures are shown at twice their size, large ones at most at 256 pixels."""
-    every = (opened(data) for row in rows for data in row.pictures if data is not None)
+    every = (decoded(data) for row in rows for data in row.pictures if data is not None)
     first = next((picture for picture in every if picture is not None), None)
     return 128 if first is None else min(256, max(128, 2 * max(first.size)))
 

@@ -9,10 +9,10 @@ from PIL import Image
 
 from engine.cache import queries
 from engine.cache.connection import Connection
+from engine.cache.limits import ANSWER_BYTES, DOCUMENT_PIXELS, refuse_bytes
+from engine.sharing.picture_files import decoded, looked_at
 from engine.study.cells import evenly_spaced
 
-FORMATS = ("PNG", "WEBP", "JPEG")
-MAX_PIXELS = 4096 * 4096
 CELLS_AT_ONCE = 8
 
 
@@ -29,33 +29,38 @@ class CellPictures:
     final: Image.Image | None = None
 
 
-def opened(data: bytes) -> Image.Image | None:
-    """The picture in some bytes as RGB, or None if it is none of the formats we write, damaged, or too large."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                return None
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return None
-
-
 class StoredPictures(Mapping[str, CellPictures]):
     """Pictures by cell, as the cache holds them: a cell is decoded when it is first asked for, and kept small.
 
     So the cache can be closed before anything is decoded, and no more than one picture is in memory at its full size.
+    Once `DOCUMENT_PIXELS` have been decoded, further pictures are left out.
     """
 
     def __init__(self, stored: Mapping[str, "_Stored"], side: int, step_side: int) -> None:
         """Final pictures with a longer edge than `side` pixels are scaled down to it, and steps to `step_side`."""
         self._stored, self._sides = dict(stored), (side, step_side)
         self._decoded: dict[str, CellPictures] = {}
+        self._pixels_left = DOCUMENT_PIXELS
 
     def __getitem__(self, cell: str) -> CellPictures:
         if cell not in self._decoded:
-            self._decoded[cell] = _decoded(self._stored[cell], *self._sides)
+            self._decoded[cell] = self._decode(self._stored[cell])
             self._stored[cell] = _Stored()
         return self._decoded[cell]
+
+    def _decode(self, stored: "_Stored") -> CellPictures:
+        side, step_side = self._sides
+        final = None if stored.final is None else self._small(stored.final, side)
+        steps = ((progress, self._small(data, step_side)) for progress, data in stored.steps)
+        return CellPictures(tuple((progress, image) for progress, image in steps if image is not None), final)
+
+    def _small(self, data: bytes, side: int) -> Image.Image | None:
+        head = looked_at(data)
+        if head is None or head.width * head.height > self._pixels_left:
+            return None
+        self._pixels_left -= head.width * head.height
+        image = decoded(data)
+        return None if image is None else fitted(image, min(side, image.width), min(side, image.height))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored)
@@ -71,6 +76,11 @@ class _Stored:
     steps: tuple[tuple[float, bytes], ...] = ()
     final: bytes | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        return sum(len(data) for _, data in self.steps) + len(self.final or b"")
+
 
 def load_pictures(
     db: Connection, ids: Sequence[str], kind: str, side: int, most: int | None = None, step_side: int | None = None
@@ -84,13 +94,20 @@ def load_pictures(
         side: Pixels of the longer edge that are enough.
         most: Steps to read of each cell, evenly spread; all unless given.
         step_side: Pixels that are enough for a step; `side` unless given.
+
+    Raises:
+        CacheRefused: All together are too large.
     """
     found: dict[str, _Stored] = {}
+    used = 0
     for start in range(0, len(ids), CELLS_AT_ONCE):
         some = list(ids[start : start + CELLS_AT_ONCE])
         frames = queries.frames(db, some, ["final", kind] if kind else ["final"])
         frames = frames[frames["video_frame"] == 0]
-        found |= {key: _of_cell(frames[frames["trajectory_id"] == key], kind, most) for key in some}
+        new = {key: _of_cell(frames[frames["trajectory_id"] == key], kind, most) for key in some}
+        used += sum(stored.size for stored in new.values())
+        refuse_bytes(used, ANSWER_BYTES)
+        found |= new
     return StoredPictures(found, side, step_side or side)
 
 
@@ -102,19 +119,6 @@ def _of_cell(frames: pd.DataFrame, kind: str, most: int | None) -> _Stored:
         (float(progress), bytes(data)) for progress, data in zip(rows["progress"], rows["image"], strict=True)
     )
     return _Stored(steps, next((bytes(data) for data in frames[frames["kind"] == "final"]["image"]), None))
-
-
-def _decoded(stored: _Stored, side: int, step_side: int) -> CellPictures:
-    steps = ((progress, _small(data, step_side)) for progress, data in stored.steps)
-    return CellPictures(
-        tuple((progress, image) for progress, image in steps if image is not None),
-        None if stored.final is None else _small(stored.final, side),
-    )
-
-
-def _small(data: bytes, side: int) -> Image.Image | None:
-    image = opened(data)
-    return None if image is None else fitted(image, min(side, image.width), min(side, image.height))
 
 
 def fitted(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -20,12 +20,14 @@ LANES = ("ddim:50", "dpmpp_2m:20")
 PROMPTS = tuple(f"p{number}" for number in range(6))
 
 
-def with_steps(row: TrajectoryRow, cell: Cell, *, older: bool = False) -> TrajectoryRow:
+def with_steps(row: TrajectoryRow, cell: Cell, *, older: bool = False, clips: bool = False) -> TrajectoryRow:
     """A cell whose x0 moves evenly from log-SNR -2 to 2 and not elsewhere; `older`: as earlier versions recorded it."""
     calls = row.nfe or 0
     levels = np.linspace(-5, 5, calls)
     done = np.clip((levels + 2) / 4, 0, 1)
     metrics: dict[str, Any] = {"x0_distance": 1 - done, "x0_change": np.diff(done, prepend=np.nan)}
+    if clips:
+        metrics["motion_energy"] = np.where(levels < -2, 2.0, 1.0)
     if not older:
         metrics["guidance_energy"] = np.exp(-levels / 5)
         for octave, start in ((0, -1.0), (1, 0.0), (2, 1.0)):
@@ -42,12 +44,14 @@ def with_steps(row: TrajectoryRow, cell: Cell, *, older: bool = False) -> Trajec
     return replace(row, measured=step_rows(measured, {} if older else sketches, levels.tolist()))
 
 
-def write(path: Path, synthetic: ModuleType, *, older: bool = False, scored: bool = True, **changes: Any) -> Any:
-    """A finished study with recorded steps and scored frames."""
+def write(
+    path: Path, synthetic: ModuleType, *, older: bool = False, scored: bool = True, clips: bool = False, **changes: Any
+) -> Any:
+    """A finished study with recorded steps and scored frames; `clips`: motion settles at -2, appearance at 60 %."""
     plan = synthetic.study(**{"lanes": LANES, "prompts": PROMPTS, "seeds": (0, 1), "repeats": 0, **changes})
     writer = CacheWriter(path)
     planned = synthetic.begin(writer, plan)
-    rows = [with_steps(synthetic.outcome(cell, plan.frames), cell, older=older) for cell in planned]
+    rows = [with_steps(synthetic.outcome(cell, plan.frames), cell, older=older, clips=clips) for cell in planned]
     writer.trajectories(rows, synthetic.MODEL, synthetic.LAPTOP)
     if scored:
         metrics = [
@@ -59,7 +63,7 @@ def write(path: Path, synthetic: ModuleType, *, older: bool = False, scored: boo
                 "cosine",
                 "neither",
                 scope="frame",
-                unavailable="not available: no CLIP is here",
+                unavailable=None if clips else "not available: no CLIP is here",
             ),
         ]
         record(path, plan.name, metrics, [])
@@ -78,7 +82,11 @@ def write(path: Path, synthetic: ModuleType, *, older: bool = False, scored: boo
                 for row in rows
                 for frame in row.frames
                 if frame.kind == "x0"
-                for metric, value in (("ssim_to_final", frame.progress), ("recognised", frame.progress > 0.5))
+                for metric, value in (
+                    ("ssim_to_final", frame.progress),
+                    ("recognised", frame.progress > 0.5),
+                    *([("similarity_to_final", 1.0 if frame.progress > 0.6 else 0.5)] if clips else []),
+                )
             ],
         )
     return plan

@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard import loaders
 from dashboard.cost import controls
 from engine.analysis.cost import Rate, Workload, load_presets, price_lanes
+from engine.cache.connection import writing
 from engine.display import formats, html, theme
 from engine.display.cost_charts import cost_chart
 from engine.display.tables import cost_table, price_table
@@ -206,6 +207,25 @@ def test_a_copied_address_shows_the_same_prices(open_cost: OpenCost, usual_cache
     assert words(again) == words(page)
 
 
+def test_clips_are_priced_in_seconds_of_video_at_the_frames_per_second_asked_for(
+    open_cost: OpenCost, synthetic: ModuleType, tmp_path: Path
+) -> None:
+    cache = tmp_path / "c.duckdb"
+    synthetic.write(cache)
+    assert "of video per $" not in words(open_cost(cache)).partition("How these figures")[0]
+    with writing(cache) as db:  # pictures become clips of two frames
+        db.execute("INSERT INTO frames SELECT * REPLACE (1 AS video_frame) FROM frames WHERE kind = 'final'")
+    page = open_cost(cache, price="3.6", busy="50", fps="4")
+    table = study_results(cache).timings
+    base = table[table["is_baseline"]].iloc[0]["median_ms"] / 1000
+    note = cards(page)["Baseline, DDIM 50, a month"][1]
+    # Half a second of video; a dollar pays for 1,000 s, of which half are used.
+    assert f"{formats.number(0.5 / base * 500)} s of video per $" in note
+    assert f"{formats.number(0.5 / base * 3600)} s per busy hour" in note
+    assert "Seconds of video per busy hour" in words(page)
+    assert address(page)["fps"] == "4"
+
+
 def test_a_change_on_the_page_is_in_the_address(open_cost: OpenCost, usual_cache: Path) -> None:
     page = open_cost(usual_cache, price="2")
     before = cards(page)
@@ -275,7 +295,8 @@ def test_money_and_shares_are_readable() -> None:
 
 
 def test_every_number_of_the_page_reads_back_what_it_writes() -> None:
-    for field in (controls.PRICE, controls.SECONDS, controls.IMAGES, controls.BUSY, controls.PEAK, controls.WAIT):
+    names = ("PRICE", "SECONDS", "IMAGES", "BUSY", "PEAK", "WAIT", "FPS")
+    for field in (getattr(controls, name) for name in names):
         for value in (field.low, field.high, field.default):
             if value is not None:
                 assert field.read(f"{value:.10g}") == value

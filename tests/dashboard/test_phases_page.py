@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from engine.display import theme
+from engine.analysis.clip_phases import clip_phases
+from engine.cache import score_tables, step_tables
+from engine.cache.connection import reading
+from engine.display import formats, theme
 from tests.dashboard import phase_caches
 from tests.dashboard.phase_caches import write, write_swaps
 from tests.dashboard.reading_pages import address, cards, charts, words
@@ -83,6 +86,25 @@ def test_figures_are_those_of_the_known_phases(open_phases: OpenPhases, recorded
     assert "95 % bootstrap intervals over prompts" in text
     assert "Example CPU, 2 cores" in text
     assert "UTC" in text
+
+
+def test_clips_show_that_motion_settles_before_appearance_and_pictures_show_nothing_of_it(
+    open_phases: OpenPhases, recorded: Path, synthetic: ModuleType, tmp_path: Path
+) -> None:
+    assert "Motion and appearance" not in words(open_phases(recorded))
+    write(tmp_path / "c.duckdb", synthetic, clips=True)
+    with reading(tmp_path / "c.duckdb") as db:
+        lane = "ddim:50"
+        tables = step_tables.step_curves(db, "quick", lane), score_tables.frame_curves(db, "quick", lane)
+    [found] = clip_phases(*tables, [lane])
+    assert found.lead is not None
+    assert found.lead.value > 0
+    page = open_phases(tmp_path / "c.duckdb")
+    text = words(page)
+    assert "Motion first by (steps)" in text
+    assert formats.signed(found.lead.value) in text
+    assert formats.percent(found.motion["progress"].value) in text
+    assert any("Motion energy of x0" in json.dumps(spec) for spec in charts(page))
 
 
 def test_every_chart_has_its_axis_in_log_snr_and_a_ruler_of_progress(open_phases: OpenPhases, recorded: Path) -> None:

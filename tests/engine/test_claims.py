@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -367,6 +367,8 @@ def test_what_would_decide_the_undecided_is_said_and_holds():
     assert line.endswith(f"equality within {wild.margin:.3g} needs about {wild.prompts_needed:,} prompts.")
     prompts = wild.prompts_needed
     assert 20 < prompts < 1000
+    apart = replace(wild, difference=replace(wild.difference, low=0.1, high=9.0))
+    assert apart.prompts_needed is None  # the interval excludes equality: no number of prompts shows it
     again = {"base": base, "wild": plus(base, noisy(9 * 0.3, 0, 4))}  # noise a third as large: a tenth of the prompts
     fewer = compare(table(again), described("clip_score"), "base")[0].prompts_needed
     assert fewer == pytest.approx(0.09 * prompts, rel=0.2)

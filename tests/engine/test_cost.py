@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.analysis import cost, queueing
-from engine.analysis.cost import PriceError, Pricing, Rate, Workload, load_presets, price_lanes
+from engine.analysis.cost import Clip, PriceError, Pricing, Rate, Workload, load_presets, price_lanes
 from engine.paths import DATA
 
 PRICES = DATA / "gpu_prices.toml"
@@ -147,6 +147,21 @@ def test_costs_are_those_worked_out_by_hand() -> None:
     )
     assert lane["saving_usd_low"] == pytest.approx(3800 * (1 - 1 / 1.8))
     assert lane["saving_usd_high"] == pytest.approx(4200 * (1 - 1 / 2.2))
+
+
+def test_seconds_of_video_are_those_worked_out_by_hand_and_only_clips_have_them() -> None:
+    lane, base = priced(clip=Clip(frames=16, frames_per_second=8))
+    # 2 s of video in 2 s, so an hour in an hour; half of a paid hour is used, and it costs $3.60.
+    assert base["video_hour"] == pytest.approx(3600)
+    assert base["video_usd"] == pytest.approx(3600 * 0.5 / 3.6)
+    assert (base["video_usd_low"], base["video_usd_high"]) == (
+        pytest.approx(500 * 2 / 2.1),
+        pytest.approx(500 * 2 / 1.9),
+    )
+    assert lane["video_hour"] == pytest.approx(7200)
+    # A dollar buys as much video as the price of 1,000 clips says.
+    assert lane["video_usd"] == pytest.approx(1000 * 2 / lane["usd_1k"])
+    assert "video_usd" not in priced()[0]
 
 
 def test_published_times_and_prices_give_the_published_costs() -> None:

@@ -21,7 +21,8 @@ from engine.cli import main
 from engine.errors import LabError
 from engine.results import read_results
 from engine.sharing.animation import FRAME_MS, HOLD_MS, TITLE_STEP, Strip, draw_frames
-from engine.sharing.pictures import CellPictures, opened
+from engine.sharing.picture_files import decoded
+from engine.sharing.pictures import CellPictures
 from engine.study.study import load_study
 from tests.dashboard import synthetic
 from tests.engine.helpers import ask
@@ -79,7 +80,7 @@ def test_duckdb_and_pandas_read_the_frames(cache, folder):
     frame = pd.read_parquet(folder / "frames")
     assert len(frame) == len(rows)
     first = frame[frame["kind"] == "final"].iloc[0]
-    assert opened(first["image"]["bytes"]).size == (first["width"], first["height"])
+    assert decoded(first["image"]["bytes"]).size == (first["width"], first["height"])
 
 
 def test_an_image_is_a_struct_of_bytes_and_path_with_the_features_of_the_hub(folder):
@@ -277,10 +278,10 @@ def test_only_a_cache_takes_everything(cache, tmp_path, capsys):
 
 @pytest.mark.parametrize("data", [b"", b"text", b"\x89PNG\r\n\x1a\n garbage", b"GIF89a" + bytes(40), b"<svg/>"])
 def test_bytes_that_are_no_picture_give_none(data):
-    assert opened(data) is None
+    assert decoded(data) is None
 
 
 def test_a_picture_of_too_many_pixels_gives_none():
     stream = io.BytesIO()
     Image.new("1", (5000, 4000)).save(stream, "PNG")
-    assert opened(stream.getvalue()) is None
+    assert decoded(stream.getvalue()) is None

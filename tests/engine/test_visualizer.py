@@ -288,6 +288,15 @@ def test_arguments_that_make_no_sense_are_refused_in_words(
         call(quick)
 
 
+def test_what_cannot_be_told_names_no_scheduler_and_says_what_is_missing(quick: DiffusionSchedulerVisualizer) -> None:
+    found = quick.decide(["disc", "ring", "cross"], budget="5m")
+    assert (found.lane, found.known, found.stop) == (None, False, "cannot tell")
+    assert "Calibration takes 30 prompts; 27 more to go." in found.obstacles
+    assert any(line.startswith("CLIP score is not available") for line in found.obstacles)
+    with pytest.raises(StudyError, match="at least one prompt"):
+        quick.decide([])
+
+
 def test_no_schedulers_at_all_is_refused(quick: DiffusionSchedulerVisualizer) -> None:
     quick.scheduler_configs = {}
     for call in (quick.create_comparison_grid, quick.capture_denoising_trajectory):

@@ -9,6 +9,7 @@ import pytest
 from engine.cache.connection import migrate, reading, writing
 from engine.cache.exchange import import_cache
 from engine.cli import main
+from engine.commands.console import CONTROL
 from engine.errors import CacheRefused
 from tests.engine.helpers import write_study
 from tests.hostile import files as FILES
@@ -134,3 +135,22 @@ def test_a_plan_that_cannot_be_read_keeps_everything_of_its_file_out(path: Path,
             import_cache(path, mine)
         with reading(mine) as db:
             assert db.execute("SELECT count(*) FROM trajectories").fetchall() == [(0,)]
+
+
+def test_no_control_character_of_a_cache_reaches_the_terminal(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    escapes = "\x1b]0;title\x07\x1b[2J\x9b31m\u202e\x7f"
+    made = FILES.synthetic()
+    made.write_scored(path, name="shared")
+    with contextlib.closing(duckdb.connect(str(path))) as db:
+        for table, column in (("models", "source"), ("environments", "device_name"), ("trajectories", "lane")):
+            db.execute(f"UPDATE {table} SET {column} = {column} || ?", [escapes])
+        for table in ("studies", "study_trajectories", "study_metrics"):
+            db.execute(f"UPDATE {table} SET study_id = study_id || ?", [escapes])
+    study = f"shared{escapes}"
+    for words in (*commands(path, tmp_path, study).values(), ["claims", f"no{escapes}", "--cache", str(path)]):
+        main(words)
+        said = capsys.readouterr()
+        assert not CONTROL.search(said.out + said.err), words
+    assert "title" in said.err

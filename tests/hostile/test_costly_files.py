@@ -1,0 +1,135 @@
+"""Files that unpack to far more than they are: what is read of them is bounded, by rows, bytes and pixels."""
+
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pytest
+
+from engine.cache import limits, queries, score_tables, step_tables, vote_table
+from engine.cache.connection import reading
+from engine.cache.exchange import import_cache
+from engine.cli import main
+from engine.errors import CacheRefused
+from engine.sharing.picture_files import decoded, looked_at
+from tests.hostile.costly import COSTLY, STUDY, png
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "shared.duckdb"
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        ("many steps", "ANSWER_ROWS"),
+        ("many times", "SAMPLE_ROWS"),
+        ("many environments", "SAMPLE_ROWS"),
+        ("many cells and scores", "ANSWER_ROWS"),
+        ("many votes", "VOTE_ROWS"),
+    ],
+)
+def test_no_answer_has_more_rows_than_its_bound(
+    name: str, limit: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a bound of 20,000: at most one bit more than that becomes a data frame."""
+    COSTLY[name].make(path, 60_000)
+    read: list[int] = []
+    measured = limits._refuse_values
+
+    def count(part: pd.DataFrame) -> None:
+        read.append(len(part))
+        measured(part)
+
+    monkeypatch.setattr(limits, "_refuse_values", count)
+    ask = {
+        "ANSWER_ROWS": lambda db: [step_tables.step_metrics(db, STUDY), score_tables.picture_scores(db, STUDY)],
+        "SAMPLE_ROWS": lambda db: queries.timings(db, STUDY),
+        "VOTE_ROWS": lambda db: vote_table.votes(db, STUDY),
+    }[limit]
+    fetch = limits.fetch
+    for module in (queries, step_tables, score_tables, vote_table):
+        monkeypatch.setattr(module, "fetch", lambda db, query, values, *_: fetch(db, query, values, rows=20_000))
+    with pytest.raises(CacheRefused, match="more than 20,000 rows"), reading(path) as db:
+        ask(db)
+    assert sum(read) <= 20_000
+
+
+def test_an_answer_is_given_up_at_its_bound_of_bytes() -> None:
+    with duckdb.connect() as db, pytest.raises(CacheRefused, match="more than 1 MB"):
+        limits.fetch(db, "SELECT repeat('x', 1000) AS x FROM range(1_000_000)", size=2**20)
+
+
+def test_a_bounded_answer_is_what_duckdb_gives_at_once() -> None:
+    query = """
+        SELECT i::INT AS i, CASE WHEN i > 9000 THEN NULL ELSE i::INT END AS n, i::VARCHAR AS s, i % 2 = 0 AS b,
+               CASE WHEN i > 20 THEN NULL ELSE 'x' END AS o, TIMESTAMP '2026-01-01' + to_seconds(i) AS t, i / 3 AS d
+        FROM range({rows}) x(i) ORDER BY i
+    """
+    for rows in (0, 1, 10_000, 20_000):
+        with duckdb.connect() as db:
+            pd.testing.assert_frame_equal(
+                limits.fetch(db, query.format(rows=rows)), db.execute(query.format(rows=rows)).df()
+            )
+
+
+def test_a_value_out_of_range_is_refused_wherever_it_is_read() -> None:
+    with duckdb.connect() as db:
+        for value in ("1e308", "-1e9"):
+            with pytest.raises(CacheRefused, match="'log_snr' has a value"):
+                limits.fetch(db, f"SELECT {value}::DOUBLE AS log_snr")
+        found = limits.fetch(db, "SELECT unnest(['NaN'::DOUBLE, 'inf', -40, NULL]) AS log_snr")
+    np.testing.assert_array_equal(found["log_snr"].to_numpy(float, na_value=np.nan), [np.nan, np.inf, -40, np.nan])
+
+
+def test_errors_are_read_up_to_a_length(path: Path) -> None:
+    COSTLY["long errors"].make(path, 50_000)
+    with reading(path) as db:
+        assert queries.cells(db, STUDY)["error"].str.len().max() == limits.ERROR_CHARACTERS
+
+
+def test_pictures_that_are_too_much_together_are_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    COSTLY["huge frames"].make(path, 2**20)
+    with reading(path) as db:
+        ids = queries.cells(db, STUDY)["trajectory_id"].tolist()
+        monkeypatch.setattr(queries, "refuse_bytes", lambda used: limits.refuse_bytes(used, 4 * 2**20))
+        with pytest.raises(CacheRefused, match="more than 4 MB"):
+            queries.frames(db, ids, ["final"])
+
+
+def test_what_a_picture_holds_beside_pixels_is_measured_before_pillow_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert decoded(png(64)) is not None
+    for data in (png(64, (b"zTXt", bytes(70_000))), png(64, *[(b"iCCP", bytes(1000))] * 70), bytes(2**26 + 1)):
+        with monkeypatch.context() as patched:
+            patched.setattr("PIL.Image.open", lambda *_, **__: pytest.fail("opened"))
+            assert looked_at(data) is None
+    assert looked_at(png(64) + bytes(90_000)) is None
+    assert looked_at(png(4097)) is None
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_small_ones_are_imported_whole_or_refused_in_words(
+    name: str, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    COSTLY[name].make(path, 40)
+    mine = tmp_path / "mine.duckdb"
+    code = main(["import", str(path), "--cache", str(mine)])
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    with duckdb.connect(str(path), read_only=True) as one, duckdb.connect(str(mine), read_only=True) as other:
+        for table in ("trajectories", "frames", "study_trajectories", "timings", "votes"):
+            query = f"SELECT count(*) FROM {table}"
+            assert one.execute(query).fetchall() == other.execute(query).fetchall(), table
+
+
+def test_a_cell_too_large_for_memory_leaves_nothing_behind(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    COSTLY["huge frames"].make(path, 2**20)
+    monkeypatch.setattr("engine.cache.merge.CELL_BYTES", 2**19)
+    with pytest.raises(CacheRefused, match="MB of rows and pictures"):
+        import_cache(path, tmp_path / "mine.duckdb")
+    with reading(tmp_path / "mine.duckdb") as db:
+        assert db.execute("SELECT count(*) FROM trajectories").fetchall() == [(0,)]
