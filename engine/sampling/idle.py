@@ -120,7 +120,9 @@ class _Silent(StandIn):
 
 def _answer_like(latents: torch.Tensor, denoiser: Any) -> torch.Tensor:
     """Zeros of the shape of a denoiser's answer, which may have fewer channels than it gets, or more."""
-    given, answered = (getattr(denoiser, name, None) for name in ("in_channels", "out_channels"))
+    config: Mapping[str, Any] = getattr(denoiser, "config", {})
+    # What a class works out itself (twice as many, where it predicts variances, too) stands beside its configuration.
+    given, answered = (vars(denoiser).get(name, config.get(name)) for name in ("in_channels", "out_channels"))
     shape = list(latents.shape)
     if latents.ndim >= 4 and isinstance(given, int) and isinstance(answered, int):
         # (B, C, H, W), (B, C, F, H, W) or (B, F, C, H, W)

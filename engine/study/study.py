@@ -1,6 +1,7 @@
 """A study: what is to be compared, read from TOML and checked before any work starts. Imports no torch."""
 
 import json
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -295,5 +296,15 @@ def _apply(data: dict[str, Any], setting: str) -> None:
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal data gives equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    """JSON with sorted keys and no spaces: equal data gives equal text. Infinities, which JSON has not, become text."""
+    plain = _finite(value)
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """Plain data with infinities as text; diffusers writes them into configurations (`lambda_min_clipped`)."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
