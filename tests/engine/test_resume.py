@@ -41,10 +41,10 @@ def test_a_run_that_is_killed_again_and_again_loses_and_repeats_nothing(tmp_path
     assert ask(cache, "SELECT count(*), count(DISTINCT trajectory_id) FROM frames WHERE kind = 'final'") == [(90, 90)]
     doubled = "SELECT trajectory_id FROM {} GROUP BY trajectory_id, {} HAVING count(*) > 1"
     assert ask(cache, doubled.format("frames", "kind, step_index, video_frame")) == []
-    assert ask(cache, doubled.format("step_metrics", "step_index, metric")) == []
+    assert ask(cache, doubled.format("steps", "step_index")) == []
     orphans = "SELECT DISTINCT trajectory_id FROM {} ANTI JOIN trajectories USING (trajectory_id)"
     assert ask(cache, orphans.format("frames")) == []
-    assert ask(cache, orphans.format("step_metrics")) == []
+    assert ask(cache, orphans.format("steps")) == []
 
 
 def test_an_interrupt_while_a_group_is_written_loses_nothing(tmp_path, monkeypatch):
