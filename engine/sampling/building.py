@@ -11,6 +11,7 @@ import numpy as np
 from engine.errors import StudyError, did_you_mean
 from engine.study.families import kind_of
 from engine.study.lanes import Lane
+from engine.study.schedulers import ALGORITHMS, SPACINGS
 
 
 def build_scheduler(lane: Lane, model_config: Mapping[str, Any], seed: int = 0) -> Any:
@@ -35,12 +36,6 @@ def build_scheduler(lane: Lane, model_config: Mapping[str, Any], seed: int = 0) 
         return scheduler_class.from_config(model_config, **overrides)
     except Exception as error:
         raise StudyError(f"Lane '{lane.key}': {scheduler_class.__name__} refuses its configuration: {error}") from error
-
-
-# How noise levels are spaced; at most one may be on, and an entry of the table that sets one means it.
-SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
-# Words that classes of solvers read differently, or not at all.
-ALGORITHMS = ("algorithm_type", "solver_type")
 
 
 def _pinned(lane: Lane, parameters: Mapping[str, inspect.Parameter], foreign: bool) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from engine.errors import StudyError
 from engine.study.families import UNKNOWN, Family, needed_inputs
 from engine.study.lanes import Finding, Lane, check_lane
 from engine.study.pipeline_settings import PipelineSettings
-from engine.study.schedulers import class_version
+from engine.study.schedulers import ALGORITHMS, SPACINGS, class_version
 from engine.study.source import ModelSource
 from engine.study.study import FrameSettings, Study, canonical
 
@@ -76,7 +76,9 @@ def cells(study: Study, model: ModelSource, device: str) -> list[Cell]:
         raise StudyError(f"Model '{model.name}' has to be fetched before its cells are known.")
     _check_inputs(study, model)
     width, height = picture_size(study, model)
-    codes = {lane.key: class_version(lane.scheduler.target) for lane in study.lanes}
+    # Release 0.1.0 took such switches of a model's own scheduler over into other solvers, with other pictures.
+    switches = "; switches pinned" if any(map(model.scheduler_config.get, (*SPACINGS, *ALGORITHMS))) else ""
+    codes = {lane.key: class_version(lane.scheduler.target) + switches for lane in study.lanes}
     dtype = resolve_dtype(study.dtype, device)
     return [
         Cell(

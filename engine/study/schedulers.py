@@ -26,6 +26,11 @@ Calls = Literal["steps", "steps+1", "2*steps-1"]
 # with the preconditioning of EDM or without it, or the shifted schedule of CogVideoX.
 ModelKind = Literal["discrete", "flow", "edm", "continuous", "cogvideox"]
 
+# How noise levels are spaced; at most one may be on, and an entry of the table that sets one means it.
+SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+# Words that classes of solvers read differently, or not at all.
+ALGORITHMS = ("algorithm_type", "solver_type")
+
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 

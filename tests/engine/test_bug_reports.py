@@ -3,6 +3,7 @@
 import copy
 import inspect
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from engine.sampling.models import Model
 from engine.sampling.recording import NoiseLevels
 from engine.sampling.standins import with_parts
 from engine.sampling.tokens import token_notes
-from engine.study.cells import Cell
+from engine.study.cells import Cell, cells
 from engine.study.lanes import parse_lane
 from engine.study.source import find_model
 from engine.study.study import FrameSettings
 from tests.engine import family_miniatures as families
+from tests.engine.helpers import parsed
 from tests.engine.miniatures import PIXELS, SD_SCHEDULER, cells_of, picture_of
 
 FOREIGN = [
@@ -49,6 +51,16 @@ def test_switches_of_a_models_own_scheduler_do_not_reach_another(key: str, confi
     for each in (foreign, plain):
         each.set_timesteps(10)
     torch.testing.assert_close(foreign.sigmas, plain.sigmas, rtol=0, atol=0)
+
+
+def test_cells_made_with_such_switches_are_made_again_and_no_others() -> None:
+    model = find_model("gaussian")
+    study = parsed(lanes=["deis:3"])
+    plain, carrying = (
+        cells(study, replace(model, scheduler_config={**model.scheduler_config, **more}), "cpu")[0].trajectory_id
+        for more in ({"use_beta_sigmas": False}, {"use_beta_sigmas": True})
+    )
+    assert plain == cells(study, model, "cpu")[0].trajectory_id != carrying
 
 
 def test_a_picture_that_is_not_finite_is_a_failed_cell_that_names_the_autoencoder(
