@@ -75,7 +75,7 @@ def test_a_lane_that_a_strangers_study_names_twice_is_shown_once(results: Result
 
 
 def test_without_scores_nothing_is_recommended_and_the_reason_told(results: Results) -> None:
-    bare = replace(results, quality=results.quality.head(0))
+    bare = replace(results, quality=results.quality.head(0), stored_decision=None)
     assert bare.comparisons == []
     assert "score it first" in bare.recommendation.reason
 
