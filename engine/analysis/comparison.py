@@ -34,6 +34,10 @@ class Floor(float):
 
     source: str
 
+    def __reduce__(self) -> tuple[type["Floor"], tuple[float, str]]:
+        """For copies and pickles: pages keep what was worked out."""
+        return Floor, (float(self), self.source)
+
 
 @dataclass(frozen=True)
 class Comparison:

@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 from engine import results as module
+from engine.analysis.comparison import Floor
 from engine.cache.connection import reading
 from engine.errors import StudyError
 from engine.results import Results, read_results
@@ -65,6 +66,11 @@ def test_what_was_worked_out_is_kept_by_a_copy_and_by_a_pickle(
     assert kept.comparisons == known.comparisons
     assert kept.convergence.errors.equals(known.convergence.errors)
     assert kept.timings.equals(known.timings)
+
+
+def test_floors_come_back_from_a_pickle_with_their_source() -> None:
+    kept = pickle.loads(pickle.dumps(Floor(0.5, "noise of the arithmetic")))
+    assert (kept, kept.source) == (0.5, "noise of the arithmetic")
 
 
 def test_a_lane_that_a_strangers_study_names_twice_is_shown_once(results: Results) -> None:
