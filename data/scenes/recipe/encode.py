@@ -21,10 +21,11 @@ CHUNK = 250
 @torch.no_grad()
 def encode(model: AutoencoderKL, pictures: np.ndarray) -> np.ndarray:
     """Return latents float16 (n, c, h, w) at unit deviation of uint8 pictures (n, 3, size, size)."""
-    chunks = [
-        model.encode(to_unit(torch.from_numpy(np.ascontiguousarray(part))).to(model.device)).latent_dist.mean.cpu()
-        for part in np.array_split(pictures, -(-len(pictures) // 50))
-    ]
+    chunks = []
+    for part in np.array_split(pictures, -(-len(pictures) // 50)):
+        seen = to_unit(torch.from_numpy(np.array(part))).to(model.device)
+        with torch.autocast(seen.device.type, torch.bfloat16):  # twice as fast; moves latents by half a percent
+            chunks.append(model.encode(seen).latent_dist.mean.float().cpu())
     return (torch.cat(chunks) * model.config.scaling_factor).numpy().astype(np.float16)
 
 
