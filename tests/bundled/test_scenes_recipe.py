@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageDraw
 
 from data.bundled.recipe import common
 from data.scenes.recipe import encode, paint, train_autoencoder, train_clip, train_denoiser
-from data.scenes.recipe.pause import Pause
 from data.scenes.recipe.vocabulary import STYLES, THINGS
 
 TINY: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""How many of a caption's things, places, colours and times of day a judge finds in a picture, and what chance finds."""
+"""How many of a caption's things, places, colours and times of day a judge finds in a picture, and chance would."""
 
 from __future__ import annotations
 

@@ -27,6 +27,11 @@ def ink(colour: Rgb, alpha: float = 1.0) -> int:
     return int(skia.Color(red, green, blue, round(255 * alpha)))
 
 
+def box(x: float, y: float, width: float, height: float) -> skia.Rect:
+    """Return the rectangle with its upper left corner at (x, y)."""
+    return skia.Rect.MakeXYWH(x, y, width, height)
+
+
 @dataclass
 class Brush:
     """The canvas of one scene with its style and its random numbers.
@@ -67,12 +72,11 @@ class Brush:
 
     def rect(self, x: float, y: float, width: float, height: float, colour: Rgb, alpha: float = 1.0) -> None:
         """Fill a rectangle."""
-        self.canvas.drawRect(skia.Rect.MakeXYWH(x, y, width, height), self.paint(colour, alpha))
+        self.canvas.drawRect(box(x, y, width, height), self.paint(colour, alpha))
 
     def oval(self, x: float, y: float, rx: float, ry: float, colour: Rgb, alpha: float = 1.0, blur: float = 0) -> None:
         """Fill an ellipse around (x, y)."""
-        box = skia.Rect.MakeLTRB(x - rx, y - ry, x + rx, y + ry)
-        self.canvas.drawOval(box, self.paint(colour, alpha, blur))
+        self.canvas.drawOval(box(x - rx, y - ry, 2 * rx, 2 * ry), self.paint(colour, alpha, blur))
 
     def polygon(self, points: Sequence[Point], paint: skia.Paint | Rgb) -> None:
         """Fill a polygon."""
@@ -103,7 +107,9 @@ class Brush:
 
         def edge(x: float) -> float:
             turn = 2 * math.pi * x / SIDE
-            return base - height * (0.7 * math.sin(turn * lengths[0] + phases[0]) + 0.3 * math.sin(turn * lengths[1] + phases[1]))
+            return base - height * (
+                0.7 * math.sin(turn * lengths[0] + phases[0]) + 0.3 * math.sin(turn * lengths[1] + phases[1])
+            )
 
         points = [(x * 2.0, edge(x * 2.0)) for x in range(-1, 34)]
         self.polygon([*points, (SIDE + 2, SIDE + 2), (-2, SIDE + 2)], self.shade(top, bottom, base - height, SIDE))

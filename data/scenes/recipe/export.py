@@ -17,6 +17,7 @@ from data.scenes.recipe.pause import Pause
 from data.scenes.recipe.scene import held_out_pairs
 from data.scenes.recipe.train_clip import make_tokenizer
 
+
 def assemble(stage: Stage) -> StableDiffusionPipeline:
     """Return the pipeline made of what the stages left in the work folder."""
     return StableDiffusionPipeline(

@@ -82,7 +82,9 @@ class Painter:
             _strokes(self.surface, self.canvas, brush.rng)
         self._things(brush, horizon)
         self._weather(brush)
-        return np.ascontiguousarray(self.surface.makeImageSnapshot().toarray(colorType=skia.kRGBA_8888_ColorType)[..., :3])
+        return np.ascontiguousarray(
+            self.surface.makeImageSnapshot().toarray(colorType=skia.kRGBA_8888_ColorType)[..., :3]
+        )
 
     def _graded(self, scene: Scene, share: float, draw: Callable[[], None]) -> None:
         """Draw in the light of the scene's time of day."""
@@ -104,7 +106,13 @@ class Painter:
                 side = brush.rng.uniform(21, 25) if item.count == 2 else brush.rng.uniform(17, 20)
             for i in range(item.count):
                 spread = (i - (item.count - 1) / 2) * (60 / item.count if item.count > 2 else 27)
-                self._thing(brush, item, middle + spread + brush.rng.uniform(-1.5, 1.5), side * brush.rng.uniform(0.93, 1.07), horizon)
+                self._thing(
+                    brush,
+                    item,
+                    middle + spread + brush.rng.uniform(-1.5, 1.5),
+                    side * brush.rng.uniform(0.93, 1.07),
+                    horizon,
+                )
 
     def _thing(self, brush: Brush, item: Item, x: float, side: float, horizon: float) -> None:
         """Draw one thing at x with its shadow, or its image in the water."""
@@ -119,7 +127,7 @@ class Painter:
             foot = rng.uniform(height + 4, height + 14)
         elif place == "sea" and not afloat:
             foot = rng.uniform(50, 55)
-            brush_rock(brush, x, foot, width)
+            places_wild.rock(brush, x, foot, width)
         elif afloat:
             foot = rng.uniform(48, 54)
         box = skia.Rect.MakeXYWH(x - width / 2, foot - height, width, height)
@@ -129,7 +137,12 @@ class Painter:
         self._sprite(brush, image, box, mirror, 1.0)
         if afloat:
             for dx in (-0.4, 0.0, 0.4):
-                brush.line([(x + dx * width - 3, foot), (x + dx * width, foot - 1.2), (x + dx * width + 3, foot)], (236, 246, 252), 1.1, 0.9)
+                brush.line(
+                    [(x + dx * width - 3, foot), (x + dx * width, foot - 1.2), (x + dx * width + 3, foot)],
+                    (236, 246, 252),
+                    1.1,
+                    0.9,
+                )
 
     def _below(self, brush: Brush, image: skia.Image, box: skia.Rect, afloat: bool) -> None:
         """Draw what shows that a thing stands: a shadow on the ground, its image in the water."""
@@ -167,8 +180,3 @@ class Painter:
             for _ in range(3):
                 y = rng.uniform(24, 58)
                 brush.oval(rng.uniform(0, 64), y, rng.uniform(18, 30), rng.uniform(2, 4), (232, 235, 236), 0.4, 2)
-
-
-def brush_rock(brush: Brush, x: float, y: float, width: float) -> None:
-    """Draw a rock in the water for a thing that stands at (x, y)."""
-    places_wild.rock(brush, x, y, width)

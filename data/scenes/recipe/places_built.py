@@ -6,14 +6,10 @@ import math
 
 import skia
 
-from data.scenes.recipe.brush import SIDE, Brush, Rgb, mix
+from data.scenes.recipe.brush import SIDE, Brush, Rgb, box, mix
 from data.scenes.recipe.places_wild import GREENS, water
 from data.scenes.recipe.plants import LEAVES, house, tree
 from data.scenes.recipe.sky import SKIES
-
-
-def _box(x: float, y: float, width: float, height: float) -> skia.Rect:
-    return skia.Rect.MakeXYWH(x, y, width, height)
 
 
 def city_street(brush: Brush, horizon: float) -> None:
@@ -26,17 +22,26 @@ def city_street(brush: Brush, horizon: float) -> None:
     brush.veil(0.6)
     road = brush.vary((104, 106, 114), 6)
     brush.rect(-1, horizon + 4, 66, 64, (176, 172, 168))
-    brush.polygon([(25, horizon + 4), (39, horizon + 4), (70, 66), (-6, 66)], brush.shade(mix(road, (160, 160, 170), 0.4), road, horizon, SIDE))
+    brush.polygon(
+        [(25, horizon + 4), (39, horizon + 4), (70, 66), (-6, 66)],
+        brush.shade(mix(road, (160, 160, 170), 0.4), road, horizon, SIDE),
+    )
     for i in range(4):
         y = horizon + 6 + i * i * 2.2
-        brush.polygon([(31.7 - i * 0.2, y), (32.3 + i * 0.2, y), (32.6 + i * 0.3, y + 1.6 + i), (31.4 - i * 0.3, y + 1.6 + i)], (246, 240, 210))
+        brush.polygon(
+            [(31.7 - i * 0.2, y), (32.3 + i * 0.2, y), (32.6 + i * 0.3, y + 1.6 + i), (31.4 - i * 0.3, y + 1.6 + i)],
+            (246, 240, 210),
+        )
     for side in (-1, 1):
         for step, (near, far) in enumerate(((17, 10), (27, 17))):
             left = 32 + side * near if side > 0 else 32 - near - (12 + step * 3)
             top = horizon - brush.rng.uniform(16, 24) - step * 6
             wall = brush.vary(brush.rng.choice(walls), 10)
             width = 12 + step * 8
-            brush.canvas.drawRect(_box(left, top, width, horizon + 7 + step * 3 - top), brush.shade(wall, mix(wall, (50, 50, 80), 0.3), top, horizon))
+            brush.canvas.drawRect(
+                box(left, top, width, horizon + 7 + step * 3 - top),
+                brush.shade(wall, mix(wall, (50, 50, 80), 0.3), top, horizon),
+            )
             for row in range(6):
                 for column in range(3):
                     wx, wy = left + 1.5 + column * 3.6, top + 2 + row * 4.6
@@ -54,7 +59,7 @@ def _window(brush: Brush, x: float, y: float, width: float, height: float) -> No
 
     def pane() -> None:
         brush.rect(x - 1.2, y - 1.2, width + 2.4, height + 2.4, (250, 246, 238))
-        brush.canvas.drawRect(_box(x, y, width, height), brush.shade(colours[0], colours[2], y, y + height))
+        brush.canvas.drawRect(box(x, y, width, height), brush.shade(colours[0], colours[2], y, y + height))
         if brush.scene.time == "night":
             for dx, dy in ((0.2, 0.6), (0.35, 0.25), (0.8, 0.8), (0.15, 0.15)):
                 brush.oval(x + dx * width, y + dy * height, 0.45, 0.45, (255, 252, 226))
@@ -70,7 +75,14 @@ def _window(brush: Brush, x: float, y: float, width: float, height: float) -> No
     brush.lights.append(pane)
 
 
-WALLS: tuple[Rgb, ...] = ((240, 220, 190), (200, 222, 214), (226, 206, 222), (208, 220, 236), (246, 226, 170), (222, 196, 178))
+WALLS: tuple[Rgb, ...] = (
+    (240, 220, 190),
+    (200, 222, 214),
+    (226, 206, 222),
+    (208, 220, 236),
+    (246, 226, 170),
+    (222, 196, 178),
+)
 
 
 def _lamp(brush: Brush, x: float, top: float) -> None:
@@ -83,11 +95,11 @@ def room(brush: Brush, horizon: float) -> None:
     """A wall with a window and a picture, a floor of boards, a rug, a lamp."""
     wall, floor = brush.vary(brush.rng.choice(WALLS), 8), brush.vary((190, 132, 84), 10)
     base = horizon + 8
-    brush.canvas.drawRect(_box(-1, -1, 66, base + 1), brush.shade(wall, mix(wall, (150, 120, 110), 0.2), 0, base))
+    brush.canvas.drawRect(box(-1, -1, 66, base + 1), brush.shade(wall, mix(wall, (150, 120, 110), 0.2), 0, base))
     if brush.rng.random() < 0.5:
         for x in range(2, 66, 8):
             brush.rect(x, -1, 2.4, base + 1, mix(wall, (255, 255, 255), 0.3))
-    brush.canvas.drawRect(_box(-1, base, 66, 64), brush.shade(floor, mix(floor, (90, 50, 30), 0.35), base, SIDE))
+    brush.canvas.drawRect(box(-1, base, 66, 64), brush.shade(floor, mix(floor, (90, 50, 30), 0.35), base, SIDE))
     for i in range(-6, 7):
         brush.line([(32 + i * 7, base), (32 + i * 15, 66)], mix(floor, (90, 50, 30), 0.45), 0.5)
     brush.rect(-1, base - 1.6, 66, 1.6, (250, 246, 238))
@@ -106,14 +118,20 @@ def room(brush: Brush, horizon: float) -> None:
 
 def table(brush: Brush, horizon: float) -> None:
     """A wooden table from the front, a wall and a window behind it."""
-    wall, wood = brush.vary(brush.rng.choice(WALLS), 8), brush.vary(brush.rng.choice(((196, 132, 76), (168, 104, 62), (214, 160, 100))), 6)
-    brush.canvas.drawRect(_box(-1, -1, 66, 66), brush.shade(wall, mix(wall, (120, 100, 110), 0.25), 0, SIDE))
+    wall, wood = (
+        brush.vary(brush.rng.choice(WALLS), 8),
+        brush.vary(brush.rng.choice(((196, 132, 76), (168, 104, 62), (214, 160, 100))), 6),
+    )
+    brush.canvas.drawRect(box(-1, -1, 66, 66), brush.shade(wall, mix(wall, (120, 100, 110), 0.25), 0, SIDE))
     _window(brush, brush.rng.choice((5, 42)), 5, 16, 17)
     back, front = horizon + 8, 58
     brush.rect(-1, 52, 66, 14, mix(wall, (70, 50, 60), 0.5))
     for x in (6, 53):
         brush.rect(x, front, 5, 10, mix(wood, (50, 20, 10), 0.45))
-    brush.polygon([(9, back), (55, back), (63, front), (1, front)], brush.shade(mix(wood, (255, 230, 190), 0.3), wood, back, front))
+    brush.polygon(
+        [(9, back), (55, back), (63, front), (1, front)],
+        brush.shade(mix(wood, (255, 230, 190), 0.3), wood, back, front),
+    )
     for i in range(3):
         y = back + 3 + i * (front - back) / 3.2
         brush.line([(8 - i * 2, y), (56 + i * 2, y)], mix(wood, (90, 50, 30), 0.3), 0.5, 0.7)
@@ -125,7 +143,9 @@ def bridge(brush: Brush, x: float, y: float, width: float) -> None:
     red = (206, 48, 40)
 
     def arc(lift: float) -> list[tuple[float, float]]:
-        return [(x - width / 2 + width * i / 12, y - lift - width * 0.2 * math.sin(math.pi * i / 12)) for i in range(13)]
+        return [
+            (x - width / 2 + width * i / 12, y - lift - width * 0.2 * math.sin(math.pi * i / 12)) for i in range(13)
+        ]
 
     brush.line(arc(0), (150, 34, 34), 2.2)
     brush.line(arc(3.6), red, 1.1)
@@ -139,7 +159,11 @@ def torii(brush: Brush, x: float, y: float, height: float) -> None:
     for side in (-1, 1):
         brush.line([(x + side * half * 0.8, y), (x + side * half * 0.7, y - height)], red, height * 0.1)
     brush.line([(x - half * 0.9, y - height * 0.7), (x + half * 0.9, y - height * 0.7)], red, height * 0.08)
-    brush.line([(x - half * 1.25, y - height * 1.02), (x, y - height * 0.97), (x + half * 1.25, y - height * 1.02)], (66, 40, 44), height * 0.12)
+    brush.line(
+        [(x - half * 1.25, y - height * 1.02), (x, y - height * 0.97), (x + half * 1.25, y - height * 1.02)],
+        (66, 40, 44),
+        height * 0.12,
+    )
 
 
 def lantern(brush: Brush, x: float, y: float, height: float) -> None:
@@ -149,7 +173,10 @@ def lantern(brush: Brush, x: float, y: float, height: float) -> None:
     brush.rect(x - height * 0.08, y - height * 0.5, height * 0.16, height * 0.45, mix(stone, (90, 90, 100), 0.25))
     brush.rect(x - height * 0.2, y - height * 0.75, height * 0.4, height * 0.27, stone)
     brush.lit_rect(x - height * 0.1, y - height * 0.7, height * 0.2, height * 0.17, (252, 216, 130))
-    brush.polygon([(x - height * 0.34, y - height * 0.73), (x + height * 0.34, y - height * 0.73), (x, y - height)], mix(stone, (80, 84, 96), 0.35))
+    brush.polygon(
+        [(x - height * 0.34, y - height * 0.73), (x + height * 0.34, y - height * 0.73), (x, y - height)],
+        mix(stone, (80, 84, 96), 0.35),
+    )
     brush.glow(x, y - height * 0.6, height * 0.5)
 
 
@@ -159,7 +186,12 @@ def pagoda(brush: Brush, x: float, y: float, height: float) -> None:
         low, half = y - height * 0.22 * i, height * (0.26 - 0.04 * i)
         brush.rect(x - half * 0.62, low - height * 0.13, half * 1.24, height * 0.13, (198, 74, 56))
         brush.lit_rect(x - half * 0.2, low - height * 0.1, half * 0.4, height * 0.08, (240, 214, 170))
-        roof = [(x - half * 1.15, low - height * 0.14), (x - half * 0.5, low - height * 0.22), (x + half * 0.5, low - height * 0.22), (x + half * 1.15, low - height * 0.14)]
+        roof = [
+            (x - half * 1.15, low - height * 0.14),
+            (x - half * 0.5, low - height * 0.22),
+            (x + half * 0.5, low - height * 0.22),
+            (x + half * 1.15, low - height * 0.14),
+        ]
         brush.polygon([*roof, (x, low - height * 0.12)], (62, 66, 82))
     brush.line([(x, y - height * 0.86), (x, y - height)], (150, 120, 70), 0.7)
 
@@ -192,7 +224,9 @@ def japanese_garden(brush: Brush, horizon: float) -> None:
     water(brush, pond - 8, pond + 8, (140, 206, 220), (58, 132, 170))
     if brush.scene.season:
         for _ in range(12):
-            brush.oval(rng.uniform(6, 58), rng.uniform(pond - 6, pond + 6), 0.9, 0.5, rng.choice(LEAVES[brush.scene.season]))
+            brush.oval(
+                rng.uniform(6, 58), rng.uniform(pond - 6, pond + 6), 0.9, 0.5, rng.choice(LEAVES[brush.scene.season])
+            )
     brush.canvas.restore()
     if "bridge" in details:
         bridge(brush, place(rng.uniform(-4, 4)), pond + 1.5, rng.uniform(34, 42))
@@ -208,16 +242,29 @@ def castle(brush: Brush, horizon: float) -> None:
     """A castle with towers and flags on a hill."""
     rng = brush.rng
     top, bottom = ((206, 180, 88), (158, 126, 62)) if brush.scene.season == "autumn" else rng.choice(GREENS)
-    wall, roof = brush.vary(rng.choice(((206, 204, 212), (222, 206, 184), (188, 192, 206))), 6), brush.vary(rng.choice(((70, 92, 160), (184, 60, 56), (112, 74, 150))), 8)
+    wall, roof = (
+        brush.vary(rng.choice(((206, 204, 212), (222, 206, 184), (188, 192, 206))), 6),
+        brush.vary(rng.choice(((70, 92, 160), (184, 60, 56), (112, 74, 150))), 8),
+    )
     dark, base, x = mix(wall, (70, 70, 100), 0.35), horizon + 7, rng.uniform(26, 38)
     brush.rect(x - 15, base - 13, 30, 14, wall)
     for i in range(6):
         brush.rect(x - 15 + i * 5.4, base - 15, 3, 2.4, wall)
     for dx, width, height in ((-15, 7, 24), (15, 7, 24), (-5.5, 6, 29), (6, 6.5, 33)):
         height *= rng.uniform(0.9, 1.08)
-        brush.canvas.drawRect(_box(x + dx - width / 2, base - height, width, height), brush.shade(wall, mix(wall, dark, 0.6), base - height, base))
+        brush.canvas.drawRect(
+            box(x + dx - width / 2, base - height, width, height),
+            brush.shade(wall, mix(wall, dark, 0.6), base - height, base),
+        )
         brush.rect(x + dx + width * 0.2, base - height, width * 0.3, height, dark, 0.35)
-        brush.polygon([(x + dx - width * 0.7, base - height), (x + dx + width * 0.7, base - height), (x + dx, base - height - width * 1.15)], roof)
+        brush.polygon(
+            [
+                (x + dx - width * 0.7, base - height),
+                (x + dx + width * 0.7, base - height),
+                (x + dx, base - height - width * 1.15),
+            ],
+            roof,
+        )
         brush.lit_rect(x + dx - 0.8, base - height * 0.8, 1.6, 2.6, (70, 76, 100))
     brush.oval(x, base, 3, 6, (84, 60, 50))
     brush.veil(0.4)
@@ -230,7 +277,9 @@ def castle(brush: Brush, horizon: float) -> None:
 def village(brush: Brush, horizon: float) -> None:
     """A handful of small houses between trees."""
     rng, season = brush.rng, brush.scene.season
-    top, bottom = {"autumn": ((206, 180, 88), (158, 126, 62)), "winter": ((248, 250, 254), (212, 226, 242))}.get(season or "", rng.choice(GREENS))
+    top, bottom = {"autumn": ((206, 180, 88), (158, 126, 62)), "winter": ((248, 250, 254), (212, 226, 242))}.get(
+        season or "", rng.choice(GREENS)
+    )
     brush.hills(horizon + 1, 4, mix(top, (130, 170, 200), 0.5), bottom)
     brush.veil(0.5)
     brush.hills(horizon + 6, 1.5, top, bottom)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from data.scenes.recipe.brush import SIDE, Brush, Rgb, mix
+from data.scenes.recipe.brush import SIDE, Brush, Rgb, box, mix
 from data.scenes.recipe.plants import FLOWERS, flowers, palm, pine, tree
 
 GREENS: tuple[tuple[Rgb, Rgb], ...] = (
@@ -45,13 +45,21 @@ def desert(brush: Brush, horizon: float) -> None:
         for _ in range(brush.rng.randint(1, 3)):
             x, height = brush.rng.uniform(8, 56), brush.rng.uniform(9, 16)
             peak = (x, horizon + 4 - height)
-            brush.polygon([(x - height, horizon + 6), (x + height * 0.3, horizon + 6), peak], mix(sand, (255, 240, 200), 0.3))
-            brush.polygon([(x + height * 0.3, horizon + 6), (x + height, horizon + 6), peak], mix(dark, (150, 100, 80), 0.3))
+            brush.polygon(
+                [(x - height, horizon + 6), (x + height * 0.3, horizon + 6), peak], mix(sand, (255, 240, 200), 0.3)
+            )
+            brush.polygon(
+                [(x + height * 0.3, horizon + 6), (x + height, horizon + 6), peak], mix(dark, (150, 100, 80), 0.3)
+            )
     brush.hills(horizon + 4, 4, mix(sand, (255, 236, 200), 0.5), sand, 1.0)
     brush.veil(0.5)
     brush.hills(horizon + 11, 5, sand, dark, 0.9)
     for _ in range(brush.rng.choice((0, 1, 2))):
-        x, y, height = brush.rng.choice((brush.rng.uniform(3, 14), brush.rng.uniform(50, 61))), horizon + 16, brush.rng.uniform(9, 14)
+        x, y, height = (
+            brush.rng.choice((brush.rng.uniform(3, 14), brush.rng.uniform(50, 61))),
+            horizon + 16,
+            brush.rng.uniform(9, 14),
+        )
         green = brush.vary((66, 140, 78), 8)
         brush.line([(x, y), (x, y - height)], green, 2.6)
         brush.line([(x, y - height * 0.35), (x + 3.4, y - height * 0.4), (x + 3.4, y - height * 0.75)], green, 1.7)
@@ -93,16 +101,10 @@ def water(brush: Brush, top: float, bottom: float, far: Rgb, near: Rgb) -> None:
     if brush.scene.time == "sunset":
         far, near = mix(far, (255, 226, 170), 0.75), mix(near, (214, 120, 150), 0.5)
     brush.canvas.save()
-    brush.canvas.clipRect(_rect(top, bottom))
+    brush.canvas.clipRect(box(-2, top, SIDE + 4, bottom - top))
     brush.canvas.drawPaint(brush.shade(far, near, top, bottom))
     brush.canvas.restore()
     _waves(brush, top + 1, bottom, mix(far, (255, 255, 255), 0.55), 22)
-
-
-def _rect(top: float, bottom: float):  # noqa: ANN202
-    import skia
-
-    return skia.Rect.MakeLTRB(-2, top, SIDE + 2, bottom)
 
 
 def sea(brush: Brush, horizon: float) -> None:
@@ -149,7 +151,9 @@ def lake(brush: Brush, horizon: float) -> None:
     brush.hills(shore + 1, 1.5, top, bottom, 1.2)
     for _ in range(brush.rng.randint(3, 8)):
         x = brush.rng.uniform(0, 64)
-        brush.line([(x, shore + 3), (x + brush.rng.uniform(-1, 1), shore - brush.rng.uniform(2, 5))], (92, 138, 60), 0.6)
+        brush.line(
+            [(x, shore + 3), (x + brush.rng.uniform(-1, 1), shore - brush.rng.uniform(2, 5))], (92, 138, 60), 0.6
+        )
 
 
 def beach(brush: Brush, horizon: float) -> None:
@@ -173,7 +177,12 @@ def forest(brush: Brush, horizon: float) -> None:
     """Rows of trunks under leaves, with a path between them."""
     season = brush.scene.season
     ground, shade = _season_green(brush) if season else ((92, 142, 70), (48, 92, 52))
-    leaves: Rgb = {None: (36, 100, 58), "blossom": (236, 150, 186), "autumn": (206, 104, 40), "winter": (206, 220, 234)}[season]
+    leaves: Rgb = {
+        None: (36, 100, 58),
+        "blossom": (236, 150, 186),
+        "autumn": (206, 104, 40),
+        "winter": (206, 220, 234),
+    }[season]
     back = mix(leaves, (170, 200, 190), 0.35)
     brush.rect(-1, horizon - 22, 66, 40, back)
     brush.veil(0.6)
@@ -205,7 +214,11 @@ def mountains(brush: Brush, horizon: float) -> None:
             peak = (x, base - height)
             brush.polygon([(x - half, base), (x + half, base), peak], mix(rocks, (255, 255, 255), 0.12))
             brush.polygon([(x + half * 0.15, base), (x + half, base), peak], mix(rocks, (40, 44, 80), 0.35))
-            cap = [(x - half * 0.42, base - height * 0.58), (x - half * 0.2, base - height * 0.64), (x - half * 0.06, base - height * 0.5)]
+            cap = [
+                (x - half * 0.42, base - height * 0.58),
+                (x - half * 0.2, base - height * 0.64),
+                (x - half * 0.06, base - height * 0.5),
+            ]
             cap += [(x + half * 0.14, base - height * 0.64), (x + half * 0.4, base - height * 0.6), peak]
             brush.polygon(cap, (248, 251, 255))
         brush.veil(0.45)
@@ -222,13 +235,35 @@ def volcano(brush: Brush, horizon: float) -> None:
     base, half = horizon + 10, brush.rng.uniform(24, 30)
     for i in range(6):
         grey = brush.vary((120, 112, 116), 10)
-        brush.oval(x + brush.rng.uniform(-2, 2) + i * 1.2, base - height - 1.5 - i * 2.4, 2.6 + i * 0.9, 2.0 + i * 0.6, grey, 0.8)
+        brush.oval(
+            x + brush.rng.uniform(-2, 2) + i * 1.2,
+            base - height - 1.5 - i * 2.4,
+            2.6 + i * 0.9,
+            2.0 + i * 0.6,
+            grey,
+            0.8,
+        )
     rocks = brush.vary((108, 74, 70), 6)
     crater = [(x - 4.5, base - height), (x + 4.5, base - height)]
-    brush.polygon([(x - half, base), *crater, (x + half, base)], brush.shade(mix(rocks, (60, 40, 50), 0.3), rocks, base - height, base))
-    brush.polygon([(x + half * 0.25, base), (x + 1.5, base - height), crater[1], (x + half, base)], mix(rocks, (30, 20, 40), 0.4))
+    brush.polygon(
+        [(x - half, base), *crater, (x + half, base)],
+        brush.shade(mix(rocks, (60, 40, 50), 0.3), rocks, base - height, base),
+    )
+    brush.polygon(
+        [(x + half * 0.25, base), (x + 1.5, base - height), crater[1], (x + half, base)], mix(rocks, (30, 20, 40), 0.4)
+    )
     lava: tuple[Callable[[], None], ...] = tuple(
-        (lambda dx=dx: brush.line([(x + dx * 0.4, base - height + 0.5), (x + dx, base - height * 0.62), (x + dx * 2.1, base - height * 0.25)], (255, 96, 24), 2.0))
+        (
+            lambda dx=dx: brush.line(
+                [
+                    (x + dx * 0.4, base - height + 0.5),
+                    (x + dx, base - height * 0.62),
+                    (x + dx * 2.1, base - height * 0.25),
+                ],
+                (255, 96, 24),
+                2.0,
+            )
+        )
         for dx in (-3.6, 0.6, 4.2)
     )
     brush.lights += [*lava, lambda: brush.oval(x, base - height, 4.6, 1.5, (255, 176, 48))]
@@ -246,9 +281,13 @@ def flower_field(brush: Brush, horizon: float) -> None:
     for i in range(-7, 8):
         colour = colours[i % 4]
         near, far = 32 + i * 13.0, vanish + i * 2.6
-        brush.polygon([(far - 0.9, horizon + 3), (far + 0.9, horizon + 3), (near + 5, 66), (near - 5, 66)], brush.vary(colour, 6))
+        brush.polygon(
+            [(far - 0.9, horizon + 3), (far + 0.9, horizon + 3), (near + 5, 66), (near - 5, 66)], brush.vary(colour, 6)
+        )
     for _ in range(70):
         depth = brush.rng.random() ** 0.6
         y, colour = horizon + 4 + depth * (60 - horizon), brush.rng.choice(colours)
         size = 0.3 + depth * 0.9
-        brush.oval(brush.rng.uniform(0, 64), y, size, size * 0.8, mix(colour, (255, 255, 255), brush.rng.choice((0.0, 0.4))))
+        brush.oval(
+            brush.rng.uniform(0, 64), y, size, size * 0.8, mix(colour, (255, 255, 255), brush.rng.choice((0.0, 0.4)))
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data.scenes.recipe.brush import Brush, Rgb, mix
+from data.scenes.recipe.brush import Brush, Rgb, box, mix
 
 LEAVES: dict[str | None, tuple[Rgb, ...]] = {
     None: ((64, 142, 62), (84, 160, 70), (50, 124, 66)),
@@ -21,7 +21,9 @@ def tree(brush: Brush, x: float, y: float, height: float) -> None:
     lean = rng.uniform(-0.08, 0.08) * height
     top = (x + lean, y - height * 0.62)
     brush.line([(x, y), (x + lean * 0.4, y - height * 0.35), top], trunk, max(0.8, height * 0.09))
-    brush.line([(x + lean * 0.3, y - height * 0.3), (x + crown * 0.6, y - height * 0.6)], trunk, max(0.5, height * 0.05))
+    brush.line(
+        [(x + lean * 0.3, y - height * 0.3), (x + crown * 0.6, y - height * 0.6)], trunk, max(0.5, height * 0.05)
+    )
     for i in range(7):
         dx, dy = rng.uniform(-0.8, 0.8) * crown, rng.uniform(-0.55, 0.5) * crown
         radius = crown * rng.uniform(0.42, 0.62)
@@ -32,7 +34,9 @@ def tree(brush: Brush, x: float, y: float, height: float) -> None:
     if not brush.flat:
         for _ in range(6):
             dx, dy = rng.uniform(-0.9, 0.6) * crown, rng.uniform(-0.9, 0.2) * crown
-            brush.oval(top[0] + dx, top[1] + dy, crown * 0.14, crown * 0.12, mix(colours[1], (255, 255, 255), 0.35), 0.8)
+            brush.oval(
+                top[0] + dx, top[1] + dy, crown * 0.14, crown * 0.12, mix(colours[1], (255, 255, 255), 0.35), 0.8
+            )
 
 
 def pine(brush: Brush, x: float, y: float, height: float, snow: bool = False, colour: Rgb = (36, 96, 68)) -> None:
@@ -42,9 +46,15 @@ def pine(brush: Brush, x: float, y: float, height: float, snow: bool = False, co
     for i in range(3):
         low, half = y - height * (0.12 + 0.26 * i), height * (0.3 - 0.07 * i)
         tip = low - height * 0.42
-        brush.polygon([(x - half, low), (x + half, low), (x, tip)], brush.shade(mix(colour, (120, 190, 130), 0.25), colour, tip, low))
+        brush.polygon(
+            [(x - half, low), (x + half, low), (x, tip)],
+            brush.shade(mix(colour, (120, 190, 130), 0.25), colour, tip, low),
+        )
         if snow:
-            brush.polygon([(x - half * 0.55, tip + (low - tip) * 0.55), (x + half * 0.45, tip + (low - tip) * 0.45), (x, tip)], (244, 248, 252))
+            brush.polygon(
+                [(x - half * 0.55, tip + (low - tip) * 0.55), (x + half * 0.45, tip + (low - tip) * 0.45), (x, tip)],
+                (244, 248, 252),
+            )
 
 
 def palm(brush: Brush, x: float, y: float, height: float, lean: float) -> None:
@@ -72,17 +82,16 @@ def house(brush: Brush, x: float, y: float, width: float) -> None:
     wall = brush.vary(rng.choice(((244, 232, 208), (236, 208, 178), (226, 230, 236), (250, 240, 226))), 6)
     roof = brush.vary(rng.choice(((190, 66, 50), (168, 84, 58), (84, 100, 148), (120, 70, 60))), 8)
     height = width * rng.uniform(0.6, 0.8)
-    brush.canvas.drawRect(_box(x - width / 2, y - height, width, height), brush.shade(wall, mix(wall, (90, 70, 90), 0.25), y - height, y))
+    brush.canvas.drawRect(
+        box(x - width / 2, y - height, width, height), brush.shade(wall, mix(wall, (90, 70, 90), 0.25), y - height, y)
+    )
     peak = y - height - width * rng.uniform(0.45, 0.6)
     brush.polygon([(x - width * 0.62, y - height), (x + width * 0.62, y - height), (x, peak)], roof)
     if brush.scene.season == "winter":
-        brush.polygon([(x - width * 0.5, y - height - width * 0.1), (x + width * 0.5, y - height - width * 0.1), (x, peak - 0.3)], (246, 249, 252))
+        brush.polygon(
+            [(x - width * 0.5, y - height - width * 0.1), (x + width * 0.5, y - height - width * 0.1), (x, peak - 0.3)],
+            (246, 249, 252),
+        )
     brush.rect(x - width * 0.1, y - height * 0.55, width * 0.2, height * 0.55, (112, 72, 50))
     for side in (-0.36, 0.18):
         brush.lit_rect(x + side * width, y - height * 0.75, width * 0.18, height * 0.3, (128, 170, 200))
-
-
-def _box(x: float, y: float, width: float, height: float):  # noqa: ANN202
-    import skia
-
-    return skia.Rect.MakeXYWH(x, y, width, height)

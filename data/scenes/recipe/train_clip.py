@@ -134,7 +134,12 @@ def embed_texts(model: CLIPModel, tokenizer: CLIPTokenizer, texts: list[str]) ->
 
 
 def step_loss(
-    model: CLIPModel, tokenizer: CLIPTokenizer, pictures: torch.Tensor, scenes: list[Scene], rng: random.Random, bf16: bool
+    model: CLIPModel,
+    tokenizer: CLIPTokenizer,
+    pictures: torch.Tensor,
+    scenes: list[Scene],
+    rng: random.Random,
+    bf16: bool,
 ) -> tuple[torch.Tensor, float]:
     """Return the loss of a batch, half captions and half questions, and the share of questions answered right."""
     captions = [sample_caption(scene, rng) for scene in scenes]

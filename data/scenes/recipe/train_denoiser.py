@@ -46,16 +46,21 @@ class Batches:
     """
 
     def __init__(self, stage: Stage, tokenizer: CLIPTokenizer, seed: int) -> None:
-        paths = shards(stage.work)
-        if not paths:
-            raise RecipeError(f"{stage.work}/latents has no shard. Run `python -m data.scenes.recipe.run encode` first.")
-        self.parts = [np.load(path, mmap_mode="r") for path in paths]
-        self.first = [int(path.stem.removeprefix("shard-")) for path in paths]
-        self.seeds = [first + i for first, part in zip(self.first, self.parts, strict=True) for i in range(len(part))]
-        self.where = [(number, i) for number, part in enumerate(self.parts) for i in range(len(part))]
+        self.work = stage.work
+        self.look()
         self.tokenizer, self.size = tokenizer, int(stage.require("batch"))
         self.dropped, self.device = float(stage.table.get("dropped", 0.1)), stage.device
         self.rng = random.Random(seed)
+
+    def look(self) -> None:
+        """Take up all shards that are there now; more may have been painted since the last look."""
+        paths = shards(self.work)
+        if not paths:
+            raise RecipeError(f"{self.work}/latents has no shard. Run `python -m data.scenes.recipe.run encode` first.")
+        self.parts = [np.load(path, mmap_mode="r") for path in paths]
+        firsts = [int(path.stem.removeprefix("shard-")) for path in paths]
+        self.seeds = [first + i for first, part in zip(firsts, self.parts, strict=True) for i in range(len(part))]
+        self.where = [(number, i) for number, part in enumerate(self.parts) for i in range(len(part))]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -67,6 +72,7 @@ class Batches:
         order: list[int] = []
         while True:
             while len(order) < self.size:
+                self.look()
                 passed = list(range(len(self.where)))
                 self.rng.shuffle(passed)
                 order += passed
@@ -114,7 +120,9 @@ def make_optimizer(drawer: Drawer, table: dict[str, Any]) -> torch.optim.Optimiz
     return torch.optim.AdamW(drawer.parameters(), lr=table["learning_rate"], **options)
 
 
-def train(stage: Stage, table: dict[str, Any], drawer: Drawer, batches: Batches, learner: Learner, pause: Pause) -> float:
+def train(
+    stage: Stage, table: dict[str, Any], drawer: Drawer, batches: Batches, learner: Learner, pause: Pause
+) -> float:
     """Train until the learner's budget is used; returns the running mean square error of v."""
     scheduler: DDPMScheduler = build_scheduler()
     options = {"gamma": table.get("gamma", 5.0), "bfloat16": table.get("bfloat16", False)}
