@@ -101,9 +101,11 @@ def run(stage: Stage, pause: Pause | None = None) -> dict[str, Any]:
     report["steps"], by_steps = step_curve(pipeline, judge, few, guidance, stage.require("counts"))
     report["formation"], by_call = formation(pipeline, judge, few, guidance, stage.require("formation_steps"))
     row = 11
+    steps_sheet = Path(stage.require("sheet"))
+    steps_sheet = steps_sheet.with_stem(f"{steps_sheet.stem}_steps")
     rows = {**by_steps, **{f"call {call}": found for call, found in by_call.items()}}
     labels = [name for name, found in rows.items() for _ in range(len(found[:row]))]
     shown = torch.cat([found[:row] for found in rows.values()])
-    sheet(shown, labels, columns=min(row, len(few))).save(Path(stage.require("sheet")).with_stem("scenes_steps"))
+    sheet(shown, labels, columns=min(row, len(few))).save(steps_sheet)
     write_json(stage.path("evaluation.json"), report)
     return report
