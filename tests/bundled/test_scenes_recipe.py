@@ -15,8 +15,18 @@ from PIL import Image, ImageDraw
 
 from data.bundled.recipe import common
 from data.bundled.recipe.dataset import tokenize
-from data.scenes.recipe import encode, evaluate, export, paint, train_autoencoder, train_clip, train_denoiser
-from data.scenes.recipe.run import main
+from data.scenes.recipe import (
+    begin,
+    encode,
+    evaluate,
+    export,
+    paint,
+    run,
+    train_autoencoder,
+    train_clip,
+    train_denoiser,
+)
+from data.scenes.recipe.run import main, read_config
 from data.scenes.recipe.vocabulary import STYLES, THINGS
 
 TINY: dict[str, Any] = {
@@ -39,6 +49,7 @@ TINY: dict[str, Any] = {
         "layers": 1,
         "latent_channels": 4,
         "kl_weight": 1e-4,
+        "decoder": {"steps": 1},
     },
     "clip": {
         "steps": 2,
@@ -95,6 +106,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_packages(work)
     paint.run(stage("dataset", work))
     train_autoencoder.run(stage("autoencoder", work))
+    train_autoencoder.sharpen(stage("autoencoder", work))
     train_clip.run(stage("clip", work))
     encode.run(stage("dataset", work))
     train_denoiser.run(stage("denoiser", work))
@@ -160,16 +172,39 @@ def test_the_command_line_names_a_mistake_and_writes_its_number(
     assert int(pid.read_text(encoding="utf-8")) == os.getpid()
 
 
+def test_the_second_leg_sharpens_the_decoder_alone(trained: Path) -> None:
+    first, second = (torch.load(trained / f"checkpoints/{x}.pt", weights_only=True) for x in ("autoencoder", "decoder"))
+    changed = {name.split(".")[0] for name, w in second["model"].items() if not torch.equal(w, first["model"][name])}
+    mean = dict(zip(first["model"], first["ema"]["shadow"], strict=True))
+    assert "decoder" in changed
+    assert torch.equal(second["model"]["encoder.conv_in.weight"], mean["encoder.conv_in.weight"])
+
+
+def test_a_finished_model_can_be_taken_up_again(trained: Path, tmp_path: Path) -> None:
+    bundle = export.run(stage("export", trained), target=tmp_path / "bundle")
+    work = tmp_path / "work"
+    options = TINY | {"begin": {"model": str(bundle)}}
+    assert len(begin.run(common.open_stage("begin", options, work, "cpu"))) == 5
+    assert begin.run(common.open_stage("begin", options, work, "cpu")) == []
+    shutil.copytree(trained / "packages", work / "packages")
+    encode.run(stage("dataset", work, pictures=0))
+    more = stage("denoiser", work, start=str(bundle / "unet"), text_start=str(bundle / "text_encoder"))
+    train_denoiser.run(more)
+    with pytest.raises(common.RecipeError, match="has no vae"):
+        begin.run(common.open_stage("begin", {"begin": {"model": str(tmp_path)}}, work, "cpu"))
+
+
 def test_exported_model_draws_and_is_measured(trained: Path, tmp_path: Path) -> None:
     bundle = export.run(stage("export", trained), target=tmp_path / "bundle")
     pipeline = StableDiffusionPipeline.from_pretrained(bundle, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
     picture = pipeline("an owl on a snowy hill at night", num_inference_steps=2, output_type="np").images[0]
     assert picture.shape == (16, 16, 3)
-    places = {"bundle": str(bundle), "sheet": str(tmp_path / "sheet.png")}
+    places = {"bundle": str(bundle), "sheet": str(tmp_path / "sheet.png"), "compare": str(bundle), "repeats": 1}
     report = evaluate.run(stage("evaluate", trained, **places))
     assert report["painted"]["held_out"]["attributes"]["asked"] >= 12
     assert report["made"]["variety"]["gallery"] == 10
+    assert report["cost"]["ratio"] > 0
     assert list(report["guidance"]) == ["1", "3"]
     assert set(report["steps"]) == {"ddim 3", "ddim 2", "dpm 3", "dpm 2"}
     assert report["formation"]["1.00"]["of_final"] in (0.0, 1.0)
@@ -178,3 +213,13 @@ def test_exported_model_draws_and_is_measured(trained: Path, tmp_path: Path) -> 
     prompts = (tmp_path / "sheet.txt").read_text(encoding="utf-8").splitlines()
     assert prompts[-1] == "9. a serene japanese garden with cherry blossoms"
     assert (tmp_path / "sheet_steps.png").is_file()
+
+
+def test_a_config_may_stand_on_another(tmp_path: Path) -> None:
+    (tmp_path / "one.toml").write_text("seed = 1\n[clip]\nbatch = 4\nsteps = 2\n", encoding="utf-8")
+    (tmp_path / "two.toml").write_text('base = "one.toml"\n[clip]\nbatch = 8\n[begin]\nmodel = "x"\n', encoding="utf-8")
+    expected = {"seed": 1, "clip": {"batch": 8, "steps": 2}, "begin": {"model": "x"}}
+    assert read_config(tmp_path / "two.toml") == expected
+    shipped = read_config(Path(run.__file__).with_name("scenes_64_more.toml"))
+    assert shipped["denoiser"]["start"] == "data/scenes/unet"
+    assert shipped["denoiser"]["channels"] == [128, 256]

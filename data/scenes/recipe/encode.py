@@ -39,7 +39,8 @@ def run(stage: Stage, pause: Pause | None = None) -> int:
     size, first, pause = int(stage.require("size")), int(stage.table.get("first_seed", 0)), pause or Pause()
     model = AutoencoderKL.from_pretrained(stage.need("autoencoder", "run autoencoder")).to(stage.device)
     dropout_free(model)
-    painted = np.load(stage.work / "pictures.npy", mmap_mode="r")
+    path = stage.work / "pictures.npy"
+    painted = np.load(path, mmap_mode="r") if path.exists() else []
     painter = Painter(Sprites.from_packages(stage), size)
     shard, total = int(stage.require("shard")), int(stage.require("latents"))
     for start in range(0, total, shard):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,20 @@ def judge_made(
     return report, pictures
 
 
+def time_beside(stage: Stage, pipeline: StableDiffusionPipeline, other: Path, repeats: int) -> dict[str, Any]:
+    """Return median seconds of one picture by `pipeline` and by the model in `other`, drawn in turns, and their ratio."""
+    guidance, steps = stage.require("sheet_guidance"), stage.require("steps")
+    seconds: dict[str, list[float]] = {"scenes": [], "other": []}
+    both = {"scenes": pipeline, "other": load_pipeline(other, stage.device)}
+    for seed in range(repeats + 1):
+        for name, drawer in both.items():
+            start = time.perf_counter()
+            decode(drawer, draw_latents(drawer, ["owl"], guidance, steps, seed))
+            seconds[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(own[1:]) for name, own in seconds.items()}  # the first of each warms up
+    return medians | {"ratio": medians["scenes"] / medians["other"], "n": repeats, "threads": torch.get_num_threads()}
+
+
 def save_sheets(stage: Stage, pipeline: StableDiffusionPipeline, scenes: list[Scene], pictures: torch.Tensor) -> None:
     """Write the numbered sheet for blind judging, the README's prompt last, and its prompts beside it."""
     guidance, steps = stage.require("sheet_guidance"), stage.require("steps")
@@ -100,6 +116,9 @@ def run(stage: Stage, pause: Pause | None = None) -> dict[str, Any]:
     report["guidance"] = guidance_curve(pipeline, judge, few, stage.require("guidance"), steps)
     report["steps"], by_steps = step_curve(pipeline, judge, few, guidance, stage.require("counts"))
     report["formation"], by_call = formation(pipeline, judge, few, guidance, stage.require("formation_steps"))
+    if other := stage.table.get("compare"):
+        report["cost"] = time_beside(stage, pipeline, Path(other), stage.require("repeats"))
+        print(f"cost: {report['cost']}", flush=True)
     row = 11
     steps_sheet = Path(stage.require("sheet"))
     steps_sheet = steps_sheet.with_stem(f"{steps_sheet.stem}_steps")

@@ -6,13 +6,16 @@ import argparse
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from data.bundled.recipe.common import RecipeError, load_config, open_stage
 from data.scenes.recipe.pause import Pause, write_pid
 
 STAGES = {
+    "begin": ("begin", "begin"),
     "paint": ("dataset", "paint"),
     "autoencoder": ("autoencoder", "train_autoencoder"),
+    "decoder": ("autoencoder", "sharpen"),
     "clip": ("clip", "train_clip"),
     "encode": ("dataset", "encode"),
     "denoiser": ("denoiser", "train_denoiser"),
@@ -20,6 +23,17 @@ STAGES = {
     "export": ("export", "export"),
     "evaluate": ("evaluate", "evaluate"),
 }
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the config at `path`, laid table by table over the one beside it that its `base` names, if any."""
+    config = load_config(path)
+    if (base := config.pop("base", None)) is None:
+        return config
+    merged = read_config(path.parent / base)
+    for name, value in config.items():
+        merged[name] = merged.get(name, {}) | value if isinstance(value, dict) else value
+    return merged
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     table, module = STAGES[options.stage]
     write_pid(options.pid_file)
     try:
-        stage = open_stage(table, load_config(options.config), options.work, options.device)
+        stage = open_stage(table, read_config(options.config), options.work, options.device)
         result = importlib.import_module(f"data.scenes.recipe.{module}").run(stage, Pause(options.halt_file))
     except RecipeError as error:
         parser.exit(2, f"{error}\n")

@@ -25,8 +25,13 @@ from data.scenes.recipe.train_autoencoder import load_pictures
 
 
 def make_tokenizer(stage: Stage) -> CLIPTokenizer:
-    """Return the tokenizer of the grammar's words; any other word is split into known pieces, bytes at worst."""
-    folder = stage.work / "tokenizer"
+    """Return the tokenizer of the grammar's words; any other word is split into known pieces, bytes at worst.
+
+    The config's `tokenizer` names a saved one, which weights that go on being trained need.
+    """
+    folder, given = stage.work / "tokenizer", stage.config["dataset"].get("tokenizer")
+    if not folder.exists() and given:
+        shutil.copytree(given, folder)
     if not folder.exists():
         words = [{"label": phrase, "tags": [], "style": "soft"} for phrase in all_words()]
         dataset = Stage("dataset", stage.config["dataset"], stage.config, stage.work, stage.device, stage.seed)
@@ -115,7 +120,7 @@ def warm_start(model: CLIPModel, folder: Path) -> int:
     """Copy the weights of a saved CLIP that fit by name and shape; returns how many numbers were copied."""
     own, copied = model.state_dict(), 0
     for name, weight in CLIPModel.from_pretrained(folder).state_dict().items():
-        if name in own and own[name].shape == weight.shape and not name.startswith("text_model.embeddings"):
+        if name in own and own[name].shape == weight.shape:
             own[name].copy_(weight)
             copied += weight.numel()
     return copied
