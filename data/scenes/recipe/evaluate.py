@@ -77,7 +77,7 @@ def judge_made(
 
 
 def time_beside(stage: Stage, pipeline: StableDiffusionPipeline, other: Path, repeats: int) -> dict[str, Any]:
-    """Return median seconds of one picture by `pipeline` and by the model in `other`, drawn in turns, and their ratio."""
+    """Return median seconds of one picture by `pipeline` and by the model in `other`, in turns, and their ratio."""
     guidance, steps = stage.require("sheet_guidance"), stage.require("steps")
     seconds: dict[str, list[float]] = {"scenes": [], "other": []}
     both = {"scenes": pipeline, "other": load_pipeline(other, stage.device)}
