@@ -125,6 +125,6 @@ def run(stage: Stage, pause: Pause | None = None) -> dict[str, Any]:
     rows = {**by_steps, **{f"call {call}": found for call, found in by_call.items()}}
     labels = [name for name, found in rows.items() for _ in range(len(found[:row]))]
     shown = torch.cat([found[:row] for found in rows.values()])
-    sheet(shown, labels, columns=min(row, len(few))).save(steps_sheet)
+    sheet(shown, labels, columns=min(row, len(few))).quantize(256).save(steps_sheet)
     write_json(stage.path("evaluation.json"), report)
     return report
