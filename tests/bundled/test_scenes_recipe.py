@@ -223,3 +223,5 @@ def test_a_config_may_stand_on_another(tmp_path: Path) -> None:
     shipped = read_config(Path(run.__file__).with_name("scenes_64_more.toml"))
     assert shipped["denoiser"]["start"] == "data/scenes/unet"
     assert shipped["denoiser"]["channels"] == [128, 256]
+    large = read_config(Path(run.__file__).with_name("scenes_128.toml"))
+    assert (large["dataset"]["size"], large["denoiser"]["dropped"], large["clip"]["start"]) == (128, 0.1, "")
