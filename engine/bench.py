@@ -209,8 +209,6 @@ def peak_memory_of_run(count: int, folder: Path) -> float:
         "--set",
         "baseline=ddim:10",
         "--set",
-        "decide.shown_only=[]",
-        "--set",
         'prompts=["disc"]',
         "--set",
         f"seeds={list(range(count // 2))}",

@@ -18,7 +18,7 @@ import pytest
 from engine.paths import DEFAULT_CACHE, ROOT, default_cache
 
 PATIENCE_SECONDS = 120
-RECIPE = "data/bundled/recipe/"
+RECIPES = ("data/bundled/recipe/", "data/scenes/")
 LIST_FILES = """
 import json
 from setuptools import Distribution
@@ -56,9 +56,9 @@ def tracked_files(*folders: str) -> set[str]:
 def test_a_wheel_holds_every_file_of_the_packages_but_the_recipe(packaged: set[str]) -> None:
     tracked = tracked_files("engine", "dashboard", "data")
     assert len(tracked) > 150
-    assert {name for name in tracked if not name.startswith(RECIPE)} - packaged == set()
+    assert {name for name in tracked if not name.startswith(RECIPES)} - packaged == set()
     assert packaged - tracked == {"diffusion_scheduler_visualizer.py"}
-    assert not any(name.startswith((RECIPE, "tests/")) for name in packaged)
+    assert not any(name.startswith((*RECIPES, "tests/")) for name in packaged)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ class LaneTime:
 
 
 @dataclass(frozen=True)
-class Scene:
+class CompareScene:
     """One prompt and seed of a study, and what was found of it.
 
     Attributes:
@@ -97,7 +97,7 @@ def time_line(table: pd.DataFrame) -> str:
     return f"medians for a batch of {batch} on {device}, {when(table['last_at'].max())}"
 
 
-def payload(scene: Scene) -> dict[str, Any]:
+def payload(scene: CompareScene) -> dict[str, Any]:
     """What the browser needs: for each lane its frames in order, its final picture, or why there are none."""
     numbers = sorted({picture.video_frame for picture in scene.pictures}) or [0]
     by_cell: dict[str, list[PagePicture]] = {}
@@ -126,7 +126,7 @@ def payload(scene: Scene) -> dict[str, Any]:
     }
 
 
-def _lane(lane: StudyLane, own: Sequence[PagePicture], numbers: Sequence[int], scene: Scene) -> dict[str, Any]:
+def _lane(lane: StudyLane, own: Sequence[PagePicture], numbers: Sequence[int], scene: CompareScene) -> dict[str, Any]:
     look, time = theme.look(lane.scheduler), scene.times.get(lane.key)
     steps: dict[int, list[PagePicture]] = {}
     for picture in own:
@@ -176,7 +176,7 @@ def _why(cell: StudyCell, frames: Sequence[object], kind: str) -> str:
     return "" if frames else f"No {KIND_NAMES[kind]} was recorded (see [frames] in the study)"
 
 
-def _against(scene: Scene, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+def _against(scene: CompareScene, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """What pictures can be compared with: key, label, and why it is not possible, or ""."""
     baseline = next((row for row in rows if row["baseline"]), None)
     none_converged = "not in the cache" if scene.converged else "the study has none"
@@ -227,6 +227,6 @@ def _why_no_time(rows: Sequence[Mapping[str, Any]]) -> str:
     return "" if any(row["frames"] for row in rows) else "There are no frames"
 
 
-def _file_name(scene: Scene) -> str:
+def _file_name(scene: CompareScene) -> str:
     words = re.findall(r"[A-Za-z0-9]+", f"{scene.study.id} {scene.prompt[:60]}")
     return "-".join([*words, f"seed{scene.seed}", scene.kind])

@@ -8,7 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from dashboard import loaders
-from dashboard.compare.data import ALT_PROMPT_CHARACTERS, Scene, lane_times, payload, time_line
+from dashboard.compare.data import ALT_PROMPT_CHARACTERS, CompareScene, lane_times, payload, time_line
 from dashboard.components import image_places
 from dashboard.options import Options
 from dashboard.page import require_all
@@ -50,6 +50,6 @@ def show(chosen: Options, study: Results, prompt: str, seed: int, kind: str) -> 
     notes = [" · ".join(part for part in made if part), timed]
     if len(prompt) > ALT_PROMPT_CHARACTERS:
         st.html(html.folded(f"The whole prompt, {count(len(prompt), 'character')}", prompt, "lab-soft"))
-    scene = Scene(study, prompt, seed, kind, found, lane_times(study.times), converged, notes, measured)
+    scene = CompareScene(study, prompt, seed, kind, found, lane_times(study.times), converged, notes, measured)
     _player(key="player", data=payload(scene))
     st.html("".join(html.footer([note]) for note in notes))

@@ -292,6 +292,8 @@ def _apply(data: dict[str, Any], setting: str) -> None:
         data.pop("prompts", None)
     if last == "prompts":
         data.pop("prompts_file", None)
+    elif key.strip() == "lanes" and isinstance(data.get("decide"), dict):
+        data["decide"].pop("shown_only", None)  # of the lanes that stood there before
     data[last] = value
 
 

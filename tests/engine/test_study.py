@@ -215,6 +215,12 @@ def test_set_replaces_values_of_all_kinds(tmp_path):
     assert study.timing.repeats == 2
 
 
+def test_set_lanes_leaves_out_lanes_that_were_only_shown():
+    study = load_study("quickstart", ['lanes=["ddim:4", "euler:4"]', "baseline=ddim:4"])
+    assert [lane.key for lane in study.lanes] == ["ddim:4", "euler:4"]
+    assert study.decide.shown_only == ()
+
+
 def test_set_prompts_and_set_prompts_file_replace_each_other(tmp_path):
     (tmp_path / "p.txt").write_text("ring\n")
     path = write_study(tmp_path / "a.toml")

@@ -123,6 +123,10 @@ class Budget:
         self._mark = now
         self.step += 1
 
+    def restart_clock(self) -> None:
+        """Forget the time since the last step, which was spent waiting for others."""
+        self._mark = time.monotonic()
+
     @property
     def progress(self) -> float:
         """Share of the budget that is used, 0 to 1."""

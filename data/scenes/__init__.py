@@ -1,0 +1,1 @@
+"""The scenes model: its recipe, its weights and its card."""
