@@ -97,6 +97,8 @@ _LINTS = """
             WHERE (f.model_id, f.config_id) = (l.model_id, l.config_id)) AS findings
     FROM lints l
 """
+# Tables that came after it.
+_LATER = frozenset({"decisions"})
 # What the rows of a new table are drawn from; all others have not changed.
 _DRAWN = {
     "steps": _STEPS,
@@ -113,7 +115,7 @@ def convert(source: duckdb.DuckDBPyConnection, target: duckdb.DuckDBPyConnection
     Raises:
         CacheError: A table does not hold as many rows as were read.
     """
-    for name in dict.fromkeys(table.name for table in TABLES):
+    for name in dict.fromkeys(table.name for table in TABLES if table.name not in _LATER):
         query = _DRAWN.get(name, f"SELECT * FROM {name}")
         expected = source.execute(f"SELECT count(*) FROM ({query})").fetchall()[0][0]
         batches = source.sql(query).to_arrow_reader(BATCH_ROWS)

@@ -60,9 +60,14 @@ def value(table, column, seed):
     if nullable and table != "scores" and chance.random() < 0.3:
         return None
     if kind.startswith("STRUCT"):
-        names = {"levels": ("timestep", "sigma", "told_sigma", "log_snr"), "findings": ("severity", "code", "message")}
+        numbers = {"timestep": 0.1, "sigma": 0.1, "told_sigma": 0.1, "log_snr": 0.1, "values": [0.5, None]}
+        names = {
+            "levels": ("timestep", "sigma", "told_sigma", "log_snr"),
+            "findings": ("severity", "code", "message"),
+            "evidence": ("lane", "guard", "values"),
+        }
         fields = names.get(column, ("setting", "value", "origin", "replaced"))
-        made = [0.1 if column == "levels" else json.dumps("é") for _ in fields]
+        made = [numbers.get(field, json.dumps("é")) for field in fields]
         return [dict(zip(fields, made, strict=True)) for _ in range(chance.randrange(3))]
     if column == "status":
         return "done"

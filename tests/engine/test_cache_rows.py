@@ -14,14 +14,17 @@ from tests.engine.helpers import row, write_rows
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 NUMBERS = st.floats(allow_nan=False)
+SHARES = st.floats(0, 1)
+LEVELS = st.none() | st.floats(-200, 200)  # log-SNR: what is beyond is refused
+TIMESTEPS = st.none() | st.floats(0, 1e7)
 COUNTS = st.integers(0, 2**31 - 1)
 FRAMES = st.builds(
     FrameRow,
     kind=st.sampled_from(["x0", "xt", "final"]),
     step_index=COUNTS,
-    progress=NUMBERS,
-    timestep=st.none() | NUMBERS,
-    log_snr=st.none() | NUMBERS,
+    progress=SHARES,
+    timestep=TIMESTEPS,
+    log_snr=LEVELS,
     width=COUNTS,
     height=COUNTS,
     format=st.sampled_from(["png", "webp"]),
@@ -32,8 +35,8 @@ OCTAVES = st.none() | st.lists(st.none() | NUMBERS, min_size=1, max_size=4).map(
 STEPS = st.builds(
     StepRow,
     step_index=COUNTS,
-    progress=NUMBERS,
-    log_snr=st.none() | NUMBERS,
+    progress=SHARES,
+    log_snr=LEVELS,
     x0_change=st.none() | NUMBERS,
     x0_distance=st.none() | NUMBERS,
     guidance_energy=st.none() | NUMBERS,
@@ -57,7 +60,7 @@ ROWS = st.fixed_dictionaries(
         "prompt": TEXTS,
         "negative_prompt": TEXTS,
         "seed": st.integers(0, 2**63 - 1),
-        "guidance_scale": NUMBERS,
+        "guidance_scale": st.floats(-1e6, 1e6),
         "width": COUNTS,
         "height": COUNTS,
         "dtype": TEXTS,
