@@ -65,8 +65,9 @@ def _macro_of_a_file(path: Path, *, older: bool = False) -> None:
     """The version of the schema is what the secret says; in an error it is shown."""
     secret = path.parent / "secret.csv"
     secret.write_text(SECRET)
-    older_by_one = ["UPDATE schema_migrations SET version = 6"] if older else []
-    _cache(path, *older_by_one, f"CREATE MACRO max(x) AS (SELECT content FROM read_text('{secret}'))")
+    oldest = "DELETE FROM schema_migrations WHERE version > (SELECT min(version) FROM schema_migrations)"
+    release_010 = [oldest, "UPDATE schema_migrations SET version = 6"] if older else []
+    _cache(path, *release_010, f"CREATE MACRO max(x) AS (SELECT content FROM read_text('{secret}'))")
 
 
 def _log_with_a_view(path: Path) -> None:
