@@ -5,6 +5,8 @@ from typing import Any
 import pandas as pd
 from streamlit import column_config as columns
 
+from engine.sharing.figures import spreadsheet_csv
+
 LANE = {"label": "Lane", "steps": "Steps", "nfe": "NFE", "verdict": "Verdict"}
 QUALITY = {
     "mean": "Mean",
@@ -71,4 +73,4 @@ def column_formats(shown: pd.DataFrame) -> dict[str, Any]:
 
 def csv_of(table: pd.DataFrame, study_id: str) -> bytes:
     """All figures, a row for each lane and metric."""
-    return table.assign(study=study_id).to_csv(index=False).encode("utf-8")
+    return spreadsheet_csv(table.assign(study=study_id)).encode("utf-8")

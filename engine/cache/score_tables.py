@@ -261,27 +261,6 @@ def lane_scores(db: duckdb.DuckDBPyConnection, study_id: str, against: Sequence[
     )
 
 
-def score_quantiles(db: duckdb.DuckDBPyConnection, study_id: str, metric: str) -> pd.DataFrame:
-    """A metric over the cells of each lane of a study, in the version the study uses.
-
-    Columns: lane, n, median, low and high (the 10 % and 90 % quantiles over cells).
-    """
-    return fetch(
-        db,
-        """
-        SELECT l.lane, count(*) AS n, median(q.value) AS median,
-               quantile_cont(q.value, 0.1) AS low, quantile_cont(q.value, 0.9) AS high
-        FROM study_trajectories l
-        JOIN scores q USING (trajectory_id)
-        JOIN study_metrics s ON (s.study_id, s.scope, s.metric, s.metric_version)
-                              = (l.study_id, q.scope, q.metric, q.metric_version)
-        WHERE l.study_id = ? AND q.metric = ? AND q.scope = 'picture' AND q.value IS NOT NULL
-        GROUP BY l.lane ORDER BY min(l.position)
-        """,
-        [study_id, metric],
-    )
-
-
 def references(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
     """A study's converged solutions, lanes by name.
 

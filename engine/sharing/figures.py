@@ -16,10 +16,15 @@ def figures_csv(results: Results) -> str:
     """
     tables = [standings(results.lane_table, times, results.comparisons) for times in _each_place(results.timings)]
     table = pd.concat(tables, ignore_index=True) if tables else results.standings
+    table.insert(0, "study", results.id)
+    table.insert(1, "baseline", results.baseline)
+    return spreadsheet_csv(table)
+
+
+def spreadsheet_csv(table: pd.DataFrame) -> str:
+    """A table as CSV whose texts no spreadsheet takes for a formula: they may be a stranger's."""
     texts = table.select_dtypes(include=["object", "string"]).columns
     table = table.assign(**{name: table[name].map(_as_text) for name in texts})
-    table.insert(0, "study", _as_text(results.id))
-    table.insert(1, "baseline", _as_text(results.baseline))
     return str(table.to_csv(index=False, lineterminator="\n"))
 
 

@@ -167,6 +167,13 @@ def test_the_table_shows_a_row_a_lane_and_the_file_all_metrics(
     assert again["difference"].to_numpy() == pytest.approx(known[1]["difference"].to_numpy())
 
 
+def test_no_spreadsheet_takes_a_strangers_label_for_a_formula(known: tuple[Results, pd.DataFrame]) -> None:
+    hostile = known[1].assign(label='=HYPERLINK("x")')
+    again = pd.read_csv(io.BytesIO(csv_of(hostile, "@quick")))
+    assert set(again["label"]) == {'\'=HYPERLINK("x")'}
+    assert set(again["study"]) == {"'@quick"}
+
+
 def test_errors_fall_along_each_schedulers_line_and_the_order_has_its_interval(
     known: tuple[Results, pd.DataFrame],
 ) -> None:
