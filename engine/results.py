@@ -27,7 +27,7 @@ from engine.analysis.outcomes import (
     table_in,
     unique_names,
 )
-from engine.analysis.recommendation import Recommendation, deciding, recommend
+from engine.analysis.recommendation import Recommendation, deciding, recommend, words_of
 from engine.analysis.standings import LANE_COLUMNS, standings
 from engine.cache import decision_tables, lint_tables, queries, score_tables, step_tables
 from engine.cache.connection import Connection
@@ -291,7 +291,7 @@ class Results:
     @property
     def standings(self) -> pd.DataFrame:
         """Every lane by every metric, with the times of `times`."""
-        return standings(self.lane_table, self.times, self.comparisons)
+        return standings(self.lane_table, self.times, self.comparisons, self.decided)
 
     @cached_property
     def decision(self) -> Decision | None:
@@ -304,6 +304,11 @@ class Results:
         except (ValueError, TypeError, AttributeError):
             return None  # of a stranger's file: no decision is the careful answer
         return found if found.baseline == self.baseline else None
+
+    @property
+    def decided(self) -> dict[str, str]:
+        """Where each lane stands in the decision, in two or three words; "baseline" for the baseline."""
+        return words_of([lane.key for lane in self.lanes], self.decision) | {self.baseline: "baseline"}
 
     @property
     def recommendation(self) -> Recommendation:

@@ -160,7 +160,7 @@ def choose_equal() -> bool:
         "Only lanes as good as the baseline",
         key="equal_choice",
         persist_state="session",
-        help="Found equivalent or better by the metric that decides.",
+        help="Shown to be as good by every guard of the decision.",
     )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from dashboard.cache_access import Question
-from engine.analysis.recommendation import ACCEPTED, undecided, words_of
+from engine.analysis.recommendation import ACCEPTED, undecided
 from engine.cache import queries
 from engine.results import Results
 
@@ -44,11 +44,9 @@ def equality(study: Results) -> Equality:
     """How good the timed lanes of a study are."""
     if not study.compared_by(study.deciding) and study.decision is None:
         return Equality({}, "")
-    timed = [str(lane) for lane in study.times["lane"]]
-    words = words_of(timed, study.decision) | {study.baseline: "baseline"}
     best = study.recommendation.best
     cheapest = best.lane if best and best.lane != study.baseline else ""
-    return Equality(words, cheapest)
+    return Equality(study.decided, cheapest)
 
 
 def explained(equal: Equality, study: Results, lane: str) -> str:
@@ -59,8 +57,7 @@ def explained(equal: Equality, study: Results, lane: str) -> str:
             f"Money only: the images have not been scored, and whether a lane's are as good as the baseline's is "
             f"not known. `python -m engine score {study.id}` scores them. {REAL}"
         )
-    found = study.decision
-    row = next((row for row in found.lanes if row.lane == lane), None) if found else None
+    row = study.decision.row(lane) if study.decision else None
     if row is None:
         return f"Not at equal quality as far as is known. {undecided(study.lane_label(study.baseline))} {REAL}"
     if equal.as_good(lane):

@@ -56,13 +56,13 @@ def _cost_page(study: Results, found: Headline) -> str:
 
 
 def _rests_on(study: Results, found: Headline) -> list[str]:
-    progress, row = study.progress, found.comparison
+    progress, quality = study.progress, found.quality_rests_on
     outcome = [
         f"{progress.done} of {study.total} cells",
         f"{progress.failed} failed" if progress.failed else "",
         f"{progress.missing} not run" if progress.missing else "",
     ]
-    parts = [", ".join(filter(None, outcome)), f"quality: n = {row.extent}" if row else ""]
+    parts = [", ".join(filter(None, outcome)), quality]
     times = study.times
     times = times[times["lane"] == found.lane]
     for _, timed in times.iterrows():
@@ -71,7 +71,7 @@ def _rests_on(study: Results, found: Headline) -> list[str]:
             str(timed["device_name"]),
             when(timed["last_at"]),
         ]
-    return [*parts, "95 % bootstrap intervals"] if row or len(times) else parts
+    return [*parts, "95 % bootstrap intervals of times"] if len(times) else parts
 
 
 def tested_claims(study: Results, found: Sequence[ClaimVerdict]) -> None:

@@ -7,7 +7,13 @@ from streamlit import column_config as columns
 
 from engine.sharing.figures import spreadsheet_csv
 
-LANE = {"label": "Lane", "steps": "Steps", "nfe": "NFE", "verdict": "Verdict"}
+LANE = {
+    "label": "Lane",
+    "steps": "Steps",
+    "nfe": "NFE",
+    "decided": "By all guards",
+    "verdict": "By this metric alone",
+}
 QUALITY = {
     "mean": "Mean",
     "difference": "Difference",
@@ -30,7 +36,9 @@ HELP = {
     "Difference": "Mean of lane minus baseline by the metric chosen above, on the same prompts, seeds and noise.",
     "from": "Lower end of the difference's 95 % interval.",
     "to": "Upper end of the difference's 95 % interval.",
-    "Verdict": "Equivalent: within the margin, by two one-sided tests at 5 %, adjusted for the number of lanes.",
+    "By all guards": "What the decision says: as good only if every guard has shown it.",
+    "By this metric alone": "Two one-sided t tests at 5 % of a mean difference within the margin, adjusted for the "
+    "number of lanes. For display: a mean can hide single pictures that are others.",
     "NFE": "Denoiser calls, as counted.",
     "ms from": "Lower end of the 95 % interval of the median.",
     "ms to": "Upper end of the 95 % interval of the median.",
@@ -61,7 +69,7 @@ def column_formats(shown: pd.DataFrame) -> dict[str, Any]:
     """How each column is written; the lane stays in view."""
     formats: dict[str, Any] = {"Lane": columns.TextColumn(pinned=True)}
     for name in shown.columns.drop("Lane"):
-        if name == "Verdict":
+        if name in {"By all guards", "By this metric alone"}:
             formats[name] = columns.TextColumn(help=HELP[name])
         elif name in {"Steps", "NFE", "Prompts", "Pairs", "Timing samples"}:
             formats[name] = columns.NumberColumn(format="%d", help=HELP.get(name))

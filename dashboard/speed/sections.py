@@ -15,7 +15,7 @@ from engine.display.speed_charts import COSTS, convergence_chart, trade_off_char
 from engine.display.tables import lane_name, order_table, set_table
 from engine.results import Results
 
-_READING = "Beside marks: {name}. Filled: as good as the baseline. Band: differences that count as the same."
+_READING = "Beside marks: {name}. Filled: as good by all guards. Band: the metric's margin."
 _FRONT = " Stepped line: lanes that no other beats, going by the middles of the intervals."
 _DIRECTIONS = {
     "higher": f" Up is better.{_FRONT}",

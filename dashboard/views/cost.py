@@ -17,8 +17,8 @@ METHOD = (
     "come at random, one queue for all GPUs). It takes the time of an image as random too, which overstates waiting. "
     "Paid for all 730 hours, in the packs the GPU is sold in. Without a peak: the month's busy hours ÷ utilisation ÷ "
     "730, rounded up. Spares for failures are not counted, nor is the time in which a batch fills up.",
-    "Equal quality: found equivalent to the baseline, or better, by the metric that decides and with the margin fixed "
-    "before; the page Speed and quality shows how.",
+    "Equal quality: every guard of the decision has shown that the lane is as good as the baseline, with the bounds "
+    "fixed before; the Overview says how.",
     "Saved: baseline less lane. Its range is taken over the ends of the 95 % intervals of the baseline's time and of "
     "the ratio of the times.",
     "If the baseline's seconds are entered, each lane takes those seconds ÷ its measured speed-up. That ratio is an "

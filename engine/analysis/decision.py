@@ -113,6 +113,10 @@ class Decision:
         """0: a lane is named, or it is known that none can be; 3: nothing is known yet."""
         return 0 if self.lane is not None or self.known else 3
 
+    def row(self, lane: str) -> LaneDecision | None:
+        """Where a lane stands; None of the baseline and of lanes that take no part."""
+        return next((row for row in self.lanes if row.lane == lane), None)
+
 
 def prompt_order(prompts: Sequence[str], seed: int, stored: Sequence[str] = ()) -> list[str]:
     """The order in which prompts are used: the stored one, with new prompts behind it, shuffled among themselves."""

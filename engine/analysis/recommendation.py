@@ -15,8 +15,6 @@ from engine.analysis.comparison import Comparison
 from engine.analysis.decision import Decision, Status
 
 PREFERRED = ("clip_score", "ssim", "latent_error")
-# Verdicts of one metric that speak for a lane.
-AS_GOOD = frozenset({"equivalent", "better"})
 ACCEPTED = "as good"
 NOT_DECIDED = "not decided"
 WORDS: dict[Status, str] = {

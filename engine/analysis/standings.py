@@ -1,6 +1,6 @@
 """Where every lane stands: time, calls and quality in one table, and the lanes that no other beats. Pure, no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,17 +42,21 @@ QUALITY_COLUMNS = [
     "p_equivalence",
     "p_difference",
     "verdict",
+    "decided",
 ]
 NOT_COMPARED = "not compared"
 
 
-def standings(lanes: pd.DataFrame, times: pd.DataFrame, found: Sequence[Comparison]) -> pd.DataFrame:
+def standings(
+    lanes: pd.DataFrame, times: pd.DataFrame, found: Sequence[Comparison], decided: Mapping[str, str]
+) -> pd.DataFrame:
     """One row per metric and lane, metrics in the order of `found`, lanes in theirs; one row a lane without any metric.
 
     Args:
         lanes: Columns `LANE_COLUMNS`.
         times: Rows of `timing.summarise`, of one environment and batch size; may be empty.
         found: Comparisons with the baseline by any number of metrics.
+        decided: Lane -> where it stands in the decision, which no single metric makes.
 
     Returns:
         Columns `LANE_COLUMNS`, `TIME_COLUMNS` (n: timing samples) and `QUALITY_COLUMNS` (low and high: the 95 %
@@ -65,7 +69,8 @@ def standings(lanes: pd.DataFrame, times: pd.DataFrame, found: Sequence[Comparis
     if not tables:
         tables = [timed.assign(verdict=NOT_COMPARED)]
     columns = [*LANE_COLUMNS, *TIME_COLUMNS, *QUALITY_COLUMNS]
-    return pd.concat([table.reindex(columns=columns) for table in tables], ignore_index=True)
+    whole = pd.concat([table.reindex(columns=columns) for table in tables], ignore_index=True)
+    return whole.assign(decided=whole["lane"].map(dict(decided)))
 
 
 def _by_metric(timed: pd.DataFrame, found: Sequence[Comparison]) -> pd.DataFrame:

@@ -5,8 +5,9 @@ from functools import cached_property
 
 from engine.analysis.comparison import Comparison
 from engine.analysis.cost import Pricing, price_lanes
+from engine.analysis.decision import LaneDecision
 from engine.analysis.guards import OTHER
-from engine.analysis.recommendation import NOT_TIMED, Recommendation, undecided
+from engine.analysis.recommendation import NOT_DECIDED, NOT_TIMED, WORDS, Recommendation, undecided
 from engine.display.formats import (
     NONE,
     count,
@@ -93,14 +94,21 @@ class Headline:
         return best is not None and best.lane == self.lane
 
     @property
+    def decided(self) -> LaneDecision | None:
+        """What the decision says of that lane; None if there is none, or it takes no part."""
+        return self.results.decision.row(self.lane) if self.results.decision else None
+
+    @property
     def comparison(self) -> Comparison | None:
-        """How that lane compares by the deciding metric."""
+        """How that lane compares by the metric shown first; a figure of its own, which decides nothing."""
         return self.results.comparison(self.lane)
 
     @property
-    def metric_label(self) -> str:
-        """The deciding metric's name for people."""
-        return self.results.metric_label(self.results.deciding)
+    def quality_rests_on(self) -> str:
+        """What the word on its quality rests on, e.g. "quality: n = 130 prompts"; empty if there is none."""
+        if (row := self.decided) is not None:
+            return f"quality: n = {count(row.n, 'prompt')}" if row.guards else ""
+        return f"quality: n = {self.comparison.extent}" if self.comparison else ""
 
     @property
     def figures(self) -> tuple[Figure, ...]:
@@ -130,8 +138,7 @@ class Headline:
     @property
     def _kept(self) -> str:
         """What the recommended lane has shown, e.g. "keeps the picture in 99 % [97, 100] of 130 prompts"."""
-        decision = self.results.decision
-        row = next((row for row in decision.lanes if row.lane == self.lane), None) if decision else None
+        row = self.decided
         share = next((guard for guard in row.guards if guard.guard.key == OTHER), None) if row else None
         if share is None:
             return "is as good by every guard"
@@ -203,18 +210,20 @@ class Headline:
         )
 
     def _quality(self) -> Figure:
-        row, lane = self.comparison, self.lane
-        title = "Quality" if self.is_as_good or not lane else f"Quality of {self.label(lane)}"
-        if row is None:
+        title = "Quality" if self.is_as_good or not self.lane else f"Quality of {self.label(self.lane)}"
+        if (row := self.decided) is not None:
+            small = f"{count(row.n, 'prompt')}, {count(len(row.guards), 'guard')}." if row.guards else ""
+            return Figure(title, WORDS[row.status].capitalize(), row.reason, small)
+        score = self.comparison
+        if score is None:
             return Figure(title, NOT_KNOWN, "No score to compare it by.")
-        gap = row.difference
-        base = f"{self.label(self.results.baseline)}'s {number(row.baseline_mean.value)}"
-        note = f"{row.label} differs by {signed(gap.value)} from {base}"
-        note += f"; up to ±{number(row.margin)} counts as the same." if known(row.margin) else "."
+        gap = score.difference
+        base = f"{self.label(self.results.baseline)}'s {number(score.baseline_mean.value)}"
+        note = "Whether it is as good has not been asked. "
+        note += f"Its mean {score.label} differs by {signed(gap.value)} from {base}."
         interval = number_range(gap.low, gap.high)
         small = f"95 % interval {interval}" if interval != NONE else "Too few prompts for an interval"
-        word = "Too few images" if row.verdict == "too few" else row.verdict.capitalize()
-        return Figure(title, word, note, f"{small}, {row.extent}.")
+        return Figure(title, NOT_DECIDED.capitalize(), note, f"{small}, {score.extent}.")
 
     def _saving(self) -> Figure:
         lane, pricing = self.lane, self.pricing

@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from engine.analysis.recommendation import AS_GOOD
+from engine.analysis.recommendation import ACCEPTED
 from engine.analysis.standings import frontier
 from engine.display import theme
 from engine.display.charts import looks
@@ -29,7 +29,7 @@ def trade_off_chart(table: pd.DataFrame, cost: str, batch: str) -> alt.LayerChar
         batch: What a time is of, e.g. "one image at a time".
 
     Returns:
-        Better is up. The band is the margin of equivalence round the baseline; lanes that are as good are filled.
+        Better is up. The band is the margin round the baseline; lanes that the decision finds as good are filled.
     """
     column, ends, title = COSTS[cost]
     shown = _for_display(table.dropna(subset=["difference", column]), column)
@@ -72,7 +72,7 @@ def _for_display(table: pd.DataFrame, column: str) -> pd.DataFrame:
     named = (table["steps"].astype(str) if plain else table["label"]).where(front | (len(table) <= CROWDED), "")
     return table.assign(
         name=named,
-        as_good=table["verdict"].isin([*AS_GOOD, "baseline"]),
+        as_good=table["decided"].isin([ACCEPTED, "baseline"]),
         above=table[column].rank(method="first") % 2 == 1,  # neighbours are named on either side
         front=front,
         time=[duration(value) for value in table["median_ms"]],
@@ -112,7 +112,8 @@ def _tooltip(timed: bool) -> list[alt.Tooltip]:
         alt.Tooltip("gap", title="Difference"),
         alt.Tooltip("interval", title="95 % interval"),
         alt.Tooltip("prompts:Q", title="Prompts"),
-        alt.Tooltip("verdict", title="Verdict"),
+        alt.Tooltip("decided", title="By all guards"),
+        alt.Tooltip("verdict", title="By this metric alone"),
     ]
 
 

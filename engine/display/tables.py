@@ -177,7 +177,7 @@ def quality_table(rows_of_metric: pd.DataFrame) -> ResultTable:
         (INTERVAL, lambda row: NONE if row.is_baseline else number_range(row.low, row.high)),
         ("Prompts", lambda row: whole(row.prompts)),
         ("Pairs", lambda row: whole(row.pairs)),
-        ("Verdict", lambda row: str(row.verdict)),
+        ("By this metric alone", lambda row: str(row.verdict)),
     ]
     return table_of(f"Quality by {rows_of_metric.iloc[0]['metric_label']}", rows_of_metric.itertuples(), columns)
 

@@ -14,7 +14,10 @@ def figures_csv(results: Results) -> str:
 
     `n` counts timing samples, `prompts` and `pairs` what quality rests on; `low` and `high` are ends of 95 % intervals.
     """
-    tables = [standings(results.lane_table, times, results.comparisons) for times in _each_place(results.timings)]
+    tables = [
+        standings(results.lane_table, times, results.comparisons, results.decided)
+        for times in _each_place(results.timings)
+    ]
     table = pd.concat(tables, ignore_index=True) if tables else results.standings
     table.insert(0, "study", results.id)
     table.insert(1, "baseline", results.baseline)

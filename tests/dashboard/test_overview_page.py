@@ -41,10 +41,10 @@ def test_the_cheapest_lane_that_is_as_good_is_recommended_with_its_figures(
     assert "as good as DDIM 50: it keeps the picture in 100 % [96.9, 100] of 130 prompts" in shown["Recommended"][1]
     assert shown["Time saved"][0] == formats.percent(1 - best["median_ms"] / base["median_ms"])
     assert formats.duration(base["median_ms"]) in shown["Time saved"][1]
-    assert shown["Quality"][0] == "Equivalent"
-    assert "counts as the same" in shown["Quality"][1]
+    assert shown["Quality"][0] == "As good"
+    assert "other pictures 0 % [0, 3.06] of 130 prompts; CLIP score" in shown["Quality"][1]
     assert "Runner-up: Euler 30" in words(page)
-    assert "quality: n = 6 prompts, 12 pairs" in words(page)
+    assert "quality: n = 130 prompts" in words(page)
     assert "times: n = 10, one image at a time · Example CPU, 2 cores" in words(page)
 
 
@@ -118,7 +118,7 @@ def test_if_all_others_are_worse_the_baseline_is_kept_and_nothing_is_saved(
     synthetic.write_scored(tmp_path / "c.duckdb", dict.fromkeys(("dpmpp_2m:20", "euler:30", "pndm:35"), BEHIND))
     shown = cards(open_page("overview", tmp_path / "c.duckdb"))
     assert shown["Recommended"][0] == "● DDIM 50"
-    assert shown["Quality of DPM++ 2M 20"][0] == "Worse"
+    assert shown["Quality of DPM++ 2M 20"][0] == "Not as good"
     assert shown["Saved a month"][0] == "None known"
 
 
@@ -152,10 +152,15 @@ def test_however_well_lanes_score_the_baseline_stays_until_prompts_have_decided(
     assert shown["Recommended"][0] == "● DDIM 50"
     assert "python -m engine decide STUDY adds prompts until it is known" in shown["Recommended"][1]
     assert shown["Saved a month"][0] == "None known"
+    value, note = shown["Quality of DPM++ 2M 20"]
+    assert (value, "Its mean CLIP score differs by" in note) == ("Not decided", True)
     synthetic.write_decision(path, plan, {}, prompts=15)
     few = cards(open_page("overview", path))
     assert few["Recommended"][0] == "● DDIM 50"
     assert "more prompts would tell of" in few["Recommended"][1]
+    value, note = few["Quality of DPM++ 2M 20"]
+    assert value == "Not shown yet"
+    assert note.startswith("Not shown yet: other pictures 0 % [0, ")
 
 
 def test_claims_about_the_studys_lanes_are_shown_with_verdict_figure_interval_and_n(

@@ -161,7 +161,16 @@ def test_the_table_shows_a_row_a_lane_and_the_file_all_metrics(
 ) -> None:
     shown = wide_table(known[1], "clip_score")
     assert shown["Lane"].tolist() == [lane.label for lane in known[0].lanes]
-    assert {"Verdict", "Difference", "from", "to", "Prompts", "Median ms", "Latent error (relative L2)"} <= set(shown)
+    assert {
+        "By all guards",
+        "By this metric alone",
+        "Difference",
+        "from",
+        "to",
+        "Prompts",
+        "Median ms",
+        "Latent error (relative L2)",
+    } <= set(shown)
     again = pd.read_csv(io.BytesIO(csv_of(known[1], "quick")))
     assert len(again) == len(LANES) * 2
     assert again["difference"].to_numpy() == pytest.approx(known[1]["difference"].to_numpy())

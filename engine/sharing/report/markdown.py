@@ -79,7 +79,7 @@ def _lanes(report: Report) -> ResultTable:
         ),
         ("Speed-up", lambda row: bold(ratio(row.speedup), ratio_range(row.speedup_low, row.speedup_high))),
         (f"{label} minus baseline".strip(), _gap),
-        ("Verdict", lambda row: str(row.verdict)),
+        ("By all guards", lambda row: str(row.decided)),
     ]
     return table_of("Lanes", rows.itertuples(), columns)
 

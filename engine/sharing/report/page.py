@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 
-from engine.analysis.recommendation import words_of
 from engine.display import html, tables, theme
 from engine.display.formats import batch_of, count, known, when
 from engine.display.timing_charts import MARKS
@@ -24,9 +23,11 @@ _HERE = Path(__file__).parent
 _METHODS = (
     "Every lane makes the same pictures: same prompts, seeds, starting noise and guidance. Differences are paired, "
     "seeds are averaged within their prompt, and intervals resample prompts (95 %, bootstrap).",
-    "Equivalent: the difference lies within the margin by two one-sided tests at 5 %, adjusted (Holm) for the number "
-    "of lanes. Better, worse: the difference is not zero, by a t test adjusted likewise. Undecided is not equal. Below "
-    "five prompts, or the metric's own smallest number of pairs, there is no verdict.",
+    "A lane is as good as the baseline only if every guard has shown it, at its level and however often one looked; "
+    "only such a lane is named.",
+    "By one metric alone, for display: equivalent if the difference lies within the margin by two one-sided t tests at "
+    "5 %, adjusted (Holm) for the number of lanes. Undecided is not equal. Below five prompts, or the metric's own "
+    "smallest number of pairs, there is no verdict.",
     "Times are wall times of whole calls, text encoder and decoder included, each lane by itself, in a new order every "
     "round, warm-up dropped; the interval of the median is a bootstrap over repeats. Speed-up: median of the baseline "
     "over that of the lane.",
@@ -164,10 +165,9 @@ def _costs(report: Report) -> dict[str, Any]:
             f" The baseline takes {pricing.seconds:g} s per image there, as stated; other lanes by their measured "
             "ratio, which is an assumption."
         )
-    words = words_of([lane.key for lane in results.lanes], results.decision)
     return {
         "price_note": note,
-        "costs": tables.cost_table(priced, words, fleet=False) if len(priced) else None,
+        "costs": tables.cost_table(priced, results.decided, fleet=False) if len(priced) else None,
         "unpriced": f"The times were measured on {results.times['device_name'].iloc[0]}; what they would be on the GPU "
         "of this price is not known. State the baseline's seconds per image there (--seconds).",
     }
