@@ -19,6 +19,8 @@ _LANE = {
     "description": str,
     "overrides": dict,
     "config": dict,
+    "timesteps": [float],
+    "sigmas": [float],
 }
 # What stands where: a type, a list of one kind in brackets, or a table with these entries. Any may be missing or null.
 _SHAPE: dict[str, Any] = {

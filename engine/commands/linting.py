@@ -10,7 +10,7 @@ from engine.cache.connection import reading
 from engine.commands.console import print_table
 from engine.commands.files import check_json, write_json
 from engine.errors import StudyError
-from engine.study.lanes import Finding, Lane, parse_lane
+from engine.study.lanes import Finding, Lane, for_family, parse_lane
 from engine.study.model_parts import equipped
 from engine.study.source import find_model
 from engine.study.study import load_study
@@ -37,7 +37,8 @@ def lint(arguments: argparse.Namespace) -> int:
             f"Model '{source.name}' is not here, so its scheduler configuration is not known; fetch it "
             "first (`run` does), or give another --model."
         )
-    found = [lint_lane(lane, source.scheduler_config) for lane in lanes]
+    lanes = [for_family(lane, source.family) for lane in lanes]
+    found = [lint_lane(lane, source.scheduler_config, source.pipeline) for lane in lanes]
     _print(found, levels=arguments.levels or len(found) == 1)
     write_json(arguments.json, [_plain(row) for row in found])
     if arguments.store:

@@ -91,8 +91,8 @@ def roles(study: Study, context: PassContext, pool: Sequence[str] | None = None)
             "the metrics by. Choose a baseline of 2 steps or more."
         )
     check_lanes(study.lanes, context.source.scheduler_config)
-    negative = _at(baseline, 2 if baseline.steps > FEW_STEPS else 1)
-    positive = _at(baseline, min(2 * baseline.steps, MAX_STEPS))
+    negative = baseline.at(2 if baseline.steps > FEW_STEPS else 1)
+    positive = baseline.at(min(2 * baseline.steps, MAX_STEPS))
     prompts = pool_prompts(study, context.source) if pool is None else tuple(dict.fromkeys(pool))
     return Roles(study, context, baseline, negative, positive, candidates, shown, prompts)
 
@@ -101,7 +101,3 @@ def seeds_from(seeds: Sequence[int], count: int) -> tuple[int, ...]:
     """The first `count` of the study's seeds; where it has fewer, those after its largest."""
     more = range(max(seeds) + 1, max(seeds) + 1 + count)
     return (*seeds, *more)[:count]
-
-
-def _at(lane: Lane, steps: int) -> Lane:
-    return replace(lane, key=f"{lane.key.rpartition(':')[0]}:{steps}", steps=steps)

@@ -30,7 +30,8 @@ def store_lints(cache: Path, cells: Sequence[Cell], source: ModelSource, config:
     lanes = {cell.config_id: cell.lane for cell in cells}
     with reading(cache) as db:
         known = lint_tables.linted(db, source.model_id, lanes, LINT_VERSION)
-    rows = [lint_row(lint_lane(lane, config), key, source) for key, lane in lanes.items() if key not in known]
+    new = {key: lint_lane(lane, config, source.pipeline) for key, lane in lanes.items() if key not in known}
+    rows = [lint_row(found, key, source) for key, found in new.items()]
     write_lints(cache, rows)
     return len(rows)
 

@@ -1,5 +1,6 @@
 """Building a lane's scheduler from the model's own configuration."""
 
+import functools
 import importlib
 import inspect
 import json
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import StudyError, did_you_mean
+from engine.study.custom_schedules import CustomSchedule
 from engine.study.families import kind_of
 from engine.study.lanes import Lane
 from engine.study.schedulers import ALGORITHMS, SPACINGS
@@ -18,7 +20,8 @@ def build_scheduler(lane: Lane, model_config: Mapping[str, Any], seed: int = 0) 
     """A fresh scheduler for one cell.
 
     Every scheduler starts from the configuration that came with the model. What the model leaves at a default stays
-    at the new class's default; latents are never clipped; the noise of Brownian-tree samplers is seeded.
+    at the new class's default; latents are never clipped; the noise of Brownian-tree samplers is seeded. A lane's own
+    schedule is set whatever the pipeline asks for: what `pipe(..., timesteps=...)` does, also where it takes none.
 
     Raises:
         StudyError: The class cannot be found or built, or an override is not among its parameters.
@@ -33,9 +36,26 @@ def build_scheduler(lane: Lane, model_config: Mapping[str, Any], seed: int = 0) 
     foreign = model_config.get("_class_name") != scheduler_class.__name__
     overrides = {**_pinned(lane, parameters, foreign), **_flow(model_config, parameters), **overrides}
     try:
-        return scheduler_class.from_config(model_config, **overrides)
+        scheduler = scheduler_class.from_config(model_config, **overrides)
     except Exception as error:
         raise StudyError(f"Lane '{lane.key}': {scheduler_class.__name__} refuses its configuration: {error}") from error
+    if lane.schedule is not None:
+        _set_schedule(scheduler, lane.key, lane.schedule)
+    return scheduler
+
+
+def _set_schedule(scheduler: Any, lane: str, schedule: CustomSchedule) -> None:
+    """Gives a scheduler the timesteps or sigmas of its lane."""
+    own, name = scheduler.set_timesteps, type(scheduler).__name__
+    if schedule.kind not in inspect.signature(own).parameters:
+        raise StudyError(f"Lane '{lane}': set_timesteps of {name} takes no {schedule.kind}.")
+
+    @functools.wraps(own)
+    def set_timesteps(num_inference_steps: int | None = None, device: Any = None, **options: Any) -> None:
+        asked = {key: value for key, value in options.items() if key not in {"timesteps", "sigmas"}}
+        own(device=device, **asked, **schedule.argument(name))
+
+    scheduler.set_timesteps, scheduler.custom_schedule = set_timesteps, schedule
 
 
 def _pinned(lane: Lane, parameters: Mapping[str, inspect.Parameter], foreign: bool) -> dict[str, Any]:
@@ -89,7 +109,8 @@ def resolved_config(scheduler: Any) -> dict[str, Any]:
     """Every value a scheduler really uses, as plain JSON data."""
     config = {key: value for key, value in dict(scheduler.config).items() if not key.startswith("_")}
     plain: dict[str, Any] = json.loads(json.dumps(config, default=_plain))
-    return plain | {"class": type(scheduler).__name__}
+    schedule = getattr(scheduler, "custom_schedule", None)
+    return plain | {"class": type(scheduler).__name__} | (schedule.spec() if schedule else {})
 
 
 def _checked_overrides(lane: Lane, scheduler_class: type[Any], parameters: Mapping[str, Any]) -> dict[str, Any]:

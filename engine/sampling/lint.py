@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
+import diffusers
+
 from engine.errors import StudyError
 from engine.sampling.building import build_scheduler, resolved_config, scheduler_type
 from engine.sampling.probe import NO_SIGNAL, Probe, probe
@@ -81,14 +83,15 @@ class Lint:
     findings: tuple[Finding, ...]
 
 
-def lint_lane(lane: Lane, model_config: Mapping[str, Any]) -> Lint:
+def lint_lane(lane: Lane, model_config: Mapping[str, Any], pipeline: str = "") -> Lint:
     """Looks at a lane on a model, from the model's scheduler configuration alone: no weights are needed.
 
     Args:
         lane: The lane.
         model_config: The model's own scheduler configuration (`scheduler/scheduler_config.json`).
+        pipeline: The class of the model's pipeline, as far as it is known.
     """
-    findings = check_lane(lane, model_config)
+    findings = [*check_lane(lane, model_config), *_of_pipeline(lane, pipeline)]
     measured, settings = None, tuple[Setting, ...]()
     try:
         settings = tuple(lane_settings(lane, model_config))
@@ -136,6 +139,22 @@ def lane_settings(lane: Lane, model_config: Mapping[str, Any]) -> Iterator[Setti
         yield Setting(name, value, origin, own if origin != "model" and own != value else None)
     for name in sorted(models.keys() - taken.keys()):
         yield Setting(name, models[name], "ignored")
+
+
+def _of_pipeline(lane: Lane, pipeline: str) -> Iterator[Finding]:
+    """Whether a lane's own schedule can be given to the pipeline's call, or only to the scheduler."""
+    found = getattr(diffusers, pipeline, None) if pipeline else None
+    if lane.schedule is None or found is None:
+        return
+    kind, taken = lane.schedule.kind, inspect.signature(found.__call__).parameters
+    if kind not in taken:
+        yield Finding(
+            "info",
+            "wrapped_schedule",
+            f"{pipeline} takes no '{kind}': set_timesteps of the scheduler is wrapped.",
+        )
+    if "strength" in taken and "image" in taken:
+        yield Finding("warning", "cut_schedule", f"{pipeline} leaves out as much of the list as its strength asks.")
 
 
 def _of_levels(lane: Lane, found: Probe) -> Iterator[Finding]:

@@ -26,6 +26,8 @@ from engine.sampling.recording import NoiseLevels
 SHAPE = (1, 4, 32, 32)
 ERROR_SIZE = 0.1
 ZERO = 1e-3
+# Weights are as far apart as the level that a rounded first timestep names and the one the latents have.
+SAME_WEIGHT = 0.02
 # Levels above it are pure noise, and alike.
 NO_SIGNAL = 1e3
 
@@ -131,7 +133,7 @@ def probe(scheduler: Any, steps: int) -> Probe:
     weight = float((latents * error).mean()) / ERROR_SIZE
     final = float((latents - weight * ERROR_SIZE * error).square().mean().sqrt())
     expected = _x0_weight(levels, sigmas[-1])
-    jumps = final < ZERO and abs(weight - expected) < 0.01 * abs(expected)
+    jumps = final < ZERO and abs(weight - expected) < SAME_WEIGHT * abs(expected)
     return Probe(
         tuple(timesteps),
         tuple(sigmas),

@@ -41,6 +41,7 @@ def _is_simple(lane: Mapping[str, Any]) -> bool:
     return (
         entry is not None
         and not lane.get("overrides")
+        and (entry.levels or not (lane.get("timesteps") or lane.get("sigmas")))
         and not lane.get("description")
         and lane.get("key") == f"{entry.key}:{steps}"
         and lane.get("label", f"{entry.label} {steps}") == f"{entry.label} {steps}"
@@ -57,6 +58,8 @@ def _lane(lane: Mapping[str, Any]) -> list[str]:
         "scheduler_class": lane.get("target"),
         "label": label or None,
         "description": lane.get("description") or "",
+        "timesteps": lane.get("timesteps"),
+        "sigmas": lane.get("sigmas"),
         **(lane.get("config") or lane.get("overrides") or {}),
     }
     return [f"{_key(key)} = {_value(value)}" for key, value in values.items() if value is not None]

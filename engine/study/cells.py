@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.errors import StudyError
 from engine.study.families import UNKNOWN, Family, needed_inputs
-from engine.study.lanes import Finding, Lane, check_lane
+from engine.study.lanes import Finding, Lane, check_lane, for_family
 from engine.study.pipeline_settings import PipelineSettings
 from engine.study.schedulers import ALGORITHMS, SPACINGS, class_version
 from engine.study.source import ModelSource
@@ -46,9 +46,10 @@ class Cell:
 
     @cached_property
     def config_id(self) -> str:
-        """Digest of the lane: scheduler, its class, its code, its configuration and the steps."""
+        """Digest of the lane: scheduler, its class, its code, its configuration, the steps, and a list of its own."""
         lane = self.lane
-        return digest([lane.scheduler.key, lane.scheduler.target, self.code, lane.config, lane.steps])[:16]
+        schedule = [lane.schedule.spec()] if lane.schedule else []
+        return digest([lane.scheduler.key, lane.scheduler.target, self.code, lane.config, lane.steps, *schedule])[:16]
 
     @cached_property
     def trajectory_id(self) -> str:
@@ -80,6 +81,7 @@ def cells(study: Study, model: ModelSource, device: str) -> list[Cell]:
     switches = "; switches pinned" if any(map(model.scheduler_config.get, (*SPACINGS, *ALGORITHMS))) else ""
     codes = {lane.key: class_version(lane.scheduler.target) + switches for lane in study.lanes}
     dtype = resolve_dtype(study.dtype, device)
+    lanes = [for_family(lane, model.family) for lane in study.lanes]
     return [
         Cell(
             lane,
@@ -96,7 +98,7 @@ def cells(study: Study, model: ModelSource, device: str) -> list[Cell]:
         )
         for prompt in study.prompts
         for seed in study.seeds
-        for lane in study.lanes
+        for lane in lanes
     ]
 
 

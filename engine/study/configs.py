@@ -8,11 +8,13 @@ from hashlib import sha256
 from typing import Any
 
 from engine.errors import StudyError, did_you_mean
+from engine.study.custom_schedules import CustomSchedule
 from engine.study.lanes import Lane, check_steps
+from engine.study.reading import custom_schedule
 from engine.study.schedulers import SCHEDULERS, Scheduler
 
 KEY_LETTERS, DIGEST_LETTERS = 64, 8
-CONFIG_KEYS = ("scheduler_class", "num_inference_steps", "description", "config")
+CONFIG_KEYS = ("scheduler_class", "num_inference_steps", "description", "config", "timesteps", "sigmas")
 
 
 def lane_of(name: str, config: Mapping[str, Any]) -> Lane:
@@ -36,10 +38,25 @@ def lane_of(name: str, config: Mapping[str, Any]) -> Lane:
         raise StudyError(f"scheduler_configs['{name}']: description must be text, not {description!r}.")
     steps = check_steps(name, config["num_inference_steps"])
     entry = _entry(name, config["scheduler_class"])
-    if overrides:
+    schedule = _schedule(name, config, entry, steps)
+    if overrides or schedule:
         # A variant is a lane of its own, so that it can stand beside the plain one.
         entry = replace(entry, key=_key(name), label=name)
-    return Lane(f"{entry.key}:{steps}", entry, steps, dict(overrides), description)
+    return Lane(f"{entry.key}:{steps}", entry, steps, dict(overrides), description, schedule)
+
+
+def _schedule(name: str, config: Mapping[str, Any], entry: Scheduler, steps: int) -> CustomSchedule | None:
+    """The list of timesteps or sigmas, if one is given."""
+    where, kinds = f"scheduler_configs['{name}']", [key for key in ("timesteps", "sigmas") if key in config]
+    if not kinds:
+        return None
+    if len(kinds) > 1:
+        raise StudyError(f"{where}: 'timesteps' and 'sigmas' are two schedules; give one of them.")
+    schedule = custom_schedule(kinds[0], config[kinds[0]], where)
+    told = schedule.steps(entry.target.rpartition(":")[2])
+    if told != steps:
+        raise StudyError(f"{where}: '{kinds[0]}' has {told} steps, num_inference_steps is {steps}; make them agree.")
+    return schedule
 
 
 def _entry(name: str, scheduler_class: Any) -> Scheduler:

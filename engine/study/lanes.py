@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from engine.errors import StudyError
+from engine.study.custom_schedules import CustomSchedule, align_your_steps, remarks
 from engine.study.families import UNKNOWN, Family, kind_of
-from engine.study.schedulers import SCHEDULERS, ModelKind, Scheduler
+from engine.study.schedulers import SCHEDULERS, SPACINGS, ModelKind, Scheduler
 
 MAX_STEPS = 1000
 # Classes that take the timestep before to be t - 1000 // steps, wherever their own list puts it.
@@ -34,6 +35,7 @@ class Lane:
         steps: `num_inference_steps`.
         overrides: Scheduler configuration on top of the model's and the entry's.
         description: One line for people.
+        schedule: Its timesteps or sigmas, where they are not left to the class.
     """
 
     key: str
@@ -41,6 +43,7 @@ class Lane:
     steps: int
     overrides: Mapping[str, Any] = field(default_factory=dict)
     description: str = ""
+    schedule: CustomSchedule | None = None
 
     @property
     def label(self) -> str:
@@ -51,6 +54,17 @@ class Lane:
     def config(self) -> dict[str, Any]:
         """All configuration this lane sets, the entry's overlaid by its own."""
         return {**self.scheduler.overrides, **self.overrides}
+
+    @property
+    def scheduler_class(self) -> str:
+        """Name of the class of its scheduler."""
+        return self.scheduler.target.rpartition(":")[2]
+
+    def at(self, steps: int) -> "Lane":
+        """The lane with another number of steps; a list of its own is left to the class."""
+        key = f"{self.key.rpartition(':')[0]}:{steps}"
+        schedule = align_your_steps(steps) if self.scheduler.levels == "ays" else None
+        return self if steps == self.steps else replace(self, key=key, steps=steps, schedule=schedule)
 
 
 @dataclass(frozen=True)
@@ -86,7 +100,30 @@ def parse_lanes(text: str) -> list[Lane]:
         StudyError: Not of that form, an unknown scheduler, or steps outside 1..1000.
     """
     entry = SCHEDULERS.lookup(_parts(text)[0])
-    return [Lane(f"{entry.key}:{steps}", entry, steps) for steps in parse_steps(text)]
+    return [
+        Lane(f"{entry.key}:{steps}", entry, steps, schedule=known_schedule(entry, steps)) for steps in parse_steps(text)
+    ]
+
+
+def known_schedule(entry: Scheduler, steps: int) -> CustomSchedule | None:
+    """The list of timesteps or sigmas that belongs to an entry; None if its class places them.
+
+    Raises:
+        StudyError: The entry was tuned for another number of steps.
+    """
+    if entry.schedule is not None:
+        tuned = entry.schedule.steps(entry.target.rpartition(":")[2])
+        if tuned != steps:
+            raise StudyError(f"Lane '{entry.key}:{steps}' was tuned for {tuned} steps: write '{entry.key}:{tuned}'.")
+        return entry.schedule
+    return align_your_steps(steps) if entry.levels == "ays" else None
+
+
+def for_family(lane: Lane, family: Family) -> Lane:
+    """The lane with the list that was published for a family, where there is one for each."""
+    if lane.scheduler.levels == "ays" and family.key == "sdxl" and lane.schedule == align_your_steps(lane.steps):
+        return replace(lane, schedule=align_your_steps(lane.steps, "sdxl"))
+    return lane
 
 
 def parse_steps(text: str) -> list[int]:
@@ -130,8 +167,11 @@ def check_lane(lane: Lane, model_config: Mapping[str, Any], family: Family = UNK
 
 
 def fitting(kind: ModelKind, family: Family) -> list[Scheduler]:
-    """The schedulers of the table that suit a kind of models and a family; distilled ones only where named."""
-    suitable = (entry for entry in SCHEDULERS.values() if kind in entry.solves)
+    """The schedulers of the table that suit a kind of models and a family; distilled ones only where named.
+
+    Entries that differ from others in their noise levels alone are not among them.
+    """
+    suitable = (entry for entry in SCHEDULERS.values() if kind in entry.solves and not entry.levels)
     if family.solvers:
         return [entry for entry in suitable if entry.key in family.solvers]
     return [entry for entry in suitable if not entry.distilled]
@@ -170,6 +210,11 @@ def _unfit(lane: Lane, kind: ModelKind, family: Family) -> Iterator[Finding]:
         yield Finding(
             "error", "unfit_solver", f"it is refused or solved wrongly by {family.label}. Those that fit: {names}."
         )
+
+
+def _has_betas_of_sd(config: Mapping[str, Any]) -> bool:
+    betas = (config.get("beta_schedule"), config.get("beta_start"), config.get("beta_end"))
+    return betas == ("scaled_linear", 0.00085, 0.012) and not config.get("trained_betas")
 
 
 def _findings(
@@ -234,6 +279,13 @@ def _findings(
             "error",
             "solver_to_zero",
             f"algorithm_type '{config['algorithm_type']}' needs final_sigmas_type 'sigma_min'.",
+        )
+    if lane.schedule is not None and lane.scheduler.target.startswith("diffusers:"):
+        of_list = remarks(lane.schedule, lane.scheduler_class, {**config, **lane.config}, SPACINGS)
+        yield from (Finding(*remark) for remark in of_list)
+    if lane.scheduler.levels == "ays" and not _has_betas_of_sd(config):
+        yield Finding(
+            "error", "other_noise_schedule", "the lists of Align Your Steps are for the noise schedule of SD and SDXL."
         )
     if lane.scheduler.distilled:
         limit = int(config.get("original_inference_steps", 50))

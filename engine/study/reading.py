@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import StudyError, did_you_mean
-from engine.study.lanes import Lane, check_steps
+from engine.study.custom_schedules import CustomSchedule
+from engine.study.lanes import Lane, check_steps, known_schedule
 from engine.study.schedulers import SCHEDULERS, Scheduler
 
 _REQUIRED = object()
@@ -144,18 +145,21 @@ class Table:
 def read_lanes(table: Table) -> list[Lane]:
     """Reads a `[[lane]]`: `key` ("mine:12"), `scheduler_class` or `scheduler`, `steps`, and configuration overrides.
 
-    A list of steps gives a lane for each.
+    A list of steps gives a lane for each; `timesteps` or `sigmas` are the schedule itself, and tell the steps.
 
     Raises:
         StudyError: A missing or contradicting value, or an unknown scheduler.
     """
     key = table.text("key")
     short, _, in_key = key.partition(":")
-    given = table.value("steps", int(in_key) if re.fullmatch("[0-9]{1,9}", in_key) else None)
+    entry, schedule = _scheduler(table, short), _schedule(table)
+    told = schedule.steps(entry.target.rpartition(":")[2]) if schedule else None
+    given = table.value("steps", int(in_key) if re.fullmatch("[0-9]{1,9}", in_key) else told)
     counts = [check_steps(key, steps) for steps in (given if isinstance(given, list) and given else [given])]
     if in_key and [in_key] != [str(steps) for steps in counts]:
         raise table.error("key", f"says {in_key} steps, but steps = {given}; make them agree")
-    entry = _scheduler(table, short)
+    if schedule and counts != [told]:
+        raise table.error(schedule.kind, f"are a schedule of {told} steps, but steps = {given}; make them agree")
     description = table.text("description", entry.note)
     overrides = table.rest()
     for name, value in overrides.items():
@@ -163,7 +167,31 @@ def read_lanes(table: Table) -> list[Lane]:
             json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
         except (TypeError, ValueError):
             raise table.error(name, f"must be text, finite numbers, true or false, or lists, not {value!r}") from None
-    return [Lane(f"{short}:{steps}", entry, steps, overrides, description) for steps in counts]
+    return [
+        Lane(f"{short}:{steps}", entry, steps, overrides, description, schedule or known_schedule(entry, steps))
+        for steps in counts
+    ]
+
+
+def _schedule(table: Table) -> CustomSchedule | None:
+    """The `timesteps` or `sigmas` of a `[[lane]]`."""
+    given = [kind for kind in ("timesteps", "sigmas") if kind in table]
+    if len(given) > 1:
+        raise table.error("sigmas", "and 'timesteps' are two schedules; give one of them")
+    return custom_schedule(given[0], table.value(given[0]), table.where) if given else None
+
+
+def custom_schedule(kind: str, value: Any, where: str) -> CustomSchedule:
+    """A schedule from plain data.
+
+    Raises:
+        StudyError: It is no list of finite numbers.
+    """
+    listed = list(value) if isinstance(value, list | tuple) else []
+    numbers = [each for each in listed if isinstance(each, int | float) and not isinstance(each, bool)]
+    if not listed or len(numbers) < len(listed) or not all(-1e6 < each < 1e6 for each in numbers):
+        raise StudyError(f"{where}: '{kind}' must be a list of numbers, from noise to picture, not {value!r:.200}.")
+    return CustomSchedule("sigmas" if kind == "sigmas" else "timesteps", tuple(float(each) for each in numbers))
 
 
 def _scheduler(table: Table, key: str) -> Scheduler:

@@ -1,9 +1,6 @@
 """The table of schedulers: one entry carries all that is known about a scheduler. Imports no torch.
 
-A new scheduler is one entry, added here, or from outside with `register`:
-
-    from engine.study.schedulers import Scheduler, register
-    register(Scheduler(key="mine", label="My scheduler", target="my_package:MyScheduler"))
+A new scheduler is one entry, added here, or from outside with `register(Scheduler(...))`.
 """
 
 import importlib.metadata
@@ -19,6 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engine.errors import StudyError
+from engine.study.custom_schedules import CustomSchedule
+from engine.study.level_variants import level_variants
 from engine.study.registry import Registry
 
 Calls = Literal["steps", "steps+1", "2*steps-1"]
@@ -50,6 +49,8 @@ class Scheduler:
         note: What one should know before choosing it.
         distilled: True if it is meant for distilled weights only (LCM, TCD).
         kinds: The kinds of models it solves; none: told by the name of its class.
+        levels: Where its noise levels come from ("beta", "ays", "tuned"), of an entry that differs in nothing else.
+        schedule: Its only schedule, of an entry that was tuned.
     """
 
     key: str
@@ -63,6 +64,8 @@ class Scheduler:
     note: str = ""
     distilled: bool = False
     kinds: tuple[ModelKind, ...] = ()
+    levels: str = ""
+    schedule: CustomSchedule | None = None
 
     @property
     def solves(self) -> tuple[ModelKind, ...]:
@@ -369,7 +372,7 @@ _BUILT_IN = (
     ),
 )
 
-SCHEDULERS = Registry("scheduler", _BUILT_IN, "python -m engine schedulers")
+SCHEDULERS = Registry("scheduler", (*_BUILT_IN, *level_variants(_BUILT_IN)), "python -m engine schedulers")
 register = SCHEDULERS.register
 
 

@@ -78,6 +78,7 @@ class Study:
                 "description": lane.description,
                 "target": lane.scheduler.target,
                 "config": lane.config,
+                **(lane.schedule.spec() if lane.schedule else {}),
             }
             for lane in self.lanes
         ]

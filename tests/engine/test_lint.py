@@ -6,6 +6,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
+from scipy import stats
 
 from engine.cli import main
 from engine.sampling import known_bugs
@@ -24,7 +25,6 @@ STEPS = 10
 BARS = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
 SIGMAS = np.sqrt((1 - BARS) / BARS)
 V = {"prediction_type": "v_prediction"}
-KARRAS = ("dpmpp_2m_karras", "unipc_karras")
 TWO_CALLS = ("heun", "kdpm2", "kdpm2_a", "dpm_sde")
 # Of the classes whose last step goes to zero, and of those whose last step does not.
 STOPS_NOISY = ("ddim", "pndm", "deis", "sa_solver", "tcd")
@@ -47,6 +47,19 @@ def karras_levels(steps: int) -> np.ndarray:
     """Karras et al. 2022, equation 5, rho = 7."""
     high, low = SIGMAS[-1] ** (1 / 7), SIGMAS[0] ** (1 / 7)
     return (high + np.linspace(0, 1, steps) * (low - high)) ** 7
+
+
+def exponential_levels(steps: int) -> np.ndarray:
+    """Evenly spaced in log sigma, which is minus half the log-SNR that Lu et al. 2022 space evenly."""
+    return np.geomspace(SIGMAS[-1], SIGMAS[0], steps)
+
+
+def beta_levels(steps: int) -> np.ndarray:
+    """Lee et al. 2024: quantiles of Beta(0.6, 0.6)."""
+    return SIGMAS[0] + stats.beta.ppf(np.linspace(1, 0, steps), 0.6, 0.6) * (SIGMAS[-1] - SIGMAS[0])
+
+
+SPACED = {"karras": karras_levels, "exponential": exponential_levels, "lu": exponential_levels, "beta": beta_levels}
 
 
 @pytest.mark.parametrize("key", DISCRETE)
@@ -73,8 +86,13 @@ def test_the_levels_follow_the_formula_of_the_noise_schedule(key: str, config: d
     if key == "pndm" and config:
         pytest.skip("PNDM does not keep its levels with velocity predictions; that is a known bug with its own test")
     found = probed(parse_lane(f"{key}:{STEPS}"), **config)
-    expected = karras_levels(STEPS) if key in KARRAS else np.interp(found.timesteps, np.arange(1000), SIGMAS)
-    np.testing.assert_allclose(found.sigmas, expected, rtol=2e-4)
+    expected = np.interp(found.timesteps, np.arange(1000), SIGMAS)
+    spaced = SPACED.get(key.rpartition("_")[2])
+    if spaced is not None:
+        expected = spaced(STEPS) if len(found.sigmas) == STEPS else np.repeat(spaced(STEPS), 2)[1:]
+    # DPM++ cuts fractions off these timesteps, 998.99 to 998, and the probe starts from the level that this one names.
+    cut = key in {"dpmpp_2m_beta", "dpmpp_2m_exponential"}
+    np.testing.assert_allclose(found.sigmas, expected, rtol=0.02 if cut else 1e-3 if spaced else 2e-4)
     np.testing.assert_allclose(found.told, np.interp(found.timesteps, np.arange(1000), SIGMAS), rtol=0.1)
     assert found.final_sigma == (pytest.approx(SIGMAS[0], rel=2e-3) if key in STOPS_NOISY else 0)
 

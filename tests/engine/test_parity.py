@@ -46,7 +46,7 @@ def plain(folder: Path, cell: Cell, output_type: str = "pil", **options: Any) ->
     output = pipe(
         cell.prompt,
         negative_prompt=cell.negative_prompt or None,
-        num_inference_steps=cell.lane.steps,
+        **(cell.lane.schedule.spec() if cell.lane.schedule else {"num_inference_steps": cell.lane.steps}),
         guidance_scale=cell.guidance_scale,
         width=cell.width,
         height=cell.height,
