@@ -13,10 +13,10 @@ import pandas as pd
 
 from engine.analysis import timing_summary as timing
 from engine.analysis.claims import Claim, ClaimVerdict, evaluate, lanes_of
-from engine.analysis.comparison import Comparison, Floor, compare
+from engine.analysis.comparison import Comparison, Floor, compare, floors_of
 from engine.analysis.convergence import Convergence, convergence
 from engine.analysis.decision import Decision
-from engine.analysis.fixed_terms import decision_by, read_terms
+from engine.analysis.fixed_terms import FixedTerms, decision_by, read_terms
 from engine.analysis.outcomes import (
     StudyCell,
     StudyLane,
@@ -29,7 +29,7 @@ from engine.analysis.outcomes import (
 )
 from engine.analysis.recommendation import Recommendation, deciding, recommend, words_of
 from engine.analysis.standings import LANE_COLUMNS, standings
-from engine.cache import decision_tables, lint_tables, queries, score_tables, step_tables
+from engine.cache import decision_tables, lint_tables, queries, score_tables, step_tables, vote_table
 from engine.cache.connection import Connection
 from engine.errors import StudyError, did_you_mean
 
@@ -49,6 +49,7 @@ class Results:
         frame_quality: Of the lanes that were asked for alone, as `step_metrics`.
         stored_decision: Terms and state of the search for a lane, as stored; None if there was none.
         evidence: What prompts say of lanes by its guards (`decision_tables.evidence`).
+        votes: Blind votes on its pictures (`vote_table.votes`).
         version: State of the cache that was read, for those who remember what follows from the results.
         place: Environment and batch size whose times are shown; None: batch 1 in the environment that counts.
     """
@@ -71,6 +72,7 @@ class Results:
     sets: pd.DataFrame
     stored_decision: tuple[Any, Any] | None = None
     evidence: pd.DataFrame = field(default_factory=pd.DataFrame)
+    votes: pd.DataFrame = field(default_factory=pd.DataFrame)
     version: Hashable = None
     place: tuple[str, int] | None = None
 
@@ -223,27 +225,8 @@ class Results:
 
     @cached_property
     def floors(self) -> dict[str, Floor]:
-        """Differences of a metric below these say nothing about lanes, by metric: the largest of what is known.
-
-        The latent error to the reference and that to its check differ by at most the distance between the two. And
-        what the same cell differs by under other batch sizes, or in the study's number format from float32, is
-        arithmetic (`noise_floors`, of the study's environment and model).
-        """
-        known = []
-        if len(self.references) and self.references["agrees"].any():
-            distance = float(self.references[self.references["agrees"]]["distance"].median())
-            known.append(Floor(distance, "distance of the reference to its check"))
-        rows = self.noise[(self.noise["metric"] == "latent_error") & self.noise["median"].notna()]
-        # A study is never compiled, and all of its cells are of one number format.
-        rows = rows[rows["variation"].str.startswith(("again", "batch")) | (rows["variation"] == "float32")]
-        if len(rows):
-            worst = rows.sort_values("median").iloc[-1]
-            source = (
-                f"noise of the arithmetic ({worst['variation']}, {worst['lane']}, n = {int(worst['n'])}, "
-                f"on {worst['device_name']})"
-            )
-            known.append(Floor(float(worst["median"]), source))
-        return {"latent_error": max(known)} if known else {}
+        """Differences of a metric below these say nothing about lanes, by metric."""
+        return floors_of(self.references, self.noise)
 
     @property
     def reference_line(self) -> str:
@@ -263,7 +246,15 @@ class Results:
     @cached_property
     def comparisons(self) -> list[Comparison]:
         """Every lane against the baseline by every metric."""
-        return compare(self.quality, self.metrics, self.baseline, self.floors)
+        return compare(
+            self.quality, self.metrics, self.baseline, self.floors, unscored=self.unscored, margins=self._margins
+        )
+
+    @property
+    def _margins(self) -> dict[str, float]:
+        """How much the mean of a metric may fall, where the decision's calibration has fixed it."""
+        guards = self.terms.terms.calibration.guards if self.terms else ()
+        return {guard.key: -guard.bound for guard in guards if guard.kind == "difference"}
 
     @property
     def deciding(self) -> str:
@@ -294,16 +285,23 @@ class Results:
         return standings(self.lane_table, self.times, self.comparisons, self.decided)
 
     @cached_property
+    def terms(self) -> FixedTerms | None:
+        """What was fixed before candidates were looked at; None if nobody asked, or it can't be read."""
+        try:
+            found = read_terms(self.stored_decision[0]) if self.stored_decision else None
+        except ValueError:
+            return None  # of a stranger's file: no decision is the careful answer
+        return found if found and found.terms.baseline == self.baseline else None
+
+    @cached_property
     def decision(self) -> Decision | None:
         """Which lane may take the baseline's place; None if nobody asked, or what is stored of it cannot be read."""
-        if self.stored_decision is None:
+        if self.terms is None or self.stored_decision is None:
             return None
-        terms, state = self.stored_decision
         try:
-            found = decision_by(read_terms(terms), self.evidence, state)
+            return decision_by(self.terms, self.evidence, self.stored_decision[1])
         except (ValueError, TypeError, AttributeError):
-            return None  # of a stranger's file: no decision is the careful answer
-        return found if found.baseline == self.baseline else None
+            return None
 
     @property
     def decided(self) -> dict[str, str]:
@@ -372,6 +370,7 @@ def read_results(db: Connection, study_id: str, lanes: Sequence[str] | None = ()
         sets=score_tables.lane_scores(db, study_id, _compared_with(spec, _baseline(spec, cells))),
         stored_decision=decision_tables.stored_decision(db, study_id),
         evidence=decision_tables.evidence(db, study_id),
+        votes=vote_table.votes(db, study_id),
     )
 
 

@@ -7,9 +7,9 @@ A claim has one or more tests. A test names a quantity and bounds; with the figu
 - undecided otherwise;
 - not testable, if the cache holds no answer, with the reason.
 
-A test of quantity "equivalence" is confirmed by the verdicts "equivalent" and "better", refuted if the whole interval
-of the difference lies beyond the margin on the worse side, and undecided otherwise. A claim is refuted if one of its
-tests is, confirmed if all are, not testable if none can be tested, and undecided otherwise.
+A test of quantity "equivalence" is about the study's decision (decision.py), or about one of its guards (`guard`):
+confirmed if it is shown at the lane's level, refuted if it is refuted, and undecided otherwise. A claim is refuted if
+one of its tests is, confirmed if all are, not testable if none can be tested, and undecided otherwise.
 """
 
 import tomllib
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.analysis.comparison import Comparison
+from engine.analysis.decision import LaneDecision
 from engine.analysis.quantities import QUANTITIES, StudyTables, Untestable, equivalence
 from engine.errors import StudyError, did_you_mean
 
@@ -28,6 +28,7 @@ TEST_KEYS = {
     "lane",
     "baseline",
     "metric",
+    "guard",
     "at_least",
     "at_most",
     "batch_size",
@@ -41,7 +42,10 @@ NEEDED = {
     "speedup": {"lane", "baseline"},
     "call_reduction": {"lane", "baseline"},
     "quality_ratio": {"lane", "baseline", "metric"},
-    "equivalence": {"lane", "baseline", "metric"},
+    "equivalence": {"lane", "baseline"},
+    "preference": {"lane", "baseline"},
+    "device_ratio": {"lane"},
+    "noise_removed": {"lane", "end"},
     "path_share": {"lane", "start", "end"},
     "critical_start": {"lane"},
     "critical_end": {"lane"},
@@ -162,7 +166,8 @@ def _tested(test: Mapping[str, Any], results: StudyTables) -> TestResult:
     hypothesis, quantity = _hypothesis(test), _quantity(test)
     try:
         if test["quantity"] == "equivalence":
-            return replace(_equivalence(hypothesis, equivalence(results, test)), quantity=quantity)
+            shown = _equivalence(hypothesis, equivalence(results, test), str(test.get("guard", "")))
+            return replace(shown, quantity=quantity)
         found = QUANTITIES[test["quantity"]](results, test)
     except Untestable as reason:
         return TestResult("not testable", hypothesis, "", "", str(reason), quantity)
@@ -176,16 +181,19 @@ def _tested(test: Mapping[str, Any], results: StudyTables) -> TestResult:
     return TestResult(word, hypothesis, figure, found.n, found.note, quantity)
 
 
-def _equivalence(hypothesis: str, row: Comparison) -> TestResult:
-    found, beyond = row.difference, False
-    if row.direction != "lower":
-        beyond = found.high < -row.margin
-    if row.direction != "higher":
-        beyond = beyond or found.low > row.margin
-    word: Word = "confirmed" if row.verdict in {"equivalent", "better"} else "refuted" if beyond else "undecided"
-    figure = f"difference {found.value:+.3g} [{found.low:.3g}, {found.high:.3g}] {row.unit}".strip()
-    reason = f"{row.verdict}; margin {row.margin:.3g}, {row.margin_from}; baseline {row.baseline_mean}"
-    return TestResult(word, hypothesis, figure, f"{found.n} prompts, {found.pairs} pairs", reason)
+def _equivalence(hypothesis: str, row: LaneDecision, guard: str) -> TestResult:
+    """By all guards of a lane, or by one."""
+    if not guard:
+        words: dict[str, Word] = {"accepted": "confirmed", "dropped": "refuted"}
+        word = words.get(row.status, "undecided")
+        return TestResult(word, hypothesis, "; ".join(map(str, row.guards)), f"{row.n} prompts", row.reason)
+    one = next((each for each in row.guards if each.guard.key == guard), None)
+    if one is None or not one.n:
+        asked = ", ".join(each.guard.key for each in row.guards)
+        raise Untestable(f"'{guard}' has said nothing of '{row.lane}'; the decision's guards are {asked}")
+    states: dict[str, Word] = {"shown": "confirmed", "refuted": "refuted"}
+    bound = f"bound {one.guard.bound:g}, level {100 * one.level:.3g} %"
+    return TestResult(states.get(one.state, "undecided"), hypothesis, str(one), f"{one.n} prompts", bound)
 
 
 def _hypothesis(test: Mapping[str, Any]) -> str:
@@ -199,7 +207,9 @@ def _quantity(test: Mapping[str, Any]) -> str:
     """E.g. "speedup", "path share 0.4 to 0.8"."""
     parts = [str(test["quantity"]).replace("_", " ")]
     parts += [f"by {test['metric']}"] if "metric" in test else []
+    parts += [f"by {test['guard']}"] if "guard" in test else []
     parts += [f"{test['start']:g} to {test['end']:g}"] if "start" in test else []
+    parts += [f"by {test['end']:g}"] if "end" in test and "start" not in test else []
     parts += [f"within {test['distance']:g}"] if "distance" in test else []
     return " ".join(parts)
 

@@ -8,10 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from engine.analysis import phases
+from engine.analysis import phases, votes
 from engine.analysis import statistics as st
 from engine.analysis import timing_summary as timing
-from engine.analysis.comparison import Comparison, Floor, compare, paired
+from engine.analysis.comparison import paired
+from engine.analysis.decision import Decision, LaneDecision
 
 
 class Untestable(Exception):
@@ -52,7 +53,9 @@ class StudyTables(Protocol):
     @property
     def samples(self) -> pd.DataFrame: ...
     @property
-    def floors(self) -> Mapping[str, Floor]: ...
+    def votes(self) -> pd.DataFrame: ...
+    @property
+    def decision(self) -> Decision | None: ...
 
 
 Quantity = Callable[[StudyTables, Mapping[str, Any]], MeasuredQuantity]
@@ -106,6 +109,69 @@ def quality_ratio(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuan
         bounds = [1 + end / float(means[1].mean()) for end in ends]
         low, high = min(low, bounds[0]), max(high, bounds[1])
     return MeasuredQuantity(value, low, high, _n(len(means[0]), len(pairs)), note)
+
+
+def preference(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
+    """Share of blind votes for the lane against the baseline, those of inattentive voters left out."""
+    lane, baseline = str(test["lane"]), str(test["baseline"])
+    steps = results.cells.groupby("study_lane")["steps"].first().to_dict()
+    left_out = votes.inattentive(results.votes, steps) if len(results.votes) else set()
+    found = votes.preference(votes.counted(results.votes, left_out), lane, baseline) if len(results.votes) else None
+    if found is None or math.isnan(found.low):
+        cast = f"{found.votes} votes on {found.prompts} prompts" if found and found.votes else "no votes"
+        raise Untestable(
+            f"only people can tell, and there are {cast} between '{lane}' and '{baseline}' that count; the Vote page "
+            f"collects them, {votes.votes_needed()} or more on as many prompts as can be had"
+        )
+    n = f"{found.votes} votes, {found.prompts} prompts, {found.voters} voters"
+    note = f"{len(left_out)} voters left out, as they failed the attention checks" if left_out else ""
+    return MeasuredQuantity(found.value, found.low, found.high, n, note)
+
+
+def device_ratio(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
+    """Time of the lane on a CPU over that on a GPU, one image at a time; of the machines that timed it last.
+
+    The samples of two machines are not paired, and the interval holds for these machines and runs.
+    """
+    lane = str(test["lane"])
+    samples = results.samples
+    samples = samples[(samples["lane"] == lane) & (samples["stage"] == "total") & (samples["batch_size"] == 1)]
+    sides = []
+    for name, kinds in (("a CPU", ["cpu"]), ("a GPU", ["cuda", "mps"])):
+        own = samples[samples["device"].isin(kinds)]
+        own = own[own["environment_id"] == timing.counted_environment(own)]
+        if len(own) < timing.MIN_SAMPLES:
+            raise Untestable(
+                f"'{lane}' has {len(own)} timing samples on {name}, {timing.MIN_SAMPLES} are needed; run the study "
+                "there and `import` that cache here"
+            )
+        sides.append(own)
+    slow, fast = (side["seconds"].to_numpy(dtype=np.float64) for side in sides)
+    low, high = timing.ratio_interval(slow, fast, paired=False)
+    machines = " against ".join(str(side["device_name"].iloc[0]) for side in sides)
+    return MeasuredQuantity(
+        float(np.median(slow) / np.median(fast)), low, high, f"{len(slow)} and {len(fast)} repeats", machines
+    )
+
+
+def noise_removed(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
+    """Share of the latents' noise that is gone after a share `end` of the calls; no sampling, so no spread.
+
+    Noise is its standard deviation where latents have variance 1, 1 / sqrt(1 + signal-to-noise power ratio). The
+    latents after a call are those that the next call gets.
+    """
+    lane, end = str(test["lane"]), float(test["end"])
+    rows = results.step_metrics
+    rows = rows[(rows["lane"] == lane) & (rows["metric"] == "x0_distance")].dropna(subset=["log_snr"])
+    if rows.empty:
+        raise Untestable(f"no recorded noise levels of lane '{lane}'")
+    shares = []
+    for _, run in rows.groupby(["prompt", "seed"]):
+        levels = run.sort_values("progress")
+        noise = 1 / np.sqrt(1 + np.exp(levels["log_snr"].to_numpy(dtype=np.float64)))
+        begins = levels["progress"].to_numpy(dtype=np.float64) - 1 / len(levels)
+        shares.append(float(1 - np.interp(end, [*begins, 1.0], [*noise, 0.0]) / noise[0]))
+    return MeasuredQuantity(float(np.mean(shares)), min(shares), max(shares), f"{len(shares)} cells")
 
 
 def path_share(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
@@ -164,6 +230,9 @@ QUANTITIES: dict[str, Quantity] = {
         speedup,
         call_reduction,
         quality_ratio,
+        preference,
+        device_ratio,
+        noise_removed,
         path_share,
         critical_start,
         critical_end,
@@ -175,21 +244,20 @@ QUANTITIES: dict[str, Quantity] = {
 }
 
 
-def equivalence(results: StudyTables, test: Mapping[str, Any]) -> Comparison:
-    """The comparison of a lane with the baseline by a metric.
+def equivalence(results: StudyTables, test: Mapping[str, Any]) -> LaneDecision:
+    """Where a lane stands in the study's decision.
 
     Raises:
-        Untestable: There are no values, too few, or no margin.
+        Untestable: Nobody has asked, or it cannot be told.
     """
-    key, lane, baseline = str(test["metric"]), str(test["lane"]), str(test["baseline"])
-    metric = _metric(results, key)
-    _pairs(results, key, lane, baseline, int(metric["smallest_n"]))
-    # The latent error too: what it cannot tell apart is not ranked by others.
-    values = results.quality[results.quality["metric"].isin([key, "latent_error"])]
-    found = compare(values, results.metrics, baseline, results.floors)
-    row = next(row for row in found if (row.lane, row.metric) == (lane, key))
-    if math.isnan(row.margin):
-        raise Untestable(f"there is no margin: {row.margin_from}")
+    lane, baseline, found = str(test["lane"]), str(test["baseline"]), results.decision
+    if found is None or found.baseline != baseline:
+        raise Untestable(f"whether it is as good has not been asked; `python -m engine decide {results.id}`")
+    row = found.row(lane)
+    if row is None:
+        raise Untestable(f"'{lane}' is not among the lanes that were decided on")
+    if row.status == "refused":
+        raise Untestable(row.reason)
     return row
 
 

@@ -11,10 +11,9 @@ Definitions, on differences lane minus baseline of the same prompt and seed:
   fixed before the differences are seen. p is the larger of the two. Shares (of pictures that are recognised) differ in
   few prompts or none, where a t test promises too much; there a binomial bound has to agree. No test can exclude what
   is rarer than the prompts are many: of 30 prompts, one in five samples misses a change that strikes one in twenty.
-- Difference: two-sided one-sample t test of mean = 0.
-- Several lanes: p values of one metric are adjusted by Holm (1979) over the lanes, equivalence and difference apart.
-- Verdict: "equivalent" if the adjusted equivalence p is below 5 %. Otherwise "better" or "worse" ("higher" or "lower"
-  for metrics where neither is better) if the adjusted difference p is. Otherwise "undecided", which is not "equal".
+- Difference: two-sided one-sample t test, of mean = 0 or of |mean| <= margin.
+- Where all prompts give the same value nothing is known of how they scatter: no interval and no p, unless the metric is
+  bounded (`unanimous_bound`).
 """
 
 import functools
@@ -121,25 +120,24 @@ def resampled_interval(statistic: Callable[[npt.NDArray[np.int64]], Floats], n: 
 
 
 def equivalence_p(means: Floats, margin: float) -> float:
-    """p of the hypothesis that the true mean is at least `margin` away from 0; NaN below `MIN_PROMPTS` prompts."""
+    """p of the hypothesis that the true mean is at least `margin` away from 0.
+
+    NaN below `MIN_PROMPTS` prompts, and where all are alike.
+    """
     n = len(means)
     if n < MIN_PROMPTS or not margin > 0:
         return float("nan")
     centre, error = float(means.mean()), float(means.std(ddof=1)) / np.sqrt(n)
-    if error == 0:
-        return 0.0 if abs(centre) < margin else 1.0
-    return float(special.stdtr(n - 1, (abs(centre) - margin) / error))
+    return float(special.stdtr(n - 1, (abs(centre) - margin) / error)) if error > 0 else float("nan")
 
 
-def difference_p(means: Floats) -> float:
-    """Two-sided p of the hypothesis that the true mean is 0; NaN below `MIN_PROMPTS` prompts."""
+def difference_p(means: Floats, margin: float = 0.0) -> float:
+    """Two-sided p of the hypothesis that the true mean is at most `margin` away from 0; NaN as `equivalence_p`."""
     n = len(means)
-    if n < MIN_PROMPTS:
+    if n < MIN_PROMPTS or math.isnan(margin):
         return float("nan")
     centre, error = float(means.mean()), float(means.std(ddof=1)) / np.sqrt(n)
-    if error == 0:
-        return 1.0 if centre == 0 else 0.0
-    return float(2 * special.stdtr(n - 1, -abs(centre) / error))
+    return float(min(1.0, 2 * special.stdtr(n - 1, (margin - abs(centre)) / error))) if error > 0 else float("nan")
 
 
 def bounded_equivalence_p(means: Floats, margin: float, span: float) -> float:
@@ -156,7 +154,21 @@ def bounded_equivalence_p(means: Floats, margin: float, span: float) -> float:
     sparse = max(
         float(special.betainc(n - total, total + 1, 1 - margin / span)) if total < n else 1.0 for total in sums
     )
-    return max(equivalence_p(means, margin), sparse)
+    tested = equivalence_p(means, margin)
+    if math.isnan(tested):  # all alike
+        tested = 0.0 if abs(float(means.mean())) < margin else 1.0
+    return max(tested, sparse)
+
+
+def bounded_difference_p(means: Floats, margin: float, span: float) -> float:
+    """As `difference_p`, for values of a bounded metric; the mirror of `bounded_equivalence_p`."""
+    n = len(means)
+    if n < MIN_PROMPTS or not 0 < margin <= span:
+        return difference_p(means, margin)
+    total = max(float(np.clip(sign * means / span, 0, 1).sum()) for sign in (-1, 1))
+    often = 2 * float(special.betainc(total, n - total + 1, margin / span)) if total > 0 else 1.0
+    tested = difference_p(means, margin)
+    return min(1.0, often if math.isnan(tested) else max(tested, often))
 
 
 def bounded_interval(means: Floats, span: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -197,11 +209,31 @@ def unanimous_bound(n: int, span: float, confidence: float = CONFIDENCE) -> floa
     return span * upper_bound(0.0, n, confidence)
 
 
+def unanimous_prompts(margin: float, span: float, confidence: float = CONFIDENCE) -> int:
+    """Fewest prompts, all alike, whose `unanimous_bound` lies below a margin."""
+    return max(MIN_PROMPTS, math.floor(math.log(1 - confidence) / math.log1p(-margin / span)) + 1)
+
+
 def seed_noise(values: Sequence[float] | Floats, prompts: Sequence[object]) -> float:
     """Mean absolute difference between two seeds of a prompt; NaN if no prompt has two.
 
     With normal noise of standard deviation s within prompts this is 1.13 s.
     """
+    gaps = _seed_gaps(values, prompts)
+    return float(gaps.mean()) if len(gaps) else float("nan")
+
+
+def seed_noise_bound(values: Sequence[float] | Floats, prompts: Sequence[object]) -> float:
+    """What `seed_noise` is at least (one-sided, by Student): a few prompts show little; NaN below `MIN_PROMPTS`."""
+    gaps = _seed_gaps(values, prompts)
+    if len(gaps) < MIN_PROMPTS:
+        return float("nan")
+    error = float(gaps.std(ddof=1)) / math.sqrt(len(gaps))
+    return max(0.0, float(gaps.mean() - special.stdtrit(len(gaps) - 1, CONFIDENCE) * error))
+
+
+def _seed_gaps(values: Sequence[float] | Floats, prompts: Sequence[object]) -> Floats:
+    """Mean absolute difference between two seeds of each prompt that has two."""
     grouped: dict[object, list[float]] = {}
     for value, prompt in zip(values, prompts, strict=True):
         grouped.setdefault(prompt, []).append(float(value))
@@ -210,7 +242,7 @@ def seed_noise(values: Sequence[float] | Floats, prompts: Sequence[object]) -> f
         for seeds in grouped.values()
         if len(seeds) > 1
     ]
-    return float(np.mean(gaps)) if gaps else float("nan")
+    return np.array(gaps, dtype=np.float64)
 
 
 def minimum_detectable(deviation: float, n: int, power: float = 0.8, alpha: float = ALPHA) -> float:
@@ -232,16 +264,20 @@ def equivalence_power(deviation: float, n: int, margin: float, true: float = 0.0
     return float(np.mean(special.ndtr((room - true) / error) - special.ndtr((-room - true) / error)))
 
 
-def prompts_needed(deviation: float, margin: float, power: float = 0.8, most: int = 100_000) -> int | None:
+def prompts_needed(
+    deviation: float, margin: float, power: float = 0.8, alpha: float = ALPHA, most: int = 100_000
+) -> int | None:
     """Fewest prompts that find true equality equivalent with that power; None if more than `most`."""
     low, high = 1, MIN_PROMPTS
-    while equivalence_power(deviation, high, margin) < power:
+    while equivalence_power(deviation, high, margin, alpha=alpha) < power:
         low, high = high, high * 2
         if high > most:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if equivalence_power(deviation, middle, margin) >= power else (middle, high)
+        low, high = (
+            (low, middle) if equivalence_power(deviation, middle, margin, alpha=alpha) >= power else (middle, high)
+        )
     return max(high, MIN_PROMPTS)
 
 

@@ -155,7 +155,7 @@ def timings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
     """Raw timing samples of the lanes of a study, in every environment they were timed in.
 
     A lane's samples are those with the model, size, number format and guidance of the study's cells.
-    Columns: lane, environment_id, device_name, batch_size, repeat, stage, seconds, nfe, created_at.
+    Columns: lane, environment_id, device, device_name, batch_size, repeat, stage, seconds, nfe, created_at.
     """
     return fetch(
         db,
@@ -165,7 +165,8 @@ def timings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
                    t.guidance_scale > 1 AS guided, t.config_id
             FROM study_trajectories l JOIN trajectories t USING (trajectory_id) WHERE l.study_id = ?
         )
-        SELECT s.lane, x.environment_id, e.device_name, x.batch_size, x.repeat, x.stage, x.seconds, x.nfe, x.created_at
+        SELECT s.lane, x.environment_id, e.device, e.device_name, x.batch_size, x.repeat, x.stage, x.seconds, x.nfe,
+               x.created_at
         FROM shown s
         JOIN timings x ON (x.model_id, x.config_id, x.width, x.height, x.dtype, x.guided)
                         = (s.model_id, s.config_id, s.width, s.height, s.dtype, s.guided)

@@ -10,6 +10,8 @@ Goal = Literal["same-picture", "as-good"]
 AskedGoal = Literal["auto", "same-picture", "as-good"]
 ShownPrompts = Literal["first", "all"]
 
+SEED_NOISE_SHARE = 0.3
+
 
 @dataclass(frozen=True)
 class DecisionSettings:
@@ -39,7 +41,7 @@ class DecisionSettings:
     alpha: float = 0.05
     other_share: float = 0.05
     excess_error: float = 0.05
-    seed_noise_share: float = 0.3
+    seed_noise_share: float = SEED_NOISE_SHARE
     control_share: float = 0.05
     reach: float = 2.0
     tie: float = 0.05

@@ -44,7 +44,7 @@ def test_the_page_begins_with_milliseconds_and_the_deciding_metric(open_page: Op
     assert address(page) == {"study": "quick", "axis": "ms", "metric": "clip_score"}
     text = words(page)
     assert "n = 6 prompts, 12 pairs" in text
-    assert "seed-to-seed noise of the baseline" in text
+    assert "margin 0.3, fixed by the calibration of the decision" in text
     assert "times: n = 10 per lane · Example CPU, 2 cores" in text
     assert "Observed order" in text
 

@@ -1,8 +1,6 @@
 """Claims, comparisons and the recommendation: change the cache, and the verdict changes."""
 
 import json
-import math
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -10,183 +8,15 @@ import pytest
 
 from engine.analysis import phases
 from engine.analysis.claims import claim_lines, evaluate, read_claims, together
-from engine.cache.connection import reading
-from engine.cache.records import FrameRow, TimingRow, step_rows
-from engine.cache.score_tables import MetricRow, ScoreRow, record, write_scores
 from engine.cache.writer import CacheWriter
 from engine.cli import main
 from engine.environment import describe
 from engine.errors import StudyError
-from engine.measuring.metrics import METRICS
 from engine.paths import CLAIMS
-from engine.results import read_results
 from engine.study.cells import cells
 from engine.study.source import find_model
-from tests.engine.helpers import parsed, row
-
-SEEDS = 2
-
-
-@dataclass(frozen=True)
-class World:
-    """What the cache says of DPM-Solver++ at 20 steps against DDIM at 50.
-
-    Attributes:
-        speedup: Of the whole call.
-        calls: That it takes instead of 20.
-        recognised: Share of its pictures; DDIM has 0.8.
-        shift: Of its CLIP score, in seed-to-seed standard deviations.
-        error: Its latent error over DDIM's.
-        middle: Weight of the x0 path within `heavy`, over that elsewhere.
-        heavy: From which to which progress.
-        seen: Progress from which its x0 is recognised, and DDIM's.
-    """
-
-    speedup: float = 2.5
-    calls: int = 20
-    recognised: float = 0.8
-    shift: float = 0.0
-    error: float = 1.0
-    middle: float = 8.0
-    heavy: tuple[float, float] = (0.4, 0.8)
-    seen: tuple[float, float] = (0.4, 0.7)
-    prompts: int = 120
-
-
-TRUE = World()
-FALSE = World(speedup=1.5, calls=30, recognised=0.5, shift=-3.0, error=5.0, middle=0.1, seen=(0.9, 0.9))
-
-
-def write(path, world):
-    """A cache that says so."""
-    prompts = [f"prompt {i}" for i in range(world.prompts)]
-    study = parsed(
-        name="readme_claims",
-        prompts=prompts,
-        seeds=list(range(SEEDS)),
-        lanes=["ddim:50", "dpmpp_2m:20"],
-        frames={"count": 10},
-    )
-    model, environment, writer = find_model("gaussian"), describe("cpu"), CacheWriter(path)
-    every = cells(study, model, "cpu")
-    writer.begin(study, every, model, environment)
-    generator = np.random.default_rng(0)
-    rows, scores, frames = [], [], []
-    for place, cell in enumerate(every):
-        fast = cell.lane.key == "dpmpp_2m:20"
-        calls = world.calls if fast else 50
-        rows.append(_trajectory(cell, calls, world, fast))
-        # Both lanes draw the same noise per prompt and seed, so the comparison is paired.
-        noise = np.random.default_rng(place // 2).normal() + 0.05 * generator.normal()
-        # Spread evenly over prompts and seeds, so that shares are exact.
-        seen = (place // 2) % 10 < round(10 * (world.recognised if fast else 0.8))
-        values = {
-            "clip_score": 25 + noise + (world.shift if fast else 0),
-            "recognised": float(seen),
-            "latent_error": 0.1 * math.exp(0.3 * noise) * (world.error if fast else 1),
-            "ssim": 0.9 - 0.02 * noise - (0.1 * (world.error - 1) if fast else 0),
-        }
-        scores += [
-            ScoreRow("picture", key, "1", value, trajectory_id=cell.trajectory_id) for key, value in values.items()
-        ]
-        frames += [
-            ScoreRow(
-                "frame",
-                "recognised",
-                "1",
-                float(f.progress >= world.seen[0 if fast else 1]),
-                trajectory_id=cell.trajectory_id,
-                kind="x0",
-                step_index=f.step_index,
-            )
-            for f in rows[-1].frames
-            if f.kind == "x0"
-        ]
-    writer.trajectories(rows, model, environment)
-    _write_times(writer, every, world, model, environment)
-    keys = ("latent_error", "ssim", "clip_score", "recognised")
-    record(path, "readme_claims", [_metric(key) for key in keys], [])
-    write_scores(path, [*scores, *frames])
-    return path
-
-
-def _trajectory(cell, calls, world, fast):
-    progress = (np.arange(calls) + 1) / calls
-    inside = (progress > world.heavy[0] + 1e-9) & (progress <= world.heavy[1] + 1e-9)
-    changes = np.where(inside, world.middle, 1.0)
-    near = np.where(progress >= world.seen[0 if fast else 1], 0.1, 0.9)
-    kept = sorted({round(i * (calls - 1) / 9) for i in range(10)})
-    return row(
-        cell.trajectory_id,
-        scheduler=cell.lane.scheduler.key,
-        steps=cell.lane.steps,
-        lane=cell.lane.key,
-        config_id=cell.config_id,
-        prompt=cell.prompt,
-        seed=cell.seed,
-        nfe=calls,
-        frame_count=10,
-        frame_kinds="x0,xt",
-        frames=tuple(FrameRow("x0", i, float(progress[i]), 1.0, 0.0, 8, 8, "webp", b"-") for i in kept),
-        measured=step_rows(
-            [
-                *(("x0_change", i, float(changes[i])) for i in range(1, calls)),
-                *(("x0_distance", i, float(near[i])) for i in range(calls)),
-            ],
-            {},
-            [0.0] * calls,
-        ),
-    )
-
-
-def _write_times(writer, every, world, model, environment):
-    generator = np.random.default_rng(1)
-    for cell in every[:2]:
-        seconds = 1.0 / (world.speedup if cell.lane.steps == 20 else 1.0)
-        rows = [
-            TimingRow(
-                cell.lane.scheduler.key,
-                cell.lane.steps,
-                cell.lane.key,
-                cell.config_id,
-                64,
-                64,
-                cell.dtype,
-                True,
-                1,
-                repeat,
-                "total",
-                seconds * (1 + 0.001 * generator.normal()),
-                cell.lane.steps,
-            )
-            for repeat in range(10)
-        ]
-        writer.timings(rows, model, environment)
-
-
-def _metric(key):
-    entry = METRICS[key]
-    return MetricRow(
-        "picture",
-        key,
-        "1",
-        entry.label,
-        entry.unit,
-        entry.direction,
-        entry.smallest_n,
-        None,
-        entry.has_true_zero,
-        entry.span,
-        entry.margin,
-        entry.needs_reference,
-        entry.may_guard,
-        entry.description,
-    )
-
-
-def results(path):
-    with reading(path) as db:
-        return read_results(db, "readme_claims", None)
+from tests.engine.claim_worlds import FALSE, TRUE, World, results, write
+from tests.engine.helpers import parsed
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +33,7 @@ def words(cache, tmp_path, claims=CLAIMS):
 
 def test_every_claim_is_confirmed_or_refuted_by_what_the_cache_holds(caches, tmp_path, capsys):
     confirmed, refuted = words(caches[0], tmp_path), words(caches[1], tmp_path)
-    untestable = {"scores", "perception"}
+    untestable = {"scores"}
     assert confirmed == {key: "not testable" if key in untestable else "confirmed" for key in confirmed}
     # With little weight in the middle, the last fifth weighs more than its share.
     assert refuted == {key: "not testable" if key in untestable else "refuted" for key in refuted}
@@ -217,11 +47,11 @@ def test_every_claim_is_confirmed_or_refuted_by_what_the_cache_holds(caches, tmp
 @pytest.mark.parametrize(
     ("changes", "refuted"),
     [
-        ({"speedup": 2.3, "heavy": (0.2, 0.6), "error": 5.0}, {"speed", "critical-phase", "accuracy-equivalent"}),
-        (
-            {"calls": 25, "recognised": 0.7, "seen": (0.6, 0.6)},
-            {"calls", "quality", "quality-equivalent", "recognisable", "close"},
-        ),
+        ({"speedup": 2.3, "heavy": (0.2, 0.6)}, {"speed", "critical-phase"}),
+        ({"kept": False, "preferred": 0.2}, {"quality-equivalent", "perception"}),
+        ({"quiet": -6.0, "cpu": 20.0}, {"noise-first", "cpu"}),
+        ({"error": 5.0}, {"accuracy-equivalent", "quality-equivalent"}),
+        ({"calls": 25, "recognised": 0.7, "seen": (0.6, 0.6)}, {"calls", "quality", "recognisable", "close"}),
     ],
 )
 def test_changing_a_thing_changes_its_verdict_and_no_other(changes, refuted, tmp_path):
@@ -250,6 +80,28 @@ def test_a_study_without_scores_or_times_says_what_is_missing(tmp_path):
     assert "no finished cell of lane 'dpmpp_2m:20'" in reasons["calls"]
     assert "has not been scored with 'recognised'; `python -m engine score readme_claims`" in reasons["quality"]
     assert "no recorded steps" in reasons["critical-phase"]
+    assert "`python -m engine decide readme_claims`" in reasons["quality-equivalent"]
+    assert "there are no votes between 'dpmpp_2m:20' and 'ddim:50'" in reasons["perception"]
+    assert "'ddim:50' has 0 timing samples on a CPU" in reasons["cpu"]
+    assert "no recorded noise levels" in reasons["noise-first"]
+
+
+def test_equivalence_by_a_guard_that_the_decision_has_not_is_not_testable(caches, tmp_path):
+    claims = tmp_path / "claims.toml"
+    claims.write_text(
+        '[[claim]]\nkey = "a"\ntext = "b"\n[[claim.test]]\nquantity = "equivalence"\nguard = "ssim"\n'
+        'lane = "dpmpp_2m:20"\nbaseline = "ddim:50"\n'
+    )
+    (verdict,) = evaluate(read_claims(claims), results(caches[0]))
+    reason = "'ssim' has said nothing of 'dpmpp_2m:20'; the decision's guards are other_picture, excess_error"
+    assert (verdict.word, verdict.tests[0].reason) == ("not testable", reason)
+
+
+def test_few_prompts_leave_equivalence_undecided(tmp_path):
+    found = results(write(tmp_path / "c.duckdb", World(prompts=15)))
+    verdicts = {verdict.key: verdict for verdict in evaluate(read_claims(CLAIMS), found)}
+    assert verdicts["quality-equivalent"].word == "undecided"
+    assert "more prompts would tell" in verdicts["quality-equivalent"].tests[0].reason
 
 
 def test_a_percentage_of_a_metric_without_a_true_zero_is_refused(caches, tmp_path):

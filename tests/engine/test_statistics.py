@@ -153,14 +153,44 @@ def test_the_interval_of_a_share_covers_a_loss_that_few_prompts_show():
     assert st.bounded_interval(many, 1.0) == pytest.approx(st.interval(many), abs=0.03)
 
 
-def test_identical_values_have_no_width_and_are_equivalent():
+def test_identical_values_say_nothing_of_equality_or_difference_unless_they_are_bounded():
     same = np.zeros(10)
-    assert st.interval(same) == (0, 0)
-    assert st.equivalence_p(same, 0.1) == 0
-    assert st.difference_p(same) == 1
-    assert st.equivalence_p(same + 0.2, 0.1) == 1
-    assert st.difference_p(same + 0.2) == 0
-    assert np.isnan(st.equivalence_p(same, 0.0))
+    assert np.isnan([st.equivalence_p(same, 0.1), st.difference_p(same), st.equivalence_p(same, 0.0)]).all()
+    assert np.isnan([st.equivalence_p(same + 0.2, 0.1), st.difference_p(same + 0.2)]).all()
+    assert st.bounded_equivalence_p(same, 0.1, 1.0) == pytest.approx(0.9**10)
+    assert st.bounded_equivalence_p(same - 0.2, 0.1, 1.0) == 1
+    assert st.bounded_difference_p(same, 0.1, 1.0) == 1
+    assert st.bounded_difference_p(same - 1, 0.1, 1.0) == pytest.approx(2 * 0.1**10)
+
+
+def test_a_difference_beyond_a_margin_is_the_t_test_against_the_margin():
+    means = np.random.default_rng(5).normal(0.9, 1.0, 30)
+    two_sided = stats.ttest_1samp(means, 0.5, alternative="greater").pvalue * 2
+    assert st.difference_p(means, 0.5) == pytest.approx(two_sided)
+    assert st.difference_p(-means, 0.5) == pytest.approx(two_sided)
+    assert st.difference_p(means) == pytest.approx(stats.ttest_1samp(means, 0.0).pvalue)
+
+
+@pytest.mark.parametrize("n", [12, 48])
+def test_shares_at_the_margin_are_not_found_worse_too_often(n):
+    runs = share_runs(np.random.default_rng(n), n, 0.05, together=True)
+    assert np.mean([st.bounded_difference_p(means, 0.05, 1.0) < st.ALPHA for means in runs]) <= 0.03
+
+
+def test_the_bound_of_the_seed_noise_holds_and_comes_near_it_with_many_prompts():
+    generator, truth = np.random.default_rng(12), 2 / np.sqrt(np.pi)
+    few = np.repeat(np.arange(8), 2)
+    below = [st.seed_noise_bound(generator.normal(0, 1, 16), few) <= truth for _ in range(1000)]
+    assert np.mean(below) >= 0.93
+    many = st.seed_noise_bound(generator.normal(0, 1, 4000), np.repeat(np.arange(2000), 2))
+    assert many == pytest.approx(truth, rel=0.06)
+    assert np.isnan(st.seed_noise_bound([1, 2, 1, 2], ["a", "a", "b", "b"]))
+
+
+def test_so_many_prompts_all_alike_bound_a_share_below_the_margin_and_one_less_does_not():
+    n = st.unanimous_prompts(0.05, 1.0)
+    assert n == 59
+    assert st.unanimous_bound(n, 1.0) < 0.05 <= st.unanimous_bound(n - 1, 1.0)
 
 
 def test_where_no_prompt_of_n_differs_the_bound_is_the_rule_of_three():
