@@ -175,7 +175,7 @@ def _study(command: argparse.ArgumentParser) -> None:
         "--memory",
         choices=MEMORIES,
         default="standard",
-        help="low: attention slicing, and offload on CUDA, for cards of 6 GB",
+        help="low: only the part at work is on the GPU; slicing: attention in slices as well, slower and often larger",
     )
     _cache(command)
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from engine.errors import LabError
 from engine.study.study import canonical
 
-Memory = Literal["standard", "low"]
+Memory = Literal["standard", "low", "slicing"]
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 MEMORIES: tuple[Memory, ...] = get_args(Memory)
@@ -29,7 +29,7 @@ class Environment:
     Attributes:
         device: "cuda", "mps" or "cpu".
         device_name: As the maker calls it.
-        memory: "standard" or "low" (attention slicing and offload change times).
+        memory: "standard", "low" or "slicing" (offload and attention slicing change times).
         torch: Version of torch.
         diffusers: Version of diffusers.
         details: More versions, operating system, cores and threads.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import pandas as pd
 from PIL import Image
@@ -15,7 +15,7 @@ from engine.analysis.decision import Decision
 from engine.analysis.timing_summary import COLUMNS
 from engine.cache import queries
 from engine.cache.connection import reading
-from engine.environment import MEMORIES
+from engine.environment import MEMORIES, Memory
 from engine.errors import StudyError, did_you_mean
 from engine.passes.decide import decide_study
 from engine.passes.run import run_study
@@ -79,7 +79,7 @@ class DiffusionSchedulerVisualizer:
         model: str = "bundled",
         *,
         device: str = "auto",
-        memory: Literal["standard", "low"] = "standard",
+        memory: Memory = "standard",
         cache: str | Path = DEFAULT_CACHE,
         guidance_scale: float | None = None,
         progress: ProgressKind = "bar",
@@ -90,7 +90,7 @@ class DiffusionSchedulerVisualizer:
         Args:
             model: "bundled", "gaussian", a diffusers folder, or a hub id.
             device: "auto", "cuda", "mps" or "cpu".
-            memory: "low" for cards of 6 GB: attention slicing and offload.
+            memory: "low" for small cards: only the part at work is on the GPU; "slicing": attention in slices as well.
             cache: The cache file.
             guidance_scale: Classifier-free guidance; 2 for the bundled model and 7.5 for others unless given.
             progress: "bar", "json" or "none".

@@ -64,7 +64,7 @@ CREATE TABLE environments (
     environment_id VARCHAR PRIMARY KEY,    -- digest of all of the row
     device VARCHAR NOT NULL,               -- cuda, mps or cpu
     device_name VARCHAR NOT NULL,          -- of the graphics card or processor
-    memory VARCHAR NOT NULL,               -- standard, or low (attention slicing and offload)
+    memory VARCHAR NOT NULL,               -- standard, low (offload), or slicing (attention slicing as well)
     torch VARCHAR NOT NULL,                -- its version
     diffusers VARCHAR NOT NULL,            -- its version
     details JSON NOT NULL                  -- python, system, processor, cores, further versions

@@ -75,7 +75,7 @@ class PassContext:
         """Most of the cells that share a forward; all are of one picture size."""
         if self.most_in_flight is not None:
             return self.most_in_flight
-        if self.environment.memory == "low":
+        if self.environment.memory != "standard":
             return 1
         from engine.sampling.image_pass import default_max_batch
 

@@ -1,6 +1,5 @@
 """The image pass: cells in flight together, committed in groups as they come."""
 
-import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 from engine.cache import queries
 from engine.cache.connection import Connection
 from engine.cache.records import FrameRow, LatentsRow, StepRow, TrajectoryRow, step_rows
+from engine.passes.committing import Committer
 from engine.passes.context import PassContext, PassOutcome
 from engine.study.cells import Cell
 from engine.study.study import FrameSettings, Study
@@ -16,8 +16,6 @@ from engine.study.study import FrameSettings, Study
 if TYPE_CHECKING:
     from engine.sampling.image_pass import Sample
 
-GROUP_CELLS = 16
-GROUP_SECONDS = 5.0
 NO_FRAMES = FrameSettings(count=0)
 
 
@@ -76,11 +74,12 @@ def make_images(context: PassContext, jobs: Sequence[ImageJob], title: str = "im
         progress.calls(calls, expected)
 
     done = failed = 0
-    groups = _Groups(context)
+    writer = context.writer
+    committer = Committer(lambda rows: writer.trajectories(rows, context.source, context.environment))
     with closing(_samples(context, jobs, tell)) as samples:
         try:
             for sample, frames in samples:
-                groups.add(trajectory_row(sample, frames))
+                committer.add(trajectory_row(sample, frames))
                 if sample.error is None:
                     done += 1
                 else:
@@ -89,7 +88,7 @@ def make_images(context: PassContext, jobs: Sequence[ImageJob], title: str = "im
                 progress.advance(1, sample.cell.lane.key)
         finally:
             # Also when the run is interrupted: what is finished is kept.
-            groups.commit()
+            committer.close()
     return PassOutcome(done, failed)
 
 
@@ -120,30 +119,6 @@ def trajectory_row(sample: "Sample", frames: FrameSettings) -> TrajectoryRow:
         frames=_frame_rows(sample),
         measured=_step_rows(sample),
     )
-
-
-class _Groups:
-    """Cells that wait to be committed, which they are so many, or so many seconds' worth, at once."""
-
-    def __init__(self, context: PassContext) -> None:
-        self._context = context
-        self._rows: list[TrajectoryRow] = []
-        self._committed = time.monotonic()
-
-    def add(self, row: TrajectoryRow) -> None:
-        self._rows.append(row)
-        if len(self._rows) >= GROUP_CELLS or time.monotonic() - self._committed > GROUP_SECONDS:
-            self.commit()
-
-    def commit(self) -> None:
-        """Writes what waits; after an interrupt it waits still."""
-        rows, self._rows = self._rows, []
-        try:
-            self._context.writer.trajectories(rows, self._context.source, self._context.environment)
-        except KeyboardInterrupt:
-            self._rows = rows  # rolled back, or written twice, which is harmless
-            raise
-        self._committed = time.monotonic()
 
 
 def _is_complete(cached: tuple[int, frozenset[str]] | None, frames: FrameSettings) -> bool:

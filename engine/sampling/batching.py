@@ -8,7 +8,6 @@ other step counts share forwards; when one ends, the next waiting one takes its 
 The hub has to run under one outer `torch.no_grad()`: grad mode belongs to the thread, not to the greenlet.
 """
 
-import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -17,7 +16,9 @@ import torch
 from greenlet import getcurrent, greenlet
 from torch import nn
 
-from engine.sampling.joining import Axes, Call, bind, join, split
+from engine.errors import LabError
+from engine.sampling.joining import Axes, Call, KnownEqual, bind, join, signature_of, split
+from engine.sampling.room import LOST_DEVICE, is_lost_device, is_out_of_memory, release_unused
 from engine.sampling.standins import Denoised, StandIn
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ class Hub:
     """Runs jobs at once and merges their denoiser calls.
 
     Attributes:
-        max_batch: Most jobs in flight, and so most calls that share a forward. Lowered when memory runs out.
+        max_batch: Most jobs in flight, and so most calls that share a forward. Halved when memory runs out.
         forwards: Forwards run so far.
         tell: Told after each forward how many calls it has answered.
     """
@@ -64,6 +65,7 @@ class Hub:
         self.tell = tell
         self.max_batch = max_batch
         self.forwards = 0
+        self._equal = KnownEqual()
 
     def run(self, jobs: Iterable[Callable[[], T]]) -> Iterator[T]:
         """Runs every job to its end and yields results as they come, in no fixed order.
@@ -80,7 +82,7 @@ class Hub:
                 if not parked:
                     return
                 calls, parked = parked, []
-                for group in _groups(calls):
+                for group in _groups(calls, self._equal):
                     for lane, answer in self._answers(group):
                         yield from _advance(lane, answer, parked)
         finally:
@@ -93,16 +95,21 @@ class Hub:
         while group:
             part = group[: self.max_batch]
             results: list[Any] = []
+            failed: Exception | None = None
             try:
-                results += self._forward([call for _, call in part])
-            except torch.OutOfMemoryError as error:
-                # Tried again below, not in this handler: the traceback holds the tensors of the forward that failed.
-                results += [error.with_traceback(None)] if len(part) == 1 else []
+                results = self._forward([call for _, call in part])
             except Exception as error:
-                results += [error] if len(part) == 1 else [self._answers([single])[0][1] for single in part]
+                # Tried again below, not in this handler: the traceback holds the tensors of the forward that failed.
+                failed = error.with_traceback(None)
+            if failed is not None and is_lost_device(failed):
+                raise LabError(f"{LOST_DEVICE} ({failed})")
+            if failed is not None and len(part) == 1:
+                results = [failed]
+            elif failed is not None and not is_out_of_memory(failed):
+                results = [self._answers([single])[0][1] for single in part]
             if not results:
                 self.max_batch = len(part) // 2
-                torch.cuda.empty_cache()
+                release_unused()
                 continue
             answers += zip((lane for lane, _ in part), results, strict=True)
             group = group[len(part) :]
@@ -112,7 +119,7 @@ class Hub:
         """Runs the calls in one forward; each one's rows of the answer."""
         self.forwards += 1
         denoiser = calls[0].denoiser
-        options = {"return_dict": False} if "return_dict" in inspect.signature(denoiser.forward).parameters else {}
+        options = {"return_dict": False} if "return_dict" in signature_of(denoiser).parameters else {}
         output = denoiser(**join(calls), **options)
         answer = output if isinstance(output, torch.Tensor) else output[0]
         if self.tell is not None:
@@ -132,13 +139,13 @@ def _advance(lane: greenlet, answer: Any, parked: list[tuple[greenlet, Call]]) -
         parked.append((lane, outcome))
 
 
-def _groups(parked: list[tuple[greenlet, Call]]) -> list[list[tuple[greenlet, Call]]]:
+def _groups(parked: list[tuple[greenlet, Call]], known: KnownEqual) -> list[list[tuple[greenlet, Call]]]:
     """Parked calls in groups that can share a forward."""
     groups: dict[tuple[Any, ...], list[list[tuple[greenlet, Call]]]] = {}
     for lane, call in parked:
         same_shapes = groups.setdefault(call.agreement(), [])
         for group in same_shapes:
-            if group[0][1].same_constants(call):
+            if group[0][1].same_constants(call, known):
                 group.append((lane, call))
                 break
         else:

@@ -67,15 +67,19 @@ def call_pipeline(
         parked: Stand-ins for its denoisers.
         generator: On the CPU, seeded with the cell's seed.
         options: More arguments.
-
-    Raises:
-        FloatingPointError: The latents are not finite.
     """
     pipe: Any = with_parts(shared, scheduler=recorder.scheduler, **parked)
     pipe(**arguments, generator=generator, output_type="latent", return_dict=False, **options)
     if recorder.final is None:
         raise RuntimeError("the pipeline took no step")
-    latents = recorder.final.clone()
+    return recorder.final.clone()
+
+
+def check_finite(latents: torch.Tensor) -> None:
+    """Looks at final latents.
+
+    Raises:
+        FloatingPointError: They are not finite.
+    """
     if not bool(torch.isfinite(latents).all()):
         raise FloatingPointError("the final latents hold values that are not finite (the sampler diverged)")
-    return latents

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from engine.measuring.clips import channels_of, energy_between, frame_axis
 from engine.sampling import frames
 from engine.sampling.building import build_scheduler, resolved_config
-from engine.sampling.calls import call_pipeline, parked_denoisers, pipeline_arguments
+from engine.sampling.calls import call_pipeline, check_finite, parked_denoisers, pipeline_arguments
 from engine.sampling.idle import decoding_only_scales, row_axes, spatial_latents
 from engine.sampling.joining import Axes
 from engine.sampling.recording import MEASURED_STEPS, Recorder, StepRecord
@@ -53,10 +53,12 @@ class Sample:
         sketches: (step_index, sketch of x0) of the measured steps.
         latents: Final latents with a batch axis of 1, as the scheduler knows them; None if the cell failed or was
             decoded.
-        final: The same without the batch axis, as float32 numpy; None until decoded.
-        pictures: Encoded frames, the final picture among them; empty until decoded.
+        final: The same without the batch axis, as float32 numpy.
+        pictures: Encoded frames, the final picture among them; empty until encoded.
         error: Why the cell failed, or None.
         origin: The pipeline call, for decoding.
+        measurable: What is to be measured yet, or None.
+        decoded: Pictures that are to be encoded yet.
     """
 
     cell: Cell
@@ -72,13 +74,32 @@ class Sample:
     pictures: list[Picture] = field(default_factory=list)
     error: str | None = None
     origin: frames.Origin | None = None
+    measurable: "Measurable | None" = None
+    decoded: "list[Decoded]" = field(default_factory=list)
 
     def fail(self, error: Exception) -> None:
         """Turns it into one that failed: nothing measured is kept."""
         self.error = f"{type(error).__name__}: {error}"[:2000]
         self.steps, self.distances, self.motion, self.spectra, self.sketches = [], [], [], [], []
-        self.pictures = []
+        self.pictures, self.decoded, self.measurable = [], [], None
         self.latents = self.final = None
+
+
+@dataclass(frozen=True)
+class Measurable:
+    """What is left of a finished cell on the host, to be measured without its device.
+
+    Attributes:
+        indices: The measured steps.
+        clean: x0 of these steps, (steps, ...), as the scheduler knows it.
+        spatial: The same as the autoencoder receives it, but for a common factor.
+        final: The final latents likewise, without a row axis.
+    """
+
+    indices: list[int]
+    clean: np.ndarray
+    spatial: np.ndarray
+    final: np.ndarray
 
 
 class CellMaker:
@@ -94,6 +115,7 @@ class CellMaker:
         self._pipe, self._first, self._settings = pipe, first, settings
         self._style = family(pipe).style
         self._only_scales: bool | None = None
+        self._channels = channels_of(getattr(getattr(pipe, "vae", None), "config", None))
 
     @cached_property
     def _axes(self) -> Axes | None:
@@ -106,74 +128,104 @@ class CellMaker:
             scheduler = build_scheduler(cell.lane, model_config(self._pipe), cell.seed)
             sample.config = resolved_config(scheduler)
             generator = torch.Generator("cpu").manual_seed(cell.seed)
-            recorder = Recorder(scheduler, partial(_kept, self._settings), self._style, generator)
+            recorder = Recorder(
+                scheduler, partial(_kept, self._settings), self._style, generator, partial(_noisy, self._settings)
+            )
             parked = parked_denoisers(self._pipe, self._axes, recorder)
-            sample.steps = recorder.steps
             arguments = pipeline_arguments(self._pipe, cell)
             sample.latents = call_pipeline(self._pipe, arguments, recorder, parked, generator)
             sample.origin = frames.Origin(arguments, cell.seed, generator.get_state())
             recorder.detach()
-            self._measure(sample, recorder)
+            sample.measurable = self._on_host(sample, recorder)
+            sample.distances = recorder.distances(sample.latents)
+            sample.steps = recorder.steps
         except Exception as error:
             sample.fail(error)
         sample.nfe = sum(denoiser.calls for denoiser in parked.values())
         return sample
 
-    def _measure(self, sample: Sample, recorder: Recorder) -> None:
-        """Sets what is known of the steps once the final latents are."""
-        assert sample.latents is not None  # called for finished samples only
-        sample.distances = list(recorder.distances(sample.latents))
-        indices, clean = recorder.measured()
-        spatial, final = self._spatial(clean, sample)
-        sample.motion = list(zip(indices, self._motion(clean, spatial), strict=False))
-        found = octaves(spatial, final)
-        sample.spectra = [(metric, indices[place], value) for metric, place, value in found]
-        sample.sketches = list(zip(indices, sketch(clean.cpu().numpy()), strict=True))
+    def measure(self, sample: Sample) -> None:
+        """Sets what the steps of a finished cell are, from what is on the host: any thread may do it."""
+        left, sample.measurable = sample.measurable, None
+        if left is None:
+            return
+        sample.motion = list(zip(left.indices, self._motion(left), strict=False))
+        found = octaves(left.spatial, left.final)
+        sample.spectra = [(metric, left.indices[place], value) for metric, place, value in found]
+        sample.sketches = list(zip(left.indices, sketch(left.clean), strict=True))
 
-    def _motion(self, clean: torch.Tensor, spatial: np.ndarray) -> list[float]:
+    def _on_host(self, sample: Sample, recorder: Recorder) -> Measurable:
+        """Copies the steps and the final latents from the device, together.
+
+        Raises:
+            FloatingPointError: The final latents are not finite.
+        """
+        assert sample.latents is not None  # called for finished samples only
+        indices, clean = recorder.measured()
+        both = torch.cat([clean, sample.latents.float()]).cpu()
+        check_finite(both[-1])
+        sample.final = both[-1].numpy()
+        spatial, final = self._spatial(clean, sample) or (both[:-1].numpy(), both[-1].numpy())
+        return Measurable(indices, both[:-1].numpy(), spatial, final)
+
+    def _motion(self, left: Measurable) -> list[float]:
         """Motion energy of x0 of each step as the scheduler knows it, or unpacked if it is packed; none of pictures."""
-        rows = clean.float().cpu().numpy() if clean.ndim == 5 else spatial
-        autoencoder = getattr(self._pipe, "vae", None)
-        axis = frame_axis(rows.shape[1:], channels_of(getattr(autoencoder, "config", None)))
+        rows = left.clean if left.clean.ndim == 5 else left.spatial
+        axis = frame_axis(rows.shape[1:], self._channels)
         if axis is None or rows.shape[1:][axis] < 2:
             return []
         return [energy_between(row, axis) for row in rows]
 
-    def _spatial(self, clean: torch.Tensor, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-        """x0 of all steps and the final latents as the autoencoder receives them, but for a common factor."""
+    def _spatial(self, clean: torch.Tensor, sample: Sample) -> tuple[np.ndarray, np.ndarray] | None:
+        """x0 of all steps and the final latents as the autoencoder receives them; None if it only scales them."""
         final, origin = sample.latents, sample.origin
-        assert final is not None  # as in _measure
+        assert final is not None  # as in _on_host
         assert origin is not None
         try:
             if self._only_scales is None:
                 self._only_scales = decoding_only_scales(self._pipe, final, origin.arguments, origin.seed)
-            if not self._only_scales:
-                size = frames.together(self._pipe, final, origin.arguments)
-                unpack = partial(spatial_latents, self._pipe, arguments=origin.arguments, seed=origin.seed)
-                clean = torch.cat([unpack(rows) for rows in clean.to(final).split(size)])
-                final = unpack(final)
+            if self._only_scales:
+                return None
+            size = frames.together(self._pipe, final, origin.arguments)
+            unpack = partial(spatial_latents, self._pipe, arguments=origin.arguments, seed=origin.seed)
+            unpacked = torch.cat([unpack(rows).float() for rows in (*clean.to(final).split(size), final)]).cpu().numpy()
         except ValueError:  # a pipeline that decodes otherwise: latents are looked at as they are
             self._only_scales = True
-        return clean.float().cpu().numpy(), final.float().cpu().numpy()[0]
+            return None
+        return unpacked[:-1], unpacked[-1]
 
 
-def decode_samples(pipe: DiffusionPipeline, samples: list[Sample], settings: FrameSettings) -> Iterator[Sample]:
-    """Decodes the final latents and the kept steps of several samples together.
+def decode_samples(pipe: DiffusionPipeline, samples: list[Sample], settings: FrameSettings) -> list[Sample]:
+    """Decodes the final latents and the kept steps of several samples together; `encode_sample` makes files of them.
 
     A sample whose final picture cannot be decoded has failed; a step that cannot be is left out.
     """
     try:
         for sample in samples:
-            sample.pictures = []
+            sample.decoded = []
         _decode(pipe, [entry for sample in samples for entry in _wanted(sample, settings)])
     except Exception:
         for sample in samples:
             _decode_alone(pipe, sample, settings)
     for sample in samples:
-        if sample.latents is not None:
-            sample.final = sample.latents[0].float().cpu().numpy()
         sample.latents = sample.origin = None
-        yield sample
+    return samples
+
+
+def encode_sample(sample: Sample) -> None:
+    """Makes files of a sample's decoded pictures: any thread may do it."""
+    decoded, sample.decoded = sample.decoded, []
+    sample.pictures = [_picture(each, sample) for each in decoded]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A picture (height, width, 3) of bytes: the final one, or that of a step."""
+
+    kind: str
+    step: StepRecord | None
+    video_frame: int
+    picture: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -204,11 +256,12 @@ def _decode(pipe: DiffusionPipeline, entries: list[_Entry]) -> None:
     stacked = torch.cat([entry.latents.to(entries[0].latents) for entry in entries])
     origins = [entry.sample.origin for entry in entries if entry.sample.origin is not None]
     for entry, pictures in zip(entries, frames.decode(pipe, stacked, origins), strict=True):
-        entry.sample.pictures += [_picture(entry, picture, number) for number, picture in enumerate(pictures)]
+        found = [Decoded(entry.kind, entry.step, number, picture) for number, picture in enumerate(pictures)]
+        entry.sample.decoded += found
 
 
 def _decode_alone(pipe: DiffusionPipeline, sample: Sample, settings: FrameSettings) -> None:
-    sample.pictures = []
+    sample.decoded = []
     try:
         for entry in _wanted(sample, settings):
             try:
@@ -220,25 +273,30 @@ def _decode_alone(pipe: DiffusionPipeline, sample: Sample, settings: FrameSettin
         sample.fail(error)
 
 
-def _picture(entry: _Entry, picture: np.ndarray, video_frame: int) -> Picture:
-    format: frames.Format = "png" if entry.kind == "final" else "webp"
-    step = entry.step
-    at = step or entry.sample.steps[-1]
+def _picture(decoded: Decoded, sample: Sample) -> Picture:
+    format: frames.Format = "png" if decoded.kind == "final" else "webp"
+    step, picture = decoded.step, decoded.picture
+    at = step or sample.steps[-1]
     return Picture(
-        kind=entry.kind,
+        kind=decoded.kind,
         step_index=at.step_index,
-        progress=(at.step_index + 1) / len(entry.sample.steps),
+        progress=(at.step_index + 1) / len(sample.steps),
         timestep=step.timestep if step else None,
         log_snr=step.log_snr if step else None,
         width=picture.shape[1],
         height=picture.shape[0],
         format=format,
         data=frames.encode(picture, format),
-        video_frame=video_frame,
+        video_frame=decoded.video_frame,
     )
 
 
 def _kept(settings: FrameSettings, calls: int) -> set[int]:
-    """Steps whose latents are kept until the end: the frames, and those where distances are measured."""
+    """Steps whose x0 is kept until the end: the frames, and those where distances are measured."""
     measured = FrameSettings(count=MEASURED_STEPS)
     return {*frame_steps(settings, calls), *frame_steps(measured, calls)}
+
+
+def _noisy(settings: FrameSettings, calls: int) -> set[int]:
+    """Steps whose noisy latents are shown."""
+    return set(frame_steps(settings, calls)) if "xt" in settings.kinds else set()

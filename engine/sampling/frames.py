@@ -11,10 +11,9 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from engine.sampling.idle import COPIES, parameters, pictures_of
+from engine.sampling.room import DECODED_PIXELS, is_out_of_memory, release_unused
 
 Format = Literal["png", "webp"]
-# Pixels decoded at once: 32 small pictures, 4 of 512 x 512, 1 of 1024 x 1024.
-DECODED_PIXELS = 2**20
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,25 @@ def decode(pipe: DiffusionPipeline, latents: torch.Tensor, origins: Sequence[Ori
     """
     latents = latents.to(pipe._execution_device)
     size = together(pipe, latents, origins[0].arguments)
-    for rows, origin in zip(latents.split(size), origins[::size], strict=True):
-        yield from pictures_of(pipe, rows, origin.arguments, origin.seed, origin.state)
+    start = 0
+    while start < len(latents):
+        found = _decoded(pipe, latents[start : start + size], origins[start])
+        if found is None:
+            size = max(1, size // 2)
+            release_unused()
+            continue
+        yield from found
+        start += size
+
+
+def _decoded(pipe: DiffusionPipeline, rows: torch.Tensor, origin: Origin) -> np.ndarray | None:
+    """The pictures of some latents; None if memory ran out and fewer at once may fit."""
+    try:
+        return pictures_of(pipe, rows, origin.arguments, origin.seed, origin.state)
+    except Exception as error:
+        if len(rows) == 1 or not is_out_of_memory(error):
+            raise
+        return None
 
 
 def together(pipe: DiffusionPipeline, latents: torch.Tensor, arguments: Mapping[str, Any]) -> int:

@@ -215,6 +215,15 @@ def row_axes(pipe: DiffusionPipeline, arguments: Mapping[str, Any]) -> dict[Path
         return None
 
 
+def encode_texts(pipe: DiffusionPipeline, arguments: Mapping[str, Any]) -> None:
+    """Lets a pipeline encode what it needs of a call before its first denoiser call, and nothing more.
+
+    What goes wrong is left to the call itself, where it is told.
+    """
+    with contextlib.suppress(Exception):
+        _given(pipe, arguments, 1)
+
+
 def idle_call(
     pipe: DiffusionPipeline,
     arguments: Mapping[str, Any],

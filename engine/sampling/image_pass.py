@@ -1,14 +1,24 @@
-"""The image pass: makes the pictures of many cells at once, as fast as the machine allows."""
+"""The image pass: makes the pictures of many cells at once, as fast as the machine allows.
 
+The device does one thing after another: texts, forwards, decoding. What is measured on the host, and the encoding of
+pictures to files, is done by threads meanwhile, which are never more than a few samples behind.
+"""
+
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 import torch
 from diffusers import DiffusionPipeline
 
+from engine.environment import cores
 from engine.sampling.batching import Hub
-from engine.sampling.cell_maker import CellMaker, Picture, Sample, decode_samples
+from engine.sampling.calls import pipeline_arguments
+from engine.sampling.cell_maker import CellMaker, Picture, Sample, decode_samples, encode_sample
+from engine.sampling.idle import encode_texts
 from engine.sampling.models import Model
+from engine.sampling.room import default_max_batch, exact_float32
 from engine.sampling.standins import remembering_text
 from engine.study.cells import Cell
 from engine.study.study import FrameSettings
@@ -17,6 +27,9 @@ __all__ = ["Picture", "Sample", "default_max_batch", "run_cells", "sample_cells"
 
 # Latents held back for decoding together. Bounds memory whatever the number of cells.
 DECODE_TOGETHER = 8
+# Decoded samples that wait to be measured and encoded; when there are more, the device waits for the host.
+MOST_BEHIND = 8
+MOST_THREADS = 4
 
 
 # As a decorator it holds while the generator runs, and not in the caller between two samples.
@@ -28,7 +41,7 @@ def sample_cells(
     max_batch: int,
     tell: Callable[[int], None] | None = None,
 ) -> Generator[Sample, None, None]:
-    """Runs cells through unmodified pipelines at once and yields each as it is finished and decoded.
+    """Runs cells through unmodified pipelines at once and yields each as it is finished, decoded and encoded.
 
     A cell that raises becomes a sample with an `error`; the others go on.
 
@@ -39,17 +52,34 @@ def sample_cells(
         max_batch: Most cells in flight.
         tell: Told on the way how many more denoiser calls are done.
     """
-    finished: list[Sample] = []
+    if not cells:
+        return
     pipe = remembering_text(model.pipe)
-    for sample in _run_cells(pipe, cells, settings, max_batch, tell):
-        if sample.error is not None:
-            yield sample
-            continue
-        finished.append(sample)
-        if len(finished) >= DECODE_TOGETHER:
-            yield from decode_samples(pipe, finished, settings)
-            finished = []
-    yield from decode_samples(pipe, finished, settings)
+    maker = CellMaker(pipe, cells[0], settings)
+    if model.offloaded:
+        _encode_first(model, pipe, cells)
+    behind: deque[Future[Sample]] = deque()
+    finished: list[Sample] = []
+    threads = ThreadPoolExecutor(min(MOST_THREADS, cores()), "finishing")
+    try:
+        with exact_float32():
+            for sample in Hub(max_batch, tell).run(partial(maker.make, cell) for cell in cells):
+                if sample.error is not None:
+                    yield sample
+                    continue
+                finished.append(sample)
+                if len(finished) >= DECODE_TOGETHER:
+                    behind += [
+                        threads.submit(_finish, maker, each) for each in _decode(model, pipe, finished, settings)
+                    ]
+                    finished = []
+                while behind and (len(behind) > MOST_BEHIND or behind[0].done()):
+                    yield behind.popleft().result()
+            behind += [threads.submit(_finish, maker, each) for each in _decode(model, pipe, finished, settings)]
+        while behind:
+            yield behind.popleft().result()
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 def run_cells(
@@ -60,27 +90,40 @@ def run_cells(
     tell: Callable[[int], None] | None = None,
 ) -> Iterator[Sample]:
     """Like `sample_cells`, but stops at the final latents. Call it under `torch.no_grad()`."""
-    yield from _run_cells(remembering_text(model.pipe), cells, settings, max_batch, tell)
-
-
-def _run_cells(
-    pipe: DiffusionPipeline,
-    cells: Sequence[Cell],
-    settings: FrameSettings,
-    max_batch: int,
-    tell: Callable[[int], None] | None,
-) -> Iterator[Sample]:
     if not cells:
         return
-    maker = CellMaker(pipe, cells[0], settings)
-    yield from Hub(max_batch, tell).run(partial(maker.make, cell) for cell in cells)
+    maker = CellMaker(remembering_text(model.pipe), cells[0], settings)
+    for sample in Hub(max_batch, tell).run(partial(maker.make, cell) for cell in cells):
+        yield _measured(maker, sample)
 
 
-def default_max_batch(device: str, width: int, height: int) -> int:
-    """Cells in flight that suit a device: bounded by memory for large pictures, by gain for small ones."""
-    pixels = width * height
-    if device == "cuda":
-        total = torch.cuda.get_device_properties(0).total_memory
-        # A cautious guess, not a measurement: a forward that runs out of memory is halved and goes on.
-        return max(1, min(64, int(0.4 * total / (pixels * 10_000))))
-    return max(2, min(32, 2**20 // pixels))
+def _decode(model: Model, pipe: DiffusionPipeline, samples: list[Sample], settings: FrameSettings) -> list[Sample]:
+    model.take_turns()
+    decoded = decode_samples(pipe, samples, settings)
+    model.take_turns()
+    return decoded
+
+
+def _encode_first(model: Model, pipe: DiffusionPipeline, cells: Sequence[Cell]) -> None:
+    """Encodes all texts before any forward, so that encoders and denoiser are never on the GPU together."""
+    for cell in {(cell.prompt, cell.negative_prompt): cell for cell in cells}.values():
+        encode_texts(pipe, pipeline_arguments(pipe, cell))
+    model.take_turns()
+
+
+def _finish(maker: CellMaker, sample: Sample) -> Sample:
+    """What of a decoded sample needs no device."""
+    if _measured(maker, sample).error is None:
+        try:
+            encode_sample(sample)
+        except Exception as error:
+            sample.fail(error)
+    return sample
+
+
+def _measured(maker: CellMaker, sample: Sample) -> Sample:
+    try:
+        maker.measure(sample)
+    except Exception as error:
+        sample.fail(error)
+    return sample

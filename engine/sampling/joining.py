@@ -4,14 +4,16 @@ Nothing here knows a family: the axes are learnt by comparing the arguments that
 prompt with those for two. What doubled holds the rows; whatever else is to be shared has to be equal.
 """
 
+import functools
 import inspect
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 # By argument name, then by keys inside containers; places in lists are one-tuples, those in tuples numbers.
 Path = tuple[Any, ...]
@@ -54,13 +56,33 @@ class Call:
                 signature.append((path, axis) if axis == "list" else (path, _hashable(leaf)))
         return tuple(signature)
 
-    def same_constants(self, other: "Call") -> bool:
+    def same_constants(self, other: "Call", known: "KnownEqual") -> bool:
         """Whether the tensors that all rows share are equal in two calls that agree."""
         return all(
-            self.axes[path] is not None or leaf is other.leaves[path] or torch.equal(leaf, other.leaves[path])
+            self.axes[path] is not None or known.equal(leaf, other.leaves[path])
             for path, leaf in self.leaves.items()
             if isinstance(leaf, torch.Tensor)
         )
+
+
+class KnownEqual:
+    """Compares tensors, each pair once: calls bring the same constants at every step, and on a GPU comparing waits."""
+
+    def __init__(self) -> None:
+        # The tensor that each one is equal to, and the versions of both at the time; changes in place count them up.
+        self._like: Any = WeakIdKeyDictionary()
+
+    def equal(self, one: torch.Tensor, other: torch.Tensor) -> bool:
+        """Whether two tensors of one shape hold the same numbers."""
+        if one is other:
+            return True
+        answers = self._like.setdefault(one, WeakIdKeyDictionary())
+        versions, known = answers.get(other, (None, False))
+        if versions == (one._version, other._version):
+            return bool(known)
+        found = torch.equal(one, other)
+        answers[other] = ((one._version, other._version), found)
+        return found
 
 
 def bind(denoiser: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], axes: Axes | None) -> Call:
@@ -87,13 +109,26 @@ def bind(denoiser: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], ax
 
 def arguments_of(denoiser: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """A call's arguments by name, without `return_dict`."""
-    signature = inspect.signature(denoiser.forward)
+    signature = signature_of(denoiser)
     bound = signature.bind(*args, **kwargs).arguments
     extra = next((name for name, each in signature.parameters.items() if each.kind is each.VAR_KEYWORD), "")
     more = bound.pop(extra, {})
     arguments = {**bound, **more}
     arguments.pop("return_dict", None)
     return arguments
+
+
+def signature_of(module: nn.Module) -> inspect.Signature:
+    """The signature of a module's `forward`, without `self`; looked up once for each class."""
+    forward, kind = module.forward, cast(Any, type(module))
+    # What is set on one module (offload hooks) would be kept alive by a cache.
+    return _signature(kind) if inspect.ismethod(forward) else inspect.signature(forward)
+
+
+@functools.lru_cache(maxsize=32)
+def _signature(kind: Any) -> inspect.Signature:
+    _, *parameters = inspect.signature(kind.forward).parameters.values()
+    return inspect.Signature(parameters)
 
 
 def join(calls: Sequence[Call]) -> dict[str, Any]:

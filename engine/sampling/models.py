@@ -12,20 +12,26 @@ from diffusers import DiffusionPipeline
 
 from engine.errors import LabError, ModelError
 from engine.sampling.equipping import equip
+from engine.sampling.room import is_out_of_memory
 from engine.sampling.standins import denoisers
 from engine.study.model_files import VARIANTS, read_json, skipped_parts, variant_of
 from engine.study.source import ModelSource, find_model
 
-Memory = Literal["standard", "low"]
+Memory = Literal["standard", "low", "slicing"]
 
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded pipeline and where it came from."""
+    """A loaded pipeline and where it came from.
+
+    Attributes:
+        offloaded: Whether only the part at work is on the device.
+    """
 
     source: ModelSource
     pipe: DiffusionPipeline
     device: str
+    offloaded: bool = False
 
     @property
     def denoiser(self) -> torch.nn.Module:
@@ -37,6 +43,11 @@ class Model:
         """Parameters of all parts together."""
         parts = [part for part in self.pipe.components.values() if isinstance(part, torch.nn.Module)]
         return sum(parameter.numel() for part in parts for parameter in part.parameters())
+
+    def take_turns(self) -> None:
+        """Takes every part off the device, if parts take turns on it: the next one at work will be there alone."""
+        if self.offloaded:
+            self.pipe.maybe_free_model_hooks()
 
 
 def fetch(source: ModelSource) -> ModelSource:
@@ -114,10 +125,11 @@ def load(source: ModelSource, device: str, dtype: str, memory: Memory = "standar
         source: From `find_model`, fetched.
         device: "cuda", "mps" or "cpu".
         dtype: "float32", "float16" or "bfloat16".
-        memory: "low" slices attention and decoding, and on CUDA keeps only the part at work on the GPU.
+        memory: "low" decodes one picture at a time, and on CUDA keeps only the part at work on the GPU; "slicing"
+            slices attention as well, which is slower, and takes more memory where torch has fused attention.
 
     Raises:
-        ModelError: The files don't make a pipeline.
+        ModelError: The files don't make a pipeline, or it doesn't fit into the memory of the device.
         LabError: The device or number format is not usable here.
     """
     check_device(device, dtype)
@@ -126,23 +138,40 @@ def load(source: ModelSource, device: str, dtype: str, memory: Memory = "standar
         from engine.sampling.loaded import loaded_pipeline
 
         return Model(source, loaded_pipeline(source, dtype), device)
+    pipe = _built(source, getattr(torch, dtype))
+    offloaded = memory != "standard" and device == "cuda"
+    try:
+        _place(pipe, device, memory, offloaded)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        remedy = "choose a smaller model" if memory != "standard" else "run with --memory low"
+        raise ModelError(f"Model '{source.name}' does not fit into the memory of {device}: {remedy}.") from error
+    return Model(source, pipe, device, offloaded)
+
+
+def _built(source: ModelSource, dtype: torch.dtype) -> DiffusionPipeline:
+    """The pipeline of a source, on the CPU."""
     if source.family.builder:
         module, _, function = source.family.builder.partition(":")
-        pipe: DiffusionPipeline = getattr(importlib.import_module(module), function)(getattr(torch, dtype))
+        pipe: DiffusionPipeline = getattr(importlib.import_module(module), function)(dtype)
     else:
-        pipe = _from_folder(source, getattr(torch, dtype))
+        pipe = _from_folder(source, dtype)
     if source.parts:
-        pipe = equip(pipe, source.parts, getattr(torch, dtype))
+        pipe = equip(pipe, source.parts, dtype)
     pipe.set_progress_bar_config(disable=True)
-    if memory == "low":
+    return pipe
+
+
+def _place(pipe: DiffusionPipeline, device: str, memory: Memory, offloaded: bool) -> None:
+    if memory == "slicing":
         pipe.enable_attention_slicing()
-        if hasattr(pipe.vae, "enable_slicing"):
-            pipe.vae.enable_slicing()
-    if memory == "low" and device == "cuda":
+    if memory != "standard" and hasattr(pipe.vae, "enable_slicing"):
+        pipe.vae.enable_slicing()
+    if offloaded:
         pipe.enable_model_cpu_offload()
     else:
         pipe.to(device)
-    return Model(source, pipe, device)
 
 
 def check_device(device: str, dtype: str) -> None:
@@ -173,6 +202,8 @@ def quiet() -> None:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    # SDXL's pipeline calls a method of its own that is deprecated whenever it decodes in float16.
+    warnings.filterwarnings("ignore", "`upcast_vae` is deprecated", FutureWarning)
     # Brownian trees warn when float32 times differ from their own ends in the last digit.
     warnings.filterwarnings("ignore", r"Should have t[ab][<>]=t[01] but got", UserWarning)
 

@@ -3,8 +3,8 @@
 import functools
 import inspect
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,30 @@ class StepRecord:
     guidance_energy: float | None = None
 
 
+@dataclass
+class HostCopies:
+    """Schedules of one scheduler on the host, each read once: on a GPU a reading waits for all that was queued."""
+
+    _known: dict[int, tuple[torch.Tensor, list[float]]] = field(default_factory=dict)
+
+    def values(self, schedule: torch.Tensor) -> list[float]:
+        """A schedule's numbers."""
+        if id(schedule) not in self._known:
+            self._known = {id(schedule): (schedule, schedule.tolist()), **dict(list(self._known.items())[:3])}
+        return self._known[id(schedule)][1]
+
+    def timestep(self, scheduler: Any, timestep: Any) -> float:
+        """A timestep as a number; one that is a view of the scheduler's timesteps is not read from the device."""
+        if not isinstance(timestep, torch.Tensor) or timestep.device.type == "cpu" or timestep.ndim:
+            return float(timestep)
+        schedule = scheduler.timesteps
+        place = timestep.storage_offset() - schedule.storage_offset()
+        same = timestep.untyped_storage().data_ptr() == schedule.untyped_storage().data_ptr()
+        if same and schedule.is_contiguous() and timestep.dtype == schedule.dtype and 0 <= place < len(schedule):
+            return self.values(schedule)[place]
+        return float(timestep)
+
+
 class NoiseLevels:
     """Noise level over (possibly fractional) timesteps for a scheduler's training schedule.
 
@@ -63,6 +87,7 @@ class NoiseLevels:
         self._denoised = getattr(scheduler, "precondition_outputs", None)
         continuous = self._denoised is not None or config.get("timestep_type") == "continuous"
         self.by_sigma = (self.flow or continuous) and hasattr(scheduler, "sigmas")
+        self._host = HostCopies()
         self._log_sigmas = np.zeros(1)
         if not self.flow and self._denoised is None:
             bars = np.asarray(scheduler.alphas_cumprod.cpu(), dtype=np.float64).clip(1e-12, 1 - 1e-12)
@@ -78,17 +103,21 @@ class NoiseLevels:
     def at_step(self, scheduler: Any, timestep: Any) -> float:
         """Log of noise over signal at the step that a scheduler is about to take."""
         if not self.by_sigma:
-            return self.log_sigma(float(timestep))
+            return self.log_sigma(self.timestep(scheduler, timestep))
         sigma = self._sigma(scheduler, timestep)
         if not self.flow:
             return math.log(max(sigma, 1e-12))
         share = min(max(1 - sigma if self.clean_share else sigma, 1e-6), 1 - 1e-6)
         return math.log(share / (1 - share))
 
-    @staticmethod
-    def _sigma(scheduler: Any, timestep: Any) -> float:
+    def timestep(self, scheduler: Any, timestep: Any) -> float:
+        """A timestep that a scheduler is given, as a number."""
+        return self._host.timestep(scheduler, timestep)
+
+    def _sigma(self, scheduler: Any, timestep: Any) -> float:
         index = scheduler.step_index if scheduler.step_index is not None else scheduler.begin_index
-        return float(scheduler.sigmas[scheduler.index_for_timestep(timestep) if index is None else index])
+        index = scheduler.index_for_timestep(timestep) if index is None else index
+        return self._host.values(scheduler.sigmas)[int(index)]
 
     def at_scheduler(self, scheduler: Any, sample: torch.Tensor, prediction: torch.Tensor, timestep: Any) -> Any:
         """The estimate of x0 of a scheduler that tells it itself (EDM), from its unscaled latents; None of others."""
@@ -119,16 +148,16 @@ class NoiseLevels:
 
 
 class Recorder:
-    """Records the steps of one scheduler in one pipeline call.
+    """Records the steps of one scheduler in one pipeline call, without waiting for the device.
 
     Args:
         scheduler: A fresh scheduler; its `step` is wrapped in place.
-        keep: Given the number of calls, the steps whose latents are kept.
+        keep: Given the number of calls, the steps whose x0 is kept.
         style: How the family's guidance makes one prediction of several.
         generator: Handed to `step` where the pipeline hands it none, so that its noise can be drawn again.
+        keep_noisy: Likewise, the steps whose noisy latents are kept; those of `keep` unless given.
 
     Attributes:
-        steps: A record of every step.
         final: What the last step answered: what the pipeline hands out may be unpacked or scaled already.
     """
 
@@ -138,12 +167,16 @@ class Recorder:
         keep: Callable[[int], Collection[int]],
         style: GuidanceStyle = "batched",
         generator: torch.Generator | None = None,
+        keep_noisy: Callable[[int], Collection[int]] | None = None,
     ) -> None:
-        self.steps: list[StepRecord] = []
         self.final: torch.Tensor | None = None
         self.scheduler = scheduler
-        self._keep, self._style = keep, style
+        self._keep, self._keep_noisy, self._style = keep, keep_noisy or keep, style
         self._kept: Collection[int] = ()
+        self._noisy: Collection[int] = ()
+        self._records: list[StepRecord] = []
+        # Numbers of steps that are still on the device: (step index, field, value).
+        self._pending: list[tuple[int, str, torch.Tensor]] = []
         self._last: torch.Tensor | None = None
         self._answers: list[Any] = []
         self._levels = NoiseLevels(scheduler)
@@ -161,6 +194,12 @@ class Recorder:
 
         scheduler.step = watched
 
+    @property
+    def steps(self) -> list[StepRecord]:
+        """A record of every step so far."""
+        self._read(())
+        return self._records
+
     def answered(self, answer: Any) -> None:
         """Takes note of what the denoiser said, before guidance makes one prediction of it."""
         self._answers.append(answer)
@@ -171,50 +210,55 @@ class Recorder:
         self._answers, self.final = [], None
 
     def _record(self, prediction: torch.Tensor, timestep: Any, sample: torch.Tensor) -> None:
-        index = len(self.steps)
+        index = len(self._records)
         if index == 0:
-            self._kept = frozenset(self._keep(len(self.scheduler.timesteps)))
+            calls = len(self.scheduler.timesteps)
+            self._kept, self._noisy = frozenset(self._keep(calls)), frozenset(self._keep_noisy(calls))
         x0 = self._levels.at_scheduler(self.scheduler, sample, prediction, timestep)
         if hasattr(self.scheduler, "scale_model_input"):
             sample = self.scheduler.scale_model_input(sample, timestep)
         channels = sample.shape[1]
         level = self._levels.at_step(self.scheduler, timestep)
         x0 = self._levels.clean(sample, prediction[:, :channels], level) if x0 is None else x0
-        numbers: dict[str, torch.Tensor] = {}
         if self._last is not None:
-            numbers["x0_change"] = (x0 - self._last).square().mean().sqrt()
+            self._pending.append((index, "x0_change", (x0 - self._last).square().mean().sqrt()))
         pair = guided_pair(self._style, self._answers, len(prediction))
         if pair is not None:
             without, given = (answer[:, :channels] for answer in pair)
-            numbers["guidance_energy"] = guidance_energy(without, given)
+            self._pending.append((index, "guidance_energy", guidance_energy(without, given)))
         self._last, self._answers = x0, []
-        # Read together: on a GPU each reading waits for all that was queued.
-        values = dict(zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True)) if numbers else {}
-        kept = index in self._kept
-        self.steps.append(
+        self._records.append(
             StepRecord(
                 step_index=index,
-                timestep=float(timestep),
+                timestep=self._levels.timestep(self.scheduler, timestep),
                 log_snr=-2 * level,
-                x_t=sample.float().clone() if kept else None,
-                x0=x0 if kept else None,
-                x0_change=values.get("x0_change"),
-                guidance_energy=values.get("guidance_energy"),
+                x_t=sample.float().clone() if index in self._noisy else None,
+                x0=x0 if index in self._kept else None,
+                x0_change=None,
             )
         )
 
     def measured(self) -> tuple[list[int], torch.Tensor]:
         """Step indices and x0 of the kept steps, (steps, C, H, W) or (steps, C, F, H, W)."""
-        kept = [(step.step_index, step.x0) for step in self.steps if step.x0 is not None]
+        kept = [(step.step_index, step.x0) for step in self._records if step.x0 is not None]
         return [index for index, _ in kept], torch.cat([x0 for _, x0 in kept])
 
-    def distances(self, final: torch.Tensor) -> Iterator[tuple[int, float]]:
+    def distances(self, final: torch.Tensor) -> list[tuple[int, float]]:
         """Relative L2 distance of each kept x0 to the final latents: (step_index, ||x0 - final|| / ||final||)."""
         final = final.float()
-        norm = max(float(final.norm()), 1e-12)
-        for step in self.steps:
-            if step.x0 is not None:
-                yield step.step_index, float((step.x0 - final).norm()) / norm
+        kept = [(step.step_index, step.x0) for step in self._records if step.x0 is not None]
+        norm, *lengths = self._read([final.norm(), *((x0 - final).norm() for _, x0 in kept)])
+        return [(index, length / max(norm, 1e-12)) for (index, _), length in zip(kept, lengths, strict=True)]
+
+    def _read(self, more: Sequence[torch.Tensor]) -> list[float]:
+        """Reads all numbers that are still on the device at once, and more of them, which are answered."""
+        pending, self._pending = self._pending, []
+        waiting = [*(value for _, _, value in pending), *more]
+        values: list[float] = torch.stack(waiting).tolist() if waiting else []
+        for (index, name, _), value in zip(pending, values, strict=False):
+            number: dict[str, Any] = {name: value}
+            self._records[index] = replace(self._records[index], **number)
+        return values[len(pending) :]
 
 
 def guided_pair(style: GuidanceStyle, answers: list[Any], rows: int) -> tuple[torch.Tensor, torch.Tensor] | None:

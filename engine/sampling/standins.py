@@ -1,6 +1,7 @@
 """Stand-ins for parts of a pipeline: they answer for the real part and watch or change its calls."""
 
 import copy
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from torch import nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from engine.study.families import Family, family_of
 
@@ -33,13 +34,36 @@ class Denoised(tuple[Any]):
         return self[0]
 
 
+class Answers:
+    """Answers by question, the newest of them, as many as fit into `MOST_BYTES`."""
+
+    MOST_BYTES = 2**29
+
+    def __init__(self) -> None:
+        self._answers: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._bytes = 0
+
+    def answer(self, question: Hashable, work_out: Callable[[], Any]) -> Any:
+        """The answer that is known, or worked out now."""
+        if question in self._answers:
+            self._answers.move_to_end(question)
+            return self._answers[question][0]
+        found = work_out()
+        size = sum(leaf.nbytes for leaf in tree_leaves(found) if isinstance(leaf, torch.Tensor))
+        self._answers[question] = found, size
+        self._bytes += size
+        while self._bytes > self.MOST_BYTES and len(self._answers) > 1:
+            _, (_, dropped) = self._answers.popitem(last=False)
+            self._bytes -= dropped
+        return found
+
+
 class Remembering(StandIn):
     """A text encoder that computes each distinct input once and answers from memory after that."""
 
-    def __init__(self, real: nn.Module, capacity: int = 512) -> None:
+    def __init__(self, real: nn.Module) -> None:
         super().__init__(real)
-        self._capacity = capacity
-        self._answers: OrderedDict[Hashable, Any] = OrderedDict()
+        self.__dict__["memory"] = Answers()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The real module's output for these arguments; equal rows are computed once, too."""
@@ -47,13 +71,40 @@ class Remembering(StandIn):
         if rows > 1:
             one = self.forward(*_mapped(args, lambda value: value[:1]), **_mapped(kwargs, lambda value: value[:1]))
             return _mapped(one, lambda value: value.repeat_interleave(rows, 0) if len(value) == 1 else value)
-        key = _key((args, kwargs))
-        if key not in self._answers:
-            self._answers[key] = self.real(*args, **kwargs)
-            if len(self._answers) > self._capacity:
-                self._answers.popitem(last=False)
-        self._answers.move_to_end(key)
-        return self._answers[key]
+        return self.memory.answer(_key((args, kwargs)), lambda: self.real(*args, **kwargs))
+
+
+def _remembered(encode: Callable[..., Any]) -> Callable[..., Any]:
+    """`encode_prompt` of a pipeline, which encodes each distinct prompt once.
+
+    What it answers is smaller than what its encoders do, and its words are compared without waiting for a device.
+    """
+    memory = Answers()
+
+    @functools.wraps(encode)
+    def remembered(*args: Any, **kwargs: Any) -> Any:
+        try:
+            question = _words((args, kwargs))
+        except TypeError:  # pictures, or embeddings made elsewhere
+            return encode(*args, **kwargs)
+        return memory.answer(question, lambda: encode(*args, **kwargs))
+
+    return remembered
+
+
+def _words(value: Any) -> Hashable:
+    """Arguments as something hashable; what is no word, number or device is refused.
+
+    Raises:
+        TypeError: There is something else among them.
+    """
+    if isinstance(value, Mapping):
+        return tuple((key, _words(item)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return (type(value), *map(_words, value))
+    if value is None or isinstance(value, str | int | float | torch.device | torch.dtype):
+        return (type(value), value)
+    raise TypeError(f"{type(value).__name__} is no word")
 
 
 def family(pipe: DiffusionPipeline) -> Family:
@@ -82,8 +133,27 @@ def with_parts(pipe: DiffusionPipeline, **parts: Any) -> DiffusionPipeline:
 
 def remembering_text(pipe: DiffusionPipeline) -> DiffusionPipeline:
     """A copy of a pipeline that encodes each distinct prompt once."""
+    if hasattr(pipe, "encode_prompt"):
+        twin: Any = _placed(with_parts(pipe))
+        vars(twin)["encode_prompt"] = _remembered(twin.encode_prompt)
+        return twin
     encoders = {name: part for name, part in pipe.components.items() if name.startswith("text_encoder")}
-    return with_parts(pipe, **{name: Remembering(real) for name, real in encoders.items() if real is not None})
+    parts = {name: Remembering(real) for name, real in encoders.items() if real is not None}
+    return _placed(with_parts(pipe, **parts))
+
+
+def _placed(twin: Any) -> Any:
+    """The twin, which knows its device: a pipeline looks through all its modules for it, several times a call."""
+    vars(twin)["_place"] = twin._execution_device
+    kind: Any = type(twin)
+    twin.__class__ = _placed_kind(kind)
+    return twin
+
+
+@functools.cache
+def _placed_kind(kind: type[DiffusionPipeline]) -> type[DiffusionPipeline]:
+    own = {"_execution_device": property(lambda self: vars(self)["_place"]), "__module__": kind.__module__}
+    return type(kind.__name__, (kind,), own)
 
 
 def _nothing() -> None:

@@ -18,7 +18,7 @@ from diffusers import DiffusionPipeline
 from engine.sampling import frames
 from engine.sampling.batching import Hub
 from engine.sampling.building import build_scheduler
-from engine.sampling.calls import call_pipeline, parked_denoisers, pipeline_arguments
+from engine.sampling.calls import call_pipeline, check_finite, parked_denoisers, pipeline_arguments
 from engine.sampling.idle import row_axes
 from engine.sampling.joining import Axes
 from engine.sampling.models import Model
@@ -134,6 +134,7 @@ def _called(
             callback_on_step_end=callback,
             callback_on_step_end_tensor_inputs=names,
         )
+        check_finite(latents)
         recorder.detach()
     except Exception as error:
         return _Run(error=f"{type(error).__name__}: {error}"[:2000])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.sampling.joining import Axis, arguments_of, bind, flatten, join, learn_axes, split, unflatten
+from engine.sampling.joining import Axis, KnownEqual, arguments_of, bind, flatten, join, learn_axes, split, unflatten
 
 
 def given(rows: int) -> dict[str, Any]:
@@ -98,8 +98,20 @@ def test_calls_share_a_forward_only_where_shapes_and_constants_agree() -> None:
     assert made().agreement() == made().agreement()
     for change in ({"scale": 0.25}, {"hidden": torch.zeros(1, 4, 5)}, {"ids": torch.zeros(4, 3)}, {"more": 1}):
         assert made().agreement() != made(**change).agreement()
-    assert made().same_constants(made())
-    assert not made().same_constants(made(ids=torch.ones(16, 3)))
+    assert made().same_constants(made(), KnownEqual())
+    assert not made().same_constants(made(ids=torch.ones(16, 3)), KnownEqual())
+
+
+def test_constants_are_compared_once_and_again_when_they_are_changed_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[bool] = []
+    equal = torch.equal
+    monkeypatch.setattr(torch, "equal", lambda *pair: compared.append(equal(*pair)) or compared[-1])
+    known, one, other = KnownEqual(), torch.ones(3), torch.ones(3)
+    assert all(known.equal(one, other) for _ in range(3))
+    assert compared == [True]
+    other += 1
+    assert not known.equal(one, other)
+    assert compared == [True, False]
 
 
 def test_two_dimensional_timesteps_stay_as_they_are() -> None:

@@ -41,7 +41,7 @@ def test_a_scheduler_that_fails_has_a_row_without_samples_and_with_its_error(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"memory": "lo"}, "memory must be one of standard, low, not 'lo'. Did you mean 'low'?"),
+        ({"memory": "lo"}, "memory must be one of standard, low, slicing, not 'lo'. Did you mean 'low'?"),
         ({"memory": None}, "memory must be one of"),
         ({"progress": "nope"}, "progress must be one of bar, json, none, not 'nope'."),
     ],
