@@ -2,6 +2,10 @@
 
 from typing import Any
 
+from engine import waiting
+
+waiting.bound()
+
 __all__ = ["DiffusionSchedulerVisualizer"]
 
 

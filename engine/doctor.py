@@ -9,7 +9,8 @@ import time
 
 import psutil
 
-from engine.environment import DEVICES, cores, processor_name, resolve_device, why_unusable
+from engine import waiting
+from engine.environment import DEVICES, cores, fast_bfloat16, processor_name, resolve_device, why_unusable
 from engine.errors import LabError
 from engine.paths import DEFAULT_CACHE
 from engine.study.cells import resolve_dtype
@@ -87,9 +88,13 @@ def _device(problems: list[str]) -> list[str]:
         if card.total_memory < 8 * 2**30:
             lines.append("             --memory low is made for cards of this size")
     else:
-        lines.append(
-            f"             {torch.get_num_threads()} threads (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')})"
-        )
+        asked = os.environ.get("OMP_NUM_THREADS", "")
+        lines.append(f"             {torch.get_num_threads()} threads (OMP_NUM_THREADS={asked}); {waiting.described()}")
+        if unit := fast_bfloat16():
+            lines.append(
+                f'             {unit}: dtype = "bfloat16" in a study is faster than float32, and makes other pictures;'
+                " `python -m engine noise STUDY` says by how much"
+            )
     others = [(other, why_unusable(other)) for other in DEVICES if other not in {"auto", device}]
     return [*lines, *(f"             not {other}: {why}" for other, why in others if why)]
 

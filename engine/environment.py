@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from engine import waiting
 from engine.errors import LabError
 from engine.study.study import canonical
 
@@ -57,10 +58,11 @@ def describe(device: str, memory: Memory = "standard") -> Environment:
         "processor": processor_name(),
         "cores": cores(),
         "threads": os.environ.get("OMP_NUM_THREADS", ""),
+        "waiting": waiting.described(),
         **{name: version for name, version in versions.items() if name not in {"torch", "diffusers"}},
     }
     if device == "cuda":
-        details["driver"] = _cuda_driver()
+        details |= _cuda_details()
     name = _cuda()[0] if device == "cuda" else processor_name()
     return Environment(device, name, memory, versions["torch"], versions["diffusers"], details)
 
@@ -108,6 +110,18 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def fast_bfloat16() -> str:
+    """The unit of this processor that multiplies bfloat16 faster than float32; empty if none is known."""
+    try:
+        flags = next(
+            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")
+        ).split()
+    except (OSError, StopIteration):
+        return ""
+    units = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
+    return next((name for flag, name in units.items() if flag in flags), "")
+
+
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
@@ -137,8 +151,14 @@ def _cuda() -> tuple[str, str]:
     return name.value.decode(errors="replace"), ""
 
 
-def _cuda_driver() -> str:
-    return _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0]
+def _cuda_details() -> dict[str, str]:
+    """What of a GPU moves times besides its name: driver, libraries, highest clock, and the power it may draw."""
+    asked = {"driver": "driver_version", "clock": "clocks.max.sm", "power_limit": "power.limit"}
+    told = _output("nvidia-smi", f"--query-gpu={','.join(asked.values())}", "--format=csv,noheader").partition("\n")[0]
+    details = dict(zip(asked, (value.strip() for value in told.split(",")), strict=False))
+    names = {found.metadata["Name"] for found in importlib.metadata.distributions() if found.metadata["Name"]}
+    libraries = sorted(name for name in names if name.startswith(("nvidia-cudnn-", "nvidia-cublas")))
+    return details | {name: _version(name) for name in libraries} | {"tf32": "convolutions of timed float32 calls only"}
 
 
 def _output(*command: str) -> str:

@@ -25,6 +25,7 @@ HUB_CLIPS = ("openai/clip-vit-large-patch14", "openai/clip-vit-base-patch16", "o
 # numbers take 48 KiB.
 REMEMBERED = 64
 _remembered: dict[tuple["ClipModel", tuple[int, ...], bytes], np.ndarray] = {}
+_judging = {"device": ""}  # the best there is
 NEEDED = ("config.json", "model.safetensors", "tokenizer_config.json")
 
 
@@ -186,12 +187,19 @@ def digest(path: Path) -> str:
     return _digest_of(blob, stat.st_size, stat.st_mtime_ns)
 
 
+def judge_on(device: str) -> None:
+    """Judges on a device from now on: that of the run, not the best there is."""
+    if device != _judging["device"]:
+        load_judge.cache_clear()
+        _judging["device"] = device
+
+
 @functools.lru_cache(maxsize=3)
 def load_judge(folder: Path, tokenizer: Path | None = None) -> "ClipModel":
     """A CLIP model, loaded once; its tokenizer may lie in another folder."""
     from engine.measuring.clip_model import ClipModel
 
-    return ClipModel(folder, tokenizer)
+    return ClipModel(folder, tokenizer, _judging["device"])
 
 
 def embedded(judge: "ClipModel", pictures: Pictures) -> np.ndarray:

@@ -14,20 +14,22 @@ from engine.measuring.evidence import Pictures
 # What OpenAI's CLIP models were trained with.
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+MOST_TOGETHER = 32
 
 
 class ClipModel:
-    """A CLIP model in float32 on the best device at hand.
+    """A CLIP model in float32.
 
     Pictures are resized so that the shorter side fits, and cut to a square. A model of OpenAI's gets them normalised as
     it was trained; one that lies in a pipeline's folder gets values from -1 to 1, as the pipeline's autoencoder does.
     """
 
-    def __init__(self, folder: Path, tokenizer: Path | None = None) -> None:
-        """Loads a model, with the tokenizer of another folder if one is given."""
+    def __init__(self, folder: Path, tokenizer: Path | None = None, device: str = "") -> None:
+        """Loads a model onto a device, or the best there is, with the tokenizer of another folder if one is given."""
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        self._device = device or best
         self._model = CLIPModel.from_pretrained(folder, local_files_only=True).float().eval().to(self._device)
         self._tokenizer = CLIPTokenizer.from_pretrained(tokenizer or folder, local_files_only=True)
         self._size = int(self._model.config.vision_config.image_size)
@@ -55,7 +57,8 @@ class ClipModel:
         """The unit vectors of pictures (N, H, W, 3), (N, D) float32."""
         values = (self.prepared(torch.from_numpy(pictures.copy())) - self._mean) / self._std
         ids = torch.tensor([[self._model.config.text_config.bos_token_id, self._model.config.text_config.eos_token_id]])
-        vectors: np.ndarray = self._run(ids, values).image_embeds.cpu().numpy()
+        parts = [self._run(ids, part).image_embeds.cpu().numpy() for part in values.split(MOST_TOGETHER)]
+        vectors: np.ndarray = np.concatenate(parts)
         return vectors
 
     def prepared(self, pictures: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """The timing pass: what a lane takes when it runs alone, split by stage, with every raw sample kept."""
 
+import copy
 import functools
 import random
 import time
@@ -39,7 +40,8 @@ class TimingSample:
     """One timed pipeline call.
 
     Attributes:
-        seconds: Wall seconds of each stage, "other" (the rest) and "total" (the whole call, pictures included).
+        seconds: Wall seconds of each stage, "other" (the rest) and "total" (the whole call, pictures included); the
+            total alone where parts take turns on the device.
         nfe: Denoiser calls, counted.
     """
 
@@ -147,9 +149,37 @@ def time_lanes(model: Model, jobs: Sequence[TimingJob], warmup: int) -> Iterator
 
 
 def time_once(model: Model, job: TimingJob, repeat: int) -> TimingSample:
-    """One pipeline call from prompt to pictures, timed."""
+    """One pipeline call from prompt to pictures, timed.
+
+    Where parts take turns on the device the pipeline is left as it is, and the total is all there is: seconds of a
+    stage would hold the uploads of its parts.
+    """
+    if model.offloaded:
+        return _untouched(model, job, repeat)
     cell, watch = job.cell, Stopwatch(model.device)
     pipe = timed_pipeline(model.pipe, watch, cell)
+    total = _called(model, pipe, job)
+    seconds = watch.seconds()
+    seconds["other"] = max(0.0, total - sum(seconds.values()))
+    calls = sum(part.calls for part in denoisers(pipe).values() if isinstance(part, TimedDenoiser))
+    return TimingSample(job, repeat, {**seconds, "total": total}, calls)
+
+
+def _untouched(model: Model, job: TimingJob, repeat: int) -> TimingSample:
+    pipe: Any = copy.copy(model.pipe)
+    vars(pipe)["scheduler"] = build_scheduler(job.cell.lane, model_config(model.pipe), job.cell.seed)
+    calls: list[None] = []
+    hooks = [part.register_forward_hook(lambda *_: calls.append(None)) for part in denoisers(pipe).values()]
+    try:
+        return TimingSample(job, repeat, {"total": _called(model, pipe, job)}, len(calls))
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _called(model: Model, pipe: Any, job: TimingJob) -> float:
+    """Wall seconds of one call."""
+    cell = job.cell
     arguments = pipeline_arguments(pipe, cell)
     for name in ("prompt", "negative_prompt"):
         if name in arguments:
@@ -159,11 +189,7 @@ def time_once(model: Model, job: TimingJob, repeat: int) -> TimingSample:
     start = time.perf_counter()
     pipe(**arguments, generator=generators if job.batch_size > 1 else generators[0], output_type="pil")
     synchronise(model.device)
-    total = time.perf_counter() - start
-    seconds = watch.seconds()
-    seconds["other"] = max(0.0, total - sum(seconds.values()))
-    calls = sum(part.calls for part in denoisers(pipe).values() if isinstance(part, TimedDenoiser))
-    return TimingSample(job, repeat, {**seconds, "total": total}, calls)
+    return time.perf_counter() - start
 
 
 def timed_pipeline(shared: DiffusionPipeline, watch: Stopwatch, cell: Cell) -> DiffusionPipeline:

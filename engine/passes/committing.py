@@ -19,7 +19,7 @@ Group = list[TrajectoryRow]
 class Committer:
     """Takes rows and writes them in groups, in order; one thread writes.
 
-    What the writing raises is raised by the next `add`, or by `close`. After an interrupt `close` still writes what waits.
+    What the writing raises is raised by the next `add`, or by `close`, which writes what waits after an interrupt, too.
 
     Args:
         write: Writes a group in one transaction.

@@ -62,6 +62,13 @@ class PassContext:
 
         return load(self.source, self.environment.device, self.dtype, self.environment.memory)
 
+    def release_model(self) -> None:
+        """Lets go of the model, so that what judges its pictures finds the memory free. Asked for, it loads again."""
+        if vars(self).pop("model", None) is not None:
+            from engine.sampling.room import release_unused
+
+            release_unused()
+
     @cached_property
     def writer(self) -> CacheWriter:
         """The cache's writer; the file is made, or migrated, when it is first asked for.
@@ -82,8 +89,8 @@ class PassContext:
         return default_max_batch(self.environment.device, cells[0].width, cells[0].height)
 
 
-def fetched_source(model: str, progress: Progress) -> ModelSource:
-    """A model whose files are here, downloaded if need be.
+def fetched_source(model: str, progress: Progress, device: str = "cpu", dtype: str = "auto") -> ModelSource:
+    """A model whose files are here, downloaded if need be, in the variant for a device and number format.
 
     Raises:
         ModelError: There is no such model, or it cannot be fetched.
@@ -93,7 +100,7 @@ def fetched_source(model: str, progress: Progress) -> ModelSource:
         from engine.sampling.models import fetch
 
         progress.note(f"Fetching {source.name} from the hub.")
-        source = fetch(source)
+        source = fetch(source, resolve_dtype(dtype, resolve_device(device)))
     return source
 
 
@@ -112,7 +119,7 @@ def open_context(
         LabError: There is no such model or device.
     """
     progress = progress or Progress()
-    source = equipped(fetched_source(study.model, progress), study.pipeline.parts)
+    source = equipped(fetched_source(study.model, progress, device, study.dtype), study.pipeline.parts)
     device = resolve_device(device)
     environment, dtype = describe(device, memory), resolve_dtype(study.dtype, device)
     return PassContext(cache, source, environment, dtype, max_batch, progress)

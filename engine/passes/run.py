@@ -4,6 +4,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from engine import waiting
 from engine.cache.connection import migrate
 from engine.cache.swap_tables import write_study_swaps
 from engine.environment import Memory
@@ -68,7 +69,7 @@ def run_study(
         LabError: Something on the user's side is wrong; raised before any work, except for a disk that fills up.
     """
     progress, start = progress or Progress(), time.monotonic()
-    source = equipped(fetched_source(study.model, progress), study.pipeline.parts)
+    source = equipped(fetched_source(study.model, progress, device, study.dtype), study.pipeline.parts)
     if cache.exists():
         migrate(cache)
     plan = plan_study(study, source, cache, device, memory)
@@ -76,6 +77,8 @@ def run_study(
         progress.note(f"Lane '{lane.key}': {finding.message}")
     for note in plan.notes:
         progress.note(note)
+    if plan.environment.device == "cpu" and waiting.too_late():
+        progress.note(waiting.too_late())
     check_disk(plan, cache)
     progress.begin(plan.facts())
     outcome = RunOutcome(cached=len(plan.cells) - len(plan.missing_images))
@@ -84,6 +87,7 @@ def run_study(
         _record_study(plan, context)
     else:
         _make_missing(plan, context, outcome)
+    context.release_model()
     scoring = score(plan, cache, progress)
     outcome.scored = scoring.scored
     outcome.failed += scoring.failed

@@ -14,7 +14,7 @@ from typing import Any
 from engine.cache import queries, score_tables
 from engine.cache.connection import reading
 from engine.cache.score_tables import FAILED, MetricRow, ReferenceRow, ScoreRow
-from engine.measuring import metrics
+from engine.measuring import clip, metrics
 from engine.measuring.evidence import Evidence, Subject, Unmeasurable
 from engine.measuring.formulas import relative_distance
 from engine.measuring.metric import Metric
@@ -119,6 +119,7 @@ def score(plan: StudyPlan, cache: Path, progress: Progress | None = None) -> Sco
         CacheError: The cache cannot be used.
     """
     progress, result = progress or Progress(), Scoring()
+    clip.judge_on(plan.environment.device)
     subject = Subject(plan.source, plan.study.reference)
     versions, result.unavailable = _versions(subject)
     ids = [cell.trajectory_id for cell in plan.cells]

@@ -1,4 +1,4 @@
-"""The timing pass: each lane by itself, each sample written when it is taken."""
+"""The timing pass: each lane by itself, samples written round by round."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,14 +84,25 @@ def take_times(
         if timing.cell.lane.key in alive
     ]
     progress.start("timing", sum(job.repeats for job in jobs), "samples")
-    for sample in time_lanes(context.model, jobs, warmup):
-        if sample.error is not None:
-            untimed += 1
-            progress.note(f"Not timed: {sample.job.cell.lane.key}: {sample.error}")
-            continue
-        context.writer.timings(timing_rows(sample), context.source, context.environment)
-        taken += 1
-        progress.advance(1, sample.job.cell.lane.key)
+    rows: list[TimingRow] = []
+    waiting = 0
+    try:
+        for sample in time_lanes(context.model, jobs, warmup):
+            if sample.error is not None:
+                untimed += 1
+                progress.note(f"Not timed: {sample.job.cell.lane.key}: {sample.error}")
+                continue
+            rows += timing_rows(sample)
+            waiting += 1
+            if waiting >= len(jobs):  # a round
+                context.writer.timings(rows, context.source, context.environment)
+                rows, waiting = [], 0
+            taken += 1
+            progress.advance(1, sample.job.cell.lane.key)
+    finally:
+        # Also when the run is interrupted: what was measured is kept.
+        if rows:
+            context.writer.timings(rows, context.source, context.environment)
     return PassOutcome(taken, untimed)
 
 

@@ -46,7 +46,7 @@ def decode(pipe: DiffusionPipeline, latents: torch.Tensor, origins: Sequence[Ori
         FloatingPointError: A picture holds values that are not finite.
     """
     latents = latents.to(pipe._execution_device)
-    size = together(pipe, latents, origins[0].arguments)
+    size = min(together(pipe, latents, origins[0].arguments), len(latents))
     start = 0
     while start < len(latents):
         found = _decoded(pipe, latents[start : start + size], origins[start])
@@ -61,17 +61,34 @@ def decode(pipe: DiffusionPipeline, latents: torch.Tensor, origins: Sequence[Ori
 def _decoded(pipe: DiffusionPipeline, rows: torch.Tensor, origin: Origin) -> np.ndarray | None:
     """The pictures of some latents; None if memory ran out and fewer at once may fit."""
     try:
-        return pictures_of(pipe, rows, origin.arguments, origin.seed, origin.state)
+        return _finite(pipe, rows, origin)
     except Exception as error:
         if len(rows) == 1 or not is_out_of_memory(error):
             raise
         return None
 
 
+def _finite(pipe: DiffusionPipeline, rows: torch.Tensor, origin: Origin) -> np.ndarray:
+    """Pictures of latents; in float32 if the autoencoder overflows in float16."""
+    try:
+        return pictures_of(pipe, rows, origin.arguments, origin.seed, origin.state)
+    except FloatingPointError:
+        autoencoder: Any = getattr(pipe, "vae", None)
+        if getattr(autoencoder, "dtype", None) != torch.float16:
+            raise
+    autoencoder.to(torch.float32)
+    try:
+        return pictures_of(pipe, rows.float(), origin.arguments, origin.seed, origin.state)
+    finally:
+        autoencoder.to(torch.float16)
+
+
 def together(pipe: DiffusionPipeline, latents: torch.Tensor, arguments: Mapping[str, Any]) -> int:
     """How many latents are decoded at once: one, where pictures of a call depend on more than its latents."""
     known = parameters(pipe)
     alone = "num_frames" in known or any("image" in name for name in arguments)
+    # An autoencoder that takes its rows one by one gains nothing from several.
+    alone = alone or getattr(getattr(pipe, "vae", None), "use_slicing", False)
     if alone or latents.ndim > 4 or not any(name in known for name in COPIES):
         return 1
     pixels = arguments.get("width", 512) * arguments.get("height", 512)

@@ -216,12 +216,14 @@ def row_axes(pipe: DiffusionPipeline, arguments: Mapping[str, Any]) -> dict[Path
 
 
 def encode_texts(pipe: DiffusionPipeline, arguments: Mapping[str, Any]) -> None:
-    """Lets a pipeline encode what it needs of a call before its first denoiser call, and nothing more.
+    """Lets a pipeline encode the texts of a call, and of the idle one that decodes its latents, and nothing more.
 
     What goes wrong is left to the call itself, where it is told.
     """
-    with contextlib.suppress(Exception):
-        _given(pipe, arguments, 1)
+    for called in (arguments, _quiet(pipe, arguments)):
+        with contextlib.suppress(Exception):
+            generator = torch.Generator("cpu").manual_seed(0)
+            _call(pipe, called, 1, OneStep(pipe.scheduler), generator, {}, output_type="latent")
 
 
 def idle_call(

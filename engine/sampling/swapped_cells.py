@@ -139,7 +139,7 @@ def _called(
     except Exception as error:
         return _Run(error=f"{type(error).__name__}: {error}"[:2000])
     origin = frames.Origin(arguments, cell.seed, generator.get_state())
-    return _Run(latents.float(), origin, tuple(step.log_snr for step in recorder.steps))
+    return _Run(latents, origin, tuple(step.log_snr for step in recorder.steps))
 
 
 def _sample(pipe: DiffusionPipeline, swap: Swap, run: _Run, first: _Run, second: _Run) -> SwapSample:
@@ -164,4 +164,5 @@ def _sample(pipe: DiffusionPipeline, swap: Swap, run: _Run, first: _Run, second:
 
 
 def _distance(found: torch.Tensor, reference: torch.Tensor) -> float:
+    found, reference = found.float(), reference.float()
     return float((found - reference).norm() / reference.norm().clamp_min(1e-12))

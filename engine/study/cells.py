@@ -79,7 +79,8 @@ def cells(study: Study, model: ModelSource, device: str) -> list[Cell]:
     width, height = picture_size(study, model)
     # Release 0.1.0 took such switches of a model's own scheduler over into other solvers, with other pictures.
     switches = "; switches pinned" if any(map(model.scheduler_config.get, (*SPACINGS, *ALGORITHMS))) else ""
-    codes = {lane.key: class_version(lane.scheduler.target) + switches for lane in study.lanes}
+    targets = {lane.key: lane.scheduler.target for lane in study.lanes}
+    codes = {key: class_version(target) + switches + noise_of(target, device) for key, target in targets.items()}
     dtype = resolve_dtype(study.dtype, device)
     lanes = [for_family(lane, model.family) for lane in study.lanes]
     return [
@@ -100,6 +101,15 @@ def cells(study: Study, model: ModelSource, device: str) -> list[Cell]:
         for seed in study.seeds
         for lane in lanes
     ]
+
+
+# Their noise comes from a generator on the device, so that a GPU draws other pictures than a CPU from the same seed.
+_DEVICE_NOISE = ("DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler")
+
+
+def noise_of(target: str, device: str) -> str:
+    """What identifies the noise of a scheduler besides the seed; empty where it is drawn on the CPU."""
+    return f"; noise of {device}" if device != "cpu" and target.endswith(_DEVICE_NOISE) else ""
 
 
 def _check_inputs(study: Study, model: ModelSource) -> None:
