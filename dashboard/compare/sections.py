@@ -17,7 +17,8 @@ from engine.display.formats import count
 from engine.results import Results
 
 # Streamlit takes one module as text, so the files share one scope; `player` holds what it exports.
-SCRIPTS = ("dom", "scales", "address", "difference", "zoom", "tiles", "strip", "bar", "gif", "painting", "downloads")
+_SEEN = ("dom", "scales", "address", "difference", "zoom", "tiles", "wipe", "strip", "matrix", "bar")
+SCRIPTS = (*_SEEN, "gif", "painting", "downloads", "clip_files")
 _HERE = Path(__file__).parent
 
 

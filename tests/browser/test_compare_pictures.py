@@ -1,4 +1,4 @@
-"""In a real browser: differences, zoom, the address, downloads and videos of the Compare page."""
+"""In a real browser: differences, zoom, the address and downloads of the Compare page."""
 
 import base64
 import io
@@ -356,37 +356,3 @@ def test_every_control_has_a_name_and_every_picture_a_text(quiet_page: Any, dash
         found = page.locator(f".player {kind}")
         assert found.count() > 0
         assert found.evaluate_all(named), kind
-
-
-def test_a_video_is_looked_at_along_its_frames_too(
-    quiet_page: Any, start_dashboard: StartDashboard, synthetic: ModuleType, tmp_path: Path, sent: list[object]
-) -> None:
-    synthetic.write_video(tmp_path / "video.duckdb", 4)
-    url = start_dashboard(tmp_path / "video.duckdb", "--read-only")
-    page = opened(quiet_page, f"{url}/compare", lanes=2)
-    counted = len(sent)
-    page.locator(".player input[aria-label='Frame of the video']").focus()
-    first = sources(page)
-    page.keyboard.press("ArrowRight")
-    second = sources(page)
-    assert all(one != other for one, other in zip(first, second, strict=True))
-    wandered = np.roll(picture(first[0]), 4, axis=0)
-    assert (picture(second[0]) == wandered).all()
-    assert "Frame 2 of 4" in page.locator(".player .frames").inner_text()
-
-    choose(page, "Filmstrip", "1")
-    assert page.locator(".player tbody tr").count() == 4
-    assert page.locator(".player tbody tr").first.locator("td img").count() == 5 + 1
-    page.locator(".player tbody tr").nth(3).locator("td img").nth(2).click()
-    assert "Frame 4 of 4" in page.locator(".player .frames").inner_text()
-    assert page.locator(".player td.now").count() == 1
-    page.wait_for_url("**frame=3**film=1**", timeout=PATIENCE)
-
-    page.get_by_role("button", name="Frames", exact=True).click()
-    page.get_by_role("button", name="Play", exact=True).click()
-    page.locator(".player .frames output", has_text="Frame 2 of 4").wait_for()
-    page.get_by_role("button", name="Pause").click()
-    path = save(page, "Download the animation as GIF", tmp_path)
-    with Image.open(path) as image:
-        assert image.n_frames == 4
-    assert len(sent) == counted

@@ -131,9 +131,9 @@ def write_foreign(path: Path) -> None:
         db.execute("CREATE TABLE flowers (name VARCHAR)")
 
 
-def write_video(path: Path, count: int = 4) -> Study:
-    """A study of two lanes whose cells are videos of `count` frames; the disc wanders down from frame to frame."""
-    plan = study("video", lanes=("ddim:50", "euler:30"), prompts=("owl",), seeds=(0,), frames={"count": 5}, repeats=0)
+def write_video(path: Path, count: int = 4, lanes: Sequence[str] = ("ddim:50", "euler:30"), kept: int = 5) -> Study:
+    """A study whose cells are videos of `count` frames; the disc wanders down from frame to frame."""
+    plan = study("video", lanes=lanes, prompts=("owl",), seeds=(0,), frames={"count": kept}, repeats=0)
     writer = CacheWriter(path)
     rows = [outcome(cell, plan.frames) for cell in begin(writer, plan)]
     writer.trajectories([replace(row, frames=_filmed(row.frames, count)) for row in rows], MODEL, LAPTOP)

@@ -25,6 +25,8 @@ function fieldsOf(data, start) {
     zoom: [readZoom, ({ by, x, y }) => (by === 1 ? "" : [by, x, y].map((value) => Number(value.toFixed(3))).join(","))],
     frame: oneOf(data.videoFrames.map((_, index) => index), 0),
     along: oneOf(data.videoFrames.length > 1 ? ["steps", "frames"] : ["steps"], "steps"),
+    before: oneOf(["off", ...lanes], "off"),
+    after: oneOf(lanes, start.after),
     film: oneOf(data.videoFrames.length > 1 ? ["lanes", ...lanes] : ["lanes"], "lanes"),
   };
 }
@@ -33,7 +35,8 @@ function startOf(data) {
   const places = data.lanes.some((lane) => lane.frames.length) ? placesOf(data, scaleOf(data, "steps")) : [1];
   return {
     at: places[Math.floor(places.length / 2)], align: "steps", view: "forming", diff: "off", top: 32, speed: 1,
-    zoom: { by: 1, x: 0, y: 0 }, frame: 0, along: "steps", film: "lanes",
+    zoom: { by: 1, x: 0, y: 0 }, frame: 0, along: "steps", film: "lanes", before: "off",
+    after: Math.min(1, data.lanes.length - 1), cut: 0.5,
   };
 }
 

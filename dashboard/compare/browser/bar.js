@@ -2,7 +2,7 @@
 
 const POSITIONS = 1000;
 
-// `acts` does what a control asks for: set(changes), play(), zoom(zoom), png(), gif().
+// `acts` does what a control asks for: set(changes), play(), zoom(zoom), png(), gif(), video(), sheet().
 function makeTransport(view, acts) {
   const node = element("div", "bar");
   const play = button("Play", acts.play, { title: "Space" });
@@ -65,7 +65,7 @@ function makeTools({ data, state }, acts) {
   const speed = listOf("Speed", SPEEDS.map((value) => [String(value), `${value}×`]), String(state.speed),
     (value) => acts.set({ speed: Number(value) }));
   const zoom = makeZoomButtons(state, acts);
-  const save = makeDownloads(acts);
+  const save = makeDownloads(data, acts);
   node.append(looks.node, align.node, diff.node, speed.node, zoom.node, save.node);
   return {
     node,
@@ -98,21 +98,30 @@ function makeZoomButtons(state, acts) {
   };
 }
 
-function makeDownloads(acts) {
+function makeDownloads(data, acts) {
   const group = element("div", "group");
   const status = element("span", "soft");
   const png = button("PNG", acts.png, { name: "Download this view as PNG" });
   const gif = button("GIF", acts.gif, { name: "Download the animation as GIF" });
+  const recorded = videoType();
+  const video = button(recorded ? recorded[1].toUpperCase() : "MP4", acts.video, {
+    name: "Download the animation as video", why: recorded ? "" : "This browser records no video",
+  });
+  const sheet = button("Sheet", acts.sheet, {
+    name: "Download the contact sheet", title: "Frames across; down the lanes, or the steps of the lane below",
+  });
   const node = labelled("Download", group);
   status.setAttribute("role", "status");
-  group.append(png, gif);
+  group.append(png, gif, video, ...(data.videoFrames.length > 1 ? [sheet] : []));
   node.append(status);
   let working = false;
   let still = "";
   const update = () => {
     png.disabled = working;
+    sheet.disabled = working;
     gif.disabled = working || still !== "";
     gif.title = still;
+    video.disabled = !recorded || gif.disabled;
   };
   return {
     node,

@@ -26,16 +26,20 @@ export default function (component) {
     zoom: (zoom) => set({ zoom }),
     png: () => download((made) => savePng(frozen(view), made)),
     gif: () => download((made) => saveGif(frozen(view), made, (text) => tools.busy(text, false))),
+    video: () => download((made) => saveVideo(frozen(view), made, (text) => tools.busy(text, false))),
+    sheet: () => download((made) => saveSheet(frozen(view), made)),
   };
   const transport = makeTransport(view, acts);
   const tools = makeTools(view, acts);
   const legend = makeLegend(state, (top) => acts.set({ top }));
   const grid = makeGrid(data);
   const tiles = makeTiles(data, grid);
+  const wipe = makeWipe(view, acts);
   const strip = element("div", "strip");
   const film = data.videoFrames.length > 1 ? makeFilmChoice(view, acts) : null;
   const [help, hint] = [element("p", "soft", HELP), element("p", "soft")];
-  root.replaceChildren(transport.node, tools.node, hint, legend.node, grid, help, ...(film ? [film.node] : []), strip);
+  const films = film ? [film.node] : [];
+  root.replaceChildren(transport.node, tools.node, hint, legend.node, grid, help, wipe.node, ...films, strip);
   let mark = () => {};
 
   function set(changes) {
@@ -46,7 +50,8 @@ export default function (component) {
   }
 
   function drawStrip() {
-    mark = makeStrip(strip, view, (at, frame) => acts.set({ at, view: "forming", ...(film && { frame }) }));
+    const go = (at, frame, shown = "forming") => acts.set({ at, view: shown, ...(film && { frame }) });
+    mark = state.film === "lanes" ? makeStrip(strip, view, go) : makeMatrix(strip, view, data.lanes[state.film], go);
   }
 
   function show() {
@@ -62,6 +67,7 @@ export default function (component) {
       if (!tile.node.hidden) tile.show(view);
     });
     showZoom(grid, state.zoom, data);
+    wipe.show();
     mark();
     if (!motion.on()) address.soon(state);
   }
@@ -120,7 +126,7 @@ function makeTiles(data, grid) {
 }
 
 function makeFilmChoice({ data, state }, acts) {
-  const grids = data.lanes.map((lane, i) => [String(i), `${lane.label}, frames × steps`]);
+  const grids = data.lanes.map((lane, i) => [String(i), `${lane.label}, frames by steps`]);
   const act = (value) => acts.set({ film: value === "lanes" ? value : Number(value) });
   return listOf("Filmstrip", [["lanes", "all lanes at this frame"], ...grids], String(state.film), act);
 }

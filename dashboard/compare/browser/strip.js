@@ -1,6 +1,6 @@
-// The filmstrip: rows are lanes, columns places of the scrubber. Of a video it can be one lane: rows are its frames.
+// The filmstrip: rows are lanes, columns places of the scrubber, all at one frame of a video.
 
-// Fills `node` and returns a function that marks the column, and of a video the row, that is shown.
+// Fills `node` and returns a function that marks the column that is shown.
 function makeStrip(node, view, go) {
   const { data, state, scale } = view;
   const places = placesOf(data, scale);
@@ -8,26 +8,21 @@ function makeStrip(node, view, go) {
   const [top, head, body] = [element("thead"), element("tr"), element("tbody")];
   const marks = [];
   head.append(element("td"), ...places.map((at) => columnHead(scale.text(at))), columnHead("Final"));
-  const one = state.film === "lanes" ? null : data.lanes[state.film];
-  const rows = one
-    ? data.videoFrames.map((number, video) => [one, video, frameHead(number)])
-    : data.lanes.map((lane) => [lane, state.frame, laneHead(lane)]);
-  rows.forEach(([lane, video, name]) => body.append(makeRow(view, { lane, video, name, places, marks, go })));
+  data.lanes.forEach((lane) => body.append(makeRow(view, { lane, places, marks, go })));
   top.append(head);
   table.append(top, body);
   node.replaceChildren(table);
   return () => {
     const now = places.reduce(
       (best, place, i) => (Math.abs(place - state.at) < Math.abs(places[best] - state.at) ? i : best), 0);
-    marks.forEach(([cell, column, video]) => {
-      cell.classList.toggle("now", state.view === "forming" && column === now && (!one || video === state.frame));
-    });
+    marks.forEach(([cell, column]) => cell.classList.toggle("now", state.view === "forming" && column === now));
   };
 }
 
-function makeRow({ data, scale }, { lane, video, name, places, marks, go }) {
+function makeRow({ data, state, scale }, { lane, places, marks, go }) {
   const row = element("tr");
-  row.append(name);
+  const video = state.frame;
+  row.append(laneHead(lane));
   let last = -1;
   places.forEach((at, column) => {
     if (!lane.frames.length) return;
@@ -39,7 +34,7 @@ function makeRow({ data, scale }, { lane, video, name, places, marks, go }) {
     else cell.append(stripPicture(frame, video, altOf(lane, frame, data), `Call ${frame.step} of ${frame.calls}`));
     last = index;
     cell.onclick = () => go(at, video);
-    marks.push([cell, column, video]);
+    marks.push([cell, column]);
     row.append(cell);
   });
   if (!lane.frames.length) {
@@ -66,10 +61,6 @@ function laneHead(lane) {
   name.scope = "row";
   lane.facts.forEach((fact) => name.append(element("div", "soft", fact)));
   return name;
-}
-
-function frameHead(number) {
-  return Object.assign(element("th", "", `Frame ${number + 1}`), { scope: "row" });
 }
 
 function columnHead(text) {
