@@ -1,7 +1,7 @@
 """Images from the cache as addresses that a browser can show; only real pictures of sensible size pass."""
 
 from engine.display.html import inline_image
-from engine.sharing.picture_files import looked_at
+from engine.sharing.picture_files import open_picture
 
 
 def data_uri(image: bytes) -> str | None:
@@ -9,5 +9,5 @@ def data_uri(image: bytes) -> str | None:
 
     The head of the picture is read, its pixels are not.
     """
-    found = looked_at(image)
+    found = open_picture(image)
     return None if found is None or found.format is None else inline_image(found.format.lower(), image)

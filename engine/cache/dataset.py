@@ -1,4 +1,4 @@
-"""A study as plain tables for other tools: what data frames, Parquet files and data set libraries are made of."""
+"""A study as plain Arrow tables, for data frames, Parquet files and data set libraries."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from engine.cache.connection import Connection
 from engine.cache.inventory import TABLES
-from engine.cache.merge import read
+from engine.cache.merge import rows_query
 
 _OF_STUDY = """
     SELECT trajectory_id, 'lane' AS role, lane AS study_lane, position FROM study_trajectories WHERE study_id = $study
@@ -33,14 +33,15 @@ CELLS_AT_ONCE = 64
 
 
 def plain_tables(db: Connection, study: str) -> Iterator[tuple[str, pa.Table]]:
-    """(name, rows) of every table of the cache but the frames, with the rows that the study needs."""
+    """Yields every table of the cache except `frames` as (name, the study's rows)."""
     for name in dict.fromkeys(table.name for table in TABLES):
         if name != "frames":
-            yield name, pa.concat_tables(read(db, table, study) for table in TABLES if table.name == name)
+            queries = [rows_query(table, study) for table in TABLES if table.name == name]
+            yield name, pa.concat_tables(db.sql(query, params=values).to_arrow_table() for query, values in queries)
 
 
 def lanes(db: Connection, study: str) -> dict[str, list[str]]:
-    """The finished cells of each lane, in the study's order; the reference and its check are lanes too."""
+    """Ids of finished cells by lane, in the study's order; reference and check count as lanes."""
     found: dict[str, list[str]] = {}
     for lane, cell in db.execute(
         f"SELECT s.study_lane, trajectory_id FROM ({_OF_STUDY}) s JOIN trajectories t USING (trajectory_id) "
@@ -52,7 +53,7 @@ def lanes(db: Connection, study: str) -> dict[str, list[str]]:
 
 
 def frame_kinds(db: Connection, ids: list[str]) -> list[str]:
-    """The kinds of pictures that some cells have."""
+    """The kinds of frames stored for these cells."""
     rows = db.execute(
         "SELECT DISTINCT kind FROM frames WHERE trajectory_id IN (SELECT unnest(?)) ORDER BY kind", [ids]
     ).fetchall()
@@ -60,7 +61,7 @@ def frame_kinds(db: Connection, ids: list[str]) -> list[str]:
 
 
 def frames(db: Connection, study: str, kind: str, lane: str, ids: list[str]) -> Iterator[pa.Table]:
-    """Pictures of a lane with all that tells them apart, some cells at a time; each as a struct of bytes and path."""
+    """Yields a lane's pictures with their labels, in groups of cells; a picture is a struct of bytes and path."""
     for start in range(0, len(ids), CELLS_AT_ONCE):
         some = {"study": study, "kind": kind, "lane": lane, "ids": ids[start : start + CELLS_AT_ONCE]}
         yield db.sql(_FRAMES, params=some).to_arrow_table()

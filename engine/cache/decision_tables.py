@@ -1,4 +1,4 @@
-"""Decisions in the cache: what was fixed beforehand, and what each prompt says by each guard."""
+"""Decisions in the cache: the terms fixed in advance, and the evidence of each prompt by guard."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -16,7 +16,7 @@ from engine.study.study import canonical
 
 @dataclass(frozen=True)
 class EvidenceRow:
-    """What the prompt at a place of the order says of a lane by a guard."""
+    """The value of one guard for a lane on one prompt; `position` is the prompt's place in the order of the terms."""
 
     lane: str
     guard: str
@@ -25,18 +25,22 @@ class EvidenceRow:
 
 
 def write_terms(path: Path, study_id: str, terms: dict[str, Any], *, keep_evidence: bool) -> None:
-    """Writes the terms of a decision in place of those before; evidence by other terms goes."""
+    """Replaces the terms of a decision; existing evidence is dropped unless `keep_evidence` is set."""
     with writing(path) as db:
         have = evidence(db, study_id) if keep_evidence else None
         _put(db, study_id, canonical(terms), "{}", have)
 
 
 def write_evidence(path: Path, study_id: str, rows: Sequence[EvidenceRow], state: dict[str, Any]) -> None:
-    """Adds a batch of evidence to a decision that has its terms, and says how far the search is, in one transaction."""
+    """Adds a batch of evidence to a decision and updates the state of the search, in one transaction.
+
+    Raises:
+        ValueError: The study has no terms yet.
+    """
     with writing(path) as db:
         terms = db.execute("SELECT terms FROM decisions WHERE study_id = ?", [study_id]).fetchone()
         if terms is None:
-            raise ValueError(f"Study '{study_id}' has no terms to decide by.")
+            raise ValueError(f"Study '{study_id}' has no decision terms.")
         fresh = pd.DataFrame([vars(row) for row in rows], columns=["lane", "guard", "position", "value"])
         have = pd.concat([evidence(db, study_id), fresh.astype({"position": int, "value": float})])
         have = have.drop_duplicates(["lane", "guard", "position"], keep="last")
@@ -55,7 +59,7 @@ def _put(db: duckdb.DuckDBPyConnection, study_id: str, terms: str, state: str, h
 
 
 def stored_decision(db: duckdb.DuckDBPyConnection, study_id: str) -> tuple[Any, Any] | None:
-    """Terms and state of a study's decision as plain data, which may be a stranger's; None: it has none."""
+    """Terms and state of a study's decision as plain, untrusted data; None if there is no decision."""
     found = db.execute("SELECT terms, state FROM decisions WHERE study_id = ?", [study_id]).fetchone()
     if found is None:
         return None
@@ -63,7 +67,7 @@ def stored_decision(db: duckdb.DuckDBPyConnection, study_id: str) -> tuple[Any, 
 
 
 def evidence(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
-    """What prompts say of lanes. Columns: lane, guard, position (of the prompt in the order), value."""
+    """The evidence of a study. Columns: lane, guard, position (of the prompt in the order), value."""
     return db.execute(
         """
         SELECT e.lane, e.guard, p.position, e."values"[p.position + 1] AS value
@@ -76,7 +80,7 @@ def evidence(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
 
 
 def picture_values(db: duckdb.DuckDBPyConnection, ids: Collection[str]) -> pd.DataFrame:
-    """Scores of cells, whether or not a study shows them. Columns: trajectory_id, metric, metric_version, value."""
+    """Scores of cells, in a study or not. Columns: trajectory_id, metric, metric_version, value."""
     return db.execute(
         "SELECT trajectory_id, metric, metric_version, value FROM scores "
         "WHERE scope = 'picture' AND value IS NOT NULL AND list_contains(?, trajectory_id)",

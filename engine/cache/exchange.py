@@ -1,4 +1,4 @@
-"""Caches that travel: one study, or everything, into a new compact file; and another cache into this one."""
+"""Export of one study or a whole cache to a compact file, and import of such a file."""
 
 import contextlib
 import os
@@ -8,64 +8,64 @@ from engine.cache import queries
 from engine.cache.connection import Connection, QueryError, migrate, writing
 from engine.cache.inventory import named, scope
 from engine.cache.merge import Merged, merge
-from engine.cache.opening import BLOCK_BYTES
+from engine.cache.opening import BLOCK_BYTES, remove
 from engine.cache.snapshot import snapshot
 from engine.errors import CacheError, CacheMissing, CacheRefused, StudyError, did_you_mean
 
-# Files with fewer bytes of pictures are mailed rather than written fast: small blocks leave fewer of them half empty.
+# Below this many bytes of pictures, file size matters more than write speed; small blocks waste less space.
 SMALL_BYTES = 32 * 2**20
 SMALL_BLOCK_BYTES = 16_384
 
 
 def export_cache(cache: Path, target: Path, study: str | None = None) -> Merged:
-    """Writes a study with all it needs, or the whole cache, to a new file without gaps.
+    """Writes a study with everything it depends on, or the whole cache, to a new compact file.
 
     Raises:
-        CacheError: The cache cannot be read, or the file not be written.
+        CacheError: The cache cannot be read, or the file cannot be written.
         StudyError: There is no such study.
     """
     if target.exists():
-        raise CacheError(f"{target} exists already; give another name, or remove it first.")
+        raise CacheError(f"{target} exists already; choose another name, or remove it first.")
     unfinished = target.with_name(f".{target.name}.unfinished")
     with snapshot(cache, target) as source:
         require_study(source, study)
         try:
-            _remove(unfinished)
+            remove(unfinished)
             migrate(unfinished, block_bytes=_block_bytes(source, study))
             with writing(unfinished) as db:
                 merged = merge(source, lambda: contextlib.nullcontext(db), study)
             os.replace(unfinished, target)
         finally:
-            _remove(unfinished)
+            remove(unfinished)
     return merged
 
 
 def import_cache(file: Path, cache: Path) -> Merged:
-    """Takes over what another cache holds (the rules stand in `merge`); the file itself is only read.
+    """Imports another cache by the rules of `merge`; the file itself is only read.
 
     Raises:
         CacheError: One of the files cannot be used.
-        CacheRefused: The file is not what a lab writes.
+        CacheRefused: The file was not written by the lab.
     """
     if not file.exists():
         raise CacheMissing(f"There is no file {file}.")
     if cache.exists() and file.samefile(cache):
         raise CacheError(f"{file} is the cache itself; there is nothing to import.")
-    with snapshot(file, cache, stranger=True) as source:
+    with snapshot(file, cache, untrusted=True) as source:
         migrate(cache)
         try:
             return merge(source, lambda: writing(cache))
         except QueryError as error:
-            # Rows that break the rules of the tables: NULLs, keys that occur twice, unknown words.
+            # Rows that violate constraints: NULLs, duplicate keys, unknown values.
             text = str(error).partition("\n")[0]
-            raise CacheRefused(f"{file} is no cache written by this lab: {text}") from error
+            raise CacheRefused(f"{file} was not written by this lab: {text}") from error
 
 
 def require_study(db: Connection, study: str | None) -> None:
-    """Refuses a name that no study has.
+    """Checks that the cache holds a study of this name; None passes.
 
     Raises:
-        StudyError: Names the nearest one.
+        StudyError: It does not; the message suggests the nearest name.
     """
     names = queries.studies(db)["study_id"].tolist()
     if study is not None and study not in names:
@@ -78,8 +78,3 @@ def _block_bytes(source: Connection, study: str | None) -> int:
     where, values = ("true", {}) if study is None else (scope(frames), {"study": study})
     pictures = source.execute(f"SELECT sum(octet_length(image)) FROM frames WHERE {where}", values).fetchall()
     return SMALL_BLOCK_BYTES if (pictures[0][0] or 0) < SMALL_BYTES else BLOCK_BYTES
-
-
-def _remove(file: Path) -> None:
-    for name in (file, file.with_name(file.name + ".wal")):
-        name.unlink(missing_ok=True)

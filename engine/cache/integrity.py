@@ -1,6 +1,6 @@
-"""Whether a cache is whole: rows that nothing holds, rows that are missing, pictures that are none; and mending it.
+"""Integrity checks of a cache: orphaned rows, incomplete cells, undecodable pictures; and their repair.
 
-What can be mended goes: rows of nothing, and cells that lost a part of themselves, which the next run makes again.
+Repair deletes orphaned rows and incomplete cells; the next run computes the cells again.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,8 +14,8 @@ from engine.cache.rows import clear
 CELLS_AT_ONCE = 16
 _WITHOUT_CELL = "trajectory_id IS NOT NULL AND trajectory_id NOT IN (SELECT trajectory_id FROM trajectories)"
 _WITHOUT_STUDY = "study_id IS NOT NULL AND study_id NOT IN (SELECT study_id FROM studies)"
-# (words, which cells): each lost a part that every finished cell has.
-_BROKEN = (
+# (description, query for the ids): cells that lack a part every finished cell has.
+_INCOMPLETE = (
     (
         "finished cells without a final picture",
         "SELECT trajectory_id FROM trajectories WHERE status = 'done' AND trajectory_id NOT IN "
@@ -27,7 +27,7 @@ _BROKEN = (
         "OR environment_id NOT IN (SELECT environment_id FROM environments)",
     ),
     (
-        "cells with latents of another size than their shape",
+        "cells whose latents do not match their shape",
         "SELECT trajectory_id FROM latents WHERE octet_length(data) IS DISTINCT FROM "
         "4 * list_product(list_transform(string_split(shape, 'x'), lambda n: TRY_CAST(n AS BIGINT)))",
     ),
@@ -37,19 +37,19 @@ _IMAGES = """
     ORDER BY trajectory_id
 """
 
-# Whether some bytes are a picture of this width and height.
+# (data, width, height) -> whether the data decodes to a picture of this size.
 IsPicture = Callable[[bytes, int, int], bool]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that is wrong with a cache.
+    """A fault of a cache.
 
     Attributes:
-        what: In words.
-        count: How many rows or cells.
-        cells: Cells to make again, if that mends it.
-        rows: (table, condition) of rows to delete, if that mends it.
+        what: Description.
+        count: Number of rows or cells.
+        cells: Cells to delete and compute again, if that repairs it.
+        rows: (table, SQL condition) of rows to delete, if that repairs it.
     """
 
     what: str
@@ -59,20 +59,20 @@ class Fault:
 
 
 def check(path: Path, is_picture: IsPicture) -> list[Fault]:
-    """Looks at all rows and decodes every picture; reads only.
+    """Checks all rows and decodes every picture; read-only.
 
     Raises:
-        CacheError: The file cannot be read at all: restore a copy.
+        CacheError: The file cannot be read at all; restore a copy.
     """
     with reading(path) as db:
-        return [*_rows_of_nothing(db), *_broken_cells(db), *_broken_pictures(db, is_picture)]
+        return [*_orphaned_rows(db), *_incomplete_cells(db), *_undecodable_pictures(db, is_picture)]
 
 
 def repair(path: Path, faults: list[Fault]) -> int:
-    """Deletes rows of nothing, and broken cells with all that hangs on them; in one transaction.
+    """Deletes orphaned rows, and faulty cells with everything that depends on them, in one transaction.
 
     Returns:
-        How many cells the next run makes again.
+        Number of cells that the next run computes again.
 
     Raises:
         CacheError: The file cannot be written; nothing was changed.
@@ -87,7 +87,7 @@ def repair(path: Path, faults: list[Fault]) -> int:
     return len(cells)
 
 
-def _rows_of_nothing(db: Connection) -> Iterator[Fault]:
+def _orphaned_rows(db: Connection) -> Iterator[Fault]:
     for name in dict.fromkeys(table.name for table in TABLES if table.name not in ("studies", "trajectories")):
         kinds = {table.kind for table in TABLES if table.name == name}
         for wrong, missing, found in (
@@ -96,17 +96,17 @@ def _rows_of_nothing(db: Connection) -> Iterator[Fault]:
         ):
             count = _number(db, f"SELECT count(*) FROM {name} WHERE {wrong}") if found else 0
             if count:
-                yield Fault(f"rows of '{name}' whose {missing} is not there", count, rows=(name, wrong))
+                yield Fault(f"rows of '{name}' without their {missing}", count, rows=(name, wrong))
 
 
-def _broken_cells(db: Connection) -> Iterator[Fault]:
-    for what, query in _BROKEN:
+def _incomplete_cells(db: Connection) -> Iterator[Fault]:
+    for what, query in _INCOMPLETE:
         cells = tuple(str(row[0]) for row in db.execute(query).fetchall())
         if cells:
             yield Fault(what, len(cells), cells)
 
 
-def _broken_pictures(db: Connection, is_picture: IsPicture) -> Iterator[Fault]:
+def _undecodable_pictures(db: Connection, is_picture: IsPicture) -> Iterator[Fault]:
     ids = [row[0] for row in db.execute("SELECT trajectory_id FROM trajectories ORDER BY created_at").fetchall()]
     broken: list[str] = []
     for start in range(0, len(ids), CELLS_AT_ONCE):
@@ -114,7 +114,7 @@ def _broken_pictures(db: Connection, is_picture: IsPicture) -> Iterator[Fault]:
         while rows := found.fetchmany(8):
             broken += [row[0] for row in rows if not is_picture(bytes(row[3]), row[1], row[2])]
     if broken:
-        yield Fault("pictures that cannot be decoded in their size", len(broken), tuple(dict.fromkeys(broken)))
+        yield Fault("pictures that do not decode to their size", len(broken), tuple(dict.fromkeys(broken)))
 
 
 def _number(db: Connection, query: str) -> int:

@@ -1,31 +1,30 @@
-"""Every table of the cache: which rows are one thing, and what they hang on.
+"""Every table of the cache: its keys, and what its rows depend on.
 
-Writing (`rows`), export and import are drawn from this; a test compares it with the schema, so that a new table cannot
-be forgotten.
+Writing (`rows`), export and import follow this list; a test compares it with the schema, so that no table is forgotten.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-# What a row hangs on, and so what decides whether it is taken from another cache:
-# - cell: part of a run; goes wherever its cell goes.
-# - score: measured on a cell's picture; taken where the picture is the same.
-# - study: says something about a study; carries its name in `study_id`.
-# - shared: stands by itself; used by any number of studies.
+# What a row depends on; decides whether it is imported from another cache:
+# - cell: part of a cell; moves with it.
+# - score: measured on a cell's picture; imported if the picture is the same here.
+# - study: belongs to the study named in `study_id`.
+# - shared: independent; used by any number of studies.
 Kind = Literal["cell", "score", "study", "shared"]
 
 
 @dataclass(frozen=True)
 class CacheTable:
-    """A table of the cache, or those of its rows that hang on one kind of thing.
+    """A table of the cache, or the part of it whose rows depend on one kind of thing.
 
     Attributes:
-        kind: What its rows hang on.
-        unit: Columns whose values are equal in all rows that are taken or left together; none of them is NULL.
-        of_study: Which rows of a shared table a study needs, as an SQL condition; see `scope`.
-        only: Which rows of the table are meant, as an SQL condition; all unless given.
-        key: Columns whose values are equal in all rows that are written together; the unit unless given.
-        on_write: Whether a row written again takes the place of the one that is there, or leaves it.
+        kind: What its rows depend on.
+        unit: Columns that identify a group of rows imported as a whole; never NULL.
+        of_study: SQL condition for the rows of a shared table that a study needs; see `scope`.
+        only: SQL condition for the rows this entry stands for; all by default.
+        key: Columns that identify a group of rows written as a whole; the unit by default.
+        on_write: Whether writing a key again replaces the existing rows or keeps them.
     """
 
     name: str
@@ -49,7 +48,7 @@ _SWAPS = "SELECT swap_id FROM study_swaps WHERE study_id = $study"
 _OF_LANES = f"(model_id, config_id) IN (SELECT (model_id, config_id) FROM {_RUNS})"
 _TIMED = f"""(model_id, config_id, width, height, dtype, guided) IN (
     SELECT (model_id, config_id, width, height, dtype, guidance_scale > 1) FROM {_RUNS})"""
-# A metric that measures pictures may measure frames too.
+# A picture metric may also be measured on frames.
 _USED_METRICS = f"""(scope, metric, metric_version) IN (
     SELECT (scope, metric, metric_version) FROM study_metrics WHERE study_id = $study
     UNION SELECT (m.scope, metric, metric_version) FROM scores s JOIN metrics m USING (metric, metric_version)
@@ -66,7 +65,7 @@ _LANE = ("model_id", "config_id")
 _SIZE = ("dtype", "guidance_scale", "width", "height")
 _SAMPLE = ("width", "height", "dtype", "guided", "batch_size", "repeat")
 _VERSION = ("metric", "metric_version")
-# NULL where a score has no such thing: a picture no lane, a lane no cell.
+# NULL where it does not apply: a picture score has no lane, a lane score no cell.
 _SCORED = ("trajectory_id", "study_id", "lane", "against", *_VERSION)
 
 TABLES: tuple[CacheTable, ...] = (
@@ -94,17 +93,17 @@ TABLES: tuple[CacheTable, ...] = (
 
 
 def named(name: str) -> CacheTable:
-    """A table by its name; of one that has rows of two kinds the first, as both are written alike."""
+    """The entry of a table; the first one if it has two, since both are written alike."""
     return next(table for table in TABLES if table.name == name)
 
 
 def of_kind(kind: Kind) -> list[CacheTable]:
-    """The tables of a kind, in the order they are written."""
+    """The tables of a kind, in writing order."""
     return [table for table in TABLES if table.kind == kind]
 
 
 def scope(table: CacheTable) -> str:
-    """Which rows of a table belong to one study: an SQL condition with the parameter $study."""
+    """SQL condition for the rows of a table that belong to one study; its parameter is $study."""
     if table.kind == "study":
         return f"study_id = $study AND {table.only}"
     return table.of_study or f"trajectory_id IN ({_CELLS}) AND {table.only}"

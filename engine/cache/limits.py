@@ -1,8 +1,8 @@
-"""What is read of a cache at most: rows and bytes of an answer, bytes and pixels of a picture, ranges of values.
+"""Bounds on what is read from a cache: rows and bytes of a result, bytes and pixels of a picture, ranges of values.
 
-A file of a few megabytes can unpack to gigabytes. So every answer that becomes a data frame comes through `fetch`,
-which stops at a bound while rows arrive, and whatever is taken from a stranger's file is measured inside DuckDB before
-(`refuse_unlikely`). Studies of any number of cells can be imported and exported: those go in groups.
+A file of a few megabytes can unpack to gigabytes. Every result that becomes a data frame therefore comes through
+`fetch`, which counts rows and bytes as they arrive, and an untrusted file is measured inside DuckDB before anything is
+read from it (`refuse_oversized`). Imports and exports work in groups of cells, so studies may have any size.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,43 +15,43 @@ import pyarrow as pa
 
 from engine.errors import CacheRefused
 
-# An answer as a data frame; what is worked out from it takes a few times as much.
+# A query result as a data frame; computations on it need a few times as much memory.
 ANSWER_ROWS = 1_000_000
 ANSWER_BYTES = 256 * 2**20
-# What is resampled: 100 lanes in 4 environments with 10 repeats of 6 stages at 4 batch sizes are 96,000 samples.
+# Samples to bootstrap: 100 lanes in 4 environments with 10 repeats of 6 stages at 4 batch sizes are 96,000.
 SAMPLE_ROWS = 100_000
 VOTE_ROWS = 100_000
 VECTORS_AT_ONCE = 4
-# What is taken at once of another cache: what it says of studies, times and lanes. Cells come in groups.
+# Tables of another cache that are imported as a whole: studies, timings, lanes. Cells come in groups.
 TABLE_ROWS = 5_000_000
 TABLE_BYTES = 384 * 2**20
 ARROW_ROWS = 16_384
 # An honest PNG of 4096 x 4096 pixels has at most 50 MB.
 PICTURE_BYTES = 64 * 2**20
 PICTURE_PIXELS = 4096 * 4096
-# Beside the pixels of a PNG: colour profiles, comments. What we write has none.
+# Colour profiles and comments of a PNG. Pictures written by the lab have none.
 PICTURE_EXTRAS = 65_536
-# All pictures of one page, and of one document that shows them together.
+# All pictures of one page, and of one document.
 PAGE_BYTES = 48 * 2**20
 DOCUMENT_PIXELS = 256 * 2**20
-# Cells are taken in groups of so many bytes, or one by one; a video of 100 steps in full size has 400 MB.
+# Cells are imported in groups of up to this size, or one by one; a full-size video of 100 steps has 400 MB.
 GROUP_BYTES = 64 * 2**20
 CELL_BYTES = 512 * 2**20
 ERROR_CHARACTERS = 2_000
 TEXT_CHARACTERS = 1_000_000
 TEXTS_CHARACTERS = 512 * 2**20
 LIST_NUMBERS = 64
-# Largest magnitude that a finite number can have, by column. NaN and infinity are told from numbers where they matter.
+# Largest magnitude of a finite value, by column. NaN and infinity are handled where they matter.
 LARGEST_NUMBER = 1e100
 LARGEST: Mapping[str, float] = {
-    "log_snr": 200.0,  # of float32: sigma from 1e-38 up is 175
+    "log_snr": 200.0,  # the smallest float32 sigma, 1e-38, gives 175
     "progress": 10.0,
     "timestep": 1e7,
     "guidance_scale": 1e6,
     "seconds": 1e9,
     "share": 10.0,
 }
-_REMEDY = "Ask for one study of it, made by `python -m engine export STUDY`, or query the file with SQL."
+_REMEDY = "Ask for a single study, made by `python -m engine export STUDY`, or query the file with SQL."
 
 Columns = Sequence[tuple[str, str]]
 
@@ -63,17 +63,17 @@ def fetch(
     rows: int = ANSWER_ROWS,
     size: int = ANSWER_BYTES,
 ) -> pd.DataFrame:
-    """The answer to a query as a data frame, read bit by bit and given up at the first bit that is too much.
+    """Runs a query and returns the result as a data frame, read in chunks up to a limit.
 
     Args:
         db: An open connection.
-        query: What to ask.
-        parameters: Of the query.
-        rows: Most rows.
-        size: Most bytes in memory.
+        query: A SELECT statement.
+        parameters: Its parameters.
+        rows: Maximum number of rows.
+        size: Maximum size in memory (bytes).
 
     Raises:
-        CacheRefused: There are more, or a value is out of any range it can have.
+        CacheRefused: A limit is exceeded, or a value is outside the range of its column.
     """
     result = db.execute(query, parameters if isinstance(parameters, Mapping) else list(parameters))
     parts: list[pd.DataFrame] = []
@@ -82,7 +82,7 @@ def fetch(
         part = result.fetch_df_chunk(VECTORS_AT_ONCE)
         count, used = count + len(part), used + int(part.memory_usage(index=False, deep=True).sum())
         if count > rows:
-            raise CacheRefused(f"The cache is refused: an answer has more than {rows:,} rows. {_REMEDY}")
+            raise CacheRefused(f"The cache is refused: a query result has more than {rows:,} rows. {_REMEDY}")
         refuse_bytes(used, size)
         _refuse_values(part)
         parts.append(part)
@@ -93,17 +93,17 @@ def fetch(
 def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
     whole = pd.concat(parts, ignore_index=True)
     for name in (name for name in whole.columns if pd.api.types.is_object_dtype(whole[name])):
-        # A bit whose texts are all NULL is told of as objects.
+        # A chunk whose texts are all NULL arrives with dtype object.
         texts = next((part[name].dtype for part in parts if isinstance(part[name].dtype, pd.StringDtype)), None)
         whole[name] = whole[name] if texts is None else whole[name].astype(texts)
     return whole
 
 
 def fetch_arrow(db: duckdb.DuckDBPyConnection, query: str, parameters: Mapping[str, Any]) -> pa.Table:
-    """The same as a table of Arrow, for what other caches say of studies: `TABLE_ROWS` and `TABLE_BYTES` at most.
+    """Returns a query result as an Arrow table of at most `TABLE_ROWS` rows and `TABLE_BYTES` bytes.
 
     Raises:
-        CacheRefused: There is more.
+        CacheRefused: A limit is exceeded.
     """
     reader = db.sql(query, params=parameters).to_arrow_reader(ARROW_ROWS)
     batches: list[pa.RecordBatch] = []
@@ -118,13 +118,13 @@ def fetch_arrow(db: duckdb.DuckDBPyConnection, query: str, parameters: Mapping[s
 
 
 def refuse_bytes(used: int, size: int = ANSWER_BYTES) -> None:
-    """Says so if an answer is too large.
+    """Refuses a result of more than `size` bytes.
 
     Raises:
-        CacheRefused: It is.
+        CacheRefused: It is larger.
     """
     if used > size:
-        raise CacheRefused(f"The cache is refused: an answer takes more than {size // 2**20:,} MB. {_REMEDY}")
+        raise CacheRefused(f"The cache is refused: a query result takes more than {size // 2**20:,} MB. {_REMEDY}")
 
 
 def _refuse_values(part: pd.DataFrame) -> None:
@@ -134,19 +134,22 @@ def _refuse_values(part: pd.DataFrame) -> None:
             values = np.abs(numbers.to_numpy(dtype=np.float64, na_value=np.nan))
             largest = float(values[np.isfinite(values)].max(initial=0.0))
             if largest > LARGEST[name]:
-                raise CacheRefused(_of_values(name, largest, LARGEST[name]))
+                raise CacheRefused(
+                    f"The cache is refused: '{name}' has a value of {largest:g}, outside its range (up to "
+                    f"{LARGEST[name]:g}). Ask for a file made by `python -m engine export`."
+                )
 
 
-def refuse_unlikely(db: duckdb.DuckDBPyConnection, table: str, columns: Columns) -> None:
-    """Measures a stranger's table inside DuckDB, in one go: values larger than any study makes them.
+def refuse_oversized(db: duckdb.DuckDBPyConnection, table: str, columns: Columns) -> None:
+    """Refuses a table with values larger than any study produces; one query, evaluated inside DuckDB.
 
     Args:
         db: An open connection.
-        table: Its name.
-        columns: (name, type) of each.
+        table: Name of the table.
+        columns: (name, type) of each column.
 
     Raises:
-        CacheRefused: Something is too large.
+        CacheRefused: A value is too large.
     """
     bounds = [bound for name, kind in columns for bound in _bounds(table, name, kind)]
     if not bounds:
@@ -154,13 +157,11 @@ def refuse_unlikely(db: duckdb.DuckDBPyConnection, table: str, columns: Columns)
     found = db.execute(f"SELECT {', '.join(expression for expression, _, _ in bounds)} FROM {table}").fetchall()[0]
     for value, (_, limit, words) in zip(found, bounds, strict=True):
         if value is not None and value > limit:
-            raise CacheRefused(
-                f"{words.format(value=value)}, more than the {limit:,} that are read from a shared cache. {_REMEDY}"
-            )
+            raise CacheRefused(f"{words.format(value=value)}; the limit for shared caches is {limit:,}. {_REMEDY}")
 
 
 def _bounds(table: str, name: str, kind: str) -> list[tuple[str, float, str]]:
-    """(what to measure, its limit, words for it) of a column."""
+    """The checks of a column: (SQL expression, limit, message)."""
     where = f"'{table}.{name}' has"
     if kind == "BLOB":
         return [(f'max(octet_length("{name}"))', PICTURE_BYTES, where + " a value of {value:,} bytes")]
@@ -182,10 +183,3 @@ def _bounds(table: str, name: str, kind: str) -> list[tuple[str, float, str]]:
             )
         ]
     return []
-
-
-def _of_values(name: str, value: float, limit: float) -> str:
-    return (
-        f"The cache is refused: '{name}' has a value of {value:g}, out of any range it can have (up to {limit:g}). "
-        "Ask for a file made by `python -m engine export`."
-    )

@@ -1,4 +1,4 @@
-"""Lints of lanes (their schedules, settings, findings) and noise floors in the cache: writing and reading them."""
+"""Lint results of lanes (schedules, settings, findings) and noise floors: writing and reading."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -16,7 +16,7 @@ from engine.cache.rows import now, put
 
 @dataclass(frozen=True)
 class LintRow:
-    """What is known of a lane on a model; see the table `lints`.
+    """The lint result of a lane on a model; see the table `lints`.
 
     Attributes:
         levels: (timestep, sigma, told_sigma, log_snr) of each denoiser call.
@@ -36,7 +36,7 @@ class LintRow:
 
 @dataclass(frozen=True)
 class NoiseRow:
-    """How far runs of a lane are apart that differ in one variation only; see the table `noise_floors`."""
+    """Distance between runs of a lane that differ in one variation only; see the table `noise_floors`."""
 
     environment_id: str
     model_id: str
@@ -55,7 +55,7 @@ class NoiseRow:
 
 
 def write_lints(path: Path, rows: Sequence[LintRow]) -> None:
-    """Writes what is known of lanes in one transaction; what was there of the same lanes is replaced.
+    """Writes lint results in one transaction, replacing earlier ones of the same lanes.
 
     Raises:
         CacheError: The file cannot be used.
@@ -68,7 +68,7 @@ def write_lints(path: Path, rows: Sequence[LintRow]) -> None:
 
 
 def write_noise(path: Path, rows: Sequence[NoiseRow]) -> None:
-    """Writes noise floors in one transaction; older ones of the same lane and variation are replaced.
+    """Writes noise floors in one transaction, replacing earlier ones of the same lane and variation.
 
     Raises:
         CacheError: The file cannot be used.
@@ -79,7 +79,7 @@ def write_noise(path: Path, rows: Sequence[NoiseRow]) -> None:
 
 
 def linted(db: duckdb.DuckDBPyConnection, model_id: str, config_ids: Collection[str], version: int) -> set[str]:
-    """Which of the lanes have been looked at by this version of the lint on this model."""
+    """The lanes (config ids) already linted on this model by this version of the linter."""
     rows = db.execute(
         "SELECT config_id FROM lints WHERE model_id = ? AND lint_version = ? AND list_contains(?, config_id)",
         [model_id, version, list(config_ids)],
@@ -98,7 +98,7 @@ _LANES = """
 def schedules(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
     """The noise levels of a study's lanes, call by call, in the study's order.
 
-    Columns: lane, call_index, calls, timestep, sigma (that the latents have), told_sigma (that the timestep names),
+    Columns: lane, call_index, calls, timestep, sigma (measured in the latents), told_sigma (implied by the timestep),
     log_snr, final_sigma (left in the finished latents).
     """
     return fetch(
@@ -118,7 +118,7 @@ def schedules(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
 
 
 def findings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
-    """What is remarkable about a study's lanes, in the study's order, worst first.
+    """Lint findings on a study's lanes, in the study's order, worst first.
 
     Columns: lane, severity, code, message.
     """
@@ -152,8 +152,7 @@ def settings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
 
 
 def noise(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
-    """Noise floors measured on the model, guidance, picture size and number format of a study's cells, in the
-    environments they were computed in.
+    """Noise floors that match a study's cells in model, guidance, size, number format and environment.
 
     Columns: those of `noise_floors`, and device_name.
     """
@@ -193,7 +192,7 @@ def _lint(row: LintRow) -> dict[str, Any]:
 
 
 def _json(value: Any) -> str:
-    """JSON; what it has no word for (infinity, objects of a configuration) as text."""
+    """Encodes as JSON; values it cannot express (infinity, objects) as text."""
     try:
         return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):

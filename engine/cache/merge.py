@@ -1,16 +1,16 @@
-"""Taking over what another cache holds. `inventory` says what hangs on what; these are the rules:
+"""Merges another cache into this one. `inventory` lists what depends on what; these are the rules:
 
-- What is here stays. Only what is not here is taken, whole units at a time (`CacheTable.unit`).
-- A cell comes with its frames, latents and step metrics, or not at all. A finished cell takes the place of a failed
-  one; and one with more frames that of one with fewer, if both have the same picture.
-- Scores and votes come where the picture is the same on both sides; metrics of whole sets where all pictures are. A
-  value takes the place of a reason for having none.
-- Times stand under their environment, so those of another machine stand beside those of this one.
-- Of two studies of one name with the same cells there is one; if one holds all cells of the other, the larger stands.
-  Otherwise both do: the other one as NAME-DEVICE.
+- Existing rows stay. Only missing rows are added, a whole unit at a time (`CacheTable.unit`).
+- A cell is added with its frames, latents and step metrics, or not at all. A finished cell replaces a failed one, and
+  a cell with more frames replaces one with fewer if both have the same picture.
+- Scores and votes are added where both sides have the same picture, and scores of whole lanes where all pictures are
+  the same. A value replaces a reason for having none.
+- Timings belong to their environment, so those of different machines coexist.
+- Two studies of one name become one if their cells are the same, or if one has all cells of the other. Otherwise both
+  are kept, the other one as NAME-DEVICE.
 
-Cells are taken in groups, each one transaction, so that a run may go on writing meanwhile. The studies come last: an
-interrupted import shows nothing half done, and is finished by repeating it.
+Cells are merged in groups, one transaction each, so that a run can keep writing meanwhile. Studies come last, so that
+an interrupted import shows nothing incomplete; repeating it completes it.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,13 +21,13 @@ import pyarrow as pa
 
 from engine.cache import merge_studies
 from engine.cache.connection import Connection
-from engine.cache.inventory import CacheTable, of_kind, scope
+from engine.cache.inventory import CacheTable, named, of_kind, scope
 from engine.cache.limits import CELL_BYTES, GROUP_BYTES, fetch_arrow
 from engine.cache.rows import clear, put, put_missing
 from engine.errors import CacheRefused
 
 CELLS_AT_ONCE = 64
-# The picture of a cell: its final latents, or else the bytes of its final frames.
+# A cell's picture is identified by its final latents, or else by the bytes of its final frames.
 _PICTURES = """
     SELECT t.trajectory_id, t.status, t.frame_count, t.frame_kinds, md5(l.data) AS latents, f.finals
     FROM trajectories t
@@ -43,16 +43,16 @@ Group = Callable[[], AbstractContextManager[Connection]]
 
 @dataclass
 class Merged:
-    """What came of taking over a cache.
+    """The outcome of a merge.
 
     Attributes:
         rows: Rows added, by table.
-        differing: Shared rows of another content than those here, which stay; by table.
+        differing: Shared rows whose contents differ, by table; the existing ones were kept.
         cells: Cells added.
-        replaced: Cells that failed here, or had fewer frames, and were taken.
-        equal: Cells that are on both sides with the same picture.
-        others: Cells that are on both sides with other pictures; those here stay.
-        studies: What became of each study, in words.
+        replaced: Cells that had failed here, or had fewer frames, and were replaced.
+        equal: Cells on both sides with the same picture.
+        others: Cells on both sides with different pictures; the existing ones were kept.
+        studies: The outcome for each study, in words.
     """
 
     rows: dict[str, int] = field(default_factory=dict)
@@ -69,71 +69,67 @@ class Merged:
 
 
 def merge(source: Connection, group: Group, study: str | None = None) -> Merged:
-    """Takes over what another cache holds.
+    """Merges another cache into one.
 
     Args:
         source: The other cache, open for reading.
         group: Opens the cache to write to, for one transaction.
-        study: Take only this study, with all it needs; None: everything.
+        study: Merge only this study and everything it depends on; None: everything.
 
     Raises:
-        CacheRefused: A study in the file is damaged, or far larger than any; nothing was taken.
+        CacheRefused: A study in the file is damaged or too large; nothing was merged.
     """
-    studies = next(table for table in of_kind("study") if table.name == "studies")
-    merge_studies.check(_read(source, studies, study))
+    merge_studies.check(_read(source, named("studies"), study))
     _refuse_large_cells(source, study)
     merged = Merged()
     with group() as db:
         for table in of_kind("shared"):
             incoming = _read(source, table, study)
             if table.name == "models":
-                _learn_parameters(db, incoming)
+                _fill_parameters(db, incoming)
             merged.added(table.name, put_missing(db, table, incoming))
             kept = _differing(db, table, incoming)
             if kept:
                 merged.differing[table.name] = kept
     for ids in _groups(source, study):
         with group() as db:
-            _take_cells(source, db, ids, merged)
+            _merge_cells(source, db, ids, merged)
     with group() as db:
         incoming = {table.name: _read(source, table, study) for table in of_kind("study")}
-        merged.studies, added = merge_studies.take(source, db, incoming, merged.others)
+        merged.studies, added = merge_studies.merge(source, db, incoming, merged.others)
         for name, count in added.items():
             merged.added(name, count)
     return merged
 
 
-def read(source: Connection, table: CacheTable, study: str | None) -> pa.Table:
-    """The rows of a table, of one study or all."""
+def rows_query(table: CacheTable, study: str | None) -> tuple[str, dict[str, str]]:
+    """Query and parameters for the rows of a table, of one study or all."""
     if study is None:
-        return source.sql(f"SELECT * FROM {table.name} WHERE {table.only}").to_arrow_table()
-    return source.sql(f"SELECT * FROM {table.name} WHERE {scope(table)}", params={"study": study}).to_arrow_table()
+        return f"SELECT * FROM {table.name} WHERE {table.only}", {}
+    return f"SELECT * FROM {table.name} WHERE {scope(table)}", {"study": study}
 
 
 def _read(source: Connection, table: CacheTable, study: str | None) -> pa.Table:
-    """The same, of what does not hang on cells, with bounds."""
-    if study is None:
-        return fetch_arrow(source, f"SELECT * FROM {table.name} WHERE {table.only}", {})
-    return fetch_arrow(source, f"SELECT * FROM {table.name} WHERE {scope(table)}", {"study": study})
+    return fetch_arrow(source, *rows_query(table, study))
 
 
 def cell_ids(source: Connection, study: str | None) -> list[str]:
-    """The cells that have run, of one study (references and changed prompts with it) or all, in a fixed order."""
-    cells = of_kind("cell")[0]
+    """Ids of all cells, or of those a study needs (references and swaps included), in a fixed order."""
+    cells = named("trajectories")
     where = "" if study is None else f"WHERE {scope(cells)}"
     query = f"SELECT trajectory_id FROM {cells.name} {where} ORDER BY created_at, trajectory_id"
     return [row[0] for row in source.execute(query, {} if study is None else {"study": study}).fetchall()]
 
 
 def rows_of(source: Connection, table: CacheTable, ids: list[str]) -> pa.Table:
-    """The rows of some cells."""
+    """The rows of a table that belong to these cells."""
     return source.sql(
         f"SELECT * FROM {table.name} WHERE trajectory_id IN (SELECT unnest($ids)) AND {table.only}", params={"ids": ids}
     ).to_arrow_table()
 
 
 def _groups(source: Connection, study: str | None) -> Iterator[list[str]]:
-    """Some cells at a time, fewer where their rows and pictures are large."""
+    """Yields cells in groups of limited number and size."""
     ids = cell_ids(source, study)
     for start in range(0, len(ids), CELLS_AT_ONCE):
         some = ids[start : start + CELLS_AT_ONCE]
@@ -150,7 +146,7 @@ def _groups(source: Connection, study: str | None) -> Iterator[list[str]]:
 
 
 def _sizes(where: str) -> str:
-    """Bytes of cells in memory, roughly: a step has a sketch and two lists, a score its words."""
+    """Query for the approximate size of cells in memory (bytes)."""
     return f"""
         SELECT trajectory_id, sum(bytes)::BIGINT AS size FROM (
             SELECT trajectory_id, octet_length(image) + 200 AS bytes FROM frames WHERE {where}
@@ -163,40 +159,40 @@ def _sizes(where: str) -> str:
 
 
 def _refuse_large_cells(source: Connection, study: str | None) -> None:
-    """A cell is taken as a whole, so it has to fit into memory.
+    """Refuses cells that do not fit into memory, since a cell is merged as a whole.
 
     Raises:
-        CacheRefused: One does not.
+        CacheRefused: There is one.
     """
-    where = "true" if study is None else scope(of_kind("cell")[0])
+    where = "true" if study is None else scope(named("trajectories"))
     query = f"SELECT trajectory_id, size FROM ({_sizes(where)}) WHERE size > {CELL_BYTES} LIMIT 1"
     found = source.execute(query, {} if study is None else {"study": study}).fetchall()
     if found:
         raise CacheRefused(
             f"The cache is refused: the cell {found[0][0][:80]} has {found[0][1] / 2**20:,.0f} MB of rows and "
-            f"pictures, more than the {CELL_BYTES / 2**20:,.0f} MB that are taken from another cache."
+            f"pictures; the limit for an import is {CELL_BYTES / 2**20:,.0f} MB."
         )
 
 
-def _take_cells(source: Connection, db: Connection, ids: list[str], merged: Merged) -> None:
+def _merge_cells(source: Connection, db: Connection, ids: list[str], merged: Merged) -> None:
     theirs, ours = _pictures(source, ids), _pictures(db, ids)
     new = [key for key in theirs if key not in ours]
     same = [key for key in theirs if key in ours and _same_picture(theirs[key], ours[key])]
-    mended = [key for key in theirs if key in ours and theirs[key][1] == "done" and ours[key][1] == "failed"]
+    repaired = [key for key in theirs if key in ours and theirs[key][1] == "done" and ours[key][1] == "failed"]
     richer = [key for key in same if _has_more_frames(theirs[key], ours[key])]
-    taken = [*new, *mended, *richer]
+    taken = [*new, *repaired, *richer]
     for table in of_kind("cell"):
-        clear(db, table.name, [*mended, *richer])
+        clear(db, table.name, [*repaired, *richer])
         merged.added(table.name, put(db, table.name, rows_of(source, table, taken)))
     for table in of_kind("score"):
-        clear(db, table.name, mended)
-        scores = rows_of(source, table, [*new, *mended, *same])
+        clear(db, table.name, repaired)
+        scores = rows_of(source, table, [*new, *repaired, *same])
         _drop_reasons(db, table, scores)
         merged.added(table.name, put_missing(db, table, scores))
     merged.cells += len(new)
-    merged.replaced += len(mended) + len(richer)
+    merged.replaced += len(repaired) + len(richer)
     merged.equal += len(same) - len(richer)
-    merged.others |= set(theirs) - {*new, *mended, *same}
+    merged.others |= set(theirs) - {*new, *repaired, *same}
 
 
 Picture = tuple[str, str, int, str, str | None, str | None]
@@ -221,7 +217,7 @@ def _has_more_frames(one: Picture, other: Picture) -> bool:
 
 
 def _drop_reasons(db: Connection, table: CacheTable, incoming: pa.Table) -> None:
-    """Deletes reasons for having no score where a value comes."""
+    """Deletes reasons for a missing score where the other cache has a value."""
     unit = ", ".join(table.unit)
     db.register("incoming", incoming)
     db.execute(
@@ -232,7 +228,7 @@ def _drop_reasons(db: Connection, table: CacheTable, incoming: pa.Table) -> None
 
 
 def _differing(db: Connection, table: CacheTable, incoming: pa.Table) -> int:
-    """How many rows are not here with just this content."""
+    """Number of incoming rows that have no identical row here."""
     if not incoming.num_rows:
         return 0
     db.register("incoming", incoming)
@@ -241,8 +237,8 @@ def _differing(db: Connection, table: CacheTable, incoming: pa.Table) -> int:
     return int(rows[0][0])
 
 
-def _learn_parameters(db: Connection, incoming: pa.Table) -> None:
-    """A model that was never loaded here has no count of its parameters yet."""
+def _fill_parameters(db: Connection, incoming: pa.Table) -> None:
+    """Sets the parameter count of models that have never been loaded here."""
     db.register("incoming", incoming)
     db.execute(
         "UPDATE models SET parameters = i.parameters FROM incoming i "

@@ -1,4 +1,4 @@
-"""Taking over studies: which become one, which grow, and which get a name of their own. The rules stand in `merge`."""
+"""Merging of studies: which are the same, which replace another, and which are renamed. `merge` states the rules."""
 
 import re
 from collections import Counter
@@ -19,31 +19,36 @@ MAX_NAME = 80
 
 @dataclass(frozen=True)
 class _Study:
-    """A study on one side: its settings as plain text, and its cells."""
+    """A study on one side.
+
+    Attributes:
+        spec: Its settings as JSON.
+        cells: Ids of its cells.
+    """
 
     spec: str
     cells: frozenset[str]
 
 
-def take(
+def merge(
     source: Connection, db: Connection, incoming: dict[str, pa.Table], others: set[str]
 ) -> tuple[list[str], Counter[str]]:
-    """Takes over the studies of another cache whose cells have been taken.
+    """Merges the studies of another cache, after their cells.
 
     Args:
         source: The other cache.
         db: The cache to write to, inside a transaction.
-        incoming: Its tables of kind "study", by name.
-        others: Cells that look otherwise here.
+        incoming: The other cache's tables of kind "study", by name.
+        others: Cells whose picture here differs.
 
     Returns:
-        What became of each study, in words; and rows added, by table.
+        The outcome for each study in words, and the number of rows added by table.
     """
     theirs = _studies(incoming["studies"], incoming["study_trajectories"])
-    told: list[str] = []
+    outcomes: list[str] = []
     added: Counter[str] = Counter()
     for name, study in theirs.items():
-        title, outcome = _place(db, name, study, _device(source, name))
+        title, outcome = _match(db, name, study, _device(source, name))
         if outcome == "larger":
             for replaced in ("studies", "study_trajectories"):
                 clear(db, replaced, [title], "study_id")
@@ -51,24 +56,24 @@ def take(
             if table.name in ("studies", "study_trajectories") and outcome in ("same", "smaller"):
                 continue
             rows = incoming[table.name]
-            rows = _on_the_same_pictures(rows.filter(pc.equal(rows["study_id"], name)), table.name, study, others)
+            rows = _on_equal_pictures(rows.filter(pc.equal(rows["study_id"], name)), table.name, study, others)
             added[table.name] += put_missing(db, table, rows if title == name else _renamed(rows, title))
-        told.append(_words(db, name, title, outcome, study))
-    return told, added
+        outcomes.append(_describe(db, name, title, outcome, study))
+    return outcomes, added
 
 
 def check(incoming: pa.Table) -> None:
-    """Looks at the settings of another cache's studies, before anything of it is taken over.
+    """Validates the settings of another cache's studies before anything is merged.
 
     Raises:
-        CacheRefused: One is none.
+        CacheRefused: One is invalid.
     """
     for row in incoming.to_pylist():
         read_stored_study(str(row["spec"]), str(row["study_id"]))
 
 
-def _on_the_same_pictures(rows: pa.Table, table: str, study: _Study, others: set[str]) -> pa.Table:
-    """Leaves out what was measured on, or said of, pictures that look otherwise here."""
+def _on_equal_pictures(rows: pa.Table, table: str, study: _Study, others: set[str]) -> pa.Table:
+    """Drops scores and votes on pictures that differ here."""
     if table == "scores" and study.cells & others:
         return rows.slice(0, 0)
     if table == "votes" and others:
@@ -77,8 +82,8 @@ def _on_the_same_pictures(rows: pa.Table, table: str, study: _Study, others: set
     return rows
 
 
-def _place(db: Connection, name: str, study: _Study, device: str) -> tuple[str, str]:
-    """The name a study gets here, and how it relates to the study of that name."""
+def _match(db: Connection, name: str, study: _Study, device: str) -> tuple[str, str]:
+    """The name a study gets here, and how it relates to the existing study of that name."""
     digest = sha256("\n".join(sorted(study.cells)).encode()).hexdigest()[:6]
     own = _shortened(name, f"-{device}")
     for title in (name, own, _shortened(own, f"-{digest}")):
@@ -91,7 +96,7 @@ def _place(db: Connection, name: str, study: _Study, device: str) -> tuple[str, 
             return title, "smaller"
         if here.cells < study.cells:
             return title, "larger"
-    raise AssertionError(f"the name {title} holds other cells than its digest says")
+    raise AssertionError(f"the cells of study {title} do not match the digest in its name")
 
 
 def _here(db: Connection, title: str) -> _Study | None:
@@ -115,7 +120,7 @@ def _studies(studies: pa.Table, links: pa.Table) -> dict[str, _Study]:
 
 
 def _device(source: Connection, study: str) -> str:
-    """The device most cells of a study were computed on, as part of a name."""
+    """The device that computed most cells of a study, as a suffix for its name."""
     rows = source.execute(
         "SELECT e.device_name FROM study_trajectories l JOIN trajectories t USING (trajectory_id) "
         "JOIN environments e USING (environment_id) WHERE l.study_id = ? "
@@ -131,7 +136,7 @@ def _shortened(name: str, ending: str) -> str:
 
 
 def _renamed(rows: pa.Table, title: str) -> pa.Table:
-    """The rows under another study; the name that people see changes with the id."""
+    """The rows with another study id and study name."""
     for column in ("study_id", "name"):
         if column in rows.column_names:
             place = rows.column_names.index(column)
@@ -139,26 +144,26 @@ def _renamed(rows: pa.Table, title: str) -> pa.Table:
     return rows
 
 
-def _words(db: Connection, name: str, title: str, outcome: str, study: _Study) -> str:
+def _describe(db: Connection, name: str, title: str, outcome: str, study: _Study) -> str:
     here = _here(db, title)
-    settings = here is not None and _settings(here.spec, title) != _settings(study.spec, name)
+    settings_differ = here is not None and _settings(here.spec, title) != _settings(study.spec, name)
     count = f"{len(study.cells):,} cells"
-    said = {
+    text = {
         "new": f"{name}: new, {count}",
-        "larger": f"{name}: theirs has more cells and takes the place of the one here, {count}",
-        "smaller": f"{name}: the one here holds all of its cells and stays",
-        "same": f"{name}: the same study as here, {count}",
+        "larger": f"{name}: replaces the existing study, which has fewer cells; now {count}",
+        "smaller": f"{name}: kept the existing study, which has all of its cells",
+        "same": f"{name}: the same as the existing study, {count}",
     }[outcome]
     if title != name:
-        said = f"{name}: has other cells than the study of that name here, so it is kept as '{title}' ({count})"
-        said += "" if outcome in ("new", "larger") else ", where it was already"
-    if outcome in ("same", "smaller") and settings:
-        said += "; its settings differ, those here stay"
-    return said
+        text = f"{name}: its cells differ from those of the existing study, so it is stored as '{title}' ({count})"
+        text += "" if outcome in ("new", "larger") else "; it was there already"
+    if outcome in ("same", "smaller") and settings_differ:
+        text += "; its settings differ, and the existing ones were kept"
+    return text
 
 
 def _settings(spec: str, study: str) -> object:
-    """The settings, whatever the order they stand in; the text if it holds none, as older imports let in."""
+    """The settings independent of key order, or the raw text if it is invalid (older imports accepted that)."""
     try:
         return read_stored_study(spec, study)
     except CacheRefused:

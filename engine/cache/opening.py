@@ -1,4 +1,4 @@
-"""The file itself: opened once it is free, closed off from everything else, and closed again."""
+"""Opening the database file: waits until it is free, and locks the connection down."""
 
 import contextlib
 import os
@@ -14,33 +14,47 @@ from engine.cache.duckdb_errors import is_lock, translate
 from engine.cache.read_write_lock import ReadWriteLock, lock_of
 from engine.errors import CacheBusy
 
-# The smallest DuckDB takes. With its default of 122,880 every commit rewrites up to that many pictures, in memory.
+# DuckDB's minimum. With its default of 122,880, every commit rewrites up to that many pictures in memory.
 ROW_GROUP_ROWS = 2048
-# Of a new file; a table has a block or two at least. Two cells of 64 pixels need 6.6 MB with DuckDB's 256 KB, 1.7 MB
-# with these. Smaller ones (16 KB: 0.5 MB) make writing many pictures slower.
+# Block size of a new file; every table takes at least one or two blocks. Two cells of 64 px need 6.6 MB with DuckDB's
+# default of 256 KB and 1.7 MB with this. Smaller blocks (16 KB: 0.5 MB) slow down writing many pictures.
 BLOCK_BYTES = 65_536
+
+
+def log_of(path: Path) -> Path:
+    """DuckDB's write-ahead log of a database file."""
+    return path.with_name(path.name + ".wal")
+
+
+def remove(path: Path) -> None:
+    """Deletes a database file and its log, if they exist."""
+    for file in (path, log_of(path)):
+        file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def opened(
-    path: Path, *, read_only: bool, patience: float, alone: bool, block_bytes: int = BLOCK_BYTES
+    path: Path, *, read_only: bool, patience: float, exclusive: bool, block_bytes: int = BLOCK_BYTES
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The open file, once neither a thread of this process nor another process stands in the way.
+    """Opens the file once no thread of this process and no other process blocks it.
 
-    Between two tries the turn within the process is given up: its readers need not wait for what another process holds.
+    The lock within the process is released between attempts, so that its readers don't wait for another process.
 
     Args:
         path: The cache.
         read_only: Open it for reading.
         patience: Seconds to wait.
-        alone: No other thread of this process may have it open, not even for reading.
-        block_bytes: What the file grows by, if it is a new one.
+        exclusive: No other thread of this process may have the file open, not even for reading.
+        block_bytes: Block size of a new file.
+
+    Raises:
+        CacheBusy: It was not free within `patience` seconds.
     """
     lock, deadline, pause = lock_of(path), time.monotonic() + patience, 0.01
     locked: duckdb.Error | None = None
     while True:
-        with lock.hold(deadline, alone=alone) as mine:
-            if mine:
+        with lock.hold(deadline, exclusive=exclusive) as acquired:
+            if acquired:
                 connection = _connect(path, lock, read_only, block_bytes)
                 if isinstance(connection, duckdb.DuckDBPyConnection):
                     try:
@@ -51,8 +65,8 @@ def opened(
                 locked = connection
         if time.monotonic() >= deadline:
             raise CacheBusy(
-                f"The cache {path} is in use by another process or thread for over {patience:.0f} s. "
-                "Close other programs that hold it open for writing."
+                f"The cache {path} has been in use by another process or thread for over {patience:.0f} s. "
+                "Close other programs that have it open for writing."
             ) from locked
         time.sleep(pause * random.uniform(0.5, 1.5))
         pause = min(pause * 1.7, 0.15)
@@ -61,12 +75,12 @@ def opened(
 def _connect(
     path: Path, lock: ReadWriteLock, read_only: bool, block_bytes: int
 ) -> duckdb.DuckDBPyConnection | duckdb.Error:
-    """The file opened, or the error that says that another process has it."""
-    # By one name only: DuckDB would open a file again that it has open under another one.
+    """Connects to the file; returns DuckDB's error if another process has locked it."""
+    # Always under the real path: DuckDB would open the same file a second time under another name.
     name = os.path.realpath(path)
     try:
         with lock.gate:
-            return duckdb.connect(name, True, trust.CLOSED_OFF) if read_only else _attach(name, block_bytes)
+            return duckdb.connect(name, True, trust.READ_CONFIG) if read_only else _attach(name, block_bytes)
     except duckdb.Error as error:
         if is_lock(error):
             return error
@@ -74,7 +88,7 @@ def _connect(
 
 
 def _close(connection: duckdb.DuckDBPyConnection, lock: ReadWriteLock, *, read_only: bool) -> None:
-    # A writer has committed by now, or told of what kept it from that.
+    # A writer has already committed or raised, so an error on closing adds nothing.
     with lock.gate, contextlib.nullcontext() if read_only else contextlib.suppress(duckdb.Error):
         connection.close()
 
@@ -82,12 +96,12 @@ def _close(connection: duckdb.DuckDBPyConnection, lock: ReadWriteLock, *, read_o
 def _attach(name: str, block_bytes: int) -> duckdb.DuckDBPyConnection:
     """Opens a file for writing, with row groups small enough that a commit never rewrites many pictures.
 
-    The file is opened before everything else is closed off, and before anything is asked of it.
+    Access to other files is disabled right after attaching, before any query reads the file.
     """
     connection = duckdb.connect(config=trust.WITHOUT_EXTENSIONS)
     try:
         quoted = name.replace("'", "''")
-        # The size of a file's blocks is settled once.
+        # The block size can only be set when the file is created.
         size = "" if os.path.exists(name) else f", BLOCK_SIZE {block_bytes}"
         connection.execute(f"ATTACH '{quoted}' AS cache (TYPE duckdb, ROW_GROUP_SIZE {ROW_GROUP_ROWS}{size})")
         connection.execute("USE cache")

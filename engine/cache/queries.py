@@ -1,4 +1,4 @@
-"""Questions to the cache, one function each. Every function takes an open connection and returns plain data."""
+"""Queries of the cache, one function each; every function takes an open connection and returns plain data."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from engine.cache.stored_study import read_stored_study
 
 
 def finished(db: duckdb.DuckDBPyConnection, ids: Sequence[str]) -> dict[str, tuple[int, frozenset[str]]]:
-    """Which of the cells are done: trajectory id -> (frames asked for, their kinds)."""
+    """The cells that are done: trajectory id -> (frames requested, their kinds)."""
     rows = db.execute(
         "SELECT trajectory_id, frame_count, frame_kinds FROM trajectories "
         "WHERE status = 'done' AND list_contains(?, trajectory_id)",
@@ -23,7 +23,7 @@ def finished(db: duckdb.DuckDBPyConnection, ids: Sequence[str]) -> dict[str, tup
 
 
 def places(db: duckdb.DuckDBPyConnection, ids: Sequence[str]) -> dict[str, str]:
-    """Where cells were made, for people: device, torch and diffusers, by trajectory."""
+    """Device, torch and diffusers with which each cell was computed, as text, by trajectory id."""
     rows = db.execute(
         "SELECT t.trajectory_id, e.device_name || ', torch ' || e.torch || ', diffusers ' || e.diffusers "
         "FROM trajectories t JOIN environments e USING (environment_id) WHERE list_contains(?, t.trajectory_id)",
@@ -35,7 +35,7 @@ def places(db: duckdb.DuckDBPyConnection, ids: Sequence[str]) -> dict[str, str]:
 def timed_repeats(
     db: duckdb.DuckDBPyConnection, environment_id: str, model_id: str, guided: bool
 ) -> dict[tuple[str, int, int, int, str], int]:
-    """Repeats per (config_id, batch_size, width, height, dtype) that have a total in this environment."""
+    """Number of timed repeats in this environment by (config_id, batch_size, width, height, dtype)."""
     rows = db.execute(
         "SELECT config_id, batch_size, width, height, dtype, max(repeat) + 1 FROM timings "
         "WHERE environment_id = ? AND model_id = ? AND guided = ? AND stage = 'total' GROUP BY ALL",
@@ -45,7 +45,7 @@ def timed_repeats(
 
 
 def studies(db: duckdb.DuckDBPyConnection) -> pd.DataFrame:
-    """All studies, the last run first.
+    """All studies, the most recently run first.
 
     Columns: study_id, name, created_at, updated_at, cells, done, failed, lanes, prompts, seeds.
     """
@@ -64,10 +64,10 @@ def studies(db: duckdb.DuckDBPyConnection) -> pd.DataFrame:
 
 
 def spec(db: duckdb.DuckDBPyConnection, study_id: str) -> dict[str, Any] | None:
-    """The study as it was last run, or None.
+    """The settings of a study as last run, or None if there is no such study.
 
     Raises:
-        CacheRefused: What is stored there is no study.
+        CacheRefused: The stored settings are invalid.
     """
     row = db.execute("SELECT spec FROM studies WHERE study_id = ?", [study_id]).fetchall()
     if not row:
@@ -76,9 +76,9 @@ def spec(db: duckdb.DuckDBPyConnection, study_id: str) -> dict[str, Any] | None:
 
 
 def cells(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
-    """Every cell of a study that has run, in the study's order, without frames.
+    """The cells of a study that have run, in the study's order, without frames.
 
-    Columns: those of `trajectories` (the beginning of `error`), and `study_lane`, the lane's name in this study.
+    Columns: those of `trajectories` (`error` truncated), and `study_lane`, the lane's name in this study.
     """
     return fetch(
         db,
@@ -92,7 +92,7 @@ def cells(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
 
 
 def missing_cells(db: duckdb.DuckDBPyConnection, study_id: str) -> int:
-    """How many cells of a study have not run yet."""
+    """Number of cells of a study that have not run yet."""
     return int(
         db.execute(
             "SELECT count(*) FROM study_trajectories l ANTI JOIN trajectories t USING (trajectory_id) "
@@ -103,9 +103,9 @@ def missing_cells(db: duckdb.DuckDBPyConnection, study_id: str) -> int:
 
 
 def progress(db: duckdb.DuckDBPyConnection, study_id: str) -> tuple[int, int, int, int]:
-    """How far a study is: cells done, failed and missing, and timing samples; what a page asks every few seconds.
+    """Progress of a study: cells done, failed and missing, and timing samples. Cheap enough to poll every few seconds.
 
-    The samples are those that `timings` returns, the totals of all stages.
+    Counts the samples that `timings` returns with stage "total".
     """
     row = db.execute(
         """
@@ -128,12 +128,12 @@ def progress(db: duckdb.DuckDBPyConnection, study_id: str) -> tuple[int, int, in
 
 
 def frames(db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str], kinds: Sequence[str]) -> pd.DataFrame:
-    """Pictures of trajectories, step by step; those of more than `PICTURE_BYTES` are left out.
+    """Frames of trajectories, in step order; pictures larger than `PICTURE_BYTES` are left out.
 
     Columns: trajectory_id, kind, step_index, video_frame, progress, timestep, log_snr, width, height, format, image.
 
     Raises:
-        CacheRefused: All together are too large.
+        CacheRefused: The pictures are too large in total.
     """
     meant = "FROM frames WHERE list_contains(?, trajectory_id) AND list_contains(?, kind) AND octet_length(image) <= ?"
     values = [list(trajectory_ids), list(kinds), PICTURE_BYTES]
@@ -142,7 +142,7 @@ def frames(db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str], kinds: 
 
 
 def frames_per_cell(db: duckdb.DuckDBPyConnection, study_id: str) -> int:
-    """Frames of the longest clip among the final pictures of a study; 1 for pictures, 0 before any is made."""
+    """Number of frames in the longest final clip of a study: 1 for pictures, 0 if nothing is finished."""
     row = db.execute(
         "SELECT coalesce(max(f.video_frame) + 1, 0) FROM study_trajectories l JOIN frames f USING (trajectory_id) "
         "WHERE l.study_id = ? AND f.kind = 'final'",
@@ -152,9 +152,9 @@ def frames_per_cell(db: duckdb.DuckDBPyConnection, study_id: str) -> int:
 
 
 def timings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
-    """Raw timing samples of the lanes of a study, in every environment they were timed in.
+    """Raw timing samples of a study's lanes, from every environment.
 
-    A lane's samples are those with the model, size, number format and guidance of the study's cells.
+    A sample belongs to a lane if model, size, number format and guidance match the study's cells.
     Columns: lane, environment_id, device, device_name, batch_size, repeat, stage, seconds, nfe, created_at.
     """
     return fetch(
@@ -179,7 +179,7 @@ def timings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
 
 
 def environments(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
-    """The environments in which cells of a study were computed, with the number of cells of each."""
+    """The environments that computed a study's cells, with the number of cells of each."""
     return fetch(
         db,
         """
@@ -204,7 +204,7 @@ def models(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
 
 
 def durations(db: duckdb.DuckDBPyConnection, environment_id: str, model_id: str) -> float | None:
-    """Median seconds per denoiser call at batch 1 in this environment, or None if nothing was timed."""
+    """Median seconds per denoiser call at batch size 1 in this environment, or None if nothing was timed."""
     row = db.execute(
         "SELECT median(seconds / nfe) FROM timings WHERE environment_id = ? AND model_id = ? AND stage = 'total' "
         "AND batch_size = 1",
@@ -222,9 +222,9 @@ def latents(db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str]) -> dic
 
 
 def guidance_family(db: duckdb.DuckDBPyConnection, trajectory_id: str) -> pd.DataFrame:
-    """Finished cells that differ from a cell in nothing but the guidance scale, itself included, weakest first.
+    """Finished cells of any study that differ from a cell only in guidance scale, itself included; lowest scale first.
 
-    They may belong to any study. Columns: trajectory_id, guidance_scale, nfe.
+    Columns: trajectory_id, guidance_scale, nfe.
     """
     return fetch(
         db,

@@ -1,9 +1,9 @@
-"""A lock on a cache file within one process: many readers together, or one writer alone, in the order they came.
+"""A fair read-write lock per cache file within one process: many readers or one writer, first come, first served.
 
-The locks of the file keep processes apart, not threads, and POSIX drops them once the process closes the file by any
-route. A thread that tries to read what another one writes is refused by DuckDB, but opens and closes the file on the
-way: from then on a second process may write at the same time, and the file is lost. So nobody touches a file before
-the process has agreed on it.
+File locks separate processes, not threads, and POSIX drops them as soon as the process closes the file by any route.
+DuckDB refuses a thread that reads a file another thread is writing, but opens and closes the file in doing so; the
+file lock is gone, a second process may write at the same time, and the file is corrupted. Threads therefore acquire
+this lock before they touch the file.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ from weakref import WeakValueDictionary
 
 
 class ReadWriteLock:
-    """Who may use one file.
+    """The lock of one file.
 
     Attributes:
-        gate: Held while the file is opened or closed, so that nobody closes what another one is just opening.
+        gate: Held while the file is opened or closed, so that one thread does not close it while another opens it.
     """
 
     def __init__(self) -> None:
@@ -31,33 +31,34 @@ class ReadWriteLock:
         self._writes = False
 
     @contextlib.contextmanager
-    def hold(self, deadline: float, *, alone: bool) -> Iterator[bool]:
-        """Waits for a turn and keeps it; gives False if there was none by the deadline (of `time.monotonic`).
+    def hold(self, deadline: float, *, exclusive: bool) -> Iterator[bool]:
+        """Acquires the lock; yields False if that failed by the deadline (on the clock of `time.monotonic`).
 
-        A thread that reads may read once more; one that writes, or would write while it reads, waits in vain.
+        Reading is reentrant. A thread that holds the lock for writing cannot acquire it again, and a reader cannot
+        upgrade: both time out.
         """
-        mine = self._enter(deadline, alone)
+        acquired = self._enter(deadline, exclusive)
         try:
-            yield mine
+            yield acquired
         finally:
-            if mine:
-                self._leave(alone)
+            if acquired:
+                self._leave(exclusive)
 
-    def _enter(self, deadline: float, alone: bool) -> bool:
+    def _enter(self, deadline: float, exclusive: bool) -> bool:
         thread = threading.get_ident()
         with self._changed:
-            if not alone and self._readers[thread]:  # queueing behind a writer who waits for this very thread: never
+            if not exclusive and self._readers[thread]:  # queued behind a writer that waits for this thread: deadlock
                 self._readers[thread] += 1
                 return True
             ticket = object()
             self._queue.append(ticket)
             try:
-                while self._queue[0] is not ticket or self._writes or (alone and self._readers):
+                while self._queue[0] is not ticket or self._writes or (exclusive and self._readers):
                     left = deadline - time.monotonic()
                     if left <= 0:
                         return False
                     self._changed.wait(left)
-                if alone:
+                if exclusive:
                     self._writes = True
                 else:
                     self._readers[thread] += 1
@@ -66,10 +67,10 @@ class ReadWriteLock:
                 self._queue.remove(ticket)
                 self._changed.notify_all()
 
-    def _leave(self, alone: bool) -> None:
+    def _leave(self, exclusive: bool) -> None:
         thread = threading.get_ident()
         with self._changed:
-            if alone:
+            if exclusive:
                 self._writes = False
             else:
                 self._readers[thread] -= 1
@@ -79,7 +80,7 @@ class ReadWriteLock:
 
 
 def lock_of(path: Path) -> ReadWriteLock:
-    """The lock at a file, by whatever name it is called; a new file has none yet."""
+    """The lock of a file, the same one under every path that leads to it."""
     with _known_lock:
         return _known.setdefault(os.path.realpath(path), ReadWriteLock())
 

@@ -1,4 +1,4 @@
-"""Rows of the cache as plain records: what the engine hands to the writer."""
+"""Records that the engine hands to the cache writer."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ Status = Literal["done", "failed"]
 
 @dataclass(frozen=True)
 class FrameRow:
-    """A picture of a step, or the final one."""
+    """A picture of one step, or the final picture; see the table `frames`."""
 
     kind: str
     step_index: int
@@ -25,11 +25,11 @@ class FrameRow:
 
 @dataclass(frozen=True)
 class StepRow:
-    """What was measured at a denoiser call; see the table `steps`.
+    """Measurements at one denoiser call; see the table `steps`.
 
     Attributes:
-        power: By octave, None where the final latents have none.
-        coherence: Likewise.
+        power: By octave; None where the final latents have no power.
+        coherence: By octave; None likewise.
         sketch: x0 as 128 x float16.
     """
 
@@ -48,12 +48,12 @@ class StepRow:
 def step_rows(
     measured: Iterable[tuple[str, int, float]], sketches: Mapping[int, bytes], levels: Sequence[float | None]
 ) -> tuple[StepRow, ...]:
-    """The steps of a run of which anything was measured.
+    """Collects the measurements of a run by step; steps without any are left out.
 
     Args:
         measured: (metric, step_index, value); the metric of an octave is `power_OCTAVE` or `coherence_OCTAVE`.
         sketches: By step_index.
-        levels: log-SNR of every call.
+        levels: log-SNR of each call.
     """
     numbers: dict[int, dict[str, Any]] = {index: {"sketch": sketch} for index, sketch in sketches.items()}
     for metric, index, value in measured:
@@ -81,7 +81,7 @@ class LatentsRow:
 
 @dataclass(frozen=True)
 class TrajectoryRow:
-    """A cell with its outcome, its frames and what was measured at its steps."""
+    """A cell with its outcome, frames and step measurements; see the table `trajectories`."""
 
     trajectory_id: str
     scheduler: str
@@ -109,7 +109,7 @@ class TrajectoryRow:
 
 @dataclass(frozen=True)
 class TimingRow:
-    """Seconds of one stage in one repeat."""
+    """Duration of one stage in one repeat; see the table `timings`."""
 
     scheduler: str
     steps: int

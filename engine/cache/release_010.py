@@ -1,7 +1,7 @@
-"""Converts a cache of release 0.1.0 (schema 6) to the tables of today, in a new file beside it.
+"""Converts a cache of release 0.1.0 (schema 6) to the current tables, in a new file beside it.
 
-The old file is only read. It stays until the new one is complete, has as many rows as it should have, and is on the
-disk; then the new one takes its name, in one step.
+The old file is only read. The new file replaces it atomically once it is complete, has the expected number of rows and
+is synced to disk.
 """
 
 import os
@@ -12,11 +12,12 @@ import duckdb
 
 from engine.cache import inventory, rows
 from engine.cache.inventory import TABLES
+from engine.cache.opening import remove
 from engine.errors import CacheError
 
 SCHEMA = 6
 BATCH_ROWS = 2048
-# Those of step frames alone; a plug-in could not add any.
+# Metrics of step frames only; plug-ins could not add any.
 _FRAME_METRICS = "('similarity_to_final', 'ssim_to_final', 'sharpness_of_final')"
 _REFERENCE_METRICS = "('latent_error', 'psnr', 'ssim', 'lpips')"
 
@@ -28,7 +29,7 @@ def _octaves(name: str) -> str:
 
 
 def _trimmed(name: str) -> str:
-    """Without the NULLs at its end; NULL if nothing is left."""
+    """The list without trailing NULLs; NULL if nothing is left."""
     last = f"list_max(list_transform({name}, lambda x, i: CASE WHEN x IS NULL THEN 0 ELSE i END))"
     return f"CASE WHEN {last} > 0 THEN {name}[1:{last}] END AS {name}"
 
@@ -81,7 +82,7 @@ _SCORES = f"""
     SELECT 'frame' AS scope, trajectory_id, kind, step_index, metric, metric_version, value FROM frame_quality
     UNION ALL BY NAME
     SELECT 'lane' AS scope, * EXCLUDE (warning), CASE WHEN value IS NOT NULL THEN warning END AS warning,
-           CASE WHEN value IS NULL THEN coalesce(warning, 'not told') END AS reason
+           CASE WHEN value IS NULL THEN coalesce(warning, 'unknown') END AS reason
     FROM set_quality
 """
 _LINTS = """
@@ -97,10 +98,10 @@ _LINTS = """
             WHERE (f.model_id, f.config_id) = (l.model_id, l.config_id)) AS findings
     FROM lints l
 """
-# Tables that came after it.
+# Tables that release 0.1.0 did not have.
 _LATER = frozenset({"decisions"})
-# What the rows of a new table are drawn from; all others have not changed.
-_DRAWN = {
+# Queries for the rows of tables that have changed since.
+_CHANGED = {
     "steps": _STEPS,
     "metrics": _METRICS,
     "study_metrics": _STUDY_METRICS,
@@ -110,44 +111,39 @@ _DRAWN = {
 
 
 def convert(source: duckdb.DuckDBPyConnection, target: duckdb.DuckDBPyConnection) -> None:
-    """Copies every table of a cache of schema 6 to an empty cache of today's schema, which is inside a transaction.
+    """Copies every table of a cache of schema 6 to an empty cache of the current schema, inside a transaction.
 
     Raises:
-        CacheError: A table does not hold as many rows as were read.
+        CacheError: Fewer or more rows were written than read.
     """
     for name in dict.fromkeys(table.name for table in TABLES if table.name not in _LATER):
-        query = _DRAWN.get(name, f"SELECT * FROM {name}")
+        query = _CHANGED.get(name, f"SELECT * FROM {name}")
         expected = source.execute(f"SELECT count(*) FROM ({query})").fetchall()[0][0]
         batches = source.sql(query).to_arrow_reader(BATCH_ROWS)
         added = rows.stream(target, inventory.named(name), batches)
         if added != expected:
-            raise CacheError(f"The table '{name}' has {expected:,} rows, of which {added:,} were converted.")
+            raise CacheError(f"Only {added:,} of the {expected:,} rows of the table '{name}' were converted.")
 
 
 def replace(old: Path, convert_to: Callable[[Path], None]) -> None:
-    """Puts a new file in the place of an old one, which stays until the new one is on the disk.
+    """Replaces a file with a new one, atomically, once the new one is synced to disk.
 
     Args:
         old: A file that nobody writes to meanwhile, and that this process does not close.
-        convert_to: Makes the new file and closes it.
+        convert_to: Creates the new file and closes it.
 
     Raises:
-        CacheError: Somebody else has put another file there; or the disk is full.
+        CacheError: Another process has replaced the file, or the disk is full.
     """
     new = old.with_name(f".{old.name}.converted")
     before = os.stat(old).st_ino
     try:
-        _remove(new)
+        remove(new)
         convert_to(new)
         with new.open("rb+") as stream:
             os.fsync(stream.fileno())
         if os.stat(old).st_ino != before:
-            raise CacheError(f"Another process has replaced {old} meanwhile; try again.")
+            raise CacheError(f"Another process replaced {old} in the meantime; try again.")
         os.replace(new, old)
     finally:
-        _remove(new)
-
-
-def _remove(file: Path) -> None:
-    for name in (file, file.with_name(file.name + ".wal")):
-        name.unlink(missing_ok=True)
+        remove(new)

@@ -1,4 +1,4 @@
-"""The one way to write rows: by column name, through Arrow, under the keys and rules of the inventory."""
+"""Writes rows by column name, through Arrow, with the keys and rules of the inventory. All writes go through here."""
 
 import datetime
 from collections.abc import Collection, Mapping, Sequence
@@ -10,20 +10,20 @@ import pyarrow as pa
 from engine.cache import inventory
 from engine.cache.inventory import CacheTable
 
-# Dozens of rows at a time are a hundred times faster this way than one by one.
+# For dozens of rows, Arrow is a hundred times faster than inserting one by one.
 Records: TypeAlias = "Sequence[Mapping[str, Any]] | pa.Table"
 
 
 def put(db: duckdb.DuckDBPyConnection, name: str, records: Records) -> int:
-    """Writes records; what is there under the same keys is replaced or kept, as the inventory says.
+    """Writes records; rows with the same key are replaced or kept, as the inventory says.
 
     Args:
         db: A connection inside a transaction.
-        name: The table.
-        records: By column; columns that are left out become NULL.
+        name: Name of the table.
+        records: Values by column; missing columns become NULL.
 
     Returns:
-        How many rows were added.
+        Number of rows added.
     """
     table = inventory.named(name)
     if table.on_write == "keep":
@@ -32,22 +32,22 @@ def put(db: duckdb.DuckDBPyConnection, name: str, records: Records) -> int:
 
 
 def put_missing(db: duckdb.DuckDBPyConnection, table: CacheTable, records: Records) -> int:
-    """Writes the records of those units that are not here yet; returns how many rows were added."""
+    """Writes the records of units that are not in the table yet; returns the number of rows added."""
     return _insert(db, table, records, "", f"ANTI JOIN (SELECT * FROM {table.name}) t ON {_same(table.unit)}")
 
 
 def stream(db: duckdb.DuckDBPyConnection, table: CacheTable, batches: pa.RecordBatchReader) -> int:
-    """Writes the rows of a table that is empty, as they come; returns how many were added."""
+    """Writes batches to an empty table as they arrive; returns the number of rows added."""
     return _add(db, table, batches)
 
 
 def clear(db: duckdb.DuckDBPyConnection, name: str, values: Collection[str], column: str = "trajectory_id") -> None:
-    """Deletes the rows of some cells, or of whatever the column names."""
+    """Deletes the rows whose `column` is among the values."""
     db.execute(f"DELETE FROM {name} WHERE list_contains(?, {column})", [list(values)])
 
 
 def now() -> datetime.datetime:
-    """The time in UTC, as the cache keeps it."""
+    """The current time in UTC, without time zone, as the cache stores it."""
     return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
 
 

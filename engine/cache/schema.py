@@ -1,10 +1,10 @@
-"""The tables of the cache, as numbered migrations. The schema is public: people query it with SQL.
+"""The tables of the cache, as numbered migrations. The schema is public: users query it with SQL.
 
-Every column is explained beside it. Times are UTC. Ids are digests: equal content has an equal id on every machine, so
+Every column is documented beside it. Times are UTC. Ids are digests: equal content has the same id on every machine, so
 that caches can be merged.
 
-Numbers go on from release 0.1.0, whose caches have schema 6; `release_010` converts them. Each later change of the
-schema is a migration of its own, with the next number.
+Caches of release 0.1.0 have schema 6 and are converted by `release_010`. Every later change of the schema is a
+migration of its own, with the next number.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Migration:
-    """One step of the schema; it and its record are committed together."""
+    """One change of the schema, committed together with its record in `schema_migrations`."""
 
     version: int
     name: str
@@ -22,48 +22,48 @@ class Migration:
 _STUDIES = """
 CREATE TABLE studies (
     study_id VARCHAR PRIMARY KEY,          -- name of the study
-    name VARCHAR NOT NULL,                 -- the same, for people
+    name VARCHAR NOT NULL,                 -- the same, as displayed
     spec JSON NOT NULL,                    -- the whole study as it was last run
     created_at TIMESTAMP NOT NULL,         -- when it was first run
     updated_at TIMESTAMP NOT NULL          -- when it was last run
 );
-CREATE TABLE study_trajectories (          -- which cells a study shows, in its order
+CREATE TABLE study_trajectories (          -- the cells of a study, in order
     study_id VARCHAR NOT NULL,             -- of `studies`
-    trajectory_id VARCHAR NOT NULL,        -- may be missing from trajectories while a run is going on
+    trajectory_id VARCHAR NOT NULL,        -- not in `trajectories` until it has run
     lane VARCHAR NOT NULL,                 -- the lane's name in this study
-    position INTEGER NOT NULL,             -- place among the study's cells, from 0
+    position INTEGER NOT NULL,             -- index among the study's cells, from 0
     PRIMARY KEY (study_id, trajectory_id)
 );
 CREATE TABLE study_references (            -- converged solutions, one pair per prompt and seed
     study_id VARCHAR NOT NULL,             -- of `studies`
-    reference_id VARCHAR NOT NULL,         -- a trajectory, not among the study's cells
-    check_id VARCHAR NOT NULL,             -- one of another solver, which must agree
+    reference_id VARCHAR NOT NULL,         -- trajectory of the reference, not among the study's cells
+    check_id VARCHAR NOT NULL,             -- trajectory of another solver, which must agree
     tolerance DOUBLE NOT NULL,             -- largest distance that counts as agreement
     distance DOUBLE,                       -- relative L2 between their latents; NULL: one of them is missing
     PRIMARY KEY (study_id, reference_id)
 );
-CREATE TABLE study_metrics (               -- metrics of a study, in their versions, when it was last scored
+CREATE TABLE study_metrics (               -- metrics of a study and their versions when it was last scored
     study_id VARCHAR NOT NULL,             -- of `studies`
     scope VARCHAR NOT NULL,                -- as in `metrics`
     metric VARCHAR NOT NULL,               -- key
     metric_version VARCHAR NOT NULL,       -- as in `metrics`
-    position INTEGER NOT NULL,             -- place among the metrics, from 0
+    position INTEGER NOT NULL,             -- index among the study's metrics, from 0
     unavailable VARCHAR,                   -- why it could not be measured at all, and the remedy
     PRIMARY KEY (study_id, scope, metric)
 );
-CREATE TABLE study_swaps (                 -- which changes of prompt a study shows
+CREATE TABLE study_swaps (                 -- prompt swaps of a study
     study_id VARCHAR NOT NULL,             -- of `studies`
     swap_id VARCHAR NOT NULL,              -- of `commitment`
-    position INTEGER NOT NULL,             -- place among them, from 0
+    position INTEGER NOT NULL,             -- index among the study's swaps, from 0
     PRIMARY KEY (study_id, swap_id)
 );
 """
 
 _CELLS = """
 CREATE TABLE environments (
-    environment_id VARCHAR PRIMARY KEY,    -- digest of all of the row
+    environment_id VARCHAR PRIMARY KEY,    -- digest of the other columns
     device VARCHAR NOT NULL,               -- cuda, mps or cpu
-    device_name VARCHAR NOT NULL,          -- of the graphics card or processor
+    device_name VARCHAR NOT NULL,          -- name of the GPU or CPU
     memory VARCHAR NOT NULL,               -- standard, low (offload), or slicing (attention slicing as well)
     torch VARCHAR NOT NULL,                -- its version
     diffusers VARCHAR NOT NULL,            -- its version
@@ -75,7 +75,7 @@ CREATE TABLE models (
     revision VARCHAR NOT NULL,             -- commit on the hub, or empty
     fingerprint VARCHAR NOT NULL,          -- SHA-256 over every file that is loaded
     family VARCHAR NOT NULL,               -- pipeline class
-    parameters BIGINT,                     -- of all parts together
+    parameters BIGINT,                     -- of all components together
     scheduler_config JSON NOT NULL         -- the scheduler configuration that came with the model
 );
 CREATE TABLE trajectories (
@@ -83,20 +83,20 @@ CREATE TABLE trajectories (
     model_id VARCHAR NOT NULL,             -- of `models`
     environment_id VARCHAR NOT NULL,       -- where it was computed
     scheduler VARCHAR NOT NULL,            -- key of the scheduler
-    scheduler_label VARCHAR NOT NULL,      -- its name for people
+    scheduler_label VARCHAR NOT NULL,      -- its display name
     steps INTEGER NOT NULL,                -- num_inference_steps
     lane VARCHAR NOT NULL,                 -- scheduler:steps
     config_id VARCHAR NOT NULL,            -- digest of class, code and configuration of the lane
-    scheduler_config JSON,                 -- resolved: every value the scheduler really used
+    scheduler_config JSON,                 -- resolved: every value the scheduler used
     prompt VARCHAR NOT NULL,               -- as given to the model
-    negative_prompt VARCHAR NOT NULL,      -- likewise; often empty
-    seed BIGINT NOT NULL,                  -- of the starting noise
-    guidance_scale DOUBLE NOT NULL,        -- of classifier-free guidance; up to 1: none
+    negative_prompt VARCHAR NOT NULL,      -- as given to the model; often empty
+    seed BIGINT NOT NULL,                  -- of the initial noise
+    guidance_scale DOUBLE NOT NULL,        -- of classifier-free guidance; no guidance up to 1
     width INTEGER NOT NULL,                -- pixels
     height INTEGER NOT NULL,               -- pixels
     dtype VARCHAR NOT NULL,                -- number format of the computation
     nfe INTEGER,                           -- denoiser calls, counted
-    frame_count INTEGER NOT NULL,          -- frames asked for; fewer are there if it has fewer steps
+    frame_count INTEGER NOT NULL,          -- frames requested; fewer are stored if there are fewer steps
     frame_kinds VARCHAR NOT NULL,          -- their kinds, comma separated
     status VARCHAR NOT NULL CHECK (status IN ('done', 'failed')), -- done, or failed
     error VARCHAR,                         -- why it failed
@@ -105,7 +105,7 @@ CREATE TABLE trajectories (
 CREATE TABLE frames (
     trajectory_id VARCHAR NOT NULL,        -- of `trajectories`
     kind VARCHAR NOT NULL,                 -- x0: clean-image estimate, xt: noisy image, final
-    step_index INTEGER NOT NULL,           -- denoiser call it belongs to, from 0; final: the last
+    step_index INTEGER NOT NULL,           -- index of the denoiser call, from 0; final: the last one
     video_frame INTEGER NOT NULL,          -- 0 for pictures
     progress DOUBLE NOT NULL,              -- (step_index + 1) / calls; not a physical variable
     timestep DOUBLE,                       -- as given to the denoiser
@@ -120,7 +120,7 @@ CREATE TABLE latents (                     -- final latents, for distances witho
     shape VARCHAR NOT NULL,                -- e.g. 4x64x64; for videos channels x frames x height x width
     data BLOB NOT NULL                     -- float32, little endian, C order
 );
-CREATE TABLE steps (                       -- every denoiser call of a run, measured in latent space
+CREATE TABLE steps (                       -- measurements of each denoiser call, in latent space
     trajectory_id VARCHAR NOT NULL,        -- of `trajectories`
     step_index INTEGER NOT NULL,           -- denoiser call, from 0
     progress DOUBLE NOT NULL,              -- (step_index + 1) / calls; not a physical variable
@@ -129,8 +129,8 @@ CREATE TABLE steps (                       -- every denoiser call of a run, meas
     x0_distance DOUBLE,                    -- relative L2 of x0 to the final latents; measured steps only
     motion_energy DOUBLE,                  -- mean squared difference of neighbouring frames of x0's latents; clips only
     guidance_energy DOUBLE,                -- relative L2 between the predictions with and without the prompt
-    power DOUBLE[],                        -- of each octave of x0 (0, 1, 2, 4, ... cycles), over the final latents'
-    coherence DOUBLE[],                    -- correlation of each octave of x0 with that of the final latents
+    power DOUBLE[],                        -- power of x0 by octave (0, 1, 2, 4, ... cycles), relative to final latents
+    coherence DOUBLE[],                    -- correlation of x0 with the final latents, by octave
     sketch BLOB                            -- x0 as 128 x float16, little endian; see engine/sampling/spectra.py
 );
 CREATE TABLE timings (                     -- raw samples, one row per repeat and stage
@@ -143,32 +143,32 @@ CREATE TABLE timings (                     -- raw samples, one row per repeat an
     width INTEGER NOT NULL,                -- pixels
     height INTEGER NOT NULL,               -- pixels
     dtype VARCHAR NOT NULL,                -- number format of the computation
-    guided BOOLEAN NOT NULL,               -- guidance scale above 1: two denoiser rows a picture
-    batch_size INTEGER NOT NULL,           -- pictures made at once
+    guided BOOLEAN NOT NULL,               -- guidance scale above 1: two denoiser rows per picture
+    batch_size INTEGER NOT NULL,           -- pictures per call of the pipeline
     repeat INTEGER NOT NULL,               -- from 0; warm-up runs are not stored
     stage VARCHAR NOT NULL,                -- text, denoiser, scheduler, decode, other, total
     seconds DOUBLE NOT NULL,               -- wall time of the whole batch
     nfe INTEGER NOT NULL,                  -- denoiser calls
-    created_at TIMESTAMP NOT NULL          -- when it was taken
+    created_at TIMESTAMP NOT NULL          -- when it was measured
 );
 """
 
 _SCORES = """
-CREATE TABLE metrics (                     -- what a metric means, as it was when it scored
+CREATE TABLE metrics (                     -- descriptions of metrics, by version
     scope VARCHAR NOT NULL,                -- picture: finished (or a clip); frame: x0 of a step; lane: all pictures
     metric VARCHAR NOT NULL,               -- key
-    metric_version VARCHAR NOT NULL,       -- 1, or with what else values depend on: 1@REFERENCE@WEIGHTS
-    label VARCHAR NOT NULL,                -- name for people
+    metric_version VARCHAR NOT NULL,       -- 1, or with whatever else values depend on: 1@REFERENCE@WEIGHTS
+    label VARCHAR NOT NULL,                -- display name
     unit VARCHAR NOT NULL,                 -- of its values; empty for plain numbers
-    direction VARCHAR NOT NULL,            -- better is: higher, lower, or neither
-    smallest_n INTEGER NOT NULL,           -- pairs of cells (lane: pictures) below which figures say too little
-    trusted_n INTEGER,                     -- pictures below which a lane's value carries a warning
-    has_true_zero BOOLEAN NOT NULL,        -- ratios of it mean something
+    direction VARCHAR NOT NULL,            -- which is better: higher, lower, or neither
+    smallest_n INTEGER NOT NULL,           -- fewest pairs of cells (lane: pictures) for a verdict
+    trusted_n INTEGER,                     -- fewest pictures for a lane's value without a warning
+    has_true_zero BOOLEAN NOT NULL,        -- whether ratios are meaningful
     span DOUBLE,                           -- largest minus smallest possible value, if bounded
     margin DOUBLE,                         -- equivalence margin; NULL: seed-to-seed noise of the baseline
-    needs_reference BOOLEAN NOT NULL,      -- compares with the converged solution
-    may_guard BOOLEAN NOT NULL,            -- may stand guard over a recommendation
-    description VARCHAR NOT NULL,          -- what it says, in one line
+    needs_reference BOOLEAN NOT NULL,      -- whether it compares with the converged solution
+    may_guard BOOLEAN NOT NULL,            -- whether a decision may use it as a guard
+    description VARCHAR NOT NULL,          -- definition in one line
     PRIMARY KEY (scope, metric, metric_version)
 );
 CREATE TABLE scores (                      -- a metric's value, or the reason why there is none
@@ -178,111 +178,111 @@ CREATE TABLE scores (                      -- a metric's value, or the reason wh
     lane VARCHAR,                          -- lane: its name in the study
     against VARCHAR,                       -- lane: the baseline's lane, or that of the converged reference
     kind VARCHAR,                          -- frame: x0
-    step_index INTEGER,                    -- frame: denoiser call; NULL: the reason holds for all frames of the cell
-    video_frame INTEGER,                   -- frame: of a video, if only one was measured; NULL: all of the step
+    step_index INTEGER,                    -- frame: denoiser call; NULL: the reason applies to all frames of the cell
+    video_frame INTEGER,                   -- frame: index in a video if only one was measured; NULL: all of the step
     metric VARCHAR NOT NULL,               -- key
     metric_version VARCHAR NOT NULL,       -- as in `metrics`
-    value DOUBLE,                          -- NULL: there is none, see reason
+    value DOUBLE,                          -- NULL: none, see reason
     reason VARCHAR,                        -- why there is no value; "failed: ..." is tried again
-    warning VARCHAR,                       -- lane: why the value is not to be trusted
-    n INTEGER,                             -- lane: pictures on each side, the prompts and seeds that both have
-    prompts INTEGER,                       -- lane: prompts among them
-    low DOUBLE,                            -- lane: 95 % interval, prompts being the unit
-    high DOUBLE,                           -- lane: its upper end
+    warning VARCHAR,                       -- lane: why the value is unreliable
+    n INTEGER,                             -- lane: pictures on each side, with prompts and seeds in common
+    prompts INTEGER,                       -- lane: number of prompts among them
+    low DOUBLE,                            -- lane: lower end of the 95 % interval over prompts
+    high DOUBLE,                           -- lane: upper end of the 95 % interval over prompts
     standard_error DOUBLE,                 -- lane: delete-a-group jackknife over prompts
-    features VARCHAR,                      -- lane: network and digest of the weights that made pictures vectors
-    set_id VARCHAR,                        -- lane: digest of the cells on both sides; another set is measured again
+    features VARCHAR,                      -- lane: network that embeds the pictures, and digest of its weights
+    set_id VARCHAR,                        -- lane: digest of the cells on both sides; scored again when it changes
     created_at TIMESTAMP,                  -- lane: when it was measured
     CHECK ((value IS NULL) <> (reason IS NULL)),
     CHECK ((scope = 'lane') = (trajectory_id IS NULL)),
     CHECK (scope <> 'lane' OR (study_id IS NOT NULL AND lane IS NOT NULL AND against IS NOT NULL))
 );
-CREATE TABLE votes (                       -- one choice of one voter between two pictures of one prompt and seed
-    vote_id VARCHAR PRIMARY KEY,           -- digest of study, voter and pair: a voter has one vote a pair
+CREATE TABLE votes (                       -- a voter's choice between two pictures of the same prompt and seed
+    vote_id VARCHAR PRIMARY KEY,           -- digest of study, voter and pair: one vote per voter and pair
     study_id VARCHAR NOT NULL,             -- of `studies`
-    voter VARCHAR NOT NULL,                -- made up at random for each browser; no name
+    voter VARCHAR NOT NULL,                -- random id of a browser
     check_kind VARCHAR NOT NULL,           -- none; or an attention check: identical, or obvious
     left_id VARCHAR NOT NULL,              -- trajectory shown on the left
-    right_id VARCHAR NOT NULL,             -- and on the right
-    left_lane VARCHAR NOT NULL,            -- lane of the left one
-    right_lane VARCHAR NOT NULL,           -- lane of the right one
+    right_id VARCHAR NOT NULL,             -- trajectory shown on the right
+    left_lane VARCHAR NOT NULL,            -- lane of the left picture
+    right_lane VARCHAR NOT NULL,           -- lane of the right picture
     prompt VARCHAR NOT NULL,               -- of both
     seed BIGINT NOT NULL,                  -- of both
     choice VARCHAR NOT NULL CHECK (choice IN ('left', 'right', 'same')), -- left, right or same
-    seconds DOUBLE NOT NULL,               -- from showing to choosing
+    seconds DOUBLE NOT NULL,               -- from showing the pair to the choice
     created_at TIMESTAMP NOT NULL          -- when it was cast
 );
 """
 
 _LANES = """
-CREATE TABLE lints (                       -- a lane looked at on a model: one row each
-    model_id VARCHAR NOT NULL,             -- whose scheduler configuration it starts from
+CREATE TABLE lints (                       -- lint results, one row per lane and model
+    model_id VARCHAR NOT NULL,             -- model whose scheduler configuration the lane starts from
     config_id VARCHAR NOT NULL,            -- as in trajectories: class, code, configuration and steps of the lane
-    lint_version INTEGER NOT NULL,         -- raised whenever the same lane would give another row
+    lint_version INTEGER NOT NULL,         -- raised whenever results for the same lane change
     calls INTEGER,                         -- denoiser calls; NULL: the scheduler raised, see findings
     final_sigma DOUBLE,                    -- noise level of the finished latents
-    -- Call by call: as given to the denoiser; noise over signal of the latents, measured, and as the timestep names it;
-    -- log of signal-to-noise power ratio, -2 log sigma.
+    -- Timestep as given to the denoiser; sigma (noise over signal) measured in the latents, and as implied by the
+    -- timestep (told_sigma); log of the signal-to-noise power ratio, -2 log sigma.
     levels STRUCT(timestep DOUBLE, sigma DOUBLE, told_sigma DOUBLE, log_snr DOUBLE)[] NOT NULL, -- by call
-    -- Every setting of the scheduler. Origin: lane, table, lab, model, default; ignored: the class does not take it.
-    -- Replaced: the model's own value, if another stands in its place.
+    -- Every setting of the scheduler. Origin: lane, table, lab, model, default, or ignored (not taken by the class).
+    -- Replaced: the model's own value, if it was overridden.
     settings STRUCT(setting VARCHAR, "value" JSON, origin VARCHAR, replaced JSON)[] NOT NULL, -- by name
     findings STRUCT(severity VARCHAR, code VARCHAR, message VARCHAR)[] NOT NULL, -- info, warning or error; worst first
-    created_at TIMESTAMP NOT NULL,         -- when it was looked at
+    created_at TIMESTAMP NOT NULL,         -- when it was linted
     PRIMARY KEY (model_id, config_id)
 );
-CREATE TABLE noise_floors (                -- distance between runs of one cell that should be equal
-    environment_id VARCHAR NOT NULL,       -- where they were made
+CREATE TABLE noise_floors (                -- distance between runs of a cell that should be equal
+    environment_id VARCHAR NOT NULL,       -- where they were computed
     model_id VARCHAR NOT NULL,             -- of `models`
     config_id VARCHAR NOT NULL,            -- of the lane
     lane VARCHAR NOT NULL,                 -- scheduler:steps
-    dtype VARCHAR NOT NULL,                -- number format of the study, which the variation departs from
+    dtype VARCHAR NOT NULL,                -- number format of the study, to which variations are compared
     guidance_scale DOUBLE NOT NULL,        -- as in trajectories
     width INTEGER NOT NULL,                -- pixels
     height INTEGER NOT NULL,               -- pixels
     variation VARCHAR NOT NULL,            -- again, batch 2, batch 8, float16, bfloat16, compiled
     metric VARCHAR NOT NULL,               -- latent_error: relative L2; picture_rms: 0..255
-    n INTEGER NOT NULL,                    -- cells compared; 0: could not be run, see reason
+    n INTEGER NOT NULL,                    -- cells compared; 0: it could not be run, see reason
     median DOUBLE,                         -- over these cells
     largest DOUBLE,                        -- over these cells
     reason VARCHAR,                        -- why there is no figure
     created_at TIMESTAMP NOT NULL,         -- when it was measured
     PRIMARY KEY (environment_id, model_id, config_id, dtype, guidance_scale, width, height, variation, metric)
 );
-CREATE TABLE commitment (                  -- runs that begin with one prompt and end with another
-    swap_id VARCHAR PRIMARY KEY,           -- digest of both cells and of the share of calls before the change
-    environment_id VARCHAR NOT NULL,       -- where it was made
+CREATE TABLE commitment (                  -- runs that start with one prompt and end with another
+    swap_id VARCHAR PRIMARY KEY,           -- digest of both cells and the share of calls before the swap
+    environment_id VARCHAR NOT NULL,       -- where it was computed
     model_id VARCHAR NOT NULL,             -- of `models`
     lane VARCHAR NOT NULL,                 -- scheduler:steps
-    first_id VARCHAR NOT NULL,             -- the cell that this would be without the change: prompt, seed, lane
-    second_id VARCHAR NOT NULL,            -- the cell of the other prompt
-    first_prompt VARCHAR NOT NULL,         -- that it begins with
-    second_prompt VARCHAR NOT NULL,        -- that it ends with
-    seed BIGINT NOT NULL,                  -- of the starting noise
+    first_id VARCHAR NOT NULL,             -- the cell of the first prompt alone, with the same seed and lane
+    second_id VARCHAR NOT NULL,            -- the cell of the second prompt alone
+    first_prompt VARCHAR NOT NULL,         -- prompt before the swap
+    second_prompt VARCHAR NOT NULL,        -- prompt after the swap
+    seed BIGINT NOT NULL,                  -- of the initial noise
     guidance_scale DOUBLE NOT NULL,        -- as in trajectories
-    share DOUBLE NOT NULL,                 -- of the calls that had the first prompt, as asked for: 0 to 1
+    share DOUBLE NOT NULL,                 -- requested share of calls with the first prompt, 0 to 1
     calls INTEGER,                         -- denoiser calls of the run
     swap_call INTEGER,                     -- first call with the second prompt, from 0; calls if there is none
     progress DOUBLE,                       -- swap_call / calls
     log_snr DOUBLE,                        -- of that call; NULL if there is none
     first_distance DOUBLE,                 -- relative L2 of the final latents to those of the first prompt alone
-    second_distance DOUBLE,                -- to those of the second
-    first_probability DOUBLE,              -- of the first prompt against the second, by CLIP; NULL: no judge
-    judge VARCHAR,                         -- name and digest of that CLIP
-    image BLOB,                            -- the final picture as WebP, for people; not measured
+    second_distance DOUBLE,                -- relative L2 to those of the second prompt alone
+    first_probability DOUBLE,              -- CLIP's probability of the first prompt over the second; NULL: no CLIP
+    judge VARCHAR,                         -- name and digest of that CLIP model
+    image BLOB,                            -- the final picture as WebP, for display only
     error VARCHAR,                         -- why the run failed
-    created_at TIMESTAMP NOT NULL          -- when it was made
+    created_at TIMESTAMP NOT NULL          -- when it was computed
 );
 """
 
 _DECISIONS = """
-CREATE TABLE decisions (                   -- a search for the cheapest lane as good as the baseline
+CREATE TABLE decisions (                   -- searches for the cheapest lane as good as the baseline
     study_id VARCHAR PRIMARY KEY,          -- of `studies`
-    terms JSON NOT NULL,                   -- fixed before a candidate was looked at: guards, margins, order of lanes
-    state JSON NOT NULL,                   -- how far the search is: prompts used and left, failed cells, obstacles
-    -- What each prompt of the terms' order says of a lane by a guard, seeds put together: the share of seeds that the
-    -- event struck, or lane minus baseline (more is better). NULL: nothing yet. Guards: other_picture, excess_error,
-    -- or the key of a metric.
+    terms JSON NOT NULL,                   -- fixed before any candidate was measured: guards, margins, order of lanes
+    state JSON NOT NULL,                   -- progress of the search: prompts used and left, failed cells, obstacles
+    -- Evidence by lane and guard: one value per prompt, in the order of the terms, over all its seeds. The share of
+    -- seeds with the event, or lane minus baseline (higher is better); NULL: none yet. Guards: other_picture,
+    -- excess_error, or the key of a metric.
     evidence STRUCT(lane VARCHAR, guard VARCHAR, "values" DOUBLE[])[] NOT NULL, -- by lane and guard
     fixed_at TIMESTAMP NOT NULL            -- when the terms were fixed
 );
@@ -297,8 +297,8 @@ SCHEMA_VERSION = MIGRATIONS[-1].version
 
 CREATE_MIGRATIONS = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
-    version INTEGER PRIMARY KEY,           -- number of the step
-    name VARCHAR NOT NULL,                 -- what it brought
-    applied_at TIMESTAMP NOT NULL          -- when this file got it
+    version INTEGER PRIMARY KEY,           -- number of the migration
+    name VARCHAR NOT NULL,                 -- what it added
+    applied_at TIMESTAMP NOT NULL          -- when it was applied to this file
 );
 """

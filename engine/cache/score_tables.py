@@ -1,4 +1,4 @@
-"""Scores in the cache, of pictures, step frames and whole lanes: reading and writing them."""
+"""Scores of pictures, step frames and whole lanes: writing and reading."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -13,13 +13,13 @@ from engine.cache.connection import writing
 from engine.cache.limits import fetch
 from engine.cache.rows import clear, now, put
 
-# How the reason begins if a metric raised an error: it is tried again.
+# Prefix of the reason if a metric raised an error; such scores are tried again.
 FAILED = "failed:"
 
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A metric of a study and what it means; see the tables `metrics` and `study_metrics`."""
+    """A metric of a study with its description; see the tables `metrics` and `study_metrics`."""
 
     scope: str
     metric: str
@@ -40,7 +40,7 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class ReferenceRow:
-    """A converged solution, its check, and how far they are apart."""
+    """A converged solution, its check, and the distance between them; see the table `study_references`."""
 
     reference_id: str
     check_id: str
@@ -79,7 +79,7 @@ class ScoreRow:
 
 
 def record(path: Path, study_id: str, metrics: Sequence[MetricRow], references: Sequence[ReferenceRow]) -> None:
-    """Writes which metrics a study uses, what they mean, and its references, in place of those before."""
+    """Replaces the metrics and references of a study, and updates the descriptions of the metrics."""
     own = ("study_id", "position", "scope", "metric", "metric_version", "unavailable")
     plain = [asdict(row) for row in metrics]
     with writing(path) as db:
@@ -93,7 +93,7 @@ def record(path: Path, study_id: str, metrics: Sequence[MetricRow], references: 
 
 
 def write_scores(path: Path, rows: Sequence[ScoreRow]) -> None:
-    """Writes a group of scores in one transaction; all there was of the same metric of the same cell or lane goes.
+    """Writes scores in one transaction, replacing all earlier ones of the same metric and cell or lane.
 
     Raises:
         ValueError: A value is not finite.
@@ -107,12 +107,12 @@ def write_scores(path: Path, rows: Sequence[ScoreRow]) -> None:
 
 
 def set_id(lane: Collection[str], against: Collection[str]) -> str:
-    """Digest of the cells on both sides, whatever their order."""
+    """Digest of the cells on both sides, independent of their order."""
     return sha256("\n".join([*sorted(lane), "", *sorted(against)]).encode()).hexdigest()[:16]
 
 
 def scored(db: duckdb.DuckDBPyConnection, ids: Collection[str]) -> set[tuple[str, str, str, str]]:
-    """(scope, trajectory_id, metric, metric_version) of all that has a value, or a lasting reason for none."""
+    """(scope, trajectory_id, metric, metric_version) of all scores that are final: a value, or a permanent reason."""
     rows = db.execute(
         "SELECT DISTINCT scope, trajectory_id, metric, metric_version FROM scores "
         "WHERE scope <> 'lane' AND list_contains(?, trajectory_id) AND NOT coalesce(starts_with(reason, ?), false)",
@@ -122,7 +122,7 @@ def scored(db: duckdb.DuckDBPyConnection, ids: Collection[str]) -> set[tuple[str
 
 
 def scored_sets(db: duckdb.DuckDBPyConnection, study_id: str) -> dict[tuple[str, str, str, str], str]:
-    """(lane, against, metric, metric_version) -> set_id, of all that has a value or a lasting reason for none."""
+    """(lane, against, metric, metric_version) -> set_id, of all lane scores that are final."""
     rows = db.execute(
         "SELECT lane, against, metric, metric_version, set_id FROM scores "
         "WHERE scope = 'lane' AND study_id = ? AND NOT coalesce(starts_with(reason, ?), false)",
@@ -132,7 +132,7 @@ def scored_sets(db: duckdb.DuckDBPyConnection, study_id: str) -> dict[tuple[str,
 
 
 def recorded(db: duckdb.DuckDBPyConnection, study_id: str) -> tuple[list[MetricRow], list[ReferenceRow]]:
-    """The metrics of a study, what they mean, and its references, as they were last recorded."""
+    """The metrics and references of a study as last written by `record`."""
     meant = db.execute(
         "SELECT m.*, s.unavailable FROM study_metrics s JOIN metrics m USING (scope, metric, metric_version) "
         "WHERE s.study_id = ? ORDER BY s.position",
@@ -147,9 +147,9 @@ def recorded(db: duckdb.DuckDBPyConnection, study_id: str) -> tuple[list[MetricR
 
 
 def metrics(db: duckdb.DuckDBPyConnection, study_id: str, scope: str = "picture") -> pd.DataFrame:
-    """The metrics of a study that have a scope ("picture", "frame" or "lane"), in its order.
+    """The metrics of a study with this scope ("picture", "frame" or "lane"), in the study's order.
 
-    Columns: those of `metrics`, and `unavailable` (why it has no values, or None).
+    Columns: those of `metrics`, and `unavailable` (why the metric has no values, or None).
     """
     return fetch(
         db,
@@ -181,7 +181,7 @@ def picture_scores(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame
 
 
 def picture_reasons(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
-    """Cells of a study that a metric says nothing of. Columns: lane, prompt, seed, metric, reason."""
+    """Cells of a study without a value, by metric. Columns: lane, prompt, seed, metric, reason."""
     return fetch(
         db,
         """
@@ -210,7 +210,7 @@ _FRAME_SCORES = """
 
 
 def frame_scores(db: duckdb.DuckDBPyConnection, study_id: str, lanes: Sequence[str] | None = None) -> pd.DataFrame:
-    """Scores of step frames by metrics of pictures, of all lanes of a study or of those given.
+    """Scores of step frames by picture metrics, of all lanes of a study or of those given.
 
     Columns: lane, prompt, seed, trajectory_id, kind, step_index, progress, log_snr, metric, value.
     """
@@ -225,7 +225,7 @@ def frame_scores(db: duckdb.DuckDBPyConnection, study_id: str, lanes: Sequence[s
 
 
 def frame_curves(db: duckdb.DuckDBPyConnection, study_id: str, lane: str) -> pd.DataFrame:
-    """Every finite score of the x0 frames of a lane's finished cells. Columns: as in `step_tables.step_curves`."""
+    """All finite scores of the x0 frames of a lane's finished cells. Columns: as in `step_tables.step_curves`."""
     return fetch(
         db,
         f"""SELECT * EXCLUDE (kind) FROM ({_FRAME_SCORES} AND s.scope IN ('picture', 'frame')
@@ -238,10 +238,10 @@ def frame_curves(db: duckdb.DuckDBPyConnection, study_id: str, lane: str) -> pd.
 
 
 def lane_scores(db: duckdb.DuckDBPyConnection, study_id: str, against: Sequence[str]) -> pd.DataFrame:
-    """What metrics say of whole lanes of a study, in the versions the study uses, against some lanes, in their order.
+    """Scores of whole lanes of a study, in the metric versions it uses, against the given lanes, in their order.
 
     Columns: lane, against, metric, metric_version, features, n, prompts, value, low, high, standard_error, warning (why
-    the value is not to be trusted, or why there is none), reason, set_id, created_at, label, unit, direction.
+    the value is unreliable or missing), reason, set_id, created_at, label, unit, direction.
     """
     return fetch(
         db,
@@ -262,7 +262,7 @@ def lane_scores(db: duckdb.DuckDBPyConnection, study_id: str, against: Sequence[
 
 
 def references(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
-    """A study's converged solutions, lanes by name.
+    """The converged solutions of a study, with the names of their lanes.
 
     Columns: prompt, seed, reference_id, reference, check, tolerance, distance, agrees.
     """

@@ -1,4 +1,4 @@
-"""A private copy of a cache at one moment: what exports and imports read, so that no run has to wait for them."""
+"""A private copy of a cache, which exports and imports read without blocking a run."""
 
 import contextlib
 import shutil
@@ -7,41 +7,42 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.cache.connection import Connection, QueryError, holding, migrate, reading
+from engine.cache.opening import log_of
 from engine.errors import CacheError, CacheOutdated, CacheRefused
 
 PATIENCE_SECONDS = 60.0
 
 
 @contextlib.contextmanager
-def snapshot(path: Path, beside: Path, *, stranger: bool = False) -> Iterator[Connection]:
-    """Copies a cache while no run writes to it, brings the copy to today's schema, and opens it for reading.
+def snapshot(path: Path, beside: Path, *, untrusted: bool = False) -> Iterator[Connection]:
+    """Copies a cache between two commits, migrates the copy to the current schema, and opens it for reading.
 
-    The file itself is only read. The copy needs as much room as the file, and is removed on leaving.
+    The file itself is only read. The copy takes as much disk space as the file and is removed on exit.
 
     Args:
         path: The cache.
         beside: The copy is made in the folder of this file.
-        stranger: Somebody else wrote the cache: its contents are looked at before they are used.
+        untrusted: Validate the contents before they are used.
 
     Raises:
-        CacheError: As in `reading`; or there is no room for the copy.
+        CacheError: As in `reading`; also if there is no space for the copy.
     """
     with _folder(beside) as folder:
         copy = folder / "snapshot.duckdb"
         try:
             with holding(path, PATIENCE_SECONDS):
-                log = path.with_name(path.name + ".wal")
+                log = log_of(path)
                 if log.exists():
-                    shutil.copyfile(log, copy.with_name(copy.name + ".wal"))
-                shutil.copyfile(path, copy)  # last: closing it ends the hold
+                    shutil.copyfile(log, log_of(copy))
+                shutil.copyfile(path, copy)  # last, since closing the file drops the lock
         except OSError as error:
             raise CacheError(f"{path} cannot be copied to {folder.parent}: {error}. Free some space there.") from error
         try:
-            _bring_up_to_date(copy, stranger)
-            with reading(copy, inspect=stranger) as db:
+            _migrate(copy, untrusted)
+            with reading(copy, inspect=untrusted) as db:
                 yield db
         except CacheError as error:
-            # People know the file by its own name.
+            # Name the original file, not the copy.
             raise type(error)(str(error).replace(str(copy), str(path))) from error
 
 
@@ -51,20 +52,20 @@ def _folder(beside: Path) -> Iterator[Path]:
         beside.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(prefix=".snapshot-", dir=beside.parent)
     except OSError as error:
-        raise CacheError(f"No copy can be made in {beside.parent}: {error}.") from error
+        raise CacheError(f"{beside.parent} cannot hold a temporary copy: {error}.") from error
     with folder as name:
         yield Path(name)
 
 
-def _bring_up_to_date(copy: Path, stranger: bool) -> None:
-    """Migrates an older copy; `reading` refuses foreign objects before it looks at the version."""
+def _migrate(copy: Path, untrusted: bool) -> None:
+    """Migrates a copy of an older version; `reading` refuses foreign objects before it checks the version."""
     try:
         with reading(copy):
             return
     except CacheOutdated:
         pass
     try:
-        migrate(copy, inspect=stranger)
+        migrate(copy, inspect=untrusted)
     except QueryError as error:
         text = str(error).partition("\n")[0]
-        raise CacheRefused(f"{copy} is no cache written by this lab: it cannot be migrated ({text}).") from error
+        raise CacheRefused(f"{copy} was not written by this lab: it cannot be migrated ({text}).") from error

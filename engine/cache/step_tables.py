@@ -1,4 +1,4 @@
-"""What was measured at the steps of runs, as the cache knows it: curves, and sketches of their paths. Plain data."""
+"""Per-step measurements in the cache: curves of step metrics, and sketches of x0 paths."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from engine.cache.limits import fetch
 SKETCH_BYTES = 256
 _NUMBERS = ("x0_change", "x0_distance", "motion_energy", "guidance_energy")
 _COLUMNS = ", ".join([*_NUMBERS, "power", "coherence"])
-# One row a metric, of those steps of the table `mine` that have it; octaves are 0, 1, 2, 4, 8, ...
+# One row per metric and step of the table `mine`; octaves are 0, 1, 2, 4, 8, ...
 _PLAIN = " UNION ALL ".join(
     f"SELECT * EXCLUDE ({_COLUMNS}), '{metric}' AS metric, {metric} AS value FROM mine WHERE {metric} IS NOT NULL"
     for metric in _NUMBERS
@@ -33,7 +33,7 @@ _STEPS = """
 
 
 def step_metrics(db: duckdb.DuckDBPyConnection, study_id: str, lanes: Sequence[str] | None = None) -> pd.DataFrame:
-    """The path of x0 and the distance to its end, of the cells of a study: of all its lanes, or of those given.
+    """Change of x0 per step and its distance to the final latents, of all lanes of a study or of those given.
 
     Other step metrics: `step_curves`.
     Columns: lane, prompt, seed, trajectory_id, step_index, progress, log_snr, metric, value.
@@ -49,7 +49,7 @@ def step_metrics(db: duckdb.DuckDBPyConnection, study_id: str, lanes: Sequence[s
 
 
 def step_curves(db: duckdb.DuckDBPyConnection, study_id: str, lane: str) -> pd.DataFrame:
-    """All finite step metrics of the finished cells of a lane.
+    """All finite step metrics of a lane's finished cells.
 
     Columns: lane, prompt, seed, trajectory_id, step_index, progress, log_snr, metric, value.
     """
@@ -66,7 +66,7 @@ def step_curves(db: duckdb.DuckDBPyConnection, study_id: str, lane: str) -> pd.D
 def sketches(
     db: duckdb.DuckDBPyConnection, study_id: str, prompt: str, seed: int, lanes: Sequence[str]
 ) -> pd.DataFrame:
-    """The sketched paths of lanes on one prompt and seed. Columns: lane, step_index, progress, log_snr, sketch."""
+    """The x0 sketches of lanes on one prompt and seed. Columns: lane, step_index, progress, log_snr, sketch."""
     found = fetch(
         db,
         """
@@ -84,9 +84,9 @@ def sketches(
 
 
 def paths(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
-    """The sketched x0 paths of all deterministic runs of a study that have a ground truth, and of its references.
+    """The x0 sketches of a study's references and of all deterministic runs that have one to compare with.
 
-    Noise levels are those measured of the lane (`lints`), or else those its timesteps name.
+    Noise levels are those measured by the linter (`lints`), or else those implied by the timesteps.
     Columns: role ("lane", "reference" or "check"), lane, prompt, seed, step_index, log_snr, sketch.
     """
     found = fetch(

@@ -1,4 +1,4 @@
-"""A study as the cache holds it: JSON that may come from a stranger, checked once where it is read."""
+"""Reads a study stored in the cache: untrusted JSON, validated here once."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ _LANE = {
     "timesteps": [float],
     "sigmas": [float],
 }
-# What stands where: a type, a list of one kind in brackets, or a table with these entries. Any may be missing or null.
+# Expected types: a type, a list of one type, or a table with these entries. Any entry may be missing or null.
 _SHAPE: dict[str, Any] = {
     "name": str,
     "model": str,
@@ -47,21 +47,21 @@ _NAMES = {str: "a text", int: "a whole number", float: "a number", dict: "a tabl
 
 
 def read_stored_study(text: str, study: str) -> dict[str, Any]:
-    """The settings of a study in a text; whatever the rest of the lab takes from it has the kind that a study writes.
+    """Parses the settings of a stored study and checks the type of every entry that the lab reads.
 
     Raises:
-        CacheRefused: It is none.
+        CacheRefused: It is invalid.
     """
     try:
         spec = json.loads(text)
     except (ValueError, RecursionError):
-        raise _refused(study, "it is no JSON") from None
+        raise _refused(study, "it is not JSON") from None
     if not isinstance(spec, dict):
-        raise _refused(study, "it is no table")
-    # Lazily: each may count on what the one before has found in order.
-    trouble = next(itertools.chain(_odd_values(spec), _misfits(spec, _SHAPE, "it"), _twice(spec)), None)
-    if trouble:
-        raise _refused(study, trouble)
+        raise _refused(study, "it is not a table")
+    # Evaluated lazily, since each check relies on the one before.
+    problem = next(itertools.chain(_bad_values(spec), _wrong_types(spec, _SHAPE, "it"), _duplicate_keys(spec)), None)
+    if problem:
+        raise _refused(study, problem)
     return spec
 
 
@@ -72,8 +72,8 @@ def _refused(study: str, why: str) -> CacheRefused:
     )
 
 
-def _odd_values(spec: Any) -> Iterator[str]:
-    """Values that JSON can hold, but no table, file or page of ours; level by level, as the depth may be the trap."""
+def _bad_values(spec: Any) -> Iterator[str]:
+    """Values that JSON allows but a study does not; level by level instead of recursive, since it may be very deep."""
     level = [spec]
     for _ in range(MAX_DEPTH):
         inner: list[Any] = []
@@ -91,26 +91,26 @@ def _odd_values(spec: Any) -> Iterator[str]:
         yield f"it is nested more than {MAX_DEPTH} levels deep"
 
 
-def _misfits(value: Any, shape: Any, where: str) -> Iterator[str]:
-    """Where a value is of another kind than it should be."""
+def _wrong_types(value: Any, shape: Any, where: str) -> Iterator[str]:
+    """Entries whose type is not the expected one."""
     if isinstance(shape, dict):
         if not isinstance(value, dict):
             yield f"{where} is not {_NAMES[dict]}"
             return
         for key, inner in shape.items():
             if value.get(key) is not None:
-                yield from _misfits(value[key], inner, f"'{key}'")
+                yield from _wrong_types(value[key], inner, f"'{key}'")
     elif isinstance(shape, list):
         if not isinstance(value, list):
             yield f"{where} is not a list"
             return
         for item in value:
-            yield from _misfits(item, shape[0], f"an entry of {where}")
+            yield from _wrong_types(item, shape[0], f"an entry of {where}")
     elif isinstance(value, bool) or not isinstance(value, (int, float) if shape is float else shape):
         yield f"{where} is not {_NAMES[shape]}"
 
 
-def _twice(spec: Mapping[str, Any]) -> Iterator[str]:
+def _duplicate_keys(spec: Mapping[str, Any]) -> Iterator[str]:
     keys = [lane.get("key") for lane in spec.get("lanes") or []]
     if len(set(keys)) < len(keys):
         yield "two of its lanes have the same key"

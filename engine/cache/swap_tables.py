@@ -1,4 +1,4 @@
-"""Runs whose prompt changes on the way, in the cache: writing them, and questions about them."""
+"""Runs whose prompt is swapped midway: writing and reading."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +14,7 @@ from engine.cache.rows import clear, now, put
 
 @dataclass(frozen=True)
 class SwapRow:
-    """A run that begins with one prompt and ends with another; see the table `commitment`."""
+    """A run that starts with one prompt and ends with another; see the table `commitment`."""
 
     swap_id: str
     environment_id: str
@@ -40,7 +40,7 @@ class SwapRow:
 
 
 def write_swaps(path: Path, rows: Sequence[SwapRow]) -> None:
-    """Writes runs whose prompt changes, in place of those there were.
+    """Writes runs with a swapped prompt, replacing earlier ones of the same id.
 
     Raises:
         CacheError: The file cannot be used.
@@ -51,7 +51,7 @@ def write_swaps(path: Path, rows: Sequence[SwapRow]) -> None:
 
 
 def write_study_swaps(path: Path, study_id: str, ids: Sequence[str]) -> None:
-    """Records which changes of prompt a study shows.
+    """Records which prompt swaps a study shows.
 
     Raises:
         CacheError: The file cannot be used.
@@ -63,7 +63,7 @@ def write_study_swaps(path: Path, study_id: str, ids: Sequence[str]) -> None:
 
 
 def swapped(db: duckdb.DuckDBPyConnection, ids: Collection[str]) -> set[str]:
-    """Which of the changes of prompt are done."""
+    """The prompt swaps that are done."""
     rows = db.execute(
         "SELECT swap_id FROM commitment WHERE error IS NULL AND list_contains(?, swap_id)", [list(ids)]
     ).fetchall()
@@ -71,7 +71,7 @@ def swapped(db: duckdb.DuckDBPyConnection, ids: Collection[str]) -> set[str]:
 
 
 def commitment(db: duckdb.DuckDBPyConnection, study_id: str, *, images: bool = False) -> pd.DataFrame:
-    """The changes of prompt of a study, with device_name; the pictures only if asked for."""
+    """The prompt swaps of a study with device_name, and with pictures if `images` is set."""
     without = "" if images else "EXCLUDE (image)"
     return fetch(
         db,

@@ -1,9 +1,8 @@
-"""Files from strangers: a cache is opened so that nothing in it can run, reach out, or pass for something else.
+"""Untrusted files: restricts what a connection may do, and validates a cache before the first query.
 
-Every reading connection is closed off from files, network and extensions, and every file is looked at before its
-first answer: base tables of the known schema only. A view named `frames` could read a local file, a macro named
-`median` could falsify a figure, a generated column could compute for ever; a cache has none of these. `inspect` looks
-at the contents too.
+Every connection is cut off from other files, the network and extensions, and a file may contain only base tables of
+the known schema. A view named `frames` could read a local file, a macro named `median` could falsify a figure, and a
+generated column could compute forever; a cache has none of these. `inspect` also validates the contents.
 """
 
 import contextlib
@@ -26,20 +25,20 @@ WITHOUT_EXTENSIONS: Settings = {
     "allow_community_extensions": "false",
     "allow_unsigned_extensions": "false",
 }
-# What a reading connection may do: read this one file, with bounded memory. Locked, so that no statement changes it.
-CLOSED_OFF: Settings = {
+# A reading connection has access to one file and bounded memory; locked, so that no statement can change that.
+READ_CONFIG: Settings = {
     **WITHOUT_EXTENSIONS,
     "enable_external_access": "false",
     "memory_limit": "1GB",
     "max_temp_directory_size": "0B",
     "lock_configuration": "true",
 }
-# A file is looked at for so long, and longer by its size: a large study is honest. A page waits for 10 s at most.
+# Time limit of an inspection, extended in proportion to the file's size, since large studies are legitimate.
 INSPECTION_SECONDS = 10.0
-INSPECTED_BYTES_A_SECOND = 20e6
+INSPECTED_BYTES_PER_SECOND = 20e6
 
-# What a cache never has, and what lists it. Named in full and without functions or operators, LIKE and + included: any
-# of them may be a macro of the file.
+# Objects that no cache has, and the queries that list them. Fully qualified and without functions or operators (not
+# even LIKE or +), since any of these may be a macro of the file.
 _FOREIGN = {
     "macro": "SELECT function_name FROM system.main.duckdb_functions() WHERE NOT internal",
     "view": "SELECT view_name FROM system.main.duckdb_views() WHERE NOT internal",
@@ -56,26 +55,26 @@ _COLUMNS = (
 
 
 def refuse_foreign_objects(db: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Looks for objects that no cache has. Nothing else may be asked of a file before.
+    """Refuses a file with objects that no cache has; must precede every other query of the file.
 
     Raises:
-        CacheRefused: There are some.
+        CacheRefused: It has some.
     """
     found = {kind: [str(row[0]) for row in db.execute(query).fetchall()] for kind, query in _FOREIGN.items()}
     found["schema"] = [str(name) for (name,) in db.execute(_SCHEMAS).fetchall() if name != "main"]
-    found["table whose columns compute"] = [
+    found["table with generated columns"] = [
         str(name) for name, sql in db.execute(_TABLES).fetchall() if "GENERATED ALWAYS" in str(sql).upper()
     ]
     for kind, names in found.items():
         if names:
             raise CacheRefused(
-                f"{path} is no cache written by this lab: it holds the {kind} '{names[0][:80]}', which could run when "
-                "it is read. Ask for a file made by `python -m engine export`."
+                f"{path} was not written by this lab: it contains the {kind} '{names[0][:80]}', which could run code "
+                "when read. Ask for a file made by `python -m engine export`."
             )
 
 
 def refuse_foreign_tables(db: duckdb.DuckDBPyConnection, path: Path, migrations: tuple[Migration, ...]) -> None:
-    """Compares tables and columns with those that the migrations make; the file must be of their version.
+    """Compares tables and columns with those that the migrations create; the file must have their version.
 
     Raises:
         CacheRefused: They differ.
@@ -83,44 +82,44 @@ def refuse_foreign_tables(db: duckdb.DuckDBPyConnection, path: Path, migrations:
     known, found = _known_columns(migrations), _columns(db)
     for table in sorted(known.keys() | found.keys()):
         if known.get(table) != found.get(table):
-            what = "an unknown table" if table not in known else "no table" if table not in found else "another table"
-            raise CacheRefused(f"{path} is no cache written by this lab: it holds {what} '{table[:80]}'.")
+            wrong = "is unknown" if table not in known else "is missing" if table not in found else "has other columns"
+            raise CacheRefused(f"{path} was not written by this lab: the table '{table[:80]}' {wrong}.")
 
 
 def inspect(db: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Measures the contents of a stranger's file: texts, lists, blobs and numbers small enough to be shown.
+    """Validates the contents of an untrusted file: sizes of texts, lists and blobs, ranges of numbers, unique scores.
 
     Raises:
-        CacheRefused: Something is larger than any study makes it, or two scores are of the same thing.
+        CacheRefused: A value is larger than any study produces, or there are duplicate scores.
     """
-    with within(db, INSPECTION_SECONDS + path.stat().st_size / INSPECTED_BYTES_A_SECOND, path):
+    with time_limit(db, INSPECTION_SECONDS + path.stat().st_size / INSPECTED_BYTES_PER_SECOND, path):
         for table, columns in _columns(db).items():
             try:
-                limits.refuse_unlikely(db, table, [(name, kind) for name, kind, _ in columns])
+                limits.refuse_oversized(db, table, [(name, kind) for name, kind, _ in columns])
             except CacheRefused as error:
                 raise CacheRefused(f"{path} is refused: {error}") from error
         if "scores" in _columns(db):
-            _refuse_twice(db, path)
+            _refuse_duplicate_scores(db, path)
 
 
-def _refuse_twice(db: duckdb.DuckDBPyConnection, path: Path) -> None:
+def _refuse_duplicate_scores(db: duckdb.DuckDBPyConnection, path: Path) -> None:
     for table in TABLES:
         if table.name == "scores":
-            # By hash: millions of scores fit into the memory there is.
+            # By hash, so that millions of scores fit into the memory limit.
             unit = ", ".join((*table.unit, "kind", "step_index", "video_frame"))
             twice = db.execute(
                 f"SELECT count(*) - count(DISTINCT hash({unit})) FROM scores WHERE {table.only} AND scope <> 'frame'"
             ).fetchall()[0][0]
             if twice:
-                raise CacheRefused(f"{path} is no cache written by this lab: {twice:,} scores are there twice.")
+                raise CacheRefused(f"{path} was not written by this lab: it has {twice:,} duplicate scores.")
 
 
 @contextlib.contextmanager
-def within(db: duckdb.DuckDBPyConnection, seconds: float | None, path: Path) -> Iterator[None]:
-    """Interrupts whatever runs on the connection after so many seconds; None: never.
+def time_limit(db: duckdb.DuckDBPyConnection, seconds: float | None, path: Path) -> Iterator[None]:
+    """Interrupts the query running on the connection after `seconds`; None: no limit.
 
     Raises:
-        CacheRefused: It took longer.
+        CacheRefused: The time limit was exceeded.
     """
     if seconds is None:
         yield
@@ -145,7 +144,7 @@ def within(db: duckdb.DuckDBPyConnection, seconds: float | None, path: Path) -> 
 
 
 def _columns(db: duckdb.DuckDBPyConnection) -> dict[str, list[tuple[str, str, bool]]]:
-    """(name, type, may be NULL) of every column, by table."""
+    """Maps each table to its columns as (name, type, nullable)."""
     tables: dict[str, list[tuple[str, str, bool]]] = {}
     for table, column, kind, nullable in db.execute(_COLUMNS).fetchall():
         tables.setdefault(table, []).append((column, kind, nullable))

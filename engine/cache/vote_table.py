@@ -1,4 +1,4 @@
-"""Blind votes in the cache: each is committed by itself, once, whoever else votes or writes at that moment."""
+"""Blind votes: each is committed in its own transaction, at most once per voter and pair."""
 
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -14,7 +14,7 @@ from engine.cache.rows import now, put
 
 Check = Literal["none", "identical", "obvious"]
 Choice = Literal["left", "right", "same"]
-# What a choice counts for the picture on the left.
+# Score of the picture on the left for each choice.
 SCORED: dict[str, float] = {"left": 1.0, "same": 0.5, "right": 0.0}
 
 
@@ -23,9 +23,9 @@ class Vote:
     """A choice between two pictures of the same prompt and seed.
 
     Attributes:
-        voter: A random name; the same voter's second vote on a pair changes nothing.
-        check_kind: "none", or what makes it an attention check: the same picture twice, or one that is plainly worse.
-        seconds: From showing to choosing.
+        voter: A random id; a second vote of the same voter on a pair is ignored.
+        check_kind: "none", or the kind of attention check: the same picture twice, or one that is clearly worse.
+        seconds: Time from showing the pair to the choice.
     """
 
     study_id: str
@@ -42,13 +42,13 @@ class Vote:
 
     @property
     def vote_id(self) -> str:
-        """Digest of study, voter and pair, whichever side each picture was on."""
+        """Digest of study, voter and pair, independent of the sides."""
         pair = sorted((self.left_id, self.right_id))
         return sha256("\n".join([self.study_id, self.voter, *pair]).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def cast(path: Path, vote: Vote) -> bool:
-    """Writes a vote; once this returns it is safe. False if the voter had voted on this pair before.
+    """Commits a vote; returns False if the voter has already voted on this pair.
 
     Raises:
         CacheError: The cache cannot be written; the vote is not counted.
@@ -59,12 +59,12 @@ def cast(path: Path, vote: Vote) -> bool:
 
 
 def votes(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
-    """All votes of a study, the oldest first. Columns: those of the table."""
+    """All votes of a study, oldest first. Columns: those of the table."""
     return fetch(db, "SELECT * FROM votes WHERE study_id = ? ORDER BY created_at, vote_id", [study_id], VOTE_ROWS)
 
 
 def voted(db: duckdb.DuckDBPyConnection, study_id: str, voter: str) -> list[tuple[str, str]]:
-    """The pairs (left_id, right_id) of a study that a voter has answered."""
+    """The pairs (left_id, right_id) of a study on which a voter has voted."""
     rows = db.execute(
         "SELECT left_id, right_id FROM votes WHERE study_id = ? AND voter = ?", [study_id, voter]
     ).fetchall()

@@ -1,4 +1,4 @@
-"""Writing to the cache: each call opens the file, commits one group, and closes it again."""
+"""Writes a run's results: each call opens the file, commits one group of rows and closes it."""
 
 import datetime
 import json
@@ -18,19 +18,19 @@ from engine.study.cells import Cell
 from engine.study.source import ModelSource
 from engine.study.study import Study, canonical
 
-# Fields of a trajectory's row that are tables of their own.
+# Fields of `TrajectoryRow` that are stored in tables of their own.
 CHILDREN = frozenset({"latents", "frames", "measured"})
 
 
 class CacheWriter:
-    """Writes a run's results for one model and environment.
+    """Writes a run's results.
 
-    What a call has written is safe once the call returns; a process killed in the middle of one leaves the file as
-    it was before. Rows that exist already are replaced, so a cell written twice is there once.
+    Rows are durable once a call returns; a process killed during a call leaves the file as it was before. Existing
+    rows are replaced, so writing a cell twice stores it once.
     """
 
     def __init__(self, path: Path) -> None:
-        """Creates the file, or migrates an older one.
+        """Creates the cache, or migrates an older one.
 
         Raises:
             CacheError: The file cannot be used.
@@ -39,7 +39,7 @@ class CacheWriter:
         migrate(path)
 
     def begin(self, study: Study, cells: Sequence[Cell], model: ModelSource, environment: Environment) -> None:
-        """Records the study, its cells, the model and the environment."""
+        """Writes the study, its cells, the model and the environment."""
         time = now()
         with writing(self.path) as db:
             known = db.execute("SELECT created_at FROM studies WHERE study_id = ?", [study.name]).fetchall()
@@ -54,17 +54,17 @@ class CacheWriter:
             _put_places(db, model, environment)
 
     def places(self, model: ModelSource, environment: Environment) -> None:
-        """Records a model and an environment, for rows that belong to no study."""
+        """Writes a model and an environment, for rows that belong to no study."""
         with writing(self.path) as db:
             _put_places(db, model, environment)
 
     def set_parameters(self, model: ModelSource, parameters: int) -> None:
-        """Records how many parameters a model has, known once it is loaded."""
+        """Stores the parameter count of a model, which is known once it is loaded."""
         with writing(self.path) as db:
             db.execute("UPDATE models SET parameters = ? WHERE model_id = ?", [parameters, model.model_id])
 
     def trajectories(self, rows: Sequence[TrajectoryRow], model: ModelSource, environment: Environment) -> None:
-        """Writes a group of cells with their frames and step metrics in one transaction."""
+        """Writes cells with their frames and step metrics in one transaction."""
         if not rows:
             return
         ids = [row.trajectory_id for row in rows]

@@ -1,4 +1,4 @@
-"""Picture files out of a cache, looked at before they are decoded: format, bytes, pixels, and what else is in them."""
+"""Picture files from a cache, validated before they are decoded: format, size in bytes and pixels, and metadata."""
 
 import io
 import struct
@@ -10,15 +10,15 @@ from engine.cache.limits import PICTURE_BYTES, PICTURE_EXTRAS, PICTURE_PIXELS
 
 FORMATS = ("PNG", "WEBP", "JPEG")
 _PNG = b"\x89PNG\r\n\x1a\n"
-_BYTES_A_PIXEL = 4
+_BYTES_PER_PIXEL = 4
 _FAULTS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
-def looked_at(data: bytes) -> Image.Image | None:
-    """The picture, its pixels not read yet; None if it is of no format we write, damaged, or far too large.
+def open_picture(data: bytes) -> Image.Image | None:
+    """Opens a picture without decoding it; None if its format is not one we write, or it is damaged or too large.
 
-    A few bytes of colour profiles or comments can unpack to megabytes each, which Pillow does on opening. So what a
-    file holds beside pixels is measured first.
+    Pillow unpacks colour profiles and comments on opening, and a few bytes can unpack to megabytes, so the size of all
+    metadata is checked first.
     """
     if len(data) > PICTURE_BYTES or _extras(data) > PICTURE_EXTRAS:
         return None
@@ -27,12 +27,12 @@ def looked_at(data: bytes) -> Image.Image | None:
     except _FAULTS:
         return None
     pixels = image.width * image.height
-    return None if pixels > PICTURE_PIXELS or len(data) > _BYTES_A_PIXEL * pixels + PICTURE_EXTRAS else image
+    return None if pixels > PICTURE_PIXELS or len(data) > _BYTES_PER_PIXEL * pixels + PICTURE_EXTRAS else image
 
 
 def decoded(data: bytes) -> Image.Image | None:
-    """The same with its pixels, as RGB."""
-    image = looked_at(data)
+    """The decoded picture as RGB, or None as in `open_picture`."""
+    image = open_picture(data)
     try:
         return None if image is None else image.convert("RGB")
     except _FAULTS:
@@ -40,7 +40,7 @@ def decoded(data: bytes) -> Image.Image | None:
 
 
 def _extras(data: bytes) -> int:
-    """Bytes of the chunks of a PNG that are none of its pixels; 0 for other formats."""
+    """Size of all chunks of a PNG other than its pixels (bytes); 0 for other formats."""
     return sum(size for kind, size in _chunks(data) if kind not in (b"IHDR", b"PLTE", b"IDAT", b"IEND"))
 
 

@@ -1,4 +1,4 @@
-"""Pictures out of a cache, checked: what is no picture, or far too large a one, is left out."""
+"""Loads pictures from a cache; invalid and oversized ones are left out."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from PIL import Image
 from engine.cache import queries
 from engine.cache.connection import Connection
 from engine.cache.limits import ANSWER_BYTES, DOCUMENT_PIXELS, refuse_bytes
-from engine.sharing.picture_files import decoded, looked_at
+from engine.sharing.picture_files import decoded, open_picture
 from engine.study.cells import evenly_spaced
 
 CELLS_AT_ONCE = 8
@@ -21,8 +21,8 @@ class CellPictures:
     """The pictures of one cell.
 
     Attributes:
-        steps: (progress, picture) of its steps of one kind, ascending.
-        final: None if there is none.
+        steps: (progress, picture) of its steps of one kind, in order of progress.
+        final: The final picture; None if there is none.
     """
 
     steps: tuple[tuple[float, Image.Image], ...] = ()
@@ -30,14 +30,14 @@ class CellPictures:
 
 
 class StoredPictures(Mapping[str, CellPictures]):
-    """Pictures by cell, as the cache holds them: a cell is decoded when it is first asked for, and kept small.
+    """Pictures by cell, decoded and scaled down on first access.
 
-    So the cache can be closed before anything is decoded, and no more than one picture is in memory at its full size.
-    Once `DOCUMENT_PIXELS` have been decoded, further pictures are left out.
+    The cache can thus be closed before anything is decoded, and only one picture at a time is in memory at full size.
+    After `DOCUMENT_PIXELS` pixels have been decoded, further pictures are left out.
     """
 
     def __init__(self, stored: Mapping[str, "_Stored"], side: int, step_side: int) -> None:
-        """Final pictures with a longer edge than `side` pixels are scaled down to it, and steps to `step_side`."""
+        """Stores encoded pictures; final ones are scaled down to at most `side` pixels, steps to `step_side`."""
         self._stored, self._sides = dict(stored), (side, step_side)
         self._decoded: dict[str, CellPictures] = {}
         self._pixels_left = DOCUMENT_PIXELS
@@ -55,7 +55,7 @@ class StoredPictures(Mapping[str, CellPictures]):
         return CellPictures(tuple((progress, image) for progress, image in steps if image is not None), final)
 
     def _small(self, data: bytes, side: int) -> Image.Image | None:
-        head = looked_at(data)
+        head = open_picture(data)
         if head is None or head.width * head.height > self._pixels_left:
             return None
         self._pixels_left -= head.width * head.height
@@ -71,32 +71,32 @@ class StoredPictures(Mapping[str, CellPictures]):
 
 @dataclass(frozen=True)
 class _Stored:
-    """The files of one cell's pictures."""
+    """The encoded pictures of one cell."""
 
     steps: tuple[tuple[float, bytes], ...] = ()
     final: bytes | None = None
 
     @property
     def size(self) -> int:
-        """Bytes in memory."""
+        """Size in memory (bytes)."""
         return sum(len(data) for _, data in self.steps) + len(self.final or b"")
 
 
 def load_pictures(
     db: Connection, ids: Sequence[str], kind: str, side: int, most: int | None = None, step_side: int | None = None
 ) -> StoredPictures:
-    """The pictures of cells: their final ones, and `kind` ("x0" or "xt") step by step.
+    """Loads the final pictures of cells, and those of their steps.
 
     Args:
-        db: An open connection; the pictures need it no longer.
-        ids: Trajectories.
-        kind: Of the steps; "" for none.
-        side: Pixels of the longer edge that are enough.
-        most: Steps to read of each cell, evenly spread; all unless given.
-        step_side: Pixels that are enough for a step; `side` unless given.
+        db: An open connection; the result does not depend on it.
+        ids: Trajectory ids.
+        kind: Kind of the step pictures, "x0" or "xt"; "" for none.
+        side: Maximum length of the longer edge (px).
+        most: Number of steps to load per cell, evenly spaced; None: all.
+        step_side: As `side`, for step pictures; None: `side`.
 
     Raises:
-        CacheRefused: All together are too large.
+        CacheRefused: The pictures are too large in total.
     """
     found: dict[str, _Stored] = {}
     used = 0
@@ -122,7 +122,7 @@ def _of_cell(frames: pd.DataFrame, kind: str, most: int | None) -> _Stored:
 
 
 def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
-    """The picture scaled to fit into a box, as large as it gets; small ones are enlarged without inventing detail."""
+    """The picture scaled to fit into a box; larger ones are reduced (Lanczos), smaller ones enlarged (bicubic)."""
     scale = min(width / image.width, height / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return (
@@ -133,7 +133,7 @@ def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def encoded(image: Image.Image, quality: int = 80) -> bytes:
-    """As WebP, which every browser of today shows."""
+    """The picture as WebP."""
     stream = io.BytesIO()
     image.save(stream, "WEBP", quality=quality, method=4)
     return stream.getvalue()

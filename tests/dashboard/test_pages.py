@@ -47,7 +47,7 @@ STATES: dict[str, tuple[Callable[[Path, ModuleType], None], str]] = {
     "no study": (lambda path, synthetic: migrate(path) and None, "No study has been run yet"),
     "not DuckDB": (lambda path, synthetic: path.write_text("hello\n" * 999) and None, "is not a DuckDB file"),
     "a folder": (lambda path, synthetic: path.mkdir(), "The cache cannot be read"),
-    "foreign DuckDB": (lambda path, synthetic: synthetic.write_foreign(path), "no cache of this lab"),
+    "foreign DuckDB": (lambda path, synthetic: synthetic.write_foreign(path), "not a cache of this lab"),
     "outdated": (lambda path, synthetic: synthetic.write_outdated(path), "engine migrate"),
     "usual": (_plain(), "quick"),
     "one lane": (_plain(lanes=("euler:30",)), "quick"),

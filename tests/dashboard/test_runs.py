@@ -269,7 +269,7 @@ def test_a_log_is_read_whatever_stands_in_it(tmp_path: Path) -> None:
     filler = [json.dumps({"event": "note", "text": "x" * 1000}) for _ in range(300)]
     lines = [
         '{"event": "begin", "device_name": "CPU"}',
-        "no JSON",
+        "not JSON",
         "[1]",
         '{"event": 3}',
         *filler,

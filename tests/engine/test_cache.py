@@ -107,7 +107,7 @@ def test_a_newer_schema_is_refused_by_name(cache, tmp_path, capsys):
 def test_an_older_schema_is_told_of_and_migrate_mends_it(cache, tmp_path, monkeypatch, capsys):
     write_rows(cache, row("a"))
     as_if_newer(monkeypatch)
-    words = f"schema {SCHEMA_VERSION}, this program reads {NEXT.version}"
+    words = f"schema {SCHEMA_VERSION}; this program reads {NEXT.version}"
     with pytest.raises(CacheOutdated, match=words), reading(cache):
         pass
     study = write_study(tmp_path / "a.toml")
@@ -154,7 +154,7 @@ def test_a_folder_is_no_cache(tmp_path, capsys):
 def test_a_cache_below_a_file_is_refused(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main(["run", str(write_study(tmp_path / "a.toml")), "--cache", str(tmp_path / "file" / "c.duckdb")]) == 2
-    assert "cannot be made" in capsys.readouterr().err
+    assert "cannot be created" in capsys.readouterr().err
 
 
 def test_another_duckdb_database_is_refused_and_left_alone(cache, tmp_path, capsys):
@@ -163,7 +163,7 @@ def test_another_duckdb_database_is_refused_and_left_alone(cache, tmp_path, caps
     study = write_study(tmp_path / "a.toml")
     for command in (["run", str(study)], ["plan", str(study)], ["migrate"]):
         assert main([*command, "--cache", str(cache)]) == 2
-        assert "holds the table 'customers'" in capsys.readouterr().err
+        assert "table 'customers'" in capsys.readouterr().err
     assert tables(cache) == {"customers"}
 
 
@@ -249,7 +249,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_keeps_what_was_committed(cache, t
     code, said = child.wait(), child.err.read_text()
     assert code == 2, said
     assert said.startswith("error: The disk is full")
-    assert "run again to go on" in said
+    assert "run again to continue" in said
     assert "Traceback" not in said
     after = ask(cache, "SELECT trajectory_id, created_at FROM trajectories ORDER BY ALL")
     assert set(before) <= set(after)

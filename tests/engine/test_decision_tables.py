@@ -40,5 +40,5 @@ def test_other_terms_begin_without_evidence_and_the_same_keep_it(cache: Path) ->
 
 
 def test_evidence_without_terms_is_refused(cache: Path) -> None:
-    with pytest.raises(ValueError, match="no terms"):
+    with pytest.raises(ValueError, match="no decision terms"):
         write_evidence(cache, "another", [], {})

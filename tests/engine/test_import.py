@@ -166,9 +166,9 @@ def test_a_study_with_other_cells_of_the_same_name_is_kept_beside(here, there):
     names = {"small", "small-example-gpu-9000"}
     assert {name for (name,) in ask(here, "SELECT study_id FROM studies")} == names
     assert {name for (name,) in ask(here, "SELECT name FROM studies")} == names
-    assert "kept as 'small-example-gpu-9000'" in merged.studies[0]
+    assert "stored as 'small-example-gpu-9000'" in merged.studies[0]
     after = contents(here)
-    assert "where it was already" in import_cache(there, here).studies[0]
+    assert "it was there already" in import_cache(there, here).studies[0]
     assert contents(here) == after
 
 
@@ -188,11 +188,11 @@ def test_a_third_study_of_the_name_gets_a_digest(here, there, tmp_path):
 def test_a_study_that_has_grown_takes_the_place_of_the_smaller(here, there):
     run(here, parsed())
     run(there, parsed(seeds=[0, 1]), THERE)
-    assert "takes the place" in import_cache(there, here).studies[0]
+    assert "replaces" in import_cache(there, here).studies[0]
     assert count(here, "study_trajectories") == 4
     assert json.loads(ask(here, "SELECT spec FROM studies")[0][0])["seeds"] == [0, 1]
     run(there, parsed())
-    assert "holds all of its cells" in import_cache(there, here).studies[0]
+    assert "has all of its cells" in import_cache(there, here).studies[0]
     assert count(here, "study_trajectories") == 4
 
 
@@ -265,7 +265,7 @@ def test_a_newer_file_is_refused_by_its_own_name(here, there):
     [
         (lambda path: None, CacheMissing, "There is no file"),
         (lambda path: path.write_bytes(b"not a database" * 100), CacheError, "not a DuckDB file"),
-        (lambda path: duckdb.connect(str(path)).execute("CREATE TABLE flowers (a INTEGER)"), CacheError, "no cache"),
+        (lambda path: duckdb.connect(str(path)).execute("CREATE TABLE flowers (a INTEGER)"), CacheError, "not a cache"),
         (
             lambda path: migrate(path) and duckdb.connect(str(path)).execute("CREATE VIEW v AS SELECT 1"),
             CacheRefused,

@@ -31,12 +31,12 @@ def test_a_whole_cache_is_whole_and_stays_as_it_is(cache: Path, capsys: pytest.C
 
 ONE = "trajectory_id = (SELECT min(trajectory_id) FROM trajectories)"
 DAMAGE = {
-    "rows of 'frames' whose cell is not there": f"DELETE FROM trajectories WHERE {ONE}",
-    "rows of 'study_metrics' whose study is not there": "UPDATE study_metrics SET study_id = 'gone'",
+    "rows of 'frames' without their cell": f"DELETE FROM trajectories WHERE {ONE}",
+    "rows of 'study_metrics' without their study": "UPDATE study_metrics SET study_id = 'gone'",
     "without a final picture": f"DELETE FROM frames WHERE kind = 'final' AND {ONE}",
-    "cannot be decoded": f"UPDATE frames SET image = image[:40] WHERE kind = 'final' AND {ONE}",
+    "do not decode": f"UPDATE frames SET image = image[:40] WHERE kind = 'final' AND {ONE}",
     "without their model": f"UPDATE trajectories SET model_id = 'gone' WHERE {ONE}",
-    "another size than their shape": f"INSERT INTO latents SELECT trajectory_id, '4x8x8', '12'::BLOB "
+    "do not match their shape": f"INSERT INTO latents SELECT trajectory_id, '4x8x8', '12'::BLOB "
     f"FROM trajectories WHERE {ONE} ON CONFLICT DO UPDATE SET shape = '4x8x8', data = '12'::BLOB",
 }
 

@@ -110,15 +110,15 @@ def test_a_thread_that_reads_may_read_once_more_though_a_writer_waits() -> None:
     lock, outcome = ReadWriteLock(), []
 
     def write() -> None:
-        with lock.hold(time.monotonic() + 20, alone=True) as mine:
+        with lock.hold(time.monotonic() + 20, exclusive=True) as mine:
             outcome.append(mine)
 
-    with lock.hold(time.monotonic(), alone=False) as first:
+    with lock.hold(time.monotonic(), exclusive=False) as first:
         writer = threading.Thread(target=write)
         writer.start()
         while not lock._queue:
             time.sleep(0.001)
-        with lock.hold(time.monotonic() + 0.05, alone=False) as second:
+        with lock.hold(time.monotonic() + 0.05, exclusive=False) as second:
             assert (first, second) == (True, True)
         assert outcome == []
     writer.join(20)
@@ -128,15 +128,15 @@ def test_a_thread_that_reads_may_read_once_more_though_a_writer_waits() -> None:
 def test_a_writer_that_waits_is_not_overtaken_by_readers_who_came_later() -> None:
     lock, order = ReadWriteLock(), []
 
-    def take(name: str, *, alone: bool) -> None:
-        with lock.hold(time.monotonic() + 20, alone=alone) as mine:
+    def take(name: str, *, exclusive: bool) -> None:
+        with lock.hold(time.monotonic() + 20, exclusive=exclusive) as mine:
             assert mine
             order.append(name)
 
-    with lock.hold(time.monotonic(), alone=False):
+    with lock.hold(time.monotonic(), exclusive=False):
         threads = []
         for name in ("writer", "reader", "other writer"):
-            threads.append(threading.Thread(target=take, args=(name,), kwargs={"alone": "writer" in name}))
+            threads.append(threading.Thread(target=take, args=(name,), kwargs={"exclusive": "writer" in name}))
             threads[-1].start()
             while len(lock._queue) < len(threads):
                 time.sleep(0.001)
@@ -148,11 +148,11 @@ def test_a_writer_that_waits_is_not_overtaken_by_readers_who_came_later() -> Non
 
 def test_who_gives_up_leaves_the_queue() -> None:
     lock = ReadWriteLock()
-    with lock.hold(time.monotonic(), alone=True):
-        for alone in (True, False):
-            with lock.hold(time.monotonic() + 0.02, alone=alone) as mine:
+    with lock.hold(time.monotonic(), exclusive=True):
+        for exclusive in (True, False):
+            with lock.hold(time.monotonic() + 0.02, exclusive=exclusive) as mine:
                 assert not mine
-    with lock.hold(time.monotonic(), alone=True) as mine:
+    with lock.hold(time.monotonic(), exclusive=True) as mine:
         assert mine
 
 

@@ -139,7 +139,7 @@ def test_every_row_that_says_something_is_kept(old, converted):
 
 
 def test_an_old_cache_is_told_of_and_the_command_converts_it(old, capsys):
-    with pytest.raises(CacheOutdated, match=f"schema 6, this program reads {SCHEMA_VERSION}"), reading(old):
+    with pytest.raises(CacheOutdated, match=f"schema 6; this program reads {SCHEMA_VERSION}"), reading(old):
         pass
     assert main(["migrate", "--cache", str(old)]) == 0
     assert "Done." in capsys.readouterr().out
@@ -218,7 +218,7 @@ def test_an_export_of_release_010_is_imported_and_only_read(old, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [("DROP TABLE unscored", "no cache written by this lab"), ("CREATE VIEW v AS SELECT 1", "the view 'v'")],
+    [("DROP TABLE unscored", "not written by this lab"), ("CREATE VIEW v AS SELECT 1", "the view 'v'")],
 )
 def test_a_strangers_old_file_that_is_no_cache_is_refused(change, message, old, tmp_path):
     with duckdb.connect(str(old)) as db:
@@ -230,7 +230,7 @@ def test_a_strangers_old_file_that_is_no_cache_is_refused(change, message, old, 
 
 def test_rows_that_go_missing_are_noticed(old, monkeypatch):
     monkeypatch.setattr("engine.cache.rows.stream", lambda *_: 0)
-    with pytest.raises(CacheError, match="of which 0 were converted"):
+    with pytest.raises(CacheError, match=r"0 of the .* rows"):
         migrate(old)
 
 

@@ -12,7 +12,7 @@ from engine.cache.connection import reading
 from engine.cache.exchange import import_cache
 from engine.cli import main
 from engine.errors import CacheRefused
-from engine.sharing.picture_files import decoded, looked_at
+from engine.sharing.picture_files import decoded, open_picture
 from tests.hostile.costly import COSTLY, STUDY, png
 
 
@@ -104,9 +104,9 @@ def test_what_a_picture_holds_beside_pixels_is_measured_before_pillow_sees_it(mo
     for data in (png(64, (b"zTXt", bytes(70_000))), png(64, *[(b"iCCP", bytes(1000))] * 70), bytes(2**26 + 1)):
         with monkeypatch.context() as patched:
             patched.setattr("PIL.Image.open", lambda *_, **__: pytest.fail("opened"))
-            assert looked_at(data) is None
-    assert looked_at(png(64) + bytes(90_000)) is None
-    assert looked_at(png(4097)) is None
+            assert open_picture(data) is None
+    assert open_picture(png(64) + bytes(90_000)) is None
+    assert open_picture(png(4097)) is None
 
 
 @pytest.mark.parametrize("name", COSTLY)

@@ -62,7 +62,7 @@ def test_no_command_runs_what_the_file_brings_along(
     for command, words in every.items():
         assert main(words) == 2, command
         said = capsys.readouterr()
-        assert "is no cache written by this lab: it holds the" in said.err, command
+        assert "not written by this lab: it contains the" in said.err, command
         assert FILES.SECRET not in said.out + said.err, command
     assert path.read_bytes() == before
     assert not [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
