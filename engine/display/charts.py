@@ -1,7 +1,7 @@
-"""What charts of lanes share: one mark per lane with its interval, and each scheduler's own colour and shape.
+"""Shared parts of lane charts: one mark per lane with its interval, and the colour and shape of each scheduler.
 
-Charts are pure functions from a DataFrame to an Altair chart; dashboard and report draw the same ones. They draw
-lanes in the order of the rows, which have columns label, scheduler and is_baseline.
+Charts are pure functions from a DataFrame to an Altair chart, used by dashboard and report alike. Lanes appear in the
+order of the rows, which have columns label, scheduler and is_baseline.
 """
 
 import altair as alt
@@ -17,7 +17,7 @@ AXIS = alt.Axis(tickCount=6, labelOverlap=True)
 def lane_marks(
     shown: pd.DataFrame, title: str, columns: tuple[str, str, str], tooltip: list[alt.Tooltip]
 ) -> alt.LayerChart | alt.FacetChart:
-    """A mark per lane with its interval, from zero; `columns` are the value and the ends of its interval."""
+    """Draws a mark per lane with its interval, from zero; `columns` are the value and the ends of its interval."""
     middle, low, high = columns
     base = alt.Chart(shown).encode(y=lane_axis(shown), tooltip=tooltip)
     colour, shape = looks(shown)
@@ -39,7 +39,7 @@ def lane_axis(table: pd.DataFrame) -> alt.Y:
 
 
 def looks(table: pd.DataFrame) -> tuple[alt.Color, alt.Shape]:
-    """Colour and shape per scheduler; the lane labels name them, so there is no legend."""
+    """Colour and shape by scheduler; no legend, since the axis labels name the lanes."""
     keys = sorted(set(table["scheduler"]))
     looks = [theme.look(key) for key in keys]
     colours = alt.Scale(domain=keys, range=[look.colour for look in looks])

@@ -10,12 +10,12 @@ MARKS = "Mark: at the median time. Thick bar: at the ends of its interval. Dashe
 
 
 def cost_chart(table: pd.DataFrame, figure: str, title: str) -> alt.LayerChart | alt.FacetChart:
-    """Dollars a month per lane with their interval; a dashed line marks the baseline.
+    """Dollars per month and lane with their interval; a dashed line marks the baseline.
 
     Args:
         table: Rows of `engine.analysis.cost.price_lanes`.
-        figure: Its column "usd_month" or "fleet_usd".
-        title: Of the axis, with the unit.
+        figure: Column to draw, "usd_month" or "fleet_usd".
+        title: Title of the axis, with the unit.
     """
     low, high = f"{figure}_low", f"{figure}_high"
     shown = table.assign(

@@ -1,4 +1,4 @@
-"""Numbers and times as people read them. Every unit is written out; what is unknown is a dash."""
+"""Formats numbers and times for display, with units; unknown values become a dash."""
 
 import math
 from datetime import datetime
@@ -9,7 +9,7 @@ NONE = "–"
 
 
 def known(value: Any) -> TypeGuard[float]:
-    """Whether there is a number at all: not None, NaN, infinite or pandas' NA."""
+    """Whether the value is a finite number: not None, NaN, infinite or pandas' NA."""
     return isinstance(value, Real) and math.isfinite(value)
 
 
@@ -22,7 +22,7 @@ def duration(milliseconds: float | None) -> str:
 
 
 def duration_range(low: float | None, high: float | None) -> str:
-    """E.g. "800 – 825 ms", in the unit and with the decimals of the larger end."""
+    """E.g. "800 – 825 ms"; unit and decimals follow from the larger end."""
     if not (known(low) and known(high)):
         return NONE
     divisor, decimals, unit = _scale(high)
@@ -30,7 +30,7 @@ def duration_range(low: float | None, high: float | None) -> str:
 
 
 def _scale(milliseconds: float) -> tuple[int, int, str]:
-    """What to divide by, decimals to show, and the unit."""
+    """(divisor, decimals, unit) for a duration."""
     if milliseconds >= 10_000:
         return 1000, 1, "s"
     return 1, 0 if milliseconds >= 100 else 1 if milliseconds >= 10 else 2, "ms"
@@ -70,15 +70,15 @@ def whole(value: float | None) -> str:
 
 
 def when(moment: datetime | None) -> str:
-    """E.g. "23 Nov 2026, 08:12 UTC", for a UTC time without zone, as the cache keeps them."""
+    """E.g. "23 Nov 2026, 08:12 UTC", for a UTC time without time zone, as in the cache."""
     if moment is None or moment != moment:
         return NONE
     return f"{moment.day} {moment:%b %Y, %H:%M} UTC"
 
 
-def count(number: int, one: str, many: str = "") -> str:
+def count(number: int, one: str) -> str:
     """E.g. "1 lane", "4 lanes"."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+    return f"{number:,} {one if number == 1 else one + 's'}"
 
 
 def batch_of(size: float) -> str:
@@ -87,7 +87,7 @@ def batch_of(size: float) -> str:
 
 
 def cut(text: str, length: int) -> str:
-    """The text in one line, cut to `length` characters with an ellipsis."""
+    """The text on one line, truncated to `length` characters with an ellipsis."""
     line = " ".join(text[: 4 * length].split())
     return line if len(line) <= length and len(text) <= 4 * length else line[: length - 1].rstrip() + "…"
 
@@ -123,7 +123,7 @@ def percent_range(low: float, high: float) -> str:
 
 
 def interval_note(n: float, interval: str, settled: str) -> str:
-    """E.g. "95 % interval 2.31 – 2.60, n = 10"; says so if there are too few samples, or they have not settled."""
+    """E.g. "95 % interval 2.31 – 2.60, n = 10"; notes if there are too few samples or they have not settled."""
     if interval == NONE:
         return f"too few samples, n = {n:.0f}"
     return f"95 % interval {interval}, n = {n:.0f}" + ("" if settled == "settled" else f", {settled}")

@@ -1,4 +1,4 @@
-"""What a study says in four figures: the lane to take, the time saved, what it does to the images, the money. Pure."""
+"""The headline of a study in four figures: recommended lane, time saved, effect on the images, money saved. Pure."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,18 +26,18 @@ from engine.display.formats import (
 from engine.results import Results
 
 NOT_KNOWN = "Not known yet"
-NOT_SCORED = "The images have not been scored yet; `python -m engine score` does so."
+NOT_SCORED = "The images have not been scored yet; run `python -m engine score`."
 NOTHING_DECIDES = (
-    "Nothing that was measured tells quality: this model has no CLIP, and the study no converged solution. "
-    "A `[reference]` table in the study makes one."
+    "No measured metric can judge quality: this model has no CLIP, and the study has no converged solution. "
+    "Add a `[reference]` table to the study to get one."
 )
-_REAL = "Real only if GPUs are given back."
+_REAL = "Real only if GPUs are given up."
 _NAMED = 4
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A large figure with its name, what it means, and a small print; `scheduler` gives it that scheduler's mark."""
+    """A large figure with a name, a note and small print; `scheduler` adds that scheduler's mark."""
 
     name: str
     value: str
@@ -51,9 +51,9 @@ class Headline:
     """The headline of a study.
 
     Attributes:
-        results: Of the study, seen with the times of one environment and batch size.
-        pricing: At what to price the lanes; None if that is not known.
-        price_is_known: Whether somebody read or stated the price; otherwise money is told as a share.
+        results: Results of the study, with the times of one environment and batch size.
+        pricing: How to price the lanes; None if unknown.
+        price_is_known: Whether the price was looked up or stated; otherwise savings are given as a share.
     """
 
     results: Results
@@ -74,12 +74,12 @@ class Headline:
 
     @cached_property
     def recommendation(self) -> Recommendation:
-        """The lane that the decision names, or the baseline, or why neither can be told."""
+        """The recommended lane, or the baseline, or why neither is known."""
         return self.results.recommendation
 
     @property
     def lane(self) -> str:
-        """The lane the figures are about: the recommended one, or else the fastest but the baseline; "" if none is."""
+        """The lane shown: the recommended one, or else the fastest other than the baseline; "" if there is none."""
         best = self.recommendation.best
         if best is not None and best.lane != self.results.baseline:
             return best.lane
@@ -131,13 +131,13 @@ class Headline:
 
     @property
     def _keep(self) -> str:
-        """Why the baseline stays, and what would tell."""
+        """Why the baseline stays, and what is needed to decide."""
         decision = self.results.decision
         return decision.sentence if decision else undecided(self.label(self.results.baseline))
 
     @property
     def _kept(self) -> str:
-        """What the recommended lane has shown, e.g. "keeps the picture in 99 % [97, 100] of 130 prompts"."""
+        """The evidence for the recommended lane, e.g. "keeps the picture in 99 % [97, 100] of 130 prompts"."""
         row = self.decided
         share = next((guard for guard in row.guards if guard.guard.key == OTHER), None) if row else None
         if share is None:
@@ -147,28 +147,28 @@ class Headline:
 
     @property
     def reservations(self) -> tuple[str, ...]:
-        """Which other lanes were not chosen, and why, a sentence each."""
+        """Sentences that say which other lanes were not chosen, and why."""
         found = self.recommendation
         sentences = []
         if found.passed_over:
             named = ", ".join(f"{self.label(lane)} ({why})" for lane, why in found.passed_over[:_NAMED])
             more = f" and {len(found.passed_over) - _NAMED} more" if len(found.passed_over) > _NAMED else ""
-            sentences.append(f"Cheaper, but not as good as far as is known: {named}{more}.")
+            sentences.append(f"Cheaper, but not known to be as good: {named}{more}.")
         if found.untimed:
             sentences.append(f"As good, but not timed often enough: {', '.join(map(self.label, found.untimed))}.")
         return tuple(sentences)
 
     def label(self, lane: str) -> str:
-        """A lane's name for people."""
+        """Display name of a lane."""
         return self.results.lane_label(lane)
 
     @property
     def _batch_size(self) -> int:
-        """Images made in one go when the lanes were timed."""
+        """Batch size at which the lanes were timed."""
         return int(self.results.times["batch_size"].iloc[0]) if len(self.results.times) else 1
 
     def _an_image(self, milliseconds: float) -> str:
-        """The time of one image, from that of the batch it was made in."""
+        """The time of one image, given that of its batch."""
         return duration(milliseconds / self._batch_size)
 
     def _recommended(self) -> Figure:
@@ -181,7 +181,7 @@ class Headline:
         if best.lane == self.results.baseline:
             return Figure("Recommended", name, self._keep, scheduler=scheduler)
         second = found.runner_up
-        small = f"Runner-up: {self.label(second.lane)}, {self._an_image(second.median_ms)} an image" if second else ""
+        small = f"Runner-up: {self.label(second.lane)}, {self._an_image(second.median_ms)} per image" if second else ""
         small += "; the intervals of their times overlap." if found.order_is_open else "." if small else ""
         note = f"The cheapest lane known to be as good as {base}: it {self._kept}."
         return Figure("Recommended", name, note, small, scheduler)
@@ -196,15 +196,15 @@ class Headline:
             return Figure(
                 title,
                 NOT_KNOWN,
-                f"{name}{self._an_image(row['median_ms'])} an image; the baseline has not been timed here.",
+                f"{name}{self._an_image(row['median_ms'])} per image; the baseline has not been timed here.",
             )
         base = self.results.times[self.results.times["is_baseline"]].iloc[0]
         interval = percent_range(1 - 1 / row["speedup_low"], 1 - 1 / row["speedup_high"])
         note = (
-            f"{name}{self._an_image(row['median_ms'])} instead of {self._an_image(base['median_ms'])} an image, "
+            f"{name}{self._an_image(row['median_ms'])} instead of {self._an_image(base['median_ms'])} per image, "
             "all stages"
         )
-        note += f": the time of a batch of {self._batch_size}, shared out." if self._batch_size > 1 else "."
+        note += f": the time of a batch of {self._batch_size}, divided by it." if self._batch_size > 1 else "."
         return Figure(
             title, percent(1 - 1 / row["speedup"]), note, _sentence(interval_note(row["n"], interval, row["settled"]))
         )
@@ -216,7 +216,7 @@ class Headline:
             return Figure(title, WORDS[row.status].capitalize(), row.reason, small)
         score = self.comparison
         if score is None:
-            return Figure(title, NOT_KNOWN, "No score to compare it by.")
+            return Figure(title, NOT_KNOWN, "There are no scores to compare it by.")
         gap = score.difference
         base = f"{self.label(self.results.baseline)}'s {number(score.baseline_mean.value)}"
         note = "Whether it is as good has not been asked. "
@@ -228,10 +228,10 @@ class Headline:
     def _saving(self) -> Figure:
         lane, pricing = self.lane, self.pricing
         if not self.is_as_good or pricing is None:
-            why = "A saving counts only at equal quality." if pricing else "There are no prices to go by."
+            why = "A saving counts only at equal quality." if pricing else "No prices are known."
             return Figure("Saved a month", "None known", why)
         if not pricing.fits(str(self.results.times["device_name"].iloc[0])):
-            return Figure("Saved a month", NOT_KNOWN, "The times were measured on another device than is priced.")
+            return Figure("Saved a month", NOT_KNOWN, "The times were not measured on the device that is priced.")
         row = price_lanes(self.results.times, pricing.rate, pricing.work, pricing.seconds).set_index("lane").loc[lane]
         work = pricing.work
         month = (
@@ -240,7 +240,7 @@ class Headline:
         )
         if not self.price_is_known:
             ends = percent_range(row["saving_share_low"], row["saving_share_high"])
-            note = f"Of what is paid by use, whatever an hour costs; {money(row['saving_usd'])} a month for {month}."
+            note = f"When paid by use, at any hourly price; {money(row['saving_usd'])} a month for {month}."
             return Figure("Cost saved", percent(row["saving_share"]), note, _real(ends))
         ends = money_range(row["saving_usd_low"], row["saving_usd_high"])
         return Figure("Saved a month", money(row["saving_usd"]), f"Assumed: {month}.", _real(ends))

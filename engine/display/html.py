@@ -1,6 +1,6 @@
-"""The HTML of pages and report, from the templates beside. Everything that is filled in is escaped there.
+"""HTML of pages and report, rendered from `templates/`, which escape everything that is filled in.
 
-Each function returns a part that may stand inside another one.
+Each function returns a fragment that can be nested in another one.
 """
 
 import base64
@@ -19,12 +19,12 @@ from engine.display.formats import count, cut
 from engine.display.headline import Figure
 from engine.display.tables import VERDICT_MARKS, Entry, ResultTable, claim_figure
 
-SMALL_PIXELS = 256  # smaller pictures are enlarged as they are, without smoothing
+SMALL_PIXELS = 256  # smaller pictures are enlarged without smoothing
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A picture with what it shows, and a line below it."""
+    """A picture with its alternative text and a caption."""
 
     source: str
     alt: str
@@ -34,15 +34,15 @@ class Shot:
 
 @dataclass(frozen=True)
 class Film:
-    """The final picture of a cell and the strip of its steps, as addresses.
+    """The final picture of a cell and a strip of its steps, as URLs.
 
     Attributes:
         final: The final picture; None if there is none.
-        strip: All steps beside each other; None if there are none.
-        progress: Of each step in the strip.
-        width: Of one picture in pixels; the strip has as many times that.
-        height: Likewise.
-        alt: What they show, for screen readers.
+        strip: All steps side by side; None if there are none.
+        progress: Progress of each step in the strip.
+        width: Width of one picture in pixels.
+        height: Height of one picture in pixels.
+        alt: Alternative text.
     """
 
     final: str | None
@@ -54,7 +54,7 @@ class Film:
 
 
 def _with_code(text: str) -> Markup:
-    """The text with `such parts` set as code."""
+    """The text with `parts in backticks` marked up as code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
@@ -76,32 +76,32 @@ _PARTS: Any = _TEMPLATES.get_template("parts.html").module
 
 
 def document(template: str, **values: Any) -> str:
-    """A whole page from a template, which calls the parts itself."""
+    """Renders a whole page from a template."""
     return _TEMPLATES.get_template(template).render(values)
 
 
 def trusted(text: str) -> Markup:
-    """A text of our own that is not escaped: a style sheet, or a script whose digest the page allows."""
+    """Marks our own text as safe: a style sheet, or a script whose digest the page allows."""
     return Markup(text)
 
 
 def inline_image(kind: str, data: bytes) -> str:
-    """A picture as an address that needs no network; `kind` as in "image/KIND"."""
+    """A picture as a data URL; `kind` as in "image/KIND"."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def title(name: str, facts: Sequence[str], description: str, level: int = 1) -> Markup:
-    """The head of a page: the study and what its cells share; `level` of the heading, 2 below another head."""
+    """The head of a page: name of the study, description, and facts; `level` is that of the heading."""
     return _part("title", name, (cut(description, 300), " · ".join(facts)), level)
 
 
 def heading(text: str, note: str = "") -> Markup:
-    """A section's heading with one line of explanation."""
+    """A section heading with one line of explanation."""
     return _part("heading", text, note)
 
 
 def note(head: str, text: str) -> Markup:
-    """A message in place of what cannot be shown."""
+    """A message in place of content that cannot be shown."""
     return _part("note", head, text)
 
 
@@ -111,17 +111,17 @@ def soft(text: str) -> Markup:
 
 
 def footer(parts: Iterable[str]) -> Markup:
-    """The line under a figure: n, interval, environment, when."""
+    """The line below a figure: n, interval, environment, time."""
     return _part("footer", " · ".join(part for part in parts if part))
 
 
 def legend(text: str = "", marks: Iterable[Entry] = ()) -> Markup:
-    """What the marks of a chart mean."""
+    """The legend of a chart."""
     return _part("legend", text, marks)
 
 
 def prose(*texts: str) -> Markup:
-    """Paragraphs to read."""
+    """Paragraphs of text."""
     return _part("prose", texts)
 
 
@@ -136,27 +136,27 @@ def figures(items: Iterable[Figure]) -> Markup:
 
 
 def cards(items: Iterable[Figure], link: tuple[str, str] | None = None) -> Markup:
-    """The headline; the note of the last figure ends with a link (text, address)."""
+    """The headline; the last note ends with a link (text, URL)."""
     return _part("cards", items, "cards", link)
 
 
 def claims(verdicts: Iterable[ClaimVerdict]) -> Markup:
-    """Every claim with its verdict and the figure behind it."""
+    """Claims with their verdicts and the deciding figures."""
     return _part("claims", [(verdict, claim_figure(verdict)) for verdict in verdicts])
 
 
 def remarks(loud: Sequence[tuple[str, str]], quiet: Sequence[str]) -> Markup:
-    """Warnings (severity, text) to see, and mere information to unfold."""
+    """Visible warnings as (severity, text), and collapsed information."""
     return _part("remarks", loud, quiet)
 
 
 def table(shown: ResultTable) -> Markup:
-    """A table that scrolls sideways where the page is narrow."""
+    """A table that scrolls horizontally on narrow pages."""
     return _part("table", shown)
 
 
 def picture(shot: Shot, query: Mapping[str, str] | None = None) -> Markup:
-    """A picture; with a query it leads to the Compare page."""
+    """A picture; with a query it links to the Compare page."""
     return _part("picture", shot, "compare?" + urlencode(query) if query else "")
 
 
@@ -171,17 +171,17 @@ def shots(pictures: Iterable[Shot]) -> Markup:
 
 
 def film(shown: Film) -> Markup:
-    """A final picture, and the strip behind it for the scrubber."""
+    """A final picture with the strip of steps for the scrubber."""
     return _part("film", shown)
 
 
 def preformatted(text: str, style: str) -> Markup:
-    """Output of a program, line by line."""
+    """Preformatted output of a program."""
     return _part("preformatted", text, style)
 
 
 def folded(summary: str, text: str, style: str) -> Markup:
-    """A text to unfold, line by line as it is."""
+    """Preformatted text, collapsed below a summary."""
     return _part("folded", summary, text, style)
 
 

@@ -1,4 +1,4 @@
-"""Two charts for newcomers: error over denoiser calls, and time over denoiser calls."""
+"""Charts of the Learn page: error over denoiser calls, and time over denoiser calls."""
 
 import altair as alt
 import pandas as pd
@@ -9,7 +9,7 @@ CHART_PIXELS = 280
 
 
 def error_chart(scores: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
-    """Distance from the converged solution over denoiser calls, both on logarithmic axes; a mark a lane.
+    """Distance from the converged solution over denoiser calls on logarithmic axes; one mark per lane.
 
     Args:
         scores: Columns label, scheduler, nfe, n, median, low, high.
@@ -26,7 +26,7 @@ def error_chart(scores: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
 
 
 def calls_chart(table: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
-    """Median time over denoiser calls, from zero; a mark a lane.
+    """Median time over denoiser calls, from zero; one mark per lane.
 
     Args:
         table: Timing summaries with columns label, scheduler, nfe, n, median_ms, low_ms, high_ms.
@@ -43,11 +43,11 @@ def calls_chart(table: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
 def _marks(
     table: pd.DataFrame, title: str, scale: alt.Scale, tooltip: list[alt.Tooltip], columns: tuple[str, str, str]
 ) -> alt.LayerChart | alt.FacetChart:
-    """A labelled mark a lane with its interval; `columns` are the value and the ends of its interval."""
+    """A labelled mark per lane with its interval; `columns` are the value and the ends of its interval."""
     colour, shape = looks(table)
     middle, low, high = columns
     across = alt.X("nfe:Q", title="Denoiser calls (NFE)", scale=scale, axis=AXIS)
-    table = table.assign(above=table["nfe"].rank(method="first") % 2 == 1)  # neighbours are named on either side
+    table = table.assign(above=table["nfe"].rank(method="first") % 2 == 1)  # labels alternate above and below
     base = alt.Chart(table).encode(x=across, color=colour, tooltip=tooltip)
     up = alt.Y(f"{middle}:Q", title=title, scale=scale, axis=AXIS)
     return alt.layer(

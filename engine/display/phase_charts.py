@@ -1,7 +1,7 @@
-"""How the image forms, as charts over log-SNR: noise on the left, the picture on the right.
+"""Charts of image formation over log-SNR, from noise on the left to the picture on the right.
 
-Every curve is a median over runs with its 10 to 90 % band, a line a lane with its scheduler's colour and marks. Below
-stands a ruler a lane: where in log-SNR it has done 20, 40, 60 and 80 % of its calls, which is the second axis.
+Curves are medians over runs with a 10 to 90 % band, one per lane in its scheduler's colour. Rulers below the chart,
+one per lane, mark the log-SNR at which 20, 40, 60 and 80 % of its calls are done.
 """
 
 import altair as alt
@@ -20,23 +20,23 @@ RULER_PIXELS = 15
 LOG_SNR = "Log-SNR: noise → picture"
 SPAN_MARKS = (
     "Bar: half of the path. Line: 80 % of it. Mark: halfway. Dark ends: 95 % intervals. "
-    "Grey: 40 – 80 %, said to be critical."
+    "Grey: 40 – 80 %, the claimed critical phase."
 )
-# How fine the octaves of x0 are, coarse to fine: one hue, so that the order shows.
+# Dash patterns of the octaves of x0, coarse to fine.
 OCTAVE_DASHES = ([1, 0], [8, 3], [5, 3], [3, 2], [2, 2], [1, 2], [1, 4])
 
 
 def curve_chart(
     curve: pd.DataFrame, ruler: pd.DataFrame, title: str, value_format: str = ".3~g", band: str = "10 – 90 % of runs"
 ) -> Layers:
-    """Curves of lanes over log-SNR with their bands, and the ruler.
+    """Curves of lanes over log-SNR with their bands and rulers.
 
     Args:
         curve: Columns label, scheduler, log_snr, median, low, high, runs, prompts.
         ruler: Columns label, scheduler, log_snr, progress.
-        title: Of the upright axis, with unit and direction.
-        value_format: Of its values.
-        band: What the band is, for the tooltip.
+        title: Title of the y axis, with unit and direction.
+        value_format: Format of its values.
+        band: Name of the band in the tooltip.
     """
     shown = curve.assign(mark=_marked(curve))
     colour, shape = looks(shown)
@@ -62,12 +62,12 @@ def curve_chart(
 
 
 def octave_chart(curve: pd.DataFrame, ruler: pd.DataFrame, title: str) -> Layers:
-    """How far each octave of x0 is the final one, over log-SNR, for one lane.
+    """Agreement of each octave of x0 with the final latents over log-SNR, for one lane.
 
     Args:
-        curve: As in `curve_chart`, of one lane; metric ends in `_k`, k the octave's lower end in cycles a side.
-        ruler: Of that lane.
-        title: Of the upright axis.
+        curve: As in `curve_chart`, for one lane; metric ends in `_k`, the octave's lower end in cycles per side.
+        ruler: Ruler of that lane.
+        title: Title of the y axis.
     """
     numbers = curve["metric"].str.rpartition("_")[2].astype(int)
     highest = int(numbers.max())
@@ -110,14 +110,14 @@ def octave_name(lower: int, highest: int) -> str:
 
 
 def span_chart(spans: pd.DataFrame, title: str, place: Axis, claimed: tuple[float, float] | None = None) -> Layers:
-    """Where the critical phases of lanes lie: thick the half of the path, thin 80 % of it.
+    """Critical phases of lanes: a thick bar for half of the path, a thin line for 80 % of it.
 
     Args:
         spans: Columns label, scheduler, start_50, end_50, start_80, end_80 and half; with _low and _high of each of
             start_50 and end_50.
-        title: Of the level axis.
-        place: What the level axis holds.
-        claimed: A span that somebody claims, drawn behind.
+        title: Title of the x axis.
+        place: Variable of the x axis.
+        claimed: A claimed span, drawn in the background.
     """
     percent = place == "progress"
     colour, shape = looks(spans)
@@ -135,8 +135,8 @@ def span_chart(spans: pd.DataFrame, title: str, place: Axis, claimed: tuple[floa
         ("start_50", "Half begins"),
         ("half", "Half of the path"),
         ("end_50", "Half ends"),
-        ("start_80", "80 % begin"),
-        ("end_80", "80 % end"),
+        ("start_80", "80 % begins"),
+        ("end_80", "80 % ends"),
     ):
         tooltip.append(alt.Tooltip(f"{name}:Q", title=text, format=number))
     layers = [
@@ -155,12 +155,12 @@ def span_chart(spans: pd.DataFrame, title: str, place: Axis, claimed: tuple[floa
 
 
 def path_chart(points: pd.DataFrame, axes: tuple[int, int], explained: tuple[float, ...]) -> Layers:
-    """The paths of lanes on two of their common components, begun at the ring.
+    """Paths of lanes on two common principal components; a ring marks the start.
 
     Args:
         points: Columns label, scheduler, step_index, progress, log_snr, pca_1, pca_2, pca_3.
         axes: Which two components, from 1.
-        explained: Share of the variance of each.
+        explained: Share of the variance that each component explains.
     """
     colour, shape = looks(points)
     shown = points.sort_values(["label", "step_index"])
@@ -184,7 +184,7 @@ def path_chart(points: pd.DataFrame, axes: tuple[int, int], explained: tuple[flo
 
 
 def commitment_chart(curve: pd.DataFrame, title: str) -> Layers:
-    """Share of runs that keep to their first prompt, over the log-SNR at which it gave way, with 95 % intervals.
+    """Share of runs that keep their first prompt, over the log-SNR at which it was swapped, with 95 % intervals.
 
     Args:
         curve: Columns label, scheduler, progress, log_snr, value, low, high, pairs, runs.
@@ -196,8 +196,8 @@ def commitment_chart(curve: pd.DataFrame, title: str) -> Layers:
         detail="label:N",
         tooltip=[
             alt.Tooltip("label", title="Lane"),
-            alt.Tooltip("progress:Q", title="Prompt changed at", format=".0%"),
-            alt.Tooltip("value:Q", title="Keep to the first", format=".0%"),
+            alt.Tooltip("progress:Q", title="Prompt swapped at", format=".0%"),
+            alt.Tooltip("value:Q", title="Keep the first prompt", format=".0%"),
             alt.Tooltip("low:Q", title="95 % interval from", format=".0%"),
             alt.Tooltip("high:Q", title="to", format=".0%"),
             alt.Tooltip("runs:Q", title="Runs"),
@@ -212,14 +212,14 @@ def commitment_chart(curve: pd.DataFrame, title: str) -> Layers:
 
 
 def _marked(curve: pd.DataFrame) -> pd.Series:
-    """One place a unit of log-SNR, shifted from lane to lane so that marks of equal curves don't hide each other."""
+    """Selects points to mark: one per 1.5 units of log-SNR, offset by lane so that equal curves stay visible."""
     labels = {label: place for place, label in enumerate(dict.fromkeys(curve["label"]))}
     units = np.round(curve["log_snr"] * 4).astype(int)
     return (units - curve["label"].map(labels)) % 6 == 0
 
 
 def _with_ruler(layers: list[alt.Chart], ruler: pd.DataFrame, x: alt.X, more: int = 0) -> Layers:
-    """Adds the rulers of the lanes between the chart and its axis, which `_across` leaves room for."""
+    """Adds the rulers of the lanes between chart and axis, where `_across` leaves room for them."""
     for place, (_, own) in enumerate(ruler.groupby("label", sort=False)):
         shown = own.assign(text=[f"{value:.0%}" for value in own["progress"]])
         colour, shape = looks(ruler)
@@ -237,7 +237,7 @@ def _with_ruler(layers: list[alt.Chart], ruler: pd.DataFrame, x: alt.X, more: in
             base.mark_point(filled=True, size=26, opacity=1).encode(shape=shape),
             base.mark_text(align="left", dx=5, fontSize=9.5).encode(text="text:N"),
         ]
-    # The page fits the whole chart, axis and rulers too, into its height.
+    # The height includes axis and rulers.
     return alt.layer(*layers).properties(height=CURVE_PIXELS + RULER_PIXELS * ruler["label"].nunique() + more)
 
 
@@ -254,7 +254,7 @@ def _across(curve: pd.DataFrame, ruler: pd.DataFrame) -> alt.X:
 
 
 def _up(title: str, field: str = "median", value_format: str = ".3~g") -> alt.Y:
-    """The upright axis, its title above it."""
+    """The y axis, with its title above it."""
     axis = alt.Axis(
         tickCount=5,
         format=value_format,

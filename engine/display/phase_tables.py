@@ -1,4 +1,4 @@
-"""Where the phases of lanes lie, as tables: in progress with its interval, and in log-SNR below."""
+"""Tables of the phases of lanes: in progress with interval, and in log-SNR."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -11,9 +11,9 @@ from engine.display import html
 from engine.display.formats import NONE, known, number, number_range, percent, percent_range, signed
 from engine.display.tables import INTERVAL, Entry, FilledColumn, ResultTable, ShownLane, bold, name_of, table, table_of
 
-# The span of progress that is said to be critical.
+# The span of progress claimed to be critical.
 CLAIMED = (0.4, 0.8)
-# Columns of the table: pairs of borders that make a span, and single ones.
+# Columns of the table: one border each, or the two borders of a span.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "Critical half of the path": ("critical_50_start", "critical_50_end"),
     "Critical 80 %": ("critical_80_start", "critical_80_end"),
@@ -32,12 +32,12 @@ def place(figure: Estimate, axis: Axis) -> str:
 
 
 def interval(figure: Estimate, axis: Axis) -> str:
-    """Its 95 % interval, or a dash."""
+    """The 95 % interval of a border, or a dash."""
     return (percent_range if axis == "progress" else number_range)(figure.low, figure.high)
 
 
 def within_claimed(start: Estimate, end: Estimate) -> bool | None:
-    """Whether a critical phase lies from 40 to 80 %, by the intervals of its ends; None: undecided."""
+    """Whether a critical phase lies within 40 to 80 %, judged by the intervals of its ends; None: undecided."""
     if not (known(start.low) and known(end.low)):
         return None
     if start.high < CLAIMED[0] or end.low > CLAIMED[1] or start.low > CLAIMED[1] or end.high < CLAIMED[0]:
@@ -48,7 +48,7 @@ def within_claimed(start: Estimate, end: Estimate) -> bool | None:
 def border_table(
     lanes: Sequence[ShownLane], measured: Mapping[tuple[str, str], MeasuredBorder], baseline: str
 ) -> ResultTable:
-    """Where the phases of each lane lie."""
+    """The phases of each lane."""
     shown = [name for name, keys in COLUMNS.items() if any((lane.key, keys[0]) in measured for lane in lanes)]
     rows = []
     for lane in lanes:
@@ -61,7 +61,7 @@ def border_table(
 
 
 def _span(borders: Sequence[MeasuredBorder | None]) -> Entry:
-    """One border, or the two that a span lies between."""
+    """One border, or the two ends of a span."""
     there = [border for border in borders if border is not None]
     if len(there) < len(borders):
         return NONE
@@ -85,13 +85,13 @@ def _span(borders: Sequence[MeasuredBorder | None]) -> Entry:
 
 
 def clip_table(lanes: Iterable[ShownLane], measured: Iterable[ClipPhases], baseline: str) -> ResultTable:
-    """Where motion and appearance of the clips of each lane settle, and by how many steps motion is first."""
+    """Where motion and appearance of a lane's clips settle, and how many steps motion is ahead."""
     names = {lane.key: lane for lane in lanes}
     columns: list[FilledColumn] = [
         ("Lane", lambda found: name_of(names[found.lane], baseline)),
         ("Motion settled", lambda found: _settled(found.motion)),
         ("Appearance settled", lambda found: _settled(found.appearance)),
-        ("Motion first by (steps)", lambda found: _lead(found.lead)),
+        ("Motion ahead by (steps)", lambda found: _lead(found.lead)),
         ("n", lambda found: f"{found.motion['step'].n} prompts, {found.motion['step'].pairs} runs"),
         ("Steps read", lambda found: str(found.kept)),
     ]
@@ -114,7 +114,7 @@ def _lead(found: Estimate | None) -> Entry:
 
 
 def commitment_table(lanes: Iterable[ShownLane], found: Commitment) -> ResultTable:
-    """Where runs come to keep to their first prompt, lane by lane."""
+    """Where runs commit to their first prompt, by lane."""
     names = {lane.key: lane for lane in lanes}
     points = found.points[found.points["lane"].isin(list(names))]
     columns: list[FilledColumn] = [
@@ -127,7 +127,7 @@ def commitment_table(lanes: Iterable[ShownLane], found: Commitment) -> ResultTab
         ("Runs", lambda row: f"{row.runs:.0f}"),
         ("Left out", lambda row: f"{row.never:.0f} of {row.never + row.runs:.0f}"),
     ]
-    return table_of("Where runs keep to their first prompt", points.itertuples(), columns)
+    return table_of("Where runs commit to their first prompt", points.itertuples(), columns)
 
 
 def swap_table(
@@ -136,7 +136,7 @@ def swap_table(
     pictures: Mapping[tuple[str, float], str],
     pair: tuple[str, str],
 ) -> ResultTable:
-    """Final pictures of a pair of prompts: a row a lane, a column a share of the calls with the first prompt."""
+    """Final pictures of a pair of prompts: one row per lane, one column per share of calls with the first prompt."""
     rows = []
     for lane in lanes:
         cells: list[Entry] = []
@@ -146,4 +146,4 @@ def swap_table(
             cells.append(html.picture(html.Shot(source, alt, small=True)) if source else "")
         rows.append((name_of(lane), *cells))
     columns = ["Lane", *(f"{share:.0%}" for share in shares)]
-    return table("Final pictures after a change of prompt", columns, rows, style="lab-pictures lab-swaps")
+    return table("Final pictures after a prompt swap", columns, rows, style="lab-pictures lab-swaps")

@@ -1,4 +1,4 @@
-"""Noise schedules as charts: how the log-SNR rises from call to call under each lane."""
+"""Charts of noise schedules: log-SNR by denoiser call for each lane."""
 
 import altair as alt
 import pandas as pd
@@ -10,7 +10,7 @@ CHART_PIXELS = 260
 
 
 def schedule_chart(levels: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
-    """Log-SNR at each denoiser call, over the share of calls made; a line a lane.
+    """Log-SNR at each denoiser call over the share of calls made; one line per lane.
 
     Args:
         levels: Columns lane, label, scheduler, call_index, calls, timestep, sigma, log_snr.

@@ -1,4 +1,4 @@
-"""What lanes really ran, as tables: noise levels call by call, settings with their origin, what stands out."""
+"""Tables of what lanes really ran: noise levels by call, settings with their origin, lint findings."""
 
 import json
 from collections.abc import Iterable
@@ -26,8 +26,8 @@ ORIGINS = {
     "table": "the table of schedulers",
     "lab": "the lab",
     "model": "inherited from the model",
-    "default": "the class's default",
-    "ignored": "given, but the class does not take it",
+    "default": "default of the class",
+    "ignored": "given, but not accepted by the class",
 }
 TOLD_TOLERANCE = 0.02
 
@@ -35,7 +35,7 @@ TOLD_TOLERANCE = 0.02
 def summary_table(
     lanes: Iterable[ShownLane], levels: pd.DataFrame, findings: pd.DataFrame, baseline: str
 ) -> ResultTable:
-    """One row a lane: calls, first and last noise level, what is left at the end, and the findings."""
+    """One row per lane: calls, first and last noise level, noise left at the end, and findings."""
     rows = []
     for lane in lanes:
         own = levels[levels["lane"] == lane.key]
@@ -51,24 +51,24 @@ def summary_table(
                 f"{last['final_sigma']:.3g}",
             ]
         rows.append((name_of(lane, baseline), *cells, _remarks(said)))
-    columns = ("Lane", "Calls", "Timesteps", "First sigma", "Last sigma", "Left at the end", wrap("Findings"))
+    columns = ("Lane", "Calls", "Timesteps", "First sigma", "Last sigma", "Final sigma", wrap("Findings"))
     return table("What each lane ran", columns, rows)
 
 
 def _remarks(findings: pd.DataFrame) -> Entry:
-    """Warnings to see, mere information to unfold."""
+    """Visible warnings, and collapsed information."""
     lines = [(str(row.severity), cut(str(row.message), 300)) for row in findings.itertuples()]
     loud = [line for line in lines if line[0] != "info"]
     return html.remarks(loud, [message for severity, message in lines if severity == "info"]) or NONE
 
 
 def level_table(levels: pd.DataFrame) -> ResultTable:
-    """The noise levels of one lane; in bold where the denoiser is told another one."""
+    """The noise levels of one lane; bold where the timestep implies another one."""
     columns: list[FilledColumn] = [
         ("Call", lambda row: str(int(row.call_index) + 1)),
         ("Timestep", lambda row: f"{row.timestep:.5g}"),
         ("Sigma", lambda row: f"{row.sigma:.4g}"),
-        ("Sigma told", lambda row: TableCell(f"{row.told_sigma:.4g}", strong=_differs(row))),
+        ("Sigma of timestep", lambda row: TableCell(f"{row.told_sigma:.4g}", strong=_differs(row))),
         ("Log-SNR", lambda row: f"{row.log_snr:.2f}"),
     ]
     return table_of("Noise levels", levels.itertuples(), columns)
@@ -79,7 +79,7 @@ def _differs(row: Any) -> bool:
 
 
 def setting_table(settings: pd.DataFrame) -> ResultTable:
-    """The settings of one lane: those that somebody set first, the defaults of the class last."""
+    """The settings of one lane, those set explicitly first, defaults of the class last."""
     order = {origin: place for place, origin in enumerate(ORIGINS)}
     ordered = settings.assign(place=settings["origin"].map(order).fillna(len(order)))
     columns: list[FilledColumn] = [
@@ -91,7 +91,7 @@ def setting_table(settings: pd.DataFrame) -> ResultTable:
 
 
 def _replaced(stored: object) -> tuple[str, ...]:
-    return () if pd.isna(stored) else (f"in place of the model's {_value(stored)}",)
+    return () if pd.isna(stored) else (f"replaces the model's {_value(stored)}",)
 
 
 def _value(stored: object) -> str:

@@ -1,4 +1,4 @@
-"""Charts of speed against quality, from rows of `engine.analysis.standings.standings`; and of convergence."""
+"""Charts of speed against quality (rows of `engine.analysis.standings.standings`), and of convergence."""
 
 import altair as alt
 import pandas as pd
@@ -9,27 +9,28 @@ from engine.display import theme
 from engine.display.charts import looks
 from engine.display.formats import duration, number, number_range, signed
 
-# What lanes are charged by: column, ends of its interval if it has one, title of the axis.
+# Cost of a lane: column, ends of its interval if it has one, title of the axis.
 COSTS = {
     "ms": ("median_ms", ("low_ms", "high_ms"), "Median time (ms, {batch})"),
     "nfe": ("nfe", None, "Denoiser calls (NFE)"),
     "steps": ("steps", None, "Steps"),
 }
 HEIGHT = 380
-CROWDED = 24  # more lanes than that, and only those on the front are named
-WIDE_RANGE = 6  # from here on an axis is logarithmic
+CROWDED = 24  # with more lanes, only those on the Pareto front are labelled
+WIDE_RANGE = 6  # with a larger ratio of values, the axis is logarithmic
 
 
 def trade_off_chart(table: pd.DataFrame, cost: str, batch: str) -> alt.LayerChart | alt.FacetChart:
-    """Difference in quality from the baseline over cost: lanes with their intervals, band, and the lanes none beats.
+    """Difference in quality from the baseline over cost: lanes with intervals, equivalence band and Pareto front.
 
     Args:
         table: Rows of one metric.
         cost: Key of `COSTS`.
-        batch: What a time is of, e.g. "one image at a time".
+        batch: What was timed, e.g. "one image at a time".
 
     Returns:
-        Better is up. The band is the margin round the baseline; lanes that the decision finds as good are filled.
+        The chart; better is up. The band is the margin around the baseline; lanes that the decision accepts have filled
+        marks.
     """
     column, ends, title = COSTS[cost]
     shown = _for_display(table.dropna(subset=["difference", column]), column)
@@ -48,7 +49,7 @@ def trade_off_chart(table: pd.DataFrame, cost: str, batch: str) -> alt.LayerChar
     marks = {"x": x, "y": y, "color": colour, "shape": shape, "tooltip": _tooltip(shown["median_ms"].notna().any())}
     layers += [
         alt.Chart(rows).mark_point(filled=good, opacity=1, size=130 if good else 110, strokeWidth=2).encode(**marks)
-        for good, rows in shown.groupby("as_good")  # no layer without a mark: it would be a picture without a name
+        for good, rows in shown.groupby("as_good")  # never a layer without marks: it would be an unnamed graphic
     ]
     layers += [
         base.transform_filter(alt.datum.above == above)
@@ -60,12 +61,12 @@ def trade_off_chart(table: pd.DataFrame, cost: str, batch: str) -> alt.LayerChar
 
 
 def _spread(table: pd.DataFrame, ends: tuple[str, str]) -> alt.Chart:
-    """Intervals, where there are any."""
+    """Interval lines of the rows that have an interval."""
     return alt.Chart(table.dropna(subset=list(ends))).mark_rule(strokeWidth=1.5, opacity=0.7)
 
 
 def _for_display(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Adds texts for tooltips, what is written beside each mark, and whether a lane is on the front."""
+    """Adds texts for tooltips and labels, and whether a lane is on the Pareto front."""
     plain = not table.duplicated(["scheduler", "steps"]).any()
     sign = {"higher": 1.0, "lower": -1.0}.get(str(table["direction"].iloc[0]), float("nan"))
     front = frontier(table[column], sign * table["difference"])
@@ -73,7 +74,7 @@ def _for_display(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return table.assign(
         name=named,
         as_good=table["decided"].isin([ACCEPTED, "baseline"]),
-        above=table[column].rank(method="first") % 2 == 1,  # neighbours are named on either side
+        above=table[column].rank(method="first") % 2 == 1,  # labels alternate above and below
         front=front,
         time=[duration(value) for value in table["median_ms"]],
         value=[number(value) for value in table["mean"]],
@@ -83,7 +84,7 @@ def _for_display(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def _band(row: pd.Series, title: str) -> list[alt.Chart]:
-    """The baseline as a dashed line, and the margin round it, if it is known."""
+    """The baseline as a dashed line, and the margin around it, if known."""
     edges = pd.DataFrame([{"zero": 0.0, "under": -row["margin"], "over": row["margin"]}])
     line = alt.Chart(edges).mark_rule(strokeDash=[4, 4], color=theme.NEUTRAL, strokeWidth=1.5)
     line = line.encode(y=alt.Y("zero:Q", title=title))
@@ -118,12 +119,12 @@ def _tooltip(timed: bool) -> list[alt.Tooltip]:
 
 
 def convergence_chart(errors: pd.DataFrame, floor: float) -> alt.LayerChart | alt.FacetChart:
-    """Median error over denoiser calls, both logarithmic, a line a scheduler.
+    """Median error over denoiser calls on logarithmic axes, one line per scheduler.
 
     Args:
         errors: As in `engine.analysis.convergence.Convergence`.
-        floor: Errors below it say nothing; a dashed line, unless it is 0. Marks too near it for the observed order to
-            rest on them are hollow.
+        floor: Errors below it are not meaningful; drawn as a dashed line unless it is 0. Marks too close to it to be
+            used for the observed order are hollow.
     """
     shown = errors[errors["error"] > 0]
     shown = shown.assign(
@@ -146,7 +147,7 @@ def convergence_chart(errors: pd.DataFrame, floor: float) -> alt.LayerChart | al
         alt.Tooltip("value", title="Median error"),
         alt.Tooltip("interval", title="95 % interval"),
         alt.Tooltip("n:Q", title="Prompts"),
-        alt.Tooltip("flipped:Q", title="Became another picture", format=".0%"),
+        alt.Tooltip("flipped:Q", title="Different picture", format=".0%"),
     ]
     base = alt.Chart(shown)
     marks = {"x": x, "y": y, "color": colour, "shape": shape, "tooltip": tooltip}
@@ -156,7 +157,7 @@ def convergence_chart(errors: pd.DataFrame, floor: float) -> alt.LayerChart | al
         spread.encode(x=x, y=alt.Y("low:Q", title=up), y2="high:Q", color=colour),
         *(
             alt.Chart(rows).mark_point(filled=above, size=90, opacity=1, strokeWidth=2).encode(**marks)
-            for above, rows in shown.groupby("above_floor")  # as above: no layer without a mark
+            for above, rows in shown.groupby("above_floor")  # as above: never a layer without marks
         ),
     ]
     if floor > 0:
@@ -174,6 +175,6 @@ _AXIS = alt.Axis(tickCount=8, labelOverlap=True, format=",.4~g")
 
 
 def _scale(values: pd.Series) -> alt.Scale:
-    """Logarithmic if the values are far apart; room at both ends for the labels."""
+    """Logarithmic if the values span a wide range; padded at both ends for the labels."""
     wide = values.min() > 0 and values.max() / values.min() > WIDE_RANGE
     return alt.Scale(type="log" if wide else "linear", zero=False, nice=False, padding=28)

@@ -1,4 +1,4 @@
-"""Results as tables: pure functions from rows to labelled cells, which `html.table` sets for pages and report."""
+"""Results as tables: pure functions from rows to labelled cells, which `html.table` renders for pages and report."""
 
 import json
 import math
@@ -32,13 +32,13 @@ from engine.display.formats import (
 )
 
 INTERVAL = "95 % interval"
-# Verdict on a claim -> a mark that repeats it.
+# Mark beside each verdict on a claim.
 VERDICT_MARKS: dict[Word, str] = {"confirmed": "✓", "refuted": "✗", "undecided": "?", "not testable": "–"}
 _DECIDED: tuple[Word, ...] = ("confirmed", "refuted")
 
 
 class ShownLane(Protocol):
-    """What a table needs to know of a lane: its key, what people call it, and its calls if they were counted."""
+    """What a table needs to know about a lane; `nfe` is None if its calls have not been counted."""
 
     @property
     def key(self) -> str: ...
@@ -54,7 +54,7 @@ class ShownLane(Protocol):
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name, and the classes of its cells: none for numbers, "text", or "text wrap" for long ones."""
+    """A column; `kind` is the CSS class of its cells: "" for numbers, "text", or "text wrap" for long texts."""
 
     name: str
     kind: str = ""
@@ -62,16 +62,17 @@ class Column:
 
 @dataclass(frozen=True)
 class TableCell:
-    """A cell with more than a text.
+    """A table cell with more than plain text.
 
     Attributes:
-        text: What it says.
-        strong: Whether it is what one looks for in its row.
-        below: Small lines under it.
-        mark: A character before it, in a colour.
-        tag: A word in a frame behind it.
-        across: Columns it takes.
-        down: Rows it takes; the rows below have None in its place.
+        text: Its text.
+        strong: Whether it is emphasised.
+        below: Small lines below the text.
+        mark: A character before the text, in `colour`.
+        colour: Colour of the mark.
+        tag: A framed word after the text.
+        across: Columns it spans.
+        down: Rows it spans; the rows below have None in its place.
     """
 
     text: str
@@ -86,7 +87,7 @@ class TableCell:
 
 Entry = str | TableCell
 Row = Sequence[Entry | None]
-# A column, and its cell in the row of an item.
+# A column, and the function that gives its cell for an item.
 FilledColumn = tuple[str | Column, Callable[[Any], Entry]]
 
 # The colours of the stage chart.
@@ -98,10 +99,10 @@ class ResultTable:
     """A table.
 
     Attributes:
-        name: What it shows, for screen readers.
-        columns: One for each cell of a row.
-        rows: Cells are texts, `TableCell`s, or parts of `engine.display.html`; the first one names the row.
-        style: Further classes, as in `page.css`.
+        name: Accessible name.
+        columns: One per cell of a row.
+        rows: Cells are texts, `TableCell`s, or fragments of `engine.display.html`; the first one is the row's header.
+        style: Additional classes, see `page.css`.
     """
 
     name: str
@@ -111,40 +112,40 @@ class ResultTable:
 
 
 def table(name: str, columns: Iterable[str | Column], rows: Iterable[Row], style: str = "") -> ResultTable:
-    """A table; a column given by its name alone holds numbers."""
+    """Makes a table; a column given as a plain name holds numbers."""
     named = tuple(Column(each) if isinstance(each, str) else each for each in columns)
     return ResultTable(name, named, tuple(rows), style)
 
 
 def table_of(name: str, items: Iterable[Any], columns: Sequence[FilledColumn], style: str = "") -> ResultTable:
-    """A table with a row for each item, from columns and what each says of an item."""
+    """Makes a table with one row per item."""
     rows = [[cell(item) for _, cell in columns] for item in items]
     return table(name, [column for column, _ in columns], rows, style)
 
 
 def text(name: str) -> Column:
-    """A column of words."""
+    """A column of short texts."""
     return Column(name, "text")
 
 
 def wrap(name: str) -> Column:
-    """A column of sentences."""
+    """A column of long texts."""
     return Column(name, "text wrap")
 
 
 def bold(value: str, *below: str) -> TableCell:
-    """The figure one looks for, with small lines below it."""
+    """An emphasised figure with small lines below it; empty lines and dashes are dropped."""
     return TableCell(value, strong=True, below=tuple(line for line in below if line and line != NONE))
 
 
 def lane_name(label: str, scheduler: str, *, is_baseline: bool = False) -> TableCell:
-    """A lane's label behind its scheduler's mark."""
+    """A lane's label with its scheduler's mark."""
     look = theme.look(scheduler)
     return TableCell(str(label), mark=look.glyph, colour=look.colour, tag="baseline" if is_baseline else "")
 
 
 def name_of(lane: ShownLane, baseline: str = "") -> TableCell:
-    """The name of a lane of a study."""
+    """As `lane_name`, for a lane of a study."""
     return lane_name(lane.label, lane.scheduler, is_baseline=lane.key == baseline)
 
 
@@ -153,7 +154,7 @@ def _lane(row: Any) -> TableCell:
 
 
 def time_table(times: pd.DataFrame) -> ResultTable:
-    """Timing summaries (`timing.summarise` with label, scheduler, steps, is_baseline), one row a lane."""
+    """Timing summaries (`timing_summary.summarise` with label, scheduler, steps, is_baseline), one row per lane."""
     columns: list[FilledColumn] = [
         ("Lane", _lane),
         ("Steps", lambda row: whole(row.steps)),
@@ -169,7 +170,7 @@ def time_table(times: pd.DataFrame) -> ResultTable:
 
 
 def quality_table(rows_of_metric: pd.DataFrame) -> ResultTable:
-    """How each lane compares with the baseline by one metric (`standings`)."""
+    """Comparison of each lane with the baseline by one metric (`standings`)."""
     columns: list[FilledColumn] = [
         ("Lane", _lane),
         ("Mean", lambda row: bold(number(row.mean))),
@@ -183,7 +184,7 @@ def quality_table(rows_of_metric: pd.DataFrame) -> ResultTable:
 
 
 def set_table(sets: pd.DataFrame, lanes: Mapping[str, tuple[str, str]]) -> ResultTable:
-    """Metrics of whole sets of pictures (`engine.cache.score_tables.lane_scores`); lanes: key -> (label, scheduler)."""
+    """Scores of whole lanes (`engine.cache.score_tables.lane_scores`); lanes: key -> (label, scheduler)."""
 
     def named(lane: str) -> tuple[str, str]:
         return lanes.get(lane, (lane, lane.partition(":")[0]))
@@ -195,18 +196,18 @@ def set_table(sets: pd.DataFrame, lanes: Mapping[str, tuple[str, str]]) -> Resul
         ("Value", lambda row: bold(number(row.value))),
         (INTERVAL, lambda row: number_range(row.low, row.high)),
         ("n (pictures)", lambda row: f"{whole(row.n)} of {count(row.prompts, 'prompt')}"),
-        (wrap("Warning"), lambda row: _said(row.warning)),
+        (wrap("Warning"), lambda row: _text(row.warning)),
     ]
-    return table_of("Metrics of whole sets", sets.itertuples(), columns)
+    return table_of("Metrics of whole lanes", sets.itertuples(), columns)
 
 
 def cost_table(priced: pd.DataFrame, verdicts: Mapping[str, str], *, fleet: bool = True) -> ResultTable:
-    """Costs and savings (`price_lanes`), one row a lane, ranges below their figures.
+    """Costs and savings (`price_lanes`), one row per lane, with ranges below the figures.
 
     Args:
-        priced: The lanes; of clips, with what a dollar and an hour give in seconds of video.
-        verdicts: Lane -> verdict on its quality; a lane without one was not scored.
-        fleet: Whether to tell what whole GPUs cost, besides how many it takes.
+        priced: The priced lanes; for clips, with seconds of video per dollar and per hour.
+        verdicts: Lane -> verdict on its quality; lanes without one were not scored.
+        fleet: Whether to show what whole GPUs cost, besides their number.
     """
 
     def quality(row: Any) -> str:
@@ -247,7 +248,7 @@ def _saved(row: Any, name: str, one: Callable[[float], str], both: Callable[[flo
 
 
 def price_table(presets: Iterable[Preset]) -> ResultTable:
-    """Prices of GPUs with their dates and sources."""
+    """GPU prices with dates and sources."""
     columns: list[FilledColumn] = [
         ("GPU", lambda preset: preset.gpu),
         (text("Provider"), lambda preset: preset.provider),
@@ -274,7 +275,7 @@ def claim_figure(verdict: ClaimVerdict) -> str:
 
 
 def claim_table(verdicts: Sequence[ClaimVerdict]) -> ResultTable:
-    """Every test of every claim: what was asked, what was found, and what it rests on."""
+    """Every test of every claim: hypothesis, result and n."""
     rows: list[Row] = []
     for verdict in verdicts:
         results = verdict.tests or (TestResult(verdict.word, "", "", "", verdict.reason),)
@@ -296,7 +297,7 @@ def _lane_columns(baseline: str) -> list[FilledColumn]:
 
 
 def outcome_table(lanes: Iterable[ShownLane], counts: pd.DataFrame, baseline: str) -> ResultTable:
-    """Cells of each lane by outcome; `counts` has columns done, failed, missing by lane key."""
+    """Number of cells by lane and outcome; `counts` has columns done, failed, missing, indexed by lane key."""
     columns: list[FilledColumn] = [
         *_lane_columns(baseline),
         ("Done", lambda lane: whole(counts.at[lane.key, "done"])),
@@ -307,18 +308,18 @@ def outcome_table(lanes: Iterable[ShownLane], counts: pd.DataFrame, baseline: st
 
 
 def failure_table(failures: pd.DataFrame, labels: Mapping[str, str]) -> ResultTable:
-    """Failed cells: study_lane, prompt, seed, error; `labels` are the lanes' names."""
+    """Failed cells (columns study_lane, prompt, seed, error); `labels` maps lanes to display names."""
     columns: list[FilledColumn] = [
         ("Lane", lambda row: labels.get(row.study_lane, row.study_lane)),
         (wrap("Prompt"), lambda row: cut(row.prompt, 120)),
         ("Seed", lambda row: str(row.seed)),
-        (wrap("Error"), lambda row: cut(_said(row.error), 600)),
+        (wrap("Error"), lambda row: cut(_text(row.error), 600)),
     ]
     return table_of("Failed cells", failures.itertuples(), columns)
 
 
 def environment_table(environments: pd.DataFrame, timed_elsewhere: Iterable[str] = ()) -> ResultTable:
-    """Where the cells of a study were made (`queries.environments`), and machines that have only timed its lanes."""
+    """Environments that computed cells of a study (`queries.environments`), and machines that only timed its lanes."""
     columns: list[FilledColumn] = [
         (wrap("Machine"), lambda row: str(row.device_name)),
         (text("Device"), lambda row: str(row.device)),
@@ -334,7 +335,7 @@ def environment_table(environments: pd.DataFrame, timed_elsewhere: Iterable[str]
 
 
 def model_table(models: pd.DataFrame) -> ResultTable:
-    """The models of a study's cells."""
+    """The models of a study."""
     columns: list[FilledColumn] = [
         (wrap("Model"), lambda row: str(row.source)),
         (text("Pipeline"), lambda row: str(row.family)),
@@ -345,7 +346,7 @@ def model_table(models: pd.DataFrame) -> ResultTable:
 
 
 def calls_table(lanes: Iterable[ShownLane], timings: pd.DataFrame, baseline: str) -> ResultTable:
-    """Steps, denoiser calls and time of each lane, and the time of one call."""
+    """Steps, denoiser calls, time, and time per call of each lane."""
     times = timings.drop_duplicates("lane").set_index("lane")["median_ms"].to_dict()
     columns: list[FilledColumn] = [
         *_lane_columns(baseline),
@@ -357,7 +358,7 @@ def calls_table(lanes: Iterable[ShownLane], timings: pd.DataFrame, baseline: str
 
 
 def order_table(orders: pd.DataFrame) -> ResultTable:
-    """Observed orders (`engine.analysis.convergence`), or why there is none."""
+    """Observed orders (`engine.analysis.convergence`), or the reason why there is none."""
     rows: list[Row] = []
     for _, row in orders.iterrows():
         name = lane_name(row["label"], row["scheduler"])
@@ -370,7 +371,7 @@ def order_table(orders: pd.DataFrame) -> ResultTable:
     return table("Observed orders", ("Scheduler", "Observed order", INTERVAL, "Denoiser calls", "n (prompts)"), rows)
 
 
-def _said(value: object) -> str:
+def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 

@@ -1,7 +1,7 @@
-"""Colours, shapes and type: every scheduler looks the same on all pages, in light and dark.
+"""Colours and shapes: a scheduler looks the same on all pages, in light and dark mode.
 
-Colours keep a contrast of 3:1 or more against both backgrounds and stay apart in the common kinds of colour blindness
-(a test computes both). Colour is never the only cue: each scheduler has a shape too, and the pair is its own.
+Colours have a contrast of at least 3:1 on both backgrounds and can be told apart with the common kinds of colour
+blindness (a test computes both). Colour is never the only cue: each scheduler has a unique pair of colour and shape.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from typing import Final
 BLUE, GOLD, TEAL, ROSE, OLIVE, LILAC = "#3f63e0", "#b8860f", "#17998f", "#e0357a", "#5f6d28", "#b07ae8"
 COLOURS: Final = (BLUE, GOLD, TEAL, ROSE, OLIVE, LILAC)
 
-# Vega's name of each shape, and a character that looks like it.
+# Vega's name of each shape, and a similar character.
 SHAPES: Final = {
     "circle": "●",
     "square": "■",
@@ -25,9 +25,8 @@ SHAPES: Final = {
 
 ACCENT: Final = "#2a849c"
 NEUTRAL: Final = "#7d8a92"
-BACKGROUNDS: Final = ("#ffffff", "#13181b")
 
-# The stages of a run, in their order; the accent is where the time goes.
+# The stages of a run, in order; the denoiser, which takes most of the time, has the accent colour.
 STAGE_COLOURS: Final = {
     "text": "#7fb0bd",
     "denoiser": ACCENT,
@@ -39,7 +38,7 @@ STAGE_COLOURS: Final = {
 
 @dataclass(frozen=True)
 class Look:
-    """How a scheduler is drawn.
+    """Colour and shape of a scheduler.
 
     Attributes:
         colour: As "#rrggbb".
@@ -98,7 +97,7 @@ _LOOKS: Final = {
 
 
 def look(scheduler: str) -> Look:
-    """The look of a scheduler key; one that is not built in gets its own from the key alone, the same everywhere."""
+    """The look of a scheduler; derived from the key, and so the same everywhere, if it is not built in."""
     known = _LOOKS.get(scheduler)
     if known is not None:
         return known

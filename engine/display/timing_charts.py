@@ -12,7 +12,7 @@ MARKS = "Mark: median. Thick bar: 95 % interval. Dashed: baseline."
 
 
 def time_chart(table: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
-    """Median time per lane with its 95 % interval; a dashed line marks the baseline."""
+    """Median time per lane with 95 % interval; a dashed line marks the baseline."""
     shown = table.assign(
         median=[duration(value) for value in table["median_ms"]],
         interval=[duration_range(low, high) for low, high in zip(table["low_ms"], table["high_ms"], strict=True)],
@@ -30,7 +30,7 @@ def time_chart(table: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
 
 
 def stage_chart(table: pd.DataFrame) -> alt.Chart:
-    """Where the time goes: stage medians, stacked per lane; `tables.STAGE_MARKS` names the colours."""
+    """Median time per stage, stacked for each lane; `tables.STAGE_MARKS` is the legend."""
     columns = {f"{stage}_ms": stage for stage in STAGES}
     long = table.melt(["label"], list(columns), "stage", "ms").dropna(subset=["ms"])
     long["stage"] = long["stage"].map(columns)

@@ -1,4 +1,4 @@
-"""How the pictures of all lanes form, side by side, as an animation: GIF by Pillow, MP4 by ffmpeg."""
+"""Animations of how the pictures of all lanes form, side by side: GIF by Pillow, MP4 by ffmpeg."""
 
 import math
 import shutil
@@ -29,23 +29,25 @@ class Strip:
 
 
 def draw_frames(title: str, strips: Sequence[Strip], count: int = 24) -> list[Image.Image]:
-    """The frames of an animation over progress, the final pictures last.
+    """Draws the frames of an animation over progress, ending with the final pictures.
 
-    At each progress a lane shows the last kept step it has made by then, so that lanes with few steps are seen to jump;
-    before its first kept step it shows that one, or else the animation would begin with nothing.
+    A lane shows the last stored step it has reached, so lanes with few steps visibly jump. Until it reaches its first
+    stored step it shows that one, so that the animation does not start empty.
 
     Raises:
-        LabError: There is no step picture at all.
+        LabError: There are no step pictures.
     """
     if not any(strip.pictures.steps for strip in strips):
-        raise LabError("There are no step pictures to animate; the study needs [frames] count above 0.")
+        raise LabError(
+            "There are no step pictures to animate; set [frames] count above 0 in the study and run it again."
+        )
     moments = [(place + 1) / count for place in range(count)]
     return [_frame(title, strips, moment) for moment in moments] + [_frame(title, strips, None)]
 
 
 def write_gif(frames: Sequence[Image.Image], path: Path) -> None:
-    """Writes an endless GIF; the last frame is held."""
-    # One palette for all frames, or colours would flicker; without dithering, or noise would crawl.
+    """Writes a looping GIF that holds the last frame."""
+    # One palette for all frames avoids flickering colours; no dithering avoids crawling noise.
     sample = Image.new("RGB", (frames[0].width, frames[0].height * 3))
     for place, frame in enumerate((frames[len(frames) // 3], frames[2 * len(frames) // 3], frames[-1])):
         sample.paste(frame, (0, place * frame.height))
@@ -56,19 +58,19 @@ def write_gif(frames: Sequence[Image.Image], path: Path) -> None:
 
 
 def write_mp4(frames: Sequence[Image.Image], path: Path) -> None:
-    """Writes H.264 video that every browser and slide program plays; the last frame is held.
+    """Writes an H.264 video, playable in browsers and presentation programs, that holds the last frame.
 
     Raises:
-        LabError: There is no ffmpeg, or it fails.
+        LabError: ffmpeg is missing or fails.
     """
     program = shutil.which("ffmpeg")
     if program is None:
         raise LabError(
-            "MP4 needs the program ffmpeg, and there is none on PATH. Install it (apt install ffmpeg, "
-            "brew install ffmpeg), or use --format gif."
+            "MP4 export needs ffmpeg, which is not on PATH. Install it (apt install ffmpeg, brew install ffmpeg), or "
+            "use --format gif."
         )
     held = [*frames, *[frames[-1]] * math.ceil(HOLD_MS / FRAME_MS)]
-    size = (frames[0].width // 2 * 2, frames[0].height // 2 * 2)  # H.264 halves the colours: even sides only
+    size = (frames[0].width // 2 * 2, frames[0].height // 2 * 2)  # 4:2:0 needs even sides
     command = [
         program,
         "-hide_banner",
@@ -106,7 +108,7 @@ def write_mp4(frames: Sequence[Image.Image], path: Path) -> None:
 
 
 def strips_of(labels: Mapping[str, str], cells: Mapping[str, str], pictures: Mapping[str, CellPictures]) -> list[Strip]:
-    """The lanes that have pictures: labels by lane, cells by lane, pictures by cell."""
+    """The strips of lanes that have pictures; takes labels by lane, cells by lane, and pictures by cell."""
     found = [(label, pictures.get(cells.get(lane, ""))) for lane, label in labels.items()]
     return [Strip(label, mine) for label, mine in found if mine is not None and (mine.steps or mine.final)]
 
@@ -148,11 +150,11 @@ def _shown(pictures: CellPictures, moment: float | None) -> Image.Image | None:
 
 
 def _side(strips: Sequence[Strip]) -> int:
-    """Small pictures are shown at twice their size, large ones at most at 256 pixels."""
+    """Side of a picture: twice its size if it is small, and at most 256 pixels."""
     first = next(image for strip in strips for _, image in strip.pictures.steps)
     return min(256, max(128, 2 * max(first.size)))
 
 
 def _ruler() -> ImageDraw.ImageDraw:
-    """Measures text before there is a sheet."""
+    """A drawing context to measure text with before the sheet exists."""
     return ImageDraw.Draw(Image.new("RGB", (1, 1)))

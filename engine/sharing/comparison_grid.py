@@ -1,4 +1,4 @@
-"""The comparison grid of a cached study as a picture."""
+"""The comparison grid of a cached study as an image."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ def comparison_grid(
         prompt: One of its prompts.
         seed: One of its seeds.
         kind: "x0" or "xt".
-        names: Names to show, by lane.
+        names: Display names by lane.
 
     Raises:
         StudyError: The study has no such cell.
@@ -41,7 +41,7 @@ def comparison_grid(
         frames = frames[frames["video_frame"] == 0]
     times = results.times.set_index("lane")
     paths = {key: _path(group) for key, group in frames[frames["kind"] == kind].groupby("trajectory_id")}
-    # Other studies may have asked for more frames of the same cells.
+    # Another study may have stored more frames of the same cells.
     most = max(map(len, paths.values()), default=0)
     asked = (results.spec.get("frames") or {}).get("count")
     columns = most if asked is None else max(min(most, asked), 0)
@@ -53,7 +53,7 @@ def comparison_grid(
         title=prompt or "(empty prompt)",
         subtitle=f"{'Clean-image estimate' if kind == 'x0' else 'Noisy image'} at each step; seed {seed}, guidance "
         f"{first['guidance_scale']:g}, {first['width']} x {first['height']} px, {first['dtype']}; "
-        "percent: share of the model calls made",
+        "percent: share of the denoiser calls made",
         columns=[*map(_heading, reached), "final"],
         rows=rows,
         footer=f"Times: median of whole calls at batch 1 [95 % interval], {where}. "
@@ -62,26 +62,26 @@ def comparison_grid(
 
 
 def check_picture_file(path: Path) -> None:
-    """Refuses a file that a picture could not be written to, before any work.
+    """Checks that an image can be written to a file, before any work is done for it.
 
     Raises:
-        StudyError: There is no such folder, or Pillow writes no such format.
+        StudyError: The folder does not exist, or Pillow cannot write the format.
     """
     form = Image.registered_extensions().get(path.suffix.lower())
     if form is None:
-        raise StudyError(f"save_path '{path}' ends in no known picture format; use e.g. '.png'.")
+        raise StudyError(f"save_path '{path}' does not end in a known image format; use e.g. '.png'.")
     try:
-        # Some formats are only read, others take no colours or need a program: trying tells.
+        # Some formats are read-only, lack RGB or need a program; trying is the only way to know.
         Image.new("RGB", (8, 8)).save(io.BytesIO(), form)
     except (OSError, KeyError, ValueError) as error:
-        raise StudyError(f"save_path '{path}': no picture can be written as {form} here; use e.g. '.png'.") from error
+        raise StudyError(f"save_path '{path}': images cannot be written as {form} here; use e.g. '.png'.") from error
     if path.is_dir() or not path.resolve().parent.is_dir():
-        problem = "is a folder" if path.is_dir() else f"lies in a folder that is not there ({path.resolve().parent})"
-        raise StudyError(f"save_path '{path}' {problem}; name a file in a folder that exists.")
+        problem = "is a folder" if path.is_dir() else f"is in a folder that does not exist ({path.resolve().parent})"
+        raise StudyError(f"save_path '{path}' {problem}; name a file in an existing folder.")
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Writes a picture in the format of the file's ending.
+    """Writes an image in the format given by the file's suffix.
 
     Raises:
         LabError: The file cannot be written.
@@ -92,7 +92,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         raise LabError(f"{path} could not be written: {error}.") from error
 
 
-# (progress, picture) of the kept steps of a cell.
+# (progress, encoded picture) of the stored steps of a cell.
 Kept = tuple[tuple[float, bytes], ...]
 
 
@@ -103,9 +103,9 @@ def _path(frames: pd.DataFrame) -> Kept:
 
 
 def _reached(paths: Sequence[Kept], columns: int) -> list[tuple[float, float]]:
-    """How far the lanes are in each column: least and most progress of those that fill all columns.
+    """Progress of the lanes in each column: lowest and highest of those that fill all columns.
 
-    The first kept step is call 1, which is 2 % of 50 calls and 5 % of 20, so a column is a range.
+    The first stored step is call 1, which is 2 % of 50 calls but 5 % of 20, so a column is a range.
     """
     full = [
         [path[place][0] for place in frame_steps(FrameSettings(columns), len(path))]
@@ -131,7 +131,7 @@ def _row(
     mine = frames[(frames["trajectory_id"] == cell["trajectory_id"]) & (frames["kind"] == "final")]
     final = [bytes(data) for data in mine["image"]]
     lane = cell["study_lane"]
-    details = [f"{cell['steps']} steps, {cell['nfe']} model calls"]
+    details = [f"{cell['steps']} steps, {cell['nfe']} denoiser calls"]
     if lane in times.index:
         details.append(_time(times.loc[lane]))
     return GridRow(
@@ -149,7 +149,7 @@ def _time(time: pd.Series) -> str:
 
 
 def _spread(path: Kept, reached: Sequence[tuple[float, float]]) -> list[bytes | None]:
-    """The pictures of a lane under the columns: thinned out, or each the last step it had made by then."""
+    """A lane's picture for each column: an evenly spaced subset, or else the last step reached by then."""
     if len(path) >= len(reached):
         return [path[place][1] for place in frame_steps(FrameSettings(len(reached)), len(path))]
     made = [[data for progress, data in path if progress <= most + 1e-9] for _, most in reached]

@@ -1,4 +1,4 @@
-"""A cached study in other forms: CSV, Parquet, contact sheets, animations, another cache."""
+"""Exports a cached study: CSV, Parquet, contact sheets, animations, or another cache."""
 
 import os
 import re
@@ -19,13 +19,13 @@ from engine.sharing.parquet import export_parquet
 from engine.sharing.pictures import StoredPictures, load_pictures
 from engine.sharing.sheets import contact_sheets, sheet_count
 
-# No sheet or animation shows a picture larger.
+# Largest side of a picture in sheets and animations (px).
 MAX_SIDE = 256
 
 
 @dataclass(frozen=True)
 class View:
-    """Which pictures of a study to show; None: the first prompt, the first seed."""
+    """Which pictures of a study to show; None stands for the first prompt or seed."""
 
     prompt: str | None = None
     seed: int | None = None
@@ -33,13 +33,13 @@ class View:
 
 
 def export(cache: Path, study: str | None, form: str, path: Path, view: View) -> list[str]:
-    """Writes a study in one of `FORMATS`; returns what was done, in lines for people.
+    """Writes a study in one of `FORMATS`; returns lines that describe the files written.
 
     Raises:
-        LabError: There is no such study, prompt or seed; the file cannot be written; a program is missing.
+        LabError: There is no such study, prompt or seed; the file cannot be written; or a program is missing.
     """
     if study is None and form != "duckdb":
-        raise StudyError(f"Which study? Only --format duckdb takes the whole cache; '{form}' takes one study.")
+        raise StudyError(f"Name a study: only --format duckdb exports the whole cache, '{form}' exports one study.")
     check_folder(path)
     if cache.exists() and form != "duckdb":
         migrate(cache)
@@ -80,17 +80,17 @@ def choose(results: Results, view: View) -> tuple[str, int]:
 
 
 def check_folder(path: Path) -> None:
-    """Refuses a file in a folder that is not there, before any work is done for it.
+    """Checks that the folder of a file exists, before any work is done for it.
 
     Raises:
-        LabError: Names the folder.
+        LabError: It does not exist.
     """
     if not path.resolve().parent.is_dir():
-        raise LabError(f"-o {path}: there is no folder {path.resolve().parent}.")
+        raise LabError(f"-o {path}: the folder {path.resolve().parent} does not exist.")
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes a file under another name first, so that a failure leaves the old one.
+    """Writes a file atomically, through a temporary name, so that a failure leaves the old one.
 
     Raises:
         LabError: It cannot be written.
@@ -128,17 +128,17 @@ def _sheets(cache: Path, results: Results, path: Path) -> list[str]:
     sheets = sheet_count(results)
     if path.suffix.lower() == ".png" and sheets > 1:
         raise LabError(
-            f"-o {path}: the study makes {sheets} contact sheets. Give a folder, or one comparison with "
+            f"-o {path}: the study takes {sheets} contact sheets. Name a folder, or select one comparison with "
             "--prompt or --seed."
         )
     if path.suffix.lower() != ".png":
         try:
             path.mkdir(exist_ok=True)
         except OSError as error:
-            raise LabError(f"-o {path}: no folder can be made there: {error}.") from error
+            raise LabError(f"-o {path}: the folder cannot be created: {error}.") from error
 
     def finals(ids: Sequence[str]) -> StoredPictures:
-        # For a moment each: drawing a sheet takes longer than a run should have to wait.
+        # Reopened for every sheet, since drawing one would block a running study for too long.
         with reading(cache) as db:
             return load_pictures(db, ids, "", MAX_SIDE)
 

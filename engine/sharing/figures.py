@@ -1,4 +1,4 @@
-"""All figures of a study as a table for spreadsheets."""
+"""All figures of a study as CSV."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,9 +10,10 @@ from engine.results import Results
 
 
 def figures_csv(results: Results) -> str:
-    """All figures as CSV: a row for each lane and metric, in each environment and at each batch size it was timed.
+    """All figures as CSV, one row per lane, metric, environment and batch size.
 
-    `n` counts timing samples, `prompts` and `pairs` what quality rests on; `low` and `high` are ends of 95 % intervals.
+    `n` counts timing samples; `prompts` and `pairs` count what quality is based on; `low` and `high` are the ends of
+    95 % intervals.
     """
     tables = [
         standings(results.lane_table, times, results.comparisons, results.decided)
@@ -25,7 +26,7 @@ def figures_csv(results: Results) -> str:
 
 
 def spreadsheet_csv(table: pd.DataFrame) -> str:
-    """A table as CSV whose texts no spreadsheet takes for a formula: they may be a stranger's."""
+    """A table as CSV with all texts escaped against formula injection, since they may be untrusted."""
     texts = table.select_dtypes(include=["object", "string"]).columns
     table = table.assign(**{name: table[name].map(_as_text) for name in texts})
     return str(table.to_csv(index=False, lineterminator="\n"))
@@ -37,5 +38,5 @@ def _each_place(times: pd.DataFrame) -> Iterator[pd.DataFrame]:
 
 
 def _as_text(value: Any) -> Any:
-    """Keeps spreadsheets from running a text of a stranger as a formula."""
+    """Prefixes a text that a spreadsheet would run as a formula with an apostrophe."""
     return f"'{value}" if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"} else value

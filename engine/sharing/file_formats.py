@@ -1,4 +1,4 @@
-"""What results can be written as, and what a report assumes unless told otherwise."""
+"""Formats of exports and reports, and the default assumptions of a report."""
 
 SUFFIXES = {".duckdb": "duckdb", ".csv": "csv", ".png": "png", ".gif": "gif", ".mp4": "mp4"}
 FORMATS = ("duckdb", "parquet", "csv", "png", "gif", "mp4")

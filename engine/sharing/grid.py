@@ -1,4 +1,4 @@
-"""A comparison grid as one picture: rows are lanes, columns the progress of denoising, times in the margin."""
+"""Draws grids of pictures, one row per lane, with a label and details in the margin."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ class GridRow:
 
     Attributes:
         label: Name of the lane.
-        details: Short lines under it, such as calls and time.
-        pictures: One encoded picture per column; None where there is none.
-        note: Shown in place of the pictures if all are missing.
-        gap: What a missing picture means, e.g. "no step yet"; written in its place unless there is a note.
+        details: Short lines below the label, such as calls and time.
+        pictures: One encoded picture per column; None if missing.
+        note: Text shown instead of the pictures if all are missing.
+        gap: Text in place of a missing picture, e.g. "no step yet"; not shown if there is a note.
     """
 
     label: str
@@ -40,11 +40,11 @@ def draw_grid(title: str, subtitle: str, columns: Sequence[str], rows: Sequence[
     """Draws the grid.
 
     Args:
-        title: Large line on top; cut if it is too long.
-        subtitle: Small line under it.
-        columns: Headings.
-        rows: Lanes, each with as many pictures as there are columns.
-        footer: Small line at the bottom: n, environment, when.
+        title: Large line at the top; truncated if too long.
+        subtitle: Small line below it.
+        columns: Headings of the columns.
+        rows: Lanes, each with one picture per column.
+        footer: Small line at the bottom: n, environment, date.
     """
     cell = _cell_size(rows)
     big, small, bold = _font(26), _font(14), _font(17)
@@ -100,7 +100,7 @@ def _draw_pictures(
 
 
 def _cell_size(rows: Sequence[GridRow]) -> int:
-    """Small pictures are shown at twice their size, large ones at most at 256 pixels."""
+    """Side of a picture: twice its size if it is small, and at most 256 pixels."""
     every = (decoded(data) for row in rows for data in row.pictures if data is not None)
     first = next((picture for picture in every if picture is not None), None)
     return 128 if first is None else min(256, max(128, 2 * max(first.size)))

@@ -1,4 +1,4 @@
-"""What an import did, in words."""
+"""Describes the outcome of an import."""
 
 from pathlib import Path
 
@@ -6,17 +6,15 @@ from engine.cache.merge import Merged
 
 
 def import_lines(merged: Merged, file: Path) -> list[str]:
-    """What an import did, for people."""
-    cells = [f"{merged.cells:,} cells taken"]
-    cells += [f"{merged.replaced:,} taken in place of failed ones, or of ones with fewer frames"] * bool(
-        merged.replaced
-    )
-    cells += [f"{merged.equal:,} were here already"] * bool(merged.equal)
+    """Lines that describe the outcome of an import."""
+    cells = [f"{merged.cells:,} cells added"]
+    cells += [f"{merged.replaced:,} replaced (failed before, or fewer frames)"] * bool(merged.replaced)
+    cells += [f"{merged.equal:,} already there"] * bool(merged.equal)
     lines = [f"{file}: {', '.join(cells)}."]
     if merged.others:
         lines.append(
-            f"{len(merged.others):,} cells are on both sides with other pixels, as machines round "
-            "differently: those here stay, and the scores measured on them."
+            f"{len(merged.others):,} cells differ in their pixels, since machines round differently; the existing "
+            "ones were kept, with their scores."
         )
     names = {
         "timings": "timing rows",
@@ -29,7 +27,6 @@ def import_lines(merged: Merged, file: Path) -> list[str]:
     lines += [f"Also new: {', '.join(more)}."] if more else []
     lines += [f"Study {said}." for said in merged.studies]
     lines += [
-        f"{count:,} rows of '{table}' are here with another content, which stays."
-        for table, count in merged.differing.items()
+        f"{count:,} rows of '{table}' differ; the existing ones were kept." for table, count in merged.differing.items()
     ]
     return lines

@@ -1,16 +1,16 @@
-"""Text that fits its place in a drawn picture: cut with dots, or wrapped."""
+"""Fits text into a drawn picture: truncated with dots, or wrapped."""
 
 from PIL import ImageDraw, ImageFont
 
 DOTS = "..."
-# More letters than any picture has room for; measuring a text takes time in proportion to its length.
+# More than fits into any picture; measuring a text takes time proportional to its length.
 MOST_LETTERS = 1000
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def fitted(draw: ImageDraw.ImageDraw, text: str, font: Font, width: float) -> str:
-    """The text on one line, cut with dots where it doesn't fit into `width` pixels."""
+    """The text on one line, truncated with dots to fit into `width` pixels."""
     line = " ".join(text[:MOST_LETTERS].split())
     if draw.textlength(line, font) <= width:
         return line
@@ -20,7 +20,7 @@ def fitted(draw: ImageDraw.ImageDraw, text: str, font: Font, width: float) -> st
 
 
 def wrapped(draw: ImageDraw.ImageDraw, text: str, font: Font, width: float, most: int) -> list[str]:
-    """The text on at most `most` lines of `width` pixels, broken between words; what is left over ends in dots."""
+    """The text wrapped at words to at most `most` lines of `width` pixels; the last one is truncated with dots."""
     words, lines = text[:MOST_LETTERS].split(), list[str]()
     while words and len(lines) < most - 1:
         count = next((n for n in range(len(words), 0, -1) if draw.textlength(" ".join(words[:n]), font) <= width), 0)
@@ -33,6 +33,6 @@ def wrapped(draw: ImageDraw.ImageDraw, text: str, font: Font, width: float, most
 
 
 def _broken(draw: ImageDraw.ImageDraw, word: str, font: Font, width: float) -> list[str]:
-    """A word in two parts, the first as long as a line."""
+    """A word split in two, the first part filling a line."""
     end = next((n for n in range(len(word) - 1, 1, -1) if draw.textlength(word[:n], font) <= width), 1)
     return [word[:end], word[end:]] if word[end:] else [word]

@@ -1,4 +1,4 @@
-"""A study as a folder of Parquet files, read alike by DuckDB, pandas and the Hugging Face library `datasets`."""
+"""Exports a study as a folder of Parquet files for DuckDB, pandas and the Hugging Face library `datasets`."""
 
 import json
 import re
@@ -16,9 +16,9 @@ from engine.sharing.study_file import study_toml
 
 ROWS_AT_ONCE = 256
 _KINDS = {
-    "final": "final pictures, without loss",
-    "x0": "clean-image estimates, step by step",
-    "xt": "noisy images, step by step",
+    "final": "final pictures, lossless",
+    "x0": "clean-image estimates by step",
+    "xt": "noisy images by step",
 }
 
 
@@ -26,10 +26,10 @@ def export_parquet(db: Connection, study: str, folder: Path) -> list[Path]:
     """Writes `frames/kind=KIND/NN-LANE.parquet`, `tables/NAME.parquet`, the study file and a README; returns all files.
 
     Raises:
-        CacheError: The folder holds something already, or cannot be written.
+        CacheError: The folder is not empty, or cannot be written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CacheError(f"{folder} exists and is not an empty folder; give another name, or remove it first.")
+        raise CacheError(f"{folder} exists and is not an empty folder; choose another name, or remove it first.")
     made = folder.exists()
     try:
         return _write(db, study, folder)
@@ -84,12 +84,12 @@ def _features(rows: pa.Table) -> dict[str, Any]:
 
 
 def _plain(name: str) -> str:
-    """A name fit for a file on every system."""
+    """The name with only characters that every file system accepts."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:60].strip(".-") or "unnamed"
 
 
 def _card(study: str, kinds: set[str]) -> str:
-    """The README, whose head tells the Hugging Face hub which files belong together."""
+    """The README; its front matter tells the Hugging Face hub which files belong together."""
     order = sorted(kinds, key=lambda kind: (kind != "final", kind))
     configs = [
         f'- config_name: "{_plain(kind)}"\n  data_files: "frames/kind={_plain(kind)}/*.parquet"' for kind in order
@@ -101,12 +101,12 @@ def _card(study: str, kinds: set[str]) -> str:
             *head,
             f"# Study {study}",
             "",
-            "Written by `python -m engine export`. One row a picture, with lane, prompt, seed, step and noise level.",
+            "Written by `python -m engine export`. One row per picture, with lane, prompt, seed, step and noise level.",
             "",
             *said,
-            "- `tables/`: every other table of the cache, with the rows of this study (columns: see "
-            "`engine/cache/schema.py`).",
-            "- `study.toml`: the study, to run it again.",
+            "- `tables/`: all other tables of the cache, with the rows of this study (`engine/cache/schema.py` "
+            "documents the columns).",
+            "- `study.toml`: the study file, to reproduce it.",
             "",
             "```python",
             "import duckdb, pandas, datasets",

@@ -1,4 +1,4 @@
-"""A stored study as a study file, so that anyone can run it again."""
+"""Converts a stored study back to a study file."""
 
 import itertools
 import json
@@ -9,15 +9,15 @@ from typing import Any
 from engine.study.schedulers import SCHEDULERS
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
-# Where the stored study names a value of a table otherwise than the file does.
+# Keys of tables that the stored study names differently from the file.
 _RENAMED = {("commitment", "pairs"): "prompts"}
 
 
 def study_toml(spec: Mapping[str, Any]) -> str:
-    """The TOML text of a study as it is stored in the cache: reading it gives the same study.
+    """Formats a stored study as TOML; parsing the text gives the same study.
 
-    What a study leaves to its defaults is written out, so that later defaults change nothing. `spec` may come from a
-    stranger's file: every text is quoted.
+    Defaults are written out, so that later changes of defaults have no effect. `spec` may be untrusted, so every text
+    is quoted.
     """
     values = {key: value for key, value in spec.items() if key != "lanes" and value is not None and value != []}
     plain = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
@@ -36,7 +36,7 @@ def study_toml(spec: Mapping[str, Any]) -> str:
 
 
 def _is_simple(lane: Mapping[str, Any]) -> bool:
-    """Whether `scheduler:steps` says it all."""
+    """Whether `scheduler:steps` describes the lane completely."""
     entry, steps = SCHEDULERS.get(str(lane.get("scheduler"))), lane.get("steps")
     return (
         entry is not None
@@ -50,7 +50,7 @@ def _is_simple(lane: Mapping[str, Any]) -> bool:
 
 
 def _lane(lane: Mapping[str, Any]) -> list[str]:
-    """A lane as a table; its label for people ends with the steps, which reading adds again."""
+    """A lane as a table; the steps at the end of its label are left out, since parsing appends them."""
     label = str(lane.get("label") or "").removesuffix(f" {lane.get('steps')}")
     values = {
         "key": lane.get("key"),

@@ -76,11 +76,11 @@ def test_the_scrubber_moves_all_lanes_and_comes_back_to_the_final_pictures(page:
         page.locator("#moment").fill(str(percent))
         assert strips.evaluate_all("all => all.every(image => !image.hidden)")
         places[percent] = strips.evaluate_all("all => all.map(image => image.getBoundingClientRect().left)")
-        assert page.locator("#told").inner_text() == f"after {percent} % of the denoiser calls"
+        assert page.locator("#position").inner_text() == f"after {percent} % of the denoiser calls"
     assert all(early > late for early, late in zip(places[10], places[60], strict=True))
     page.locator("#moment").fill("100")
     assert strips.evaluate_all("all => all.every(image => image.hidden)")
-    assert page.locator("#told").inner_text() == "final pictures"
+    assert page.locator("#position").inner_text() == "final pictures"
 
 
 def test_what_the_strip_shows_is_the_last_step_made_by_then(page: "Page") -> None:
@@ -118,7 +118,7 @@ def test_without_scripts_it_tells_the_story(chromium: "Browser", file: Path) -> 
         assert box["height"] > 80
     assert not page.locator("#scrubber").is_visible()
     assert not page.locator(".strip").first.is_visible()
-    assert page.get_by_role("heading", name="Run it again").is_visible()
+    assert page.get_by_role("heading", name="Reproduce it").is_visible()
     page.context.close()
 
 

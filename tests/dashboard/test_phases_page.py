@@ -101,7 +101,7 @@ def test_clips_show_that_motion_settles_before_appearance_and_pictures_show_noth
     assert found.lead.value > 0
     page = open_phases(tmp_path / "c.duckdb")
     text = words(page)
-    assert "Motion first by (steps)" in text
+    assert "Motion ahead by (steps)" in text
     assert formats.signed(found.lead.value) in text
     assert formats.percent(found.motion["progress"].value) in text
     assert any("Motion energy of x0" in json.dumps(spec) for spec in charts(page))

@@ -1,12 +1,14 @@
 """A scheduler looks the same everywhere, and its colour can be told apart by everyone."""
 
 import itertools
+import tomllib
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from engine.display import theme
+from engine.paths import ROOT
 from engine.study.schedulers import SCHEDULERS
 
 Floats = npt.NDArray[np.float64]
@@ -18,6 +20,8 @@ VISION = {
     "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
     "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
 }
+CONFIG = tomllib.loads((ROOT / "dashboard" / ".streamlit" / "config.toml").read_text())
+BACKGROUNDS = [CONFIG["theme"][mode]["backgroundColor"] for mode in ("light", "dark")]
 JUST_NOTICEABLE = 2.3  # CIE76 difference in Lab
 
 
@@ -38,7 +42,7 @@ def lab(rgb: Floats) -> Floats:
 
 
 @pytest.mark.parametrize("colour", [*theme.COLOURS, theme.ACCENT, theme.NEUTRAL])
-@pytest.mark.parametrize("background", theme.BACKGROUNDS)
+@pytest.mark.parametrize("background", BACKGROUNDS)
 def test_every_colour_stands_out_from_both_backgrounds(colour: str, background: str) -> None:
     light, dark = sorted((luminance(colour), luminance(background)), reverse=True)
     assert (light + 0.05) / (dark + 0.05) >= 3

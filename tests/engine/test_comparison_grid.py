@@ -61,7 +61,7 @@ def test_one_column_shows_the_last_step_and_says_a_hundred_percent(
 def test_a_heading_says_how_many_of_the_calls_were_made(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = drawn(cache, monkeypatch, 3, 20, 5)
     assert told["columns"] == ["5 to 20 %", "55 to 60 %", "100 %", "final"], "call 1 of 20 and call 1 of 5"
-    assert "percent: share of the model calls made" in told["subtitle"]
+    assert "percent: share of the denoiser calls made" in told["subtitle"]
 
 
 def test_a_lane_of_few_calls_shows_its_latest_step_or_says_that_there_is_none_yet(

@@ -167,7 +167,7 @@ def test_there_is_a_sheet_for_every_seed(cache, tmp_path):
 
 def test_several_sheets_do_not_fit_in_one_file(cache, tmp_path, capsys):
     assert run(cache, "-o", tmp_path / "s.png") == 2
-    assert "makes 2 contact sheets" in capsys.readouterr().err
+    assert "2 contact sheets" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
     assert run(cache, "-o", tmp_path / "s.png", "--seed", "1") == 0
     with Image.open(tmp_path / "s.png") as image:
@@ -254,7 +254,7 @@ def test_without_ffmpeg_an_mp4_is_refused_with_the_remedy(cache, tmp_path, monke
     [
         (["-o", "a.xyz"], "tells no format"),
         (["-o", "a.csv", "--format", "gif"], "make them agree"),
-        (["-o", "nowhere/a.csv"], "there is no folder"),
+        (["-o", "nowhere/a.csv"], "does not exist"),
         (["-o", "a.gif", "--prompt", "ow"], "Did you mean 'owl'"),
         (["-o", "a.gif", "--seed", "7"], "no seed 7"),
     ],
@@ -268,7 +268,7 @@ def test_what_cannot_be_done_is_refused_with_the_remedy(cache, tmp_path, monkeyp
 
 def test_only_a_cache_takes_everything(cache, tmp_path, capsys):
     assert main(["export", "--cache", str(cache), "-o", str(tmp_path / "a.csv")]) == 2
-    assert "Which study?" in capsys.readouterr().err
+    assert "Name a study" in capsys.readouterr().err
     assert main(["export", "--cache", str(cache), "-o", str(tmp_path / "a.duckdb")]) == 0
     assert main(["import", str(tmp_path / "a.duckdb"), "--cache", str(tmp_path / "b.duckdb")]) == 0
     out = capsys.readouterr().out

@@ -55,9 +55,9 @@ def drawn(monkeypatch):
     specs = []
     real = charts.png
 
-    def png(picture, width, scale=1.0):
+    def png(picture, width):
         specs.append(charts.spec(picture, width))
-        return real(picture, width, scale)
+        return real(picture, width)
 
     monkeypatch.setattr(charts, "png", png)
     return specs

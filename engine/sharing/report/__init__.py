@@ -1,4 +1,4 @@
-"""The report of a study: one file that opens offline. `read_report` asks the cache, `render` makes the page."""
+"""The report of a study, one file that works offline: `read_report` reads the cache, `render` makes the page."""
 
 from engine.sharing.report.contents import Report, ReportOptions, read_report
 from engine.sharing.report.page import render

@@ -1,4 +1,4 @@
-"""What a report is made of: the results of a study, its verdicts on claims, some of its pictures, and a price."""
+"""Contents of a report: results of a study, verdicts on claims, a selection of pictures, and a price."""
 
 import datetime
 from collections.abc import Mapping
@@ -24,20 +24,20 @@ GPU_PRICES = DATA / "gpu_prices.toml"
 MAX_PROMPTS = 6
 MAX_LANES = 40
 FRAMES = 12
-# Pixels of the pictures kept in memory, as many as are shown; steps of many cells are shown smaller to fit the page.
+# Sides of pictures in memory, as large as they are shown (px); with many cells, steps are smaller.
 SIDE, STEP_SIDE, SMALL_STEP_SIDE, MANY_CELLS = 256, 192, 128, 96
 OWN_RATE = 1.0
 
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What the reader of a report should see besides the study's own results.
+    """Options of a report.
 
     Attributes:
-        claims: File of the claims to put to the test.
-        price: Key of a preset of `data/gpu_prices.toml`; None: that of the measured GPU, or `usd_per_hour`.
-        usd_per_hour: Price of an hour of the machine the times were measured on, in place of a preset.
-        seconds: Seconds per image of the baseline on the priced GPU, if it is another than the measured one.
+        claims: File of the claims to test.
+        price: Key of a preset in `data/gpu_prices.toml`; None: that of the measured GPU, or `usd_per_hour`.
+        usd_per_hour: Hourly price of the machine on which the times were measured, instead of a preset.
+        seconds: Seconds per image of the baseline on the priced GPU, if it is not the measured one.
         images_per_month: More than 0.
         utilisation: Busy seconds per paid second.
     """
@@ -52,18 +52,18 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a report shows.
+    """The contents of a report.
 
     Attributes:
-        known_claims: The claims to put to the test.
-        prompts: Those whose pictures are shown.
-        seed: Of those pictures.
-        kind: Of the step pictures, "x0" or "xt".
-        cells: (lane, prompt) -> trajectory.
-        pictures: By trajectory; decoded when they are asked for.
-        pricing: At what lanes are priced.
-        price_note: What the reader should know about that price.
-        price_is_known: Whether somebody read it or stated it; otherwise it is a round figure.
+        known_claims: The claims to test.
+        prompts: Prompts whose pictures are shown.
+        seed: Seed of those pictures.
+        kind: Kind of the step pictures, "x0" or "xt".
+        cells: (lane, prompt) -> trajectory id.
+        pictures: Pictures by trajectory id, decoded on access.
+        pricing: How lanes are priced.
+        price_note: Source of the price.
+        price_is_known: Whether the price was looked up or stated; otherwise it is a placeholder.
         made_at: UTC.
     """
 
@@ -81,13 +81,13 @@ class Report:
 
     @cached_property
     def claims(self) -> tuple[ClaimVerdict, ...]:
-        """Verdicts on the claims; empty if none of them can be tested with this study."""
+        """Verdicts on the claims; empty if this study cannot test any of them."""
         verdicts = self.results.claim_verdicts(self.known_claims)
         return verdicts if any(verdict.word != "not testable" for verdict in verdicts) else ()
 
     @cached_property
     def priced(self) -> pd.DataFrame:
-        """The timing summaries with what they cost (`price_lanes`); empty if the times do not fit the price."""
+        """Timing summaries with costs (`price_lanes`); empty if the price does not apply to the measured machine."""
         times = self.results.times
         if times.empty or not self.pricing.fits(str(times["device_name"].iloc[0])):
             return times.head(0)
@@ -95,7 +95,7 @@ class Report:
 
     @cached_property
     def headline(self) -> Headline:
-        """The lane to take, the time and the money it saves, and what it does to the images."""
+        """The headline: recommended lane, time and money saved, effect on the images."""
         return Headline(self.results, self.pricing, self.price_is_known)
 
     @property
@@ -105,7 +105,7 @@ class Report:
 
 
 def read_report(db: Connection, study: str, options: ReportOptions | None = None) -> Report:
-    """Reads a study, and pictures that stand for the rest; what follows from them is worked out when it is asked for.
+    """Reads a study and a selection of its pictures; everything derived is computed on access.
 
     Raises:
         StudyError: There is no such study, or the claims cannot be read.
@@ -140,7 +140,7 @@ def read_report(db: Connection, study: str, options: ReportOptions | None = None
 
 
 def _device(timings: pd.DataFrame) -> str:
-    """The machine whose times count; empty if none was timed."""
+    """The machine whose times are used; empty if nothing was timed."""
     rows = counted(timings)
     return str(rows["device_name"].iloc[0]) if len(rows) else ""
 
@@ -157,15 +157,15 @@ def _pricing(options: ReportOptions, device: str) -> tuple[Pricing, str]:
     if preset is None and options.usd_per_hour is None:
         preset = next((entry for entry in presets.values() if device and entry.device == device), None)
     if preset is not None:
-        return Pricing(preset, Rate(preset.usd_per_hour, preset.sold_in), work, options.seconds, ""), _said(preset)
+        return Pricing(preset, Rate(preset.usd_per_hour, preset.sold_in), work, options.seconds, ""), _source(preset)
     rate = OWN_RATE if options.usd_per_hour is None else options.usd_per_hour
-    note = f"Price: ${rate:g} for an hour of the measured machine, {device or 'not timed'}"
+    note = f"Price: ${rate:g} per hour of the measured machine, {device or 'not timed'}"
     if options.usd_per_hour is None:
-        note += ", a round figure: no price of this machine is on file. Costs scale with it"
+        note += ", a placeholder, since no price of this machine is on file; costs scale with it"
     return Pricing(None, Rate(rate), work, options.seconds, ""), note + "."
 
 
-def _said(preset: Preset) -> str:
+def _source(preset: Preset) -> str:
     note = (
         f"Price: ${preset.usd_per_hour:g} per GPU hour, {preset.gpu} at {preset.provider} "
         f"({preset.product}, {preset.billing}), as of {preset.as_of}, from {preset.source}; "

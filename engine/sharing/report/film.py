@@ -1,4 +1,4 @@
-"""The grid of pictures: final ones that everybody sees, and strips of steps behind them for the scrubber."""
+"""The grid of pictures: final ones, and strips of steps for the scrubber."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,12 +14,12 @@ from engine.sharing.report.contents import Report
 from engine.study.cells import evenly_spaced
 
 BUDGET = 3_100_000  # bytes of pictures in the page, as base64
-# (pixels of a final picture, pixels of a step, steps a cell): the first that fits the budget is taken.
+# (side of a final picture, side of a step, steps per cell): the first level that fits the budget is used.
 LEVELS = ((192, 192, 12), (192, 128, 12), (192, 128, 8), (160, 96, 8), (128, 96, 6), (128, 64, 4), (96, 0, 0))
 
 
 def films(pictures: Mapping[str, CellPictures]) -> dict[str, Film]:
-    """Every cell's pictures, as large and as many as the size of the page allows."""
+    """The pictures of every cell, at the best level that fits the budget of the page."""
     for level in LEVELS:
         found = {key: _film(mine, *level) for key, mine in pictures.items()}
         if sum(len(film.final or "") + len(film.strip or "") for film in found.values()) <= BUDGET:
@@ -28,7 +28,7 @@ def films(pictures: Mapping[str, CellPictures]) -> dict[str, Film]:
 
 
 def film_table(report: Report) -> ResultTable:
-    """The grid of pictures: a row a lane, a column a prompt."""
+    """The grid of pictures: one row per lane, one column per prompt."""
     found = films(report.pictures)
     rows = []
     for lane in report.shown_lanes.itertuples():

@@ -1,4 +1,4 @@
-"""The report as Markdown: short enough for a pull request, with every figure's n and interval."""
+"""The report as Markdown, short enough for a pull request, with n and interval of every figure."""
 
 import re
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&@!])")
 
 
 def render_markdown(report: Report) -> str:
-    """The report in Markdown; texts of the cache are escaped, so that none becomes a link, a mention or markup."""
+    """Renders the report as Markdown; texts from the cache are escaped, so that none becomes a link or mention."""
     results = report.results
     lines = [f"## {plain(results.id)}", "", f"**{plain(report.headline.sentence)}**", ""]
     lines += [
@@ -53,7 +53,7 @@ def render_markdown(report: Report) -> str:
 
 
 def plain(text: str) -> str:
-    """A text that Markdown shows as it is."""
+    """The text, escaped so that Markdown shows it literally."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 
@@ -91,7 +91,7 @@ def _gap(row: Any) -> Entry:
 
 
 def _table(shown: ResultTable) -> list[str]:
-    """A table in Markdown; what is below a figure or behind a name follows in brackets."""
+    """A table in Markdown; tags and lines below a figure follow in parentheses."""
     lines = [f"| {' | '.join(plain(column.name) for column in shown.columns)} |", f"|{' --- |' * len(shown.columns)}"]
     return lines + [f"| {' | '.join(plain(_words(cell)) for cell in row)} |" for row in shown.rows]
 

@@ -1,6 +1,6 @@
-"""The report as one HTML file: no network, no style or script from elsewhere, readable with scripts off.
+"""The report as one self-contained HTML file, readable without network and without scripts.
 
-Scripts are allowed by their digests alone: nothing that slipped into the page could run.
+Scripts are allowed by digest only, so nothing injected into the page could run.
 """
 
 import base64
@@ -21,24 +21,24 @@ from engine.sharing.study_file import study_toml
 
 _HERE = Path(__file__).parent
 _METHODS = (
-    "Every lane makes the same pictures: same prompts, seeds, starting noise and guidance. Differences are paired, "
-    "seeds are averaged within their prompt, and intervals resample prompts (95 %, bootstrap).",
-    "A lane is as good as the baseline only if every guard has shown it, at its level and however often one looked; "
-    "only such a lane is named.",
-    "By one metric alone, for display: equivalent if the difference lies within the margin by two one-sided t tests at "
-    "5 %, adjusted (Holm) for the number of lanes. Undecided is not equal. Below five prompts, or the metric's own "
-    "smallest number of pairs, there is no verdict.",
-    "Times are wall times of whole calls, text encoder and decoder included, each lane by itself, in a new order every "
-    "round, warm-up dropped; the interval of the median is a bootstrap over repeats. Speed-up: median of the baseline "
-    "over that of the lane.",
-    "Denoiser calls are counted, never taken from the number of steps.",
-    "Costs are times multiplied by a price. A lane's verdict on quality stands beside its cost and is no part of it.",
+    "All lanes generate the same pictures: same prompts, seeds, initial noise and guidance. Differences are paired, "
+    "seeds are averaged within their prompt, and intervals come from a bootstrap over prompts (95 %).",
+    "A lane is as good as the baseline only if every guard has shown it, at its level and however often one looks; "
+    "only such a lane is recommended.",
+    "Verdicts by one metric are for display: equivalent if the difference is within the margin by two one-sided t "
+    "tests at 5 %, adjusted (Holm) for the number of lanes. Undecided does not mean equal. There is no verdict below "
+    "five prompts, or below the metric's minimum number of pairs.",
+    "Times are wall-clock times of whole calls, including text encoder and decoder. Lanes run one at a time, in a new "
+    "order each round, after warm-up; the interval of the median is a bootstrap over repeats. Speed-up is the median "
+    "of the baseline over that of the lane.",
+    "Denoiser calls are counted, not derived from the number of steps.",
+    "Costs are times multiplied by a price. They do not depend on the verdict on quality shown beside them.",
 )
 _DIRECTIONS = {"higher": "higher is better", "lower": "lower is better"}
 
 
 def render(report: Report) -> str:
-    """The page. Its size is bounded: pictures are made smaller and fewer where there are many."""
+    """Renders the page; its size is bounded by using fewer and smaller pictures if there are many."""
     drawn = charts.charts(report)
     script = (_HERE / "report.js").read_text(encoding="utf-8")
     scripts = [charts.bundle(), script] if drawn else [script]
@@ -60,7 +60,7 @@ def render(report: Report) -> str:
 
 
 def _policy(scripts: list[str]) -> str:
-    """The Content-Security-Policy of a page with these scripts."""
+    """Content-Security-Policy for a page with these scripts."""
     digests = [base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii") for text in scripts]
     rules = {
         "default-src": "'none'",
@@ -104,7 +104,7 @@ def _extent(report: Report) -> str:
 
 def _pictures(report: Report) -> dict[str, Any]:
     prompts, lanes = report.results.prompts, report.results.lane_table
-    shown = [f"seed {report.seed}", "every column from the same noise"]
+    shown = [f"seed {report.seed}", "the same noise in each column"]
     if len(report.prompts) < len(prompts):
         shown.insert(0, f"{len(report.prompts)} of {len(prompts)} prompts")
     if len(report.shown_lanes) < len(lanes):
@@ -124,7 +124,7 @@ def _times(times: pd.DataFrame) -> dict[str, Any]:
     batch, device, last = batch_of(float(first["batch_size"])), first["device_name"], when(times["last_at"].max())
     return {
         "times": tables.time_table(times),
-        "times_rest_on": f"{samples} per lane, {batch}, {device}, {last}.",
+        "times_basis": f"{samples} per lane, {batch}, {device}, {last}.",
         "time_marks": MARKS,
         "stage_marks": tables.STAGE_MARKS,
     }
@@ -141,13 +141,13 @@ def _quality(report: Report) -> dict[str, Any]:
 
 
 def _metrics(report: Report) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Name, facts and rows of each metric, the deciding one first."""
+    """Yields label, facts and rows of each metric, the deciding one first."""
     rows = report.results.standings.dropna(subset=["metric"])
     for metric in sorted(rows["metric"].unique(), key=lambda metric: metric != report.results.deciding):
         mine = rows[rows["metric"] == metric]
         first = mine.iloc[0]
         margin = f"margin ±{first['margin']:.3g} ({first['margin_from']})" if known(first["margin"]) else ""
-        facts = (str(first["unit"]), _DIRECTIONS.get(str(first["direction"]), "neither side is better"), margin)
+        facts = (str(first["unit"]), _DIRECTIONS.get(str(first["direction"]), "neither direction is better"), margin)
         yield str(first["metric_label"]), ", ".join(filter(None, facts)), mine
 
 
@@ -156,20 +156,20 @@ def _costs(report: Report) -> dict[str, Any]:
     if results.times.empty:
         return {"price_note": ""}
     note = (
-        f"{report.price_note} {pricing.work.images_per_month:,.0f} images a month, "
-        f"{100 * pricing.work.utilisation:.0f} % of the paid time busy. Saved: baseline less lane, its range over the "
-        "intervals of both."
+        f"{report.price_note} {pricing.work.images_per_month:,.0f} images per month, "
+        f"{100 * pricing.work.utilisation:.0f} % of the paid time busy. Saved: baseline minus lane; the range covers "
+        "the intervals of both."
     )
     if pricing.seconds is not None:
         note += (
-            f" The baseline takes {pricing.seconds:g} s per image there, as stated; other lanes by their measured "
-            "ratio, which is an assumption."
+            f" The baseline is stated to take {pricing.seconds:g} s per image there; the other lanes are scaled by "
+            "their measured ratio, which is an assumption."
         )
     return {
         "price_note": note,
         "costs": tables.cost_table(priced, results.decided, fleet=False) if len(priced) else None,
-        "unpriced": f"The times were measured on {results.times['device_name'].iloc[0]}; what they would be on the GPU "
-        "of this price is not known. State the baseline's seconds per image there (--seconds).",
+        "unpriced": f"The times were measured on {results.times['device_name'].iloc[0]}, and the times on the priced "
+        "GPU are unknown. State the baseline's seconds per image there with --seconds.",
     }
 
 

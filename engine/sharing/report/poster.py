@@ -1,4 +1,4 @@
-"""The report as one picture of 1600 x 900 pixels: the headline, its figures, a chart and pictures, for a slide."""
+"""The report as an image of 1600 x 900 pixels for a slide: headline, figures, a chart and pictures."""
 
 import io
 import re
@@ -24,16 +24,16 @@ INK, SOFT, LINE = (23, 34, 43), (74, 88, 98), (217, 224, 228)
 SIDE, GAP = 120, 10
 LANES, PROMPTS = 3, 4
 CHART_WIDTH, CHART_HEIGHT = 640, 290
-CHART_LANES = 10  # more, and neither names nor marks can be told apart
-HEADLINES = ((42, 2, 52), (34, 3, 41))  # size of letters, lines, height of a line
+CHART_LANES = 10  # with more, labels and marks overlap
+HEADLINES = ((42, 2, 52), (34, 3, 41))  # font size, lines, line height
 CARD_LINES, NOTE_LINES = 6, 4
 
-# What the font that comes with Pillow has no letters for. A dash between two ends would look like a minus.
+# Characters that Pillow's built-in font lacks.
 _TYPED = str.maketrans({"–": "-", "−": "-", "…": "...", "×": "x"})
 
 
 def render_png(report: Report) -> bytes:
-    """The picture as PNG."""
+    """Renders the image as PNG."""
     sheet = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, 40), _typed(report.results.id, 90), SOFT, _font(22))
@@ -49,7 +49,7 @@ def render_png(report: Report) -> bytes:
 
 
 def _headline(draw: ImageDraw.ImageDraw, sentence: str) -> None:
-    """In the largest letters that leave it whole; the smallest cut it with dots."""
+    """Draws the headline in the largest font that fits; truncates it in the smallest."""
     room = WIDTH - 2 * MARGIN
     tried = [(size, step, wrapped(draw, sentence, _font(size), room, most)) for size, most, step in HEADLINES]
     whole = (each for each in tried if " ".join(each[2]) == " ".join(sentence.split()))
@@ -76,7 +76,7 @@ def _figures(draw: ImageDraw.ImageDraw, report: Report, top: int) -> None:
 
 
 def _chart(sheet: Image.Image, draw: ImageDraw.ImageDraw, report: Report, top: int) -> None:
-    """Speed against quality if there is such a chart, or else the times; every mark with the name of its lane."""
+    """Draws the chart of speed against quality, or else of times, with the name of every lane."""
     rows = chart_rows(report)
     if rows.empty:
         return
@@ -85,22 +85,22 @@ def _chart(sheet: Image.Image, draw: ImageDraw.ImageDraw, report: Report, top: i
         sheet.paste(fitted(image.convert("RGB"), 780, HEIGHT - top - 92), (MARGIN, top))
     lanes = len(report.results.lane_table)
     if len(rows) < lanes:
-        text = f"{len(rows)} of {lanes} lanes: the baseline, the recommended, those none beats, the fastest."
+        text = f"{len(rows)} of {lanes} lanes: baseline, recommended lane, Pareto front, fastest lanes."
         draw.text((MARGIN, HEIGHT - 84), text, SOFT, _font(16))
 
 
 def chart_of(rows: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
-    """The chart of such rows."""
+    """The chart of the rows from `chart_rows`."""
     if "difference" not in rows:
         return time_chart(rows)
-    # The chart writes what stands in `steps` beside its marks.
+    # The chart labels its marks with `steps`.
     named = rows.assign(steps=rows["label"])
     chart = trade_off_chart(named, "ms", batch_of(float(rows["batch_size"].max())))
     return chart.properties(height=CHART_HEIGHT)
 
 
 def chart_rows(report: Report) -> pd.DataFrame:
-    """What the chart shows, at most `CHART_LANES` lanes; with a column "difference" if quality can be compared."""
+    """Rows of at most `CHART_LANES` lanes for the chart; with a column "difference" if quality can be compared."""
     results = report.results
     rows = results.standings
     rows = rows[rows["metric"] == results.deciding].dropna(subset=["difference", "median_ms"])
@@ -116,10 +116,10 @@ def chart_rows(report: Report) -> pd.DataFrame:
 
 
 def _pictures(sheet: Image.Image, draw: ImageDraw.ImageDraw, report: Report, top: int) -> None:
-    """Final pictures of the baseline, the recommended lane and one more."""
+    """Draws final pictures of the baseline, the recommended lane and one more."""
     results = report.results
     order = [results.baseline, report.headline.lane, *results.lane_table["lane"]]
-    # A report has pictures of some lanes only.
+    # A report has pictures of only some lanes.
     lanes = [lane for lane in dict.fromkeys(order) if any(lane == key for key, _ in report.cells)][:LANES]
     left = WIDTH - MARGIN - PROMPTS * (SIDE + GAP) + GAP
     for row, lane in enumerate(lanes):
@@ -134,7 +134,7 @@ def _pictures(sheet: Image.Image, draw: ImageDraw.ImageDraw, report: Report, top
 
 
 def _font_for(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> Font:
-    """The largest font, down to half the size asked for, in which a text fits."""
+    """The largest font, between half the given size and that size, in which the text fits."""
     sizes = range(size, size // 2, -2)
     return next((_font(each) for each in sizes if draw.textlength(text, _font(each)) <= width), _font(size // 2))
 

@@ -1,4 +1,4 @@
-"""The report as PDF, printed by whatever Chromium is installed."""
+"""The report as PDF, printed by an installed Chromium."""
 
 import os
 import shutil
@@ -9,19 +9,19 @@ from pathlib import Path
 from engine.errors import LabError
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
-PLACES = (  # where macOS keeps them, outside PATH
+PLACES = (  # on macOS they are not on PATH
     "/Applications/Chromium.app/Contents/MacOS/Chromium",
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
 )
 SECONDS = 120
 NO_CHROMIUM = (
-    f"A PDF is printed by Chromium or Chrome, and none is installed here (looked for {', '.join(NAMES)}). "
-    "Install one, or open the HTML report in any browser and print it."
+    f"PDF export needs Chromium or Chrome, and none was found (looked for {', '.join(NAMES)}). "
+    "Install one, or print the HTML report from any browser."
 )
 
 
 def find_chromium() -> str | None:
-    """The first Chromium or Chrome that is installed, or None."""
+    """Path of an installed Chromium or Chrome, or None."""
     return next((found for name in (*NAMES, *PLACES) if (found := shutil.which(name))), None)
 
 
@@ -29,7 +29,7 @@ def print_pdf(page: str, path: Path) -> None:
     """Prints an HTML page to a PDF file, without network.
 
     Raises:
-        LabError: There is no Chromium, or it fails.
+        LabError: Chromium is missing or fails.
     """
     program = find_chromium()
     if program is None:
@@ -65,5 +65,5 @@ def print_pdf(page: str, path: Path) -> None:
 
 
 def _is_root() -> bool:
-    """As root Chromium refuses to start with its sandbox."""
+    """Whether this process is root; as root, Chromium refuses to start with its sandbox."""
     return hasattr(os, "geteuid") and os.geteuid() == 0

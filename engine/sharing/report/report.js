@@ -5,13 +5,13 @@
     at: image.dataset.at.split(",").map(Number),
   }));
   const moment = document.getElementById("moment");
-  const told = document.getElementById("told");
+  const position = document.getElementById("position");
   const play = document.getElementById("play");
   let timer = null;
 
   const show = (percent) => {
     const share = percent / 100;
-    told.textContent = percent >= 100 ? "final pictures" : `after ${Math.round(percent)} % of the denoiser calls`;
+    position.textContent = percent >= 100 ? "final pictures" : `after ${Math.round(percent)} % of the denoiser calls`;
     for (const { image, at } of strips) {
       image.hidden = percent >= 100;
       let place = 0;
@@ -45,7 +45,7 @@
     show(Number(moment.value));
   }
 
-  // A live chart takes the place of its static picture once it is drawn; until then, and on paper, the picture stands.
+  // An interactive chart replaces its static image once drawn; until then, and in print, the image is shown.
   const specs = JSON.parse(document.getElementById("charts").textContent);
   for (const [key, spec] of Object.entries(specs)) {
     const place = document.getElementById(`chart-${key}`);

@@ -1,4 +1,4 @@
-"""The charts of a report: the dashboard's, once as a picture for everybody, once as data for those with scripts."""
+"""Charts of a report, the same as in the dashboard: as static images, and as data for the interactive version."""
 
 import functools
 import json
@@ -40,9 +40,9 @@ class ReportChart:
     """A chart of the report.
 
     Attributes:
-        key: Its place in the page.
-        chart: As Altair made it.
-        alt: What it shows, for screen readers.
+        key: Key of its position in the page.
+        chart: The Altair chart.
+        alt: Alternative text.
     """
 
     key: str
@@ -51,7 +51,7 @@ class ReportChart:
 
 
 def charts(report: Report) -> list[ReportChart]:
-    """The charts that the study has figures for."""
+    """The charts for which the study has data."""
     results, times, priced = report.results, report.results.times, report.priced
     rows = results.standings
     rows = rows[rows["metric"] == results.deciding].dropna(subset=["difference", "median_ms"])
@@ -64,52 +64,52 @@ def charts(report: Report) -> list[ReportChart]:
         found.append(ReportChart("trade", chart, "Difference in quality over time, as in the tables below"))
     if len(priced):
         bars = cost_chart(priced, "usd_month", "Paid by use (US dollars a month)")
-        found.append(ReportChart("cost", bars, "Cost of each lane a month, as in the table below"))
+        found.append(ReportChart("cost", bars, "Cost of each lane per month, as in the table below"))
     return found
 
 
 def spec(chart: ReportChart, width: int | str = WIDTH) -> dict[str, Any]:
-    """The chart as plain data, in the report's own look."""
+    """The Vega-Lite specification of a chart, in the style of the report."""
     found: dict[str, Any] = chart.chart.properties(width=width).to_dict()
     found["config"] = found.get("config", {}) | CONFIG
     return found
 
 
 def svg(chart: ReportChart) -> str:
-    """The chart as a picture of lines."""
+    """The chart as SVG."""
     return str(vlc.vegalite_to_svg(spec(chart)))
 
 
-def png(chart: ReportChart, width: int, scale: float = 1.0) -> bytes:
-    """The chart as a picture of pixels."""
-    return bytes(vlc.vegalite_to_png(spec(chart, width), scale=scale))
+def png(chart: ReportChart, width: int) -> bytes:
+    """The chart as PNG."""
+    return bytes(vlc.vegalite_to_png(spec(chart, width)))
 
 
 def address(chart: ReportChart) -> str:
-    """The chart as a static picture, which scripts put a live one in place of."""
+    """The chart as a static image (data URL), which scripts replace by the interactive version."""
     return inline_image("svg+xml", svg(chart).encode())
 
 
 def specs_json(drawn: list[ReportChart]) -> str:
-    """The live charts as JSON that is safe inside a script element."""
+    """The interactive charts as JSON that is safe inside a script element."""
     plain = {chart.key: spec(chart, "container") for chart in drawn}
     return safe_json(plain)
 
 
 def safe_json(value: Any) -> str:
-    """JSON that cannot end a script element or begin a comment."""
+    """JSON that cannot end a script element or start a comment."""
     text = json.dumps(value, separators=(",", ":"), default=str)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 @functools.cache
 def bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, from the package; the same for all charts.
+    """Vega, Vega-Lite and Vega-Embed as one script, bundled by vl-convert.
 
     Raises:
-        ValueError: It could end the script element it stands in.
+        ValueError: It contains a sequence that would end the script element.
     """
     script = str(vlc.javascript_bundle())  # type: ignore[call-arg]  # its types forget that all arguments are optional
     if "</script" in script.lower() or "<!--" in script:
-        raise ValueError("The bundle of Vega cannot be put into a page.")
+        raise ValueError("The Vega bundle cannot be embedded in a page.")
     return script

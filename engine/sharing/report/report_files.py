@@ -1,4 +1,4 @@
-"""Reports as files."""
+"""Writes reports to files."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from engine.sharing.report.printing import NO_CHROMIUM, find_chromium, print_pdf
 def write_report(
     cache: Path, study: str, path: Path, form: str, options: ReportOptions, *, pdf: bool = False
 ) -> list[Path]:
-    """Writes the report of a study in one of `REPORT_FORMATS`, and as PDF beside it if asked for; returns the files.
+    """Writes the report of a study in one of `REPORT_FORMATS`, with `pdf` also as PDF beside it; returns the files.
 
     Raises:
-        LabError: There is no such study or price, no Chromium for a PDF, or a file cannot be written.
+        LabError: There is no such study or price, Chromium is missing for a PDF, or a file cannot be written.
     """
     check_folder(path)
     if (pdf or form == "pdf") and find_chromium() is None:
