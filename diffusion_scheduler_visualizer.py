@@ -1,4 +1,4 @@
-"""The lab's Python face under its well-known name: `from diffusion_scheduler_visualizer import ...`."""
+"""The lab's Python API: `from diffusion_scheduler_visualizer import DiffusionSchedulerVisualizer`."""
 
 from engine.visualizer import CapturedStep, DiffusionSchedulerVisualizer, Trajectory
 

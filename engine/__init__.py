@@ -10,7 +10,7 @@ __all__ = ["DiffusionSchedulerVisualizer"]
 
 
 def __getattr__(name: str) -> Any:
-    """Loads the Python face on first use, so that `import engine` stays light."""
+    """Loads the Python API on first use, so that `import engine` stays light."""
     if name in __all__:
         from engine import visualizer
 

@@ -1,4 +1,4 @@
-"""Speed and memory of the engine beside plain diffusers: the same cells, interleaved in one run."""
+"""Speed and memory of the engine compared with plain diffusers: the same cells, interleaved in one run."""
 
 import contextlib
 import datetime
@@ -33,7 +33,7 @@ NO_FRAMES = FrameSettings(count=0)
 
 @dataclass
 class BenchSamples:
-    """Raw samples of one way of making the same pictures."""
+    """Raw samples of one way to generate the pictures."""
 
     seconds: list[float] = field(default_factory=list)
     denoiser_seconds: list[float] = field(default_factory=list)
@@ -43,13 +43,13 @@ class BenchSamples:
 def run_bench(
     name: str, device: str, repeats: int, max_batch: int | None, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Makes the same 32 pictures (8 lanes, 2 prompts, 2 seeds) in three ways, in turn, several times.
+    """Generates the same 32 pictures (8 lanes, 2 prompts, 2 seeds) in three ways, interleaved, several times.
 
-    "loop" calls the pipeline once per cell; "batched" once per lane, with all its prompts and seeds, the best plain
-    diffusers offers; "engine" is the image pass. All three decode every final picture.
+    "loop" calls the pipeline once per cell; "batched" calls it once per lane with all its prompts and seeds, the best
+    plain diffusers offers; "engine" is the image pass. All three decode every final picture.
 
     Returns:
-        Plain data: raw samples, medians, and ratios, each ratio the median of those of the interleaved repeats.
+        Plain data: raw samples, medians, and ratios; a ratio is the median over the interleaved repeats.
     """
     source = fetch(find_model(name))
     device = resolve_device(device)
@@ -78,7 +78,7 @@ def run_bench(
 
 
 def describe_bench(result: dict[str, Any]) -> str:
-    """The result as text."""
+    """Formats the result as text."""
     lines = [f"{'':<10}{'images/s':>10}{'median s':>10}{'outside denoiser':>18}{'peak memory':>14}"]
     for way in ("loop", "batched", "engine"):
         row = result[way]
@@ -129,7 +129,7 @@ def _engine(model: Model, every: list[Cell], max_batch: int) -> None:
 
 
 def _measure(model: Model, make: Callable[[], None]) -> tuple[float, float, float]:
-    """Wall seconds, seconds inside the denoiser, and peak memory in MB of one way."""
+    """Wall seconds, seconds inside the denoiser, and peak memory (MB) of one way."""
     inside: list[float] = []
 
     def before(*_: Any) -> None:
@@ -156,7 +156,7 @@ def _measure(model: Model, make: Callable[[], None]) -> tuple[float, float, floa
 
 @contextlib.contextmanager
 def _peak_memory(device: str) -> Iterator[list[float]]:
-    """Peak in MB while inside: of the GPU's allocator on CUDA, else of the process, looked at every 20 ms."""
+    """Measures peak memory (MB) within the block: of CUDA's allocator, else of the process, sampled every 20 ms."""
     peak = [0.0]
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -181,13 +181,13 @@ def _peak_memory(device: str) -> Iterator[list[float]]:
 
 
 def _memory_by_cells() -> dict[int, float]:
-    """Peak memory of whole runs, from prompt to cache, with 50 and with 500 cells of the gaussian model."""
+    """Peak memory (MB) of whole runs, from prompt to cache, with 50 and 500 cells of the gaussian model."""
     with tempfile.TemporaryDirectory() as folder:
         return {count: peak_memory_of_run(count, Path(folder)) for count in (50, 500)}
 
 
 def peak_memory_of_run(count: int, folder: Path) -> float:
-    """Peak resident memory in MB of `python -m engine run` on a study of `count` cells, in a process of its own."""
+    """Peak resident memory (MB) of `python -m engine run` on a study of `count` cells, in a separate process."""
     command = [
         sys.executable,
         "-m",

@@ -1,4 +1,4 @@
-"""What this machine offers, what a run would use, and what is missing and how to get it."""
+"""Checks the installation: what this machine offers, what a run would use, what is missing and how to get it."""
 
 import importlib.metadata
 import importlib.util
@@ -37,7 +37,7 @@ REQUIRED = (
 
 
 def report() -> tuple[list[str], bool]:
-    """Lines for people, and whether everything needed is there."""
+    """Returns the lines of the report, and whether everything required is available."""
     problems: list[str] = []
     lines = [
         f"Python       {platform.python_version()} on {platform.system()} {platform.machine()}",
@@ -49,7 +49,7 @@ def report() -> tuple[list[str], bool]:
     ]
     if problems:
         return [*lines, "", "Missing:", *(f"  {problem}" for problem in problems)], False
-    return [*lines, "", "Everything needed is here."], True
+    return [*lines, "", "Everything required is available."], True
 
 
 def _packages(problems: list[str]) -> list[str]:
@@ -86,7 +86,7 @@ def _device(problems: list[str]) -> list[str]:
         card = torch.cuda.get_device_properties(0)
         lines.append(f"             {card.name}, {card.total_memory / 2**30:.0f} GiB")
         if card.total_memory < 8 * 2**30:
-            lines.append("             --memory low is made for cards of this size")
+            lines.append("             use --memory low on cards of this size")
     else:
         asked = os.environ.get("OMP_NUM_THREADS", "")
         lines.append(f"             {torch.get_num_threads()} threads (OMP_NUM_THREADS={asked}); {waiting.described()}")
@@ -104,9 +104,9 @@ def _models(problems: list[str]) -> list[str]:
     for name in ("bundled", "gaussian", EXAMPLE_HUB_ID):
         try:
             source = find_model(name)
-            here = "ready" if source.fingerprint else f"not fetched; `hf download {name}` gets it, or a run does"
+            here = "ready" if source.fingerprint else f"not downloaded; a run does so, or `hf download {name}`"
         except LabError as error:
-            here = f"not usable: {error}"
+            here = f"unusable: {error}"
             problems.append(f"model {name}: {error}")
         lines.append(f"{'Models' if not lines else '':<13}{name}: {here}")
     return lines

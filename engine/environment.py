@@ -1,4 +1,4 @@
-"""What a measurement ran on: device, names, versions. Reads the system only and imports no torch."""
+"""The environment of a measurement: device, names, versions. Imports no torch."""
 
 import ctypes
 import functools
@@ -25,15 +25,15 @@ _PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "numpy")
 
 @dataclass(frozen=True)
 class Environment:
-    """A place where times are comparable: same device, same software.
+    """Device and software; times are comparable within one environment.
 
     Attributes:
         device: "cuda", "mps" or "cpu".
-        device_name: As the maker calls it.
+        device_name: The vendor's name of the GPU or CPU.
         memory: "standard", "low" or "slicing" (offload and attention slicing change times).
         torch: Version of torch.
         diffusers: Version of diffusers.
-        details: More versions, operating system, cores and threads.
+        details: Further versions, operating system, cores and threads.
     """
 
     device: str
@@ -45,7 +45,7 @@ class Environment:
 
     @property
     def environment_id(self) -> str:
-        """Digest of all of it."""
+        """Digest of all fields."""
         return sha256(canonical(asdict(self)).encode()).hexdigest()[:16]
 
 
@@ -68,19 +68,19 @@ def describe(device: str, memory: Memory = "standard") -> Environment:
 
 
 def resolve_device(asked: str) -> str:
-    """The device a run will use: the one asked for, or the best this machine has.
+    """The device a run will use: the requested one, or for "auto" the best available.
 
     Raises:
-        LabError: The word is unknown, or the device is not here.
+        LabError: The name is unknown, or the device is not available.
     """
     if asked not in DEVICES:
-        raise LabError(f"Unknown device '{asked}'; one of {', '.join(DEVICES)}.")
+        raise LabError(f"Unknown device '{asked}'; choose one of {', '.join(DEVICES)}.")
     found = next(device for device in DEVICES[1:] if not why_unusable(device))
     if asked == "auto":
         return found
     if asked != "cpu" and asked != found:
         why = why_unusable(asked) or f"this machine has {found}"
-        raise LabError(f"Device '{asked}' is not usable here: {why}. Give --device {found}.")
+        raise LabError(f"Device '{asked}' cannot be used here: {why}. Use --device {found}.")
     return asked
 
 
@@ -89,12 +89,12 @@ def why_unusable(device: str) -> str:
     if device == "cuda":
         return _cuda()[1]
     if device == "mps" and not (sys.platform == "darwin" and platform.machine() == "arm64"):
-        return "it takes a Mac with Apple silicon"
+        return "it needs a Mac with Apple silicon"
     return ""
 
 
 def processor_name() -> str:
-    """The processor as its maker calls it."""
+    """The vendor's name of the processor."""
     if sys.platform == "darwin":
         return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
     try:
@@ -106,7 +106,7 @@ def processor_name() -> str:
 
 
 def cores() -> int:
-    """Processors this process may use."""
+    """Number of CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -131,10 +131,10 @@ def _version(package: str) -> str:
 
 @functools.cache
 def _cuda() -> tuple[str, str]:
-    """Name of the first GPU that the installed torch could use, or an empty string and why there is none."""
+    """Name of the first GPU that the installed torch can use, or an empty string and the reason why there is none."""
     torch, visible = _version("torch"), os.environ.get("CUDA_VISIBLE_DEVICES")
     if "+cpu" in torch:
-        return "", f"this build of torch ({torch}) is for CPUs; install one for CUDA, see https://pytorch.org"
+        return "", f"this build of torch ({torch}) is CPU-only; install a CUDA build, see https://pytorch.org"
     if visible in {"", "-1"}:
         return "", f"CUDA_VISIBLE_DEVICES={visible!r} hides all GPUs; unset it"
     if "+rocm" in torch:
@@ -142,17 +142,17 @@ def _cuda() -> tuple[str, str]:
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
-        return "", "there is no NVIDIA driver; in a container, pass the GPU on to it (docker run --gpus all)"
+        return "", "there is no NVIDIA driver; in a container, pass the GPU through (docker run --gpus all)"
     if error := driver.cuInit(0):
-        return "", f"the NVIDIA driver does not start (error {error} of cuInit); `nvidia-smi` tells more"
+        return "", f"the NVIDIA driver does not start (cuInit error {error}); run `nvidia-smi` for details"
     device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
     if driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDeviceGetName(name, 256, device):
-        return "", "the NVIDIA driver is here, but no GPU"
+        return "", "there is an NVIDIA driver but no GPU"
     return name.value.decode(errors="replace"), ""
 
 
 def _cuda_details() -> dict[str, str]:
-    """What of a GPU moves times besides its name: driver, libraries, highest clock, and the power it may draw."""
+    """Properties of a GPU that affect times besides its name: driver, libraries, maximum clock and power limit."""
     asked = {"driver": "driver_version", "clock": "clocks.max.sm", "power_limit": "power.limit"}
     told = _output("nvidia-smi", f"--query-gpu={','.join(asked.values())}", "--format=csv,noheader").partition("\n")[0]
     details = dict(zip(asked, (value.strip() for value in told.split(",")), strict=False))

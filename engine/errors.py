@@ -1,11 +1,11 @@
-"""The errors a user can mend; everything else that is raised is a bug and keeps its traceback."""
+"""Errors that a user can fix; anything else raised is a bug and keeps its traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class LabError(Exception):
-    """Something on the user's side is wrong; the message says what, where, and the remedy."""
+    """Base of all user errors; the message says what is wrong, where, and how to fix it."""
 
 
 class StudyError(LabError):
@@ -13,27 +13,27 @@ class StudyError(LabError):
 
 
 class ModelError(LabError):
-    """A model is missing, damaged, or of a kind that is not supported."""
+    """A model is missing, damaged or not supported."""
 
 
 class CacheError(LabError):
-    """A cache file is missing, damaged, locked for too long, or of another version."""
+    """A cache file is missing, damaged, locked for too long, or has another version."""
 
 
 class CacheMissing(CacheError):
-    """There is no file at the cache path."""
+    """The cache file does not exist."""
 
 
 class CacheBusy(CacheError):
-    """Another process held the cache file for longer than the time allowed."""
+    """Another process held the cache file for longer than the timeout."""
 
 
 class CacheOutdated(CacheError):
-    """The cache was written by an older version and has to be migrated first."""
+    """The cache was written by an older version and must be migrated first."""
 
 
 class CacheRefused(CacheError):
-    """The file holds what no cache of this lab holds, or more than is read from a stranger's file."""
+    """The file contains something that no cache of this lab contains, or exceeds the limits for untrusted files."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

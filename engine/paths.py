@@ -1,4 +1,4 @@
-"""Where the project's own files lie, and where results go unless told otherwise."""
+"""Paths of the project's own files, and of the default cache."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ CLAIMS = DATA / "claims.toml"
 
 
 def default_cache(root: Path) -> Path:
-    """The cache that commands and pages use unless given one.
+    """The cache that commands and pages use by default.
 
-    A checkout, told by its pyproject.toml, keeps it in its folder `data`. An installed package must not write beside
-    itself, so there it lies in the user's data folder, e.g. ~/.local/share/scheduler-lab on Linux.
+    In a checkout, recognised by its pyproject.toml, it is in the folder `data`. An installed package must not write
+    into site-packages, so it uses the user's data folder, e.g. ~/.local/share/scheduler-lab on Linux.
     """
     if (root / "pyproject.toml").is_file():
         return root / "data" / "cache.duckdb"

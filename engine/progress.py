@@ -1,4 +1,4 @@
-"""Telling how far a run is: a bar for people, JSON lines for programs, or nothing; and hearing when it is to stop."""
+"""Progress of a run, as a bar, as JSON lines, or not at all; and interruption by signals."""
 
 import json
 import signal
@@ -21,10 +21,10 @@ _interrupted = threading.Event()
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Within it, SIGINT and SIGTERM raise KeyboardInterrupt, and every progress told afterwards raises it again.
+    """Makes SIGINT and SIGTERM raise KeyboardInterrupt, now and again at every later report of progress.
 
-    Python drops an exception that is raised while it tidies up, so that a Ctrl-C alone may go unheard. Outside the main
-    thread, which alone hears signals, nothing changes.
+    Python discards exceptions raised in finalizers, so a single KeyboardInterrupt may get lost. Has no effect outside
+    the main thread, which is the only one to receive signals.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
@@ -49,35 +49,35 @@ def _raise_if_interrupted() -> None:
 
 
 class Progress:
-    """Says nothing; the base of the two that do.
+    """Silent progress, and the base class of the others.
 
-    A run calls `begin` once it knows what there is to do, `start` for each of its passes, `advance` as units are done,
-    and `note` for what a person should know. `advance` and `calls` raise KeyboardInterrupt if the run is to stop.
+    A run calls `begin` once it knows its work, `start` for each pass, `advance` as units are done, and `note` for
+    messages. `advance` and `calls` raise KeyboardInterrupt if the run has been interrupted.
     """
 
     def begin(self, facts: dict[str, Any]) -> None:
-        """The run knows where it runs and how much there is to do."""
+        """Reports where the run takes place and how much there is to do."""
 
     def start(self, what: str, total: int, unit: str) -> None:
-        """A pass begins that takes `total` units."""
+        """Reports the start of a pass of `total` units."""
 
     def advance(self, units: int, detail: str = "") -> None:
-        """Some units are done."""
+        """Reports that units are done."""
         _raise_if_interrupted()
 
     def calls(self, done: int, expected: int) -> None:
-        """So many denoiser calls of the pass are done; units may take many of them."""
+        """Reports denoiser calls of the pass; a unit may take many of them."""
         _raise_if_interrupted()
 
     def note(self, text: str) -> None:
-        """A line for people: a warning, a failure, what happens next."""
+        """Reports a warning, a failure or the next step, in one line."""
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """The run is over."""
+        """Reports the end of the run."""
 
 
 class BarProgress(Progress):
-    """A tqdm bar on standard error with rate and time left."""
+    """A tqdm bar on standard error, with rate and remaining time."""
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
@@ -97,7 +97,7 @@ class BarProgress(Progress):
         super().advance(units, detail)
 
     def calls(self, done: int, expected: int) -> None:
-        """Shows them behind the bar, which otherwise stands still until the first unit is done."""
+        """Shows the calls after the bar, which would otherwise not move until the first unit is done."""
         if self._bar is not None and time.monotonic() - self._shown > REFRESH_SECONDS:
             self._shown = time.monotonic()
             self._bar.set_postfix_str(f"{done:,} of {expected:,} denoiser calls")
@@ -118,7 +118,7 @@ class BarProgress(Progress):
 
 
 class JsonProgress(Progress):
-    """One JSON object a line on standard output: event begin, start, progress, note, or finished."""
+    """JSON lines on standard output, with the events begin, start, progress, note and finished."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
@@ -134,7 +134,7 @@ class JsonProgress(Progress):
         self._write("start", what=what, total=total, unit=unit)
 
     def advance(self, units: int, detail: str = "") -> None:
-        """Writes a progress event with rate and time left."""
+        """Writes a progress event with rate and remaining time."""
         self._done += units
         elapsed = time.monotonic() - self._began
         rate = self._done / elapsed if elapsed > 0 and self._done else None
@@ -163,5 +163,5 @@ class JsonProgress(Progress):
 
 
 def make_progress(kind: ProgressKind) -> Progress:
-    """The progress of a kind."""
+    """Creates the progress reporter of a kind."""
     return {"bar": BarProgress, "json": JsonProgress, "none": Progress}[kind]()

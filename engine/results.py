@@ -1,6 +1,6 @@
-"""What a cache says of a study: its tables, read once, and all that follows from them. Imports no torch.
+"""The results of a study: its tables, read from the cache once, and everything derived from them. Imports no torch.
 
-Pages, report, exports, commands and the Python face ask this one object, so that they cannot disagree.
+Pages, report, exports, commands and the Python API all use this object, so that they cannot disagree.
 """
 
 import copy
@@ -36,11 +36,11 @@ from engine.errors import StudyError, did_you_mean
 
 @dataclass(frozen=True)
 class Results:
-    """The results of a study. The columns of each table stand at the query of that name in `engine.cache`.
+    """The results of a study. The queries in `engine.cache` document the columns of the tables.
 
     Attributes:
         id: Name of the study.
-        spec: The study as it is stored; it may come from a stranger's file.
+        spec: The study as stored; untrusted.
         cells: The cells that have run.
         samples: Raw timing samples of every environment (`queries.timings`).
         noise: How well the arithmetic repeats itself (`lint_tables.noise`).
@@ -76,16 +76,16 @@ class Results:
     version: Hashable = None
     place: tuple[str, int] | None = None
 
-    # What was planned.
+    # The plan.
 
     @property
     def baseline(self) -> str:
-        """The lane that others are compared with: the study's, or else the first."""
+        """The lane with which others are compared: the study's baseline, or else the first lane."""
         return _baseline(self.spec, self.cells)
 
     @property
     def description(self) -> str:
-        """What the study is about, in its author's words."""
+        """The author's description of the study."""
         return str(self.spec.get("description") or "")
 
     @property
@@ -113,15 +113,15 @@ class Results:
         return pd.DataFrame(rows, columns=LANE_COLUMNS).astype({"nfe": float})
 
     def lane(self, key: str) -> StudyLane | None:
-        """The lane of a key."""
+        """The lane with this key, or None."""
         return next((lane for lane in self.lanes if lane.key == key), None)
 
     def lane_label(self, key: str) -> str:
-        """A lane's name for people."""
+        """Display name of a lane."""
         lane = self.lane(key)
         return key if lane is None else lane.label
 
-    # What has run, and where.
+    # Cells and environments.
 
     @property
     def progress(self) -> StudyProgress:
@@ -137,7 +137,7 @@ class Results:
 
     @property
     def unfinished(self) -> bool:
-        """Whether cells or timing samples that the study asks for are not there yet."""
+        """Whether cells or timing samples of the study are still missing."""
         wanted, progress = table_in(self.spec, "timing"), self.progress
         repeats = wanted.get("repeats")
         batches = len(listed(wanted, "batch_sizes", int))
@@ -154,7 +154,7 @@ class Results:
 
     @property
     def counts(self) -> pd.DataFrame:
-        """Cells of each lane by outcome: columns done, failed, missing by lane key."""
+        """Number of cells by outcome: columns done, failed, missing, indexed by lane key."""
         table = pd.crosstab(self.cells["study_lane"], self.cells["status"])
         table = table.reindex(index=[lane.key for lane in self.lanes], columns=["done", "failed"], fill_value=0)
         planned = len(self.prompts) * len(self.seeds)
@@ -168,7 +168,7 @@ class Results:
 
     @property
     def facts(self) -> list[str]:
-        """Model, picture size, guidance: what all cells share, in a few words each."""
+        """What all cells have in common, as short texts: model, picture size, guidance, number format."""
         found = [f"model {self.spec['model']}"] if self.spec.get("model") else []
         if not self.cells.empty:
             first = self.cells.iloc[0]
@@ -178,7 +178,7 @@ class Results:
 
     @property
     def environment_lines(self) -> list[str]:
-        """Where the cells were computed and the lanes timed, one line each."""
+        """The environments that computed the cells or timed the lanes, one line each."""
         lines = [
             f"{row.device}: {row.device_name}, torch {row.torch}, diffusers {row.diffusers}, {row.cells} cells"
             for row in self.environments.itertuples()
@@ -187,13 +187,13 @@ class Results:
         known = set(self.environments["environment_id"])
         return lines + [f"{name}: timing only" for key, name in timed.items() if key not in known]
 
-    # What it took.
+    # Times.
 
     @cached_property
     def timings(self) -> pd.DataFrame:
-        """Timing summaries of all environments and batch sizes (`timing.summarise`), with what is shown of a lane.
+        """Timing summaries of all environments and batch sizes (`timing_summary.summarise`).
 
-        Further columns: label, scheduler, steps, is_baseline.
+        Additional columns: label, scheduler, steps, is_baseline.
         """
         table = timing.summarise(self.samples, self.baseline)
         shown = self.lane_table[["lane", "label", "scheduler", "steps", "is_baseline"]]
@@ -201,19 +201,19 @@ class Results:
 
     @property
     def timed_environments(self) -> dict[str, str]:
-        """Environments with times, the one that counts first: id -> name, made unique."""
+        """Environments with times, the default one first: id -> unique display name."""
         names = dict(zip(self.timings["environment_id"], self.timings["device_name"], strict=True))
         return unique_names({key: str(names[key]) for key in timing.environments_by_last_timing(self.timings)})
 
     def timed_at(self, environment_id: str, batch_size: int) -> "Results":
-        """The same results, seen with the times of another environment or batch size."""
+        """The same results with `times` of another environment or batch size."""
         seen = copy.copy(self)
         object.__setattr__(seen, "place", (environment_id, batch_size))
         return seen
 
     @property
     def times(self) -> pd.DataFrame:
-        """The rows of `timings` in one place, fastest first: that of `place`, or else those that count."""
+        """The rows of `timings` for `place`, or by default for batch 1 in the environment timed last; fastest first."""
         if self.place is None:
             return timing.counted(self.timings).reset_index(drop=True)
         environment_id, batch_size = self.place
@@ -221,16 +221,16 @@ class Results:
         here = (table["environment_id"] == environment_id) & (table["batch_size"] == batch_size)
         return table[here].reset_index(drop=True)
 
-    # How good it is.
+    # Quality.
 
     @cached_property
     def floors(self) -> dict[str, Floor]:
-        """Differences of a metric below these say nothing about lanes, by metric."""
+        """Smallest meaningful difference by metric."""
         return floors_of(self.references, self.noise)
 
     @property
     def reference_line(self) -> str:
-        """How many prompts and seeds have a ground truth, and how well it is known; empty without a reference."""
+        """Number of prompts and seeds with a ground truth, and its accuracy; empty without a reference."""
         if not len(self.references):
             return ""
         agree = int(self.references["agrees"].sum())
@@ -245,24 +245,24 @@ class Results:
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
-        """Every lane against the baseline by every metric."""
+        """Every lane compared with the baseline by every metric."""
         return compare(
             self.quality, self.metrics, self.baseline, self.floors, unscored=self.unscored, margins=self._margins
         )
 
     @property
     def _margins(self) -> dict[str, float]:
-        """How much the mean of a metric may fall, where the decision's calibration has fixed it."""
+        """Margins fixed by the calibration of the decision, by metric."""
         guards = self.terms.terms.calibration.guards if self.terms else ()
         return {guard.key: -guard.bound for guard in guards if guard.kind == "difference"}
 
     @property
     def deciding(self) -> str:
-        """Key of the metric that decides."""
+        """Key of the deciding metric."""
         return deciding(set(self.quality["metric"]))
 
     def metric_label(self, metric: str) -> str:
-        """A metric's name for people."""
+        """Display name of a metric."""
         names = dict(zip(self.metrics["metric"], self.metrics["label"], strict=True))
         return str(names.get(metric, metric))
 
@@ -271,31 +271,31 @@ class Results:
         return [row for row in self.comparisons if row.metric == metric]
 
     def comparison(self, lane: str) -> Comparison | None:
-        """How a lane compares by the metric that decides."""
+        """Comparison of a lane by the deciding metric."""
         return next((row for row in self.compared_by(self.deciding) if row.lane == lane), None)
 
     @cached_property
     def convergence(self) -> Convergence:
-        """Errors against the converged solution, and the order each scheduler shows."""
+        """Errors against the converged solution, and the observed order of each scheduler."""
         return convergence(self.quality, self.cells, floor=float(self.floors.get("latent_error", 0.0)))
 
     @property
     def standings(self) -> pd.DataFrame:
-        """Every lane by every metric, with the times of `times`."""
+        """Every lane by every metric, with its `times`."""
         return standings(self.lane_table, self.times, self.comparisons, self.decided)
 
     @cached_property
     def terms(self) -> FixedTerms | None:
-        """What was fixed before candidates were looked at; None if nobody asked, or it can't be read."""
+        """Terms fixed before any candidate was measured; None if there is no decision, or they are invalid."""
         try:
             found = read_terms(self.stored_decision[0]) if self.stored_decision else None
         except ValueError:
-            return None  # of a stranger's file: no decision is the careful answer
+            return None  # an untrusted file; no decision is the safe answer
         return found if found and found.terms.baseline == self.baseline else None
 
     @cached_property
     def decision(self) -> Decision | None:
-        """Which lane may take the baseline's place; None if nobody asked, or what is stored of it cannot be read."""
+        """The decision which lane may replace the baseline; None if there is none, or the stored one is invalid."""
         if self.terms is None or self.stored_decision is None:
             return None
         try:
@@ -305,41 +305,41 @@ class Results:
 
     @property
     def decided(self) -> dict[str, str]:
-        """Where each lane stands in the decision, in two or three words; "baseline" for the baseline."""
+        """State of each lane in the decision, in two or three words; "baseline" for the baseline."""
         return words_of([lane.key for lane in self.lanes], self.decision) | {self.baseline: "baseline"}
 
     @property
     def recommendation(self) -> Recommendation:
-        """The lane that the decision names, or the baseline, or why neither can be told: what every view shows."""
+        """The recommended lane, or the baseline, or why neither is known; the same in every view."""
         scored = self.deciding in set(self.quality["metric"])
         return recommend(self.times, self.comparisons, self.baseline, self.deciding, self.decision, scored=scored)
 
     def claim_verdicts(self, known: Sequence[Claim]) -> tuple[ClaimVerdict, ...]:
-        """Claims put to the test; none if the study has none of the lanes they speak of."""
+        """Verdicts on claims; none if the study has none of the lanes they are about."""
         if not set(lanes_of(known)) & {lane.key for lane in self.lanes}:
             return ()
         return tuple(evaluate(known, self))
 
     def with_steps(self, steps: tuple[pd.DataFrame, pd.DataFrame]) -> "Results":
-        """The same results with step metrics and frame scores, as `read_steps` gives them."""
+        """The same results with the step metrics and frame scores from `read_steps`."""
         seen = copy.copy(self)
         for name, table in zip(("step_metrics", "frame_quality"), steps, strict=True):
             object.__setattr__(seen, name, table)
         return seen
 
     def worked_out(self) -> "Results":
-        """These results with all that resamples worked out: pickled, they bring the answers with them."""
+        """Computes everything that takes a bootstrap, so that pickled results include it; returns itself."""
         _ = self.timings, self.comparisons, self.convergence, self.decision
         return self
 
 
 def read_results(db: Connection, study_id: str, lanes: Sequence[str] | None = ()) -> Results:
-    """Reads a study, pictures aside.
+    """Reads the results of a study, without pictures.
 
     Args:
         db: An open connection.
         study_id: Name of the study.
-        lanes: Those whose step metrics and frame scores are read too, by far the most rows; None: all lanes.
+        lanes: Lanes whose step metrics and frame scores are read too (by far the most rows); None: all lanes.
 
     Raises:
         StudyError: The cache holds no such study.
@@ -375,7 +375,7 @@ def read_results(db: Connection, study_id: str, lanes: Sequence[str] | None = ()
 
 
 def read_steps(db: Connection, study_id: str, lanes: Sequence[str] | None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Step metrics and frame scores of lanes of a study, or of all (None)."""
+    """Step metrics and frame scores of the given lanes of a study; None: all lanes."""
     return step_tables.step_metrics(db, study_id, lanes), score_tables.frame_scores(db, study_id, lanes)
 
 
@@ -384,7 +384,7 @@ def _baseline(spec: Mapping[str, Any], cells: pd.DataFrame) -> str:
 
 
 def _compared_with(spec: Mapping[str, Any], baseline: str) -> list[str]:
-    """Lanes that sets are compared with: the reference's, if there is one, and the baseline."""
+    """Lanes with which whole lanes are compared: the reference, if there is one, and the baseline."""
     reference = spec.get("reference")
     converged = [str(reference.get("lane"))] if isinstance(reference, dict) else []
     return list(dict.fromkeys([*converged, baseline]))

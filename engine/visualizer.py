@@ -1,4 +1,4 @@
-"""DiffusionSchedulerVisualizer: a thin Python face on the engine and its cache."""
+"""DiffusionSchedulerVisualizer: the Python API, a thin layer over the engine and its cache."""
 
 import io
 import re
@@ -32,11 +32,11 @@ from engine.study.study import FrameKind, FrameSettings, Study, canonical, parse
 
 @dataclass(frozen=True)
 class CapturedStep:
-    """One kept step of a trajectory.
+    """One stored step of a trajectory.
 
     Attributes:
-        step_index: Denoiser call, from 0.
-        progress: (step_index + 1) / calls. Not a physical variable: compare schedulers at equal log_snr.
+        step_index: Index of the denoiser call, from 0.
+        progress: (step_index + 1) / calls. Not a physical variable; compare schedulers at equal log_snr.
         timestep: As given to the denoiser.
         log_snr: Log of the signal-to-noise power ratio.
         x0: Estimate of the clean image at this step.
@@ -53,7 +53,7 @@ class CapturedStep:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """How one image formed: the kept steps and the final image."""
+    """How one image formed: its stored steps and the final image."""
 
     name: str
     prompt: str
@@ -66,10 +66,10 @@ class Trajectory:
 class DiffusionSchedulerVisualizer:
     """Compares schedulers on one model: same prompt, same noise, measured times.
 
-    Everything is computed once and kept in a cache, which the dashboard shows too.
+    Everything is computed once and stored in a cache, which the dashboard can show.
 
     Attributes:
-        scheduler_configs: What is compared, by name. Add an entry to add a scheduler:
+        scheduler_configs: The schedulers to compare, by name. Add an entry to add a scheduler:
             `{"scheduler_class": PNDMScheduler, "num_inference_steps": 35, "description": "..."}`;
             an optional "config" dict overrides values of the scheduler's configuration.
     """
@@ -85,21 +85,21 @@ class DiffusionSchedulerVisualizer:
         progress: ProgressKind = "bar",
         pipe: Any = None,
     ) -> None:
-        """Chooses a model; nothing is loaded before there is something to compute.
+        """Selects a model; it is loaded only when there is something to compute.
 
         Args:
             model: "bundled", "gaussian", a diffusers folder, or a hub id.
             device: "auto", "cuda", "mps" or "cpu".
-            memory: "low" for small cards: only the part at work is on the GPU; "slicing": attention in slices as well.
+            memory: "low" keeps only the active component on the GPU; "slicing" also slices attention.
             cache: The cache file.
-            guidance_scale: Classifier-free guidance; 2 for the bundled model and 7.5 for others unless given.
+            guidance_scale: Classifier-free guidance; by default 2 for the bundled model and 7.5 for others.
             progress: "bar", "json" or "none".
-            pipe: A diffusers pipeline that is loaded already, with whatever LoRA it has, in place of `model`; it is
-                left as it was. Its device and number format are used.
+            pipe: A loaded diffusers pipeline, LoRA included, to use instead of `model`. It is not modified; its device
+                and number format are used.
 
         Raises:
             ModelError: There is no such model.
-            StudyError: An unknown word for `memory` or `progress`.
+            StudyError: Unknown value for `memory` or `progress`.
         """
         from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 
@@ -146,18 +146,18 @@ class DiffusionSchedulerVisualizer:
         Args:
             prompt: What to draw.
             scheduler_name: A key of `scheduler_configs`; the first one by default.
-            seed: Seed of the starting noise.
-            num_frames: About how many evenly spread steps to keep.
+            seed: Seed of the initial noise.
+            num_frames: Approximate number of evenly spaced steps to store.
 
         Raises:
-            StudyError: An unknown scheduler name, or an entry that makes no sense.
+            StudyError: Unknown scheduler name, or an invalid entry.
             RuntimeError: The scheduler failed on this prompt; the message is its error.
         """
         name = scheduler_name if scheduler_name is not None else next(iter(self.scheduler_configs), "")
         if name not in self.scheduler_configs:
             raise StudyError(
                 f"There is no '{name}' in scheduler_configs.{did_you_mean(name, self.scheduler_configs)} "
-                f"There are: {', '.join(self.scheduler_configs)}."
+                f"Its entries: {', '.join(self.scheduler_configs)}."
             )
         study = self._study([prompt], [seed], {name: self.scheduler_configs[name]}, 0, FrameSettings(num_frames))
         self._run(study)
@@ -179,21 +179,21 @@ class DiffusionSchedulerVisualizer:
         kind: FrameKind = "x0",
         repeats: int = 5,
     ) -> Image.Image:
-        """Draws how every scheduler turns the same noise into the prompt, with measured times in the margin.
+        """Draws how every scheduler turns the same noise into an image of the prompt, with measured times.
 
         Args:
             prompt: What to draw.
-            save_path: Where to save the grid; the ending chooses the format.
-            seed: Seed of the starting noise.
+            save_path: Where to save the grid; the suffix selects the format.
+            seed: Seed of the initial noise.
             columns: Steps shown per scheduler, besides the final image.
             kind: "x0" for the clean-image estimate, "xt" for the noisy image.
             repeats: Timing samples per scheduler.
 
         Returns:
-            The grid as a picture.
+            The grid as an image.
 
         Raises:
-            StudyError: An entry of `scheduler_configs` makes no sense, or no picture can be written to save_path.
+            StudyError: An entry of `scheduler_configs` is invalid, or no image can be written to `save_path`.
         """
         if save_path is not None:
             check_picture_file(Path(save_path))
@@ -217,16 +217,16 @@ class DiffusionSchedulerVisualizer:
 
         Args:
             prompts: What to draw, one prompt or several; the first one is timed.
-            seeds: Seeds of the starting noise.
-            baseline: The entry that speed-ups refer to; the first one by default.
+            seeds: Seeds of the initial noise.
+            baseline: The entry to which speed-ups refer; the first one by default.
             repeats: Timing samples per scheduler.
 
         Returns:
-            One row per scheduler, fastest first, timed at batch 1 in the environment that was timed last: name, lane,
-            steps, nfe (denoiser calls, counted), n (samples), median_ms with low_ms and high_ms (95 % bootstrap
-            interval), milliseconds per stage, speedup over the baseline with interval, whether the samples settled,
-            device_name, description, and error: why pictures of it failed, or "". A scheduler without a finished
-            picture is not timed and stands last, with n = 0.
+            One row per scheduler, fastest first, timed at batch 1 in the environment timed last: name, lane, steps, nfe
+            (denoiser calls, counted), n (samples), median_ms with low_ms and high_ms (95 % bootstrap interval),
+            milliseconds per stage, speedup over the baseline with interval, whether the samples settled, device_name,
+            description, and error (why pictures failed, or ""). Schedulers without a finished picture are not timed
+            and come last, with n = 0.
         """
         listed = [prompts] if isinstance(prompts, str) else prompts
         study = self._study(listed, seeds, self.scheduler_configs, repeats, FrameSettings(0), baseline)
@@ -244,18 +244,18 @@ class DiffusionSchedulerVisualizer:
         return table
 
     def decide(self, prompts: Sequence[str], *, baseline: str | None = None, budget: str | None = None) -> Decision:
-        """Adds prompts until it is known which scheduler may take the place of the baseline.
+        """Adds prompts until it is known which scheduler can replace the baseline.
 
         Args:
-            prompts: The pool to draw from; 30 calibrate, and 100 or more are needed for an answer.
+            prompts: The pool to draw from; 30 are used for calibration, and 100 or more are needed for an answer.
             baseline: A key of `scheduler_configs`; the first one by default.
-            budget: The most to spend: minutes ("10m"), prompts ("200p") or denoiser calls ("5000c").
+            budget: Limit in minutes ("10m"), prompts ("200p") or denoiser calls ("5000c").
 
         Returns:
-            What may be said now: `lane`, `known`, `sentence`, and where each lane stands.
+            The decision so far: `lane`, `known`, `sentence`, and the state of each lane.
 
         Raises:
-            StudyError: There is nothing to decide, or an unknown baseline.
+            StudyError: There is nothing to decide, or the baseline is unknown.
         """
         pool = list(prompts)
         if not pool:
@@ -286,7 +286,7 @@ class DiffusionSchedulerVisualizer:
         lanes = {name: lane_of(name, config) for name, config in configs.items()}
         chosen = baseline if baseline is not None else next(iter(lanes), "")
         if chosen not in lanes:
-            raise StudyError(f"baseline '{chosen}' is none of scheduler_configs ({', '.join(lanes)}).")
+            raise StudyError(f"baseline '{chosen}' is not in scheduler_configs ({', '.join(lanes)}).")
         twins = {lane.key: name for name, lane in lanes.items()}
         if len(twins) < len(lanes):
             name = next(name for name in lanes if name not in twins.values())
@@ -319,7 +319,7 @@ class DiffusionSchedulerVisualizer:
 
 
 def _with_untimed(table: pd.DataFrame, lanes: Sequence[str]) -> pd.DataFrame:
-    """The table with a row of no samples at its end for each lane that could not be timed."""
+    """Appends a row without samples for each lane that could not be timed."""
     untimed = [lane for lane in lanes if lane not in set(table["lane"])]
     timed = len(table)
     table = table.reindex(range(timed + len(untimed)))
@@ -335,7 +335,7 @@ def _check_word(name: str, value: object, known: Sequence[str]) -> None:
 
 
 def _trajectory(name: str, cell: pd.Series, frames: pd.DataFrame, settings: FrameSettings) -> Trajectory:
-    """The trajectory with as many steps as asked for; an earlier call may have kept more of them."""
+    """The trajectory with the requested number of steps; an earlier call may have stored more."""
 
     def picture(data: bytes) -> Image.Image:
         return Image.open(io.BytesIO(bytes(data))).convert("RGB")

@@ -1,8 +1,9 @@
-"""Metrics that ask a CLIP model. Torch is imported only when a picture is measured.
+"""Metrics based on a CLIP model. Torch is imported only when a picture is measured.
 
-Which CLIP: the one in the model's own folder (`clip/`, as the bundled model has), else the largest of OpenAI's that is
-in the local hub cache. Its name and a digest of its weights are part of the metric's version, as scores of different
-CLIPs cannot be compared. The labels of "recognised": `vocabulary.txt` in the model's folder, else the bundled one.
+The CLIP model is the one in the model's own folder (`clip/`, as in the bundled model), else the largest of OpenAI's in
+the local hub cache. Its name and a digest of its weights are part of the metric's version, since scores of different
+CLIP models are not comparable. The labels of "recognised" come from `vocabulary.txt` in the model's folder, else from
+the bundled one.
 """
 
 import functools
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from engine.measuring.clip_model import ClipModel
 
 HUB_CLIPS = ("openai/clip-vit-large-patch14", "openai/clip-vit-base-patch16", "openai/clip-vit-base-patch32")
-# Vectors of the steps of a few runs, so that each metric finds what the one before has asked for; 16 frames of 768
+# Cached vectors, enough for the steps of a few runs, so that all metrics of a picture share them; 16 frames of 768
 # numbers take 48 KiB.
 REMEMBERED = 64
 _remembered: dict[tuple["ClipModel", tuple[int, ...], bytes], np.ndarray] = {}
@@ -30,7 +31,7 @@ NEEDED = ("config.json", "model.safetensors", "tokenizer_config.json")
 
 
 def edition(subject: Subject) -> str:
-    """Name and digest of the CLIP that judges a model's pictures.
+    """Name and digest of the CLIP model used for a model's pictures.
 
     Raises:
         Unmeasurable: There is none.
@@ -41,10 +42,10 @@ def edition(subject: Subject) -> str:
 
 
 def vocabulary_edition(subject: Subject) -> str:
-    """The same, with a digest of the labels.
+    """As `edition`, with a digest of the labels.
 
     Raises:
-        Unmeasurable: There is no CLIP, or there are no labels.
+        Unmeasurable: There is no CLIP model, or there are no labels.
     """
     path = vocabulary_path(subject.model)
     return f"{edition(subject)}, labels {digest(path)}"
@@ -65,7 +66,7 @@ def middle_clip_score(evidence: Evidence) -> float:
 
 
 def temporal_consistency(evidence: Evidence) -> float:
-    """Mean cosine between the CLIP vectors of neighbouring frames."""
+    """Mean cosine between the CLIP vectors of consecutive frames."""
     vectors = embedded(judge_of(evidence.subject.model), evidence.pictures)
     return float((vectors[1:] * vectors[:-1]).sum(axis=1).mean())
 
@@ -77,19 +78,19 @@ def similarity_to_final(evidence: Evidence) -> float:
 
 
 def vectors(subject: Subject, pictures: Pictures) -> np.ndarray:
-    """Unit vectors (N, D) of pictures (N, H, W, 3), for metrics of whole sets.
+    """Unit vectors (N, D) of pictures (N, H, W, 3), for metrics of whole lanes.
 
     Raises:
-        Unmeasurable: There is no CLIP.
+        Unmeasurable: There is no CLIP model.
     """
     return judge_of(subject.model).pictures(pictures)
 
 
 def recognised(evidence: Evidence) -> float:
-    """1.0 if the prompt's concept is the nearest of all labels (video: share of frames), else 0.0.
+    """1.0 if the prompt's concept is the nearest of all labels, else 0.0 (videos: share of frames).
 
     Raises:
-        Unmeasurable: The prompt names no concept of the vocabulary.
+        Unmeasurable: The prompt does not name a concept of the vocabulary.
     """
     labels = vocabulary(vocabulary_path(evidence.subject.model))
     wanted = labels.index(concept(evidence.prompt, labels))
@@ -99,10 +100,10 @@ def recognised(evidence: Evidence) -> float:
 
 
 def preference(model: ModelSource, pictures: Pictures, texts: tuple[str, str]) -> np.ndarray:
-    """(N,) probability that pictures (N, H, W, 3) show the first text rather than the second, as CLIP was trained.
+    """Softmax probability (N,) of the first text against the second for pictures (N, H, W, 3).
 
     Raises:
-        Unmeasurable: There is no CLIP.
+        Unmeasurable: There is no CLIP model.
     """
     judge = judge_of(model)
     first, second = (embedded(judge, pictures) @ np.stack([judge.text(text) for text in texts]).T).T
@@ -110,10 +111,10 @@ def preference(model: ModelSource, pictures: Pictures, texts: tuple[str, str]) -
 
 
 def concept(prompt: str, labels: tuple[str, ...]) -> str:
-    """The label that a prompt names: itself, or what stands before its first comma.
+    """The label named by a prompt: the whole prompt, or the part before its first comma.
 
     Raises:
-        Unmeasurable: It is none of the labels.
+        Unmeasurable: Neither is a label.
     """
     for text in (prompt, prompt.partition(",")[0]):
         if (name := text.strip().lower()) in labels:
@@ -122,7 +123,7 @@ def concept(prompt: str, labels: tuple[str, ...]) -> str:
 
 
 def judge_of(model: ModelSource) -> "ClipModel":
-    """The CLIP that judges a model's pictures, loaded once.
+    """The CLIP model used for a model's pictures, loaded once.
 
     Raises:
         Unmeasurable: There is none.
@@ -131,13 +132,13 @@ def judge_of(model: ModelSource) -> "ClipModel":
 
 
 def find_clip(model: ModelSource) -> Path:
-    """The folder of the CLIP that judges a model's pictures.
+    """The folder of the CLIP model used for a model's pictures.
 
     Raises:
-        Unmeasurable: There is none; says how to get one.
+        Unmeasurable: There is none; the message says how to get one.
     """
     if model.kind == "gaussian":
-        raise Unmeasurable("not available: the model 'gaussian' draws patterns that no CLIP knows")
+        raise Unmeasurable("not available: no CLIP model was trained on the patterns of the model 'gaussian'")
     if model.folder is not None and (model.folder / "clip").is_dir():
         folder = model.folder / "clip"
         missing = [name for name in NEEDED if not (folder / name).is_file()]
@@ -147,11 +148,11 @@ def find_clip(model: ModelSource) -> Path:
     for repo in HUB_CLIPS:
         if found := in_hub_cache(repo):
             return found
-    raise Unmeasurable(f"not available: no CLIP in the local hub cache; `hf download {HUB_CLIPS[-1]}` fetches one")
+    raise Unmeasurable(f"not available: no CLIP model in the local hub cache; run `hf download {HUB_CLIPS[-1]}`")
 
 
 def vocabulary_path(model: ModelSource) -> Path:
-    """The file of labels for a model.
+    """The file with the labels of a model.
 
     Raises:
         Unmeasurable: There is none.
@@ -165,13 +166,13 @@ def vocabulary_path(model: ModelSource) -> Path:
 
 @functools.cache
 def vocabulary(path: Path) -> tuple[str, ...]:
-    """The labels of a file, one a line."""
+    """The labels in a file, one per line."""
     lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
     return tuple(line for line in lines if line)
 
 
 def in_hub_cache(repo: str, names: Sequence[str] = NEEDED) -> Path | None:
-    """The folder of a repository's files in the local hub cache; None unless all of them are there."""
+    """The folder of a repository in the local hub cache; None unless all the named files are there."""
     from huggingface_hub import try_to_load_from_cache
 
     found = [try_to_load_from_cache(repo, name) for name in names]
@@ -179,7 +180,7 @@ def in_hub_cache(repo: str, names: Sequence[str] = NEEDED) -> Path | None:
 
 
 def digest(path: Path) -> str:
-    """First 8 characters of the SHA-256 of a file; in the hub's cache large files are links to blobs named by it."""
+    """First 8 characters of a file's SHA-256; in the hub cache, large files link to blobs named by theirs."""
     blob = path.resolve()
     if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob.name):
         return blob.name[:8]
@@ -196,14 +197,14 @@ def judge_on(device: str) -> None:
 
 @functools.lru_cache(maxsize=3)
 def load_judge(folder: Path, tokenizer: Path | None = None) -> "ClipModel":
-    """A CLIP model, loaded once; its tokenizer may lie in another folder."""
+    """Loads a CLIP model once; its tokenizer may be in another folder."""
     from engine.measuring.clip_model import ClipModel
 
     return ClipModel(folder, tokenizer, _judging["device"])
 
 
 def embedded(judge: "ClipModel", pictures: Pictures) -> np.ndarray:
-    """Unit vectors of pictures; remembered for the next metric that asks about the same pictures."""
+    """Unit vectors of pictures, cached for other metrics of the same pictures."""
     key = (judge, pictures.shape, sha256(pictures.tobytes()).digest())
     if key not in _remembered:
         while len(_remembered) >= REMEMBERED:

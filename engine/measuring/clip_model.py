@@ -1,4 +1,4 @@
-"""A CLIP model, loaded: pictures and texts to unit vectors."""
+"""A loaded CLIP model, which maps pictures and texts to unit vectors."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from engine.measuring.evidence import Pictures
 
-# What OpenAI's CLIP models were trained with.
+# Normalisation with which OpenAI's CLIP models were trained.
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 MOST_TOGETHER = 32
@@ -20,12 +20,12 @@ MOST_TOGETHER = 32
 class ClipModel:
     """A CLIP model in float32.
 
-    Pictures are resized so that the shorter side fits, and cut to a square. A model of OpenAI's gets them normalised as
-    it was trained; one that lies in a pipeline's folder gets values from -1 to 1, as the pipeline's autoencoder does.
+    Pictures are resized by their shorter side and cropped to a square. OpenAI's models get them normalised as in
+    training; a model in a pipeline's folder gets values from -1 to 1, as the pipeline's autoencoder does.
     """
 
     def __init__(self, folder: Path, tokenizer: Path | None = None, device: str = "") -> None:
-        """Loads a model onto a device, or the best there is, with the tokenizer of another folder if one is given."""
+        """Loads the model, and the tokenizer from another folder if given; on the best device by default."""
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -40,7 +40,7 @@ class ClipModel:
 
     @property
     def scale(self) -> float:
-        """What cosines are multiplied with before the softmax, as learned in training."""
+        """Learned factor by which cosines are multiplied before the softmax."""
         return float(self._model.logit_scale.detach().exp())
 
     def text(self, text: str) -> np.ndarray:
@@ -62,7 +62,7 @@ class ClipModel:
         return vectors
 
     def prepared(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Byte pictures (N, H, W, 3) as (N, 3, size, size) in 0..1: resized (bicubic, antialiased), cut centrally."""
+        """Resizes (bicubic, antialiased) and centre-crops byte pictures (N, H, W, 3) to (N, 3, size, size) in 0..1."""
         values = pictures.permute(0, 3, 1, 2).float() / 255
         height, width = values.shape[-2:]
         if (height, width) != (self._size, self._size):

@@ -1,4 +1,4 @@
-"""What a metric gets to see of a cell, and how it says that it cannot tell."""
+"""The input of a metric, and the exception for values that do not exist."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ Latents = npt.NDArray[np.float32]
 
 
 class Unmeasurable(Exception):
-    """A metric has no value here; the message says why, and the remedy if there is one."""
+    """A metric has no value; the message says why, with the remedy if there is one."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is common to all cells of a study."""
+    """What all cells of a study have in common."""
 
     model: ModelSource
     reference: ReferenceSettings | None = None
@@ -30,11 +30,11 @@ class Evidence:
     """One finished cell, or one of its steps.
 
     Attributes:
-        pictures: Final pictures, (frames, height, width, 3) bytes; one frame unless it is a video. Of a step: its x0.
+        pictures: Final pictures (steps: x0), (frames, height, width, 3) bytes; one frame unless it is a video.
         latents: Final latents, (C, H, W) or (C, F, H, W).
-        reference_pictures: Of the converged solution; None if the metric does not need it.
-        reference_latents: Likewise.
-        final_pictures: Of a step: the final pictures of its run.
+        reference_pictures: Pictures of the converged solution; None if the metric does not need it.
+        reference_latents: Latents of the converged solution; None likewise.
+        final_pictures: Steps only: the final pictures of the run.
     """
 
     subject: Subject
@@ -47,10 +47,10 @@ class Evidence:
     final_pictures: Pictures | None = None
 
     def both_pictures(self) -> Iterable[tuple[Pictures, Pictures]]:
-        """(picture, reference picture), frame by frame.
+        """Pairs of picture and reference picture, frame by frame.
 
         Raises:
-            Unmeasurable: There is no reference, or it is of another size.
+            Unmeasurable: There is no reference, or it has another size.
         """
         if self.reference_pictures is None:
             raise Unmeasurable("there is no reference")
@@ -62,7 +62,7 @@ class Evidence:
         """The final pictures of a step's run.
 
         Raises:
-            Unmeasurable: This is no step.
+            Unmeasurable: This is not a step.
         """
         if self.final_pictures is None:
             raise Unmeasurable("there is no final picture besides this one")

@@ -1,4 +1,4 @@
-"""Metrics that need no weights, as formulas in float64. Pictures are (height, width, 3) bytes."""
+"""Formulas of metrics that need no weights, in float64. Pictures are (height, width, 3) bytes."""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,10 +8,10 @@ from engine.measuring.evidence import Evidence, Pictures, Unmeasurable
 
 Floats = npt.NDArray[np.float64]
 
-# What equal pictures get instead of infinity; a single step in one value of a 128 x 128 picture gives 95 dB.
+# PSNR of equal pictures instead of infinity; a difference of 1 in one value of a 128 x 128 picture gives 95 dB.
 PSNR_CAP = 100.0
 SSIM_SIGMA = 1.5
-# scipy cuts the Gaussian there: 11 x 11 values, as in the paper.
+# Truncates scipy's Gaussian to 11 x 11 values, as in the paper.
 SSIM_TRUNCATE = 3.5
 SSIM_BORDER = 5
 # Rec. 709, as scikit-image's rgb2gray.
@@ -62,7 +62,7 @@ def relative_distance(found: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     """||found - reference|| / ||reference||.
 
     Raises:
-        Unmeasurable: Of unequal shape, or the reference is zero.
+        Unmeasurable: The shapes differ, or the reference is zero.
     """
     x, y = np.asarray(found, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     if x.shape != y.shape:
@@ -109,11 +109,11 @@ def laplacian_variance(picture: Pictures) -> float:
 def spectral_slope(evidence: Evidence) -> float:
     """Mean over frames of the slope of log power over log spatial frequency of the luminance.
 
-    Power is averaged over rings of one cycle per picture, from 1 to half the shorter side; natural pictures have about
-    -2, noise 0.
+    Power is averaged over rings one cycle per picture wide, from 1 to half the shorter side; natural pictures have a
+    slope of about -2, noise has 0.
 
     Raises:
-        Unmeasurable: A ring holds no power (a constant picture).
+        Unmeasurable: A ring has no power (a constant picture).
     """
     return float(np.mean([_slope(picture) for picture in evidence.pictures]))
 
@@ -121,7 +121,7 @@ def spectral_slope(evidence: Evidence) -> float:
 def _slope(picture: Pictures) -> float:
     luminance = picture.astype(np.float64) @ LUMINANCE / 255
     height, width = luminance.shape
-    # A Hann window: without it, the jump between opposite borders would pass for detail.
+    # Without a Hann window, the jump between opposite borders would count as detail.
     window = np.outer(np.hanning(height), np.hanning(width))
     power = np.abs(np.fft.fft2((luminance - luminance.mean()) * window)) ** 2
     side = min(height, width)

@@ -1,4 +1,4 @@
-"""Vectors of pictures from the Inception network of the original FID, if torch-fidelity and its weights are at hand."""
+"""Picture features from the Inception network of the original FID; needs torch-fidelity and its weights on disk."""
 
 import functools
 from importlib.metadata import version
@@ -15,10 +15,10 @@ URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGH
 
 
 def edition(subject: Subject) -> str:
-    """Network and weights.
+    """Names network and weights.
 
     Raises:
-        Unmeasurable: The package or the weights are missing, or the file is another one.
+        Unmeasurable: A package or the weights are missing, or the file of weights is a different one.
     """
     natural(subject)
     need_packages("Inception", "torch_fidelity", "torchvision")
@@ -27,7 +27,7 @@ def edition(subject: Subject) -> str:
 
 
 def vectors(subject: Subject, pictures: Pictures) -> np.ndarray:
-    """(N, 2048) of pictures (N, H, W, 3), resized as by TensorFlow 1."""
+    """Features (N, 2048) of pictures (N, H, W, 3), resized as in TensorFlow 1."""
     import torch
 
     network = _network()

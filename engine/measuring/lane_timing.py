@@ -1,4 +1,4 @@
-"""The timing pass: what a lane takes when it runs alone, split by stage, with every raw sample kept."""
+"""Times lanes, each running alone, by stage; returns raw samples."""
 
 import copy
 import functools
@@ -22,11 +22,11 @@ STAGES = ("text", "denoiser", "scheduler", "decode")
 
 @dataclass(frozen=True)
 class TimingJob:
-    """A lane to be timed, by one of its cells, at a batch size.
+    """A lane to be timed, represented by one of its cells, at a batch size.
 
     Attributes:
-        first_repeat: Number of the first repeat, above 0 when samples exist already.
-        repeats: Samples to take.
+        first_repeat: Number of the first repeat; above 0 if there are samples already.
+        repeats: Number of samples to take.
     """
 
     cell: Cell
@@ -40,8 +40,8 @@ class TimingSample:
     """One timed pipeline call.
 
     Attributes:
-        seconds: Wall seconds of each stage, "other" (the rest) and "total" (the whole call, pictures included); the
-            total alone where parts take turns on the device.
+        seconds: Wall seconds by stage, with "other" (the rest) and "total" (the whole call including decoding); only
+            the total if components take turns on the device.
         nfe: Denoiser calls, counted.
     """
 
@@ -56,15 +56,15 @@ class TimingSample:
 class Stopwatch:
     """Adds up seconds per stage on one device.
 
-    On CUDA, events are recorded into the stream and read once at the end, so that watching adds no waiting; on MPS
-    the device is synchronised at each border; on CPUs the wall clock is read.
+    On CUDA, events are recorded in the stream and read at the end, so that timing does not stall it. On MPS the device
+    is synchronised at each boundary. On CPUs the wall clock is read.
     """
 
     device: str
     _spans: list[tuple[str, Any, Any]] = field(default_factory=list)
 
     def watch(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, with its time added to a stage."""
+        """Wraps a function so that its time is added to a stage."""
 
         @functools.wraps(function)
         def watched(*args: Any, **kwargs: Any) -> Any:
@@ -94,7 +94,7 @@ class Stopwatch:
 
 
 class TimedDenoiser(StandIn):
-    """Stands in for the denoiser; times and counts its calls."""
+    """Stand-in for the denoiser that times and counts its calls."""
 
     calls: int
 
@@ -104,22 +104,22 @@ class TimedDenoiser(StandIn):
         self.__dict__["timed"] = watch.watch("denoiser", real.__call__)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The real denoiser's answer."""
+        """Calls the real denoiser."""
         self.__dict__["calls"] += 1
         return self.timed(*args, **kwargs)
 
 
 class TimedDecoder(StandIn):
-    """Stands in for the autoencoder; times `decode`."""
+    """Stand-in for the autoencoder that times `decode`."""
 
     def __init__(self, real: Any, watch: Stopwatch) -> None:
         super().__init__(real)
-        # Pipelines look at the signature of `forward`, and move it to another number format.
+        # Pipelines inspect the signature of `forward`, and convert the autoencoder to other number formats.
         self.__dict__.update(decode=watch.watch("decode", real.decode), forward=real.forward, to=real.to)
 
 
 def synchronise(device: str) -> None:
-    """Waits until the device has done all it was given."""
+    """Waits until the device has finished all queued work."""
     if device == "cuda":
         torch.cuda.synchronize()
     elif device == "mps":
@@ -127,10 +127,9 @@ def synchronise(device: str) -> None:
 
 
 def time_lanes(model: Model, jobs: Sequence[TimingJob], warmup: int) -> Iterator[TimingSample]:
-    """Times lanes in turn, in a new order each round, so that heat and drift fall on all alike.
+    """Times lanes in rounds, in a new order each round, so that heat and drift affect all of them equally.
 
-    The first `warmup` rounds are run and dropped. A lane that raises gives one sample with an `error` and is left
-    out from then on.
+    The first `warmup` rounds are discarded. A lane that raises yields one sample with an `error` and is then skipped.
     """
     rng = random.Random(0)
     active = list(jobs)
@@ -151,8 +150,8 @@ def time_lanes(model: Model, jobs: Sequence[TimingJob], warmup: int) -> Iterator
 def time_once(model: Model, job: TimingJob, repeat: int) -> TimingSample:
     """One pipeline call from prompt to pictures, timed.
 
-    Where parts take turns on the device the pipeline is left as it is, and the total is all there is: seconds of a
-    stage would hold the uploads of its parts.
+    If components take turns on the device, the pipeline is left unchanged and only the total is measured, since the
+    time of a stage would include uploading its components.
     """
     if model.offloaded:
         return _untouched(model, job, repeat)

@@ -1,7 +1,7 @@
-"""Metrics that ask networks which do not come with the lab: LPIPS, PickScore, aesthetic score.
+"""Metrics based on networks that are not bundled: LPIPS, PickScore, aesthetic score.
 
-Each is used if its packages are installed and its weights lie on disk; nothing is downloaded. Otherwise its edition
-says what is missing and how to get it. Torch is imported only when a picture is measured.
+Each one is used if its packages are installed and its weights are on disk; nothing is downloaded. Otherwise its edition
+raises `Unmeasurable`, which says what is missing and how to get it. Torch is imported only when a picture is measured.
 """
 
 import functools
@@ -53,7 +53,7 @@ def lpips(evidence: Evidence) -> float:
         tensors = [torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255 for picture in pair]
         with torch.no_grad():
             found.append(float(network(*tensors)))
-        network.reset()  # else it keeps a running mean
+        network.reset()  # it would keep a running mean
     return float(np.mean(found))
 
 
@@ -96,20 +96,20 @@ def aesthetic(evidence: Evidence) -> float:
 
 
 def natural(subject: Subject) -> None:
-    """Refuses a model whose pictures no learned network was made for.
+    """Refuses a model that does not generate natural pictures.
 
     Raises:
-        Unmeasurable: It is such a model.
+        Unmeasurable: It does not.
     """
     if subject.model.kind == "gaussian":
-        raise Unmeasurable("not available: the model 'gaussian' draws patterns that no network was trained on")
+        raise Unmeasurable("not available: no network was trained on the patterns of the model 'gaussian'")
 
 
 def need_packages(what: str, *names: str) -> None:
     """Checks that packages are installed, without importing them.
 
     Raises:
-        Unmeasurable: Names those that are not.
+        Unmeasurable: Some are missing; the message names them.
     """
     if missing := [name for name in names if find_spec(name) is None]:
         names = tuple(name.replace("_", "-") for name in missing)
@@ -117,20 +117,20 @@ def need_packages(what: str, *names: str) -> None:
 
 
 def checkpoint(what: str, name: str, url: str) -> Path:
-    """A file of torch's own download cache, whose name ends with the beginning of its SHA-256.
+    """A file in torch's download cache whose name ends with the first digits of its SHA-256.
 
     Raises:
-        Unmeasurable: It is not there, or it is another file; torch unpickles it, so that matters.
+        Unmeasurable: It is missing, or its digest is wrong (torch unpickles it).
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
     folder = Path(os.environ.get("TORCH_HOME") or cache).expanduser() / "hub" / "checkpoints"
     if not (folder / name).is_file():
         raise Unmeasurable(
-            f"not available: {what} needs {folder / name}; `curl --create-dirs -Lo {folder / name} {url}` fetches it"
+            f"not available: {what} needs {folder / name}; run `curl --create-dirs -Lo {folder / name} {url}`"
         )
     if not Path(name).stem.endswith(f"-{clip.digest(folder / name)}"):
         raise Unmeasurable(
-            f"not available: {folder / name} is damaged or another file; remove it and fetch it from {url}"
+            f"not available: {folder / name} is damaged or a different file; remove it and download it from {url}"
         )
     return folder / name
 
@@ -148,8 +148,7 @@ def _hub(what: str, repo: str, names: tuple[str, ...]) -> Path:
     folder = clip.in_hub_cache(repo, names)
     if folder is None:
         raise Unmeasurable(
-            f"not available: {what} needs {repo} in the local hub cache; "
-            f"`hf download {repo} {' '.join(names)}` fetches it"
+            f"not available: {what} needs {repo} in the local hub cache; run `hf download {repo} {' '.join(names)}`"
         )
     return folder
 
@@ -163,7 +162,7 @@ def _lpips() -> Any:
 
 @functools.cache
 def _affine(head: Path) -> tuple[np.ndarray, float]:
-    """Weights (D,) and bias of the linear layers taken together."""
+    """Weights (D,) and bias of the composed linear layers."""
     import torch
 
     state = torch.load(head, map_location="cpu", weights_only=True)

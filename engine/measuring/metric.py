@@ -1,4 +1,4 @@
-"""What is known about a metric: one entry, whatever it measures. Imports no torch."""
+"""The entry of a metric in the registry, whatever it measures. Imports no torch."""
 
 import importlib
 import math
@@ -14,7 +14,7 @@ from engine.measuring.evidence import Evidence, Pictures, Subject, Unmeasurable
 from engine.measuring.set_statistics import MIN_PROMPTS, Floats, SetEstimate, Sets, estimate
 from engine.study.families import UNKNOWN
 
-# A finished picture (or clip: its frames), the x0 frames of a run, or all pictures of a lane together.
+# A finished picture or clip, the x0 frames of a run, or all pictures of a lane.
 Scope = Literal["picture", "frame", "lane"]
 Direction = Literal["higher", "lower", "neither"]
 Measure = Callable[[Evidence], float] | Callable[[Sets], float]
@@ -24,12 +24,12 @@ _KEY = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 @dataclass(frozen=True)
 class Features:
-    """What turns pictures into vectors.
+    """A feature extractor, which maps pictures to vectors.
 
     Attributes:
         key: Stable name.
-        edition: Names network and weights, or raises `Unmeasurable`; a function of the subject or "module:function".
-        embed: Vectors (N, D) of pictures (N, H, W, 3); a function of subject and pictures or "module:function".
+        edition: Function of the subject that names network and weights, or raises `Unmeasurable`; or "module:function".
+        embed: Function of subject and pictures (N, H, W, 3) that returns vectors (N, D); or "module:function".
     """
 
     key: str
@@ -37,10 +37,10 @@ class Features:
     embed: Callable[[Subject, Pictures], Any] | str
 
     def name(self, subject: Subject) -> str:
-        """Network and weights, for people and as part of versions.
+        """Name of network and weights, for display and as part of versions.
 
         Raises:
-            Unmeasurable: There is none; says how to get it.
+            Unmeasurable: They are not available; the message says how to get them.
         """
         return str(resolve(self.edition)(subject))
 
@@ -55,36 +55,35 @@ INCEPTION = Features("inception", "engine.measuring.inception:edition", "engine.
 
 @dataclass(frozen=True)
 class Metric:
-    """One number about a picture, a step's frame or all pictures of a lane, and all that is known about it.
+    """A number about a picture, the frame of a step, or all pictures of a lane.
 
     Attributes:
         key: Stable name, stored in the cache.
-        label: Name for people.
-        unit: Of its values; empty for plain numbers.
+        label: Display name.
+        unit: Unit of its values; empty for plain numbers.
         direction: Which values are better.
-        version: Raised whenever the same pictures would get another value.
-        measure: A function of `Evidence` (picture, frame) or `Sets` (lane), or "module:function", imported when first
-            needed. It raises `Unmeasurable` where there is no value.
-        description: What it says, in one line.
+        version: Must change whenever the same pictures would get another value.
+        measure: Function of `Evidence` (picture, frame) or `Sets` (lane) that returns the value or raises
+            `Unmeasurable`; or "module:function", imported on first use.
+        description: Definition in one line.
         scope: What it measures.
-        smallest_n: Pairs of cells below which its figures say too little; pictures below which a lane's value is
-            refused. 0: the usual number of its scope.
-        has_true_zero: Whether zero means "none of it", so that ratios mean something.
-        span: Largest minus smallest possible value, if it is bounded and often at its bounds.
-        margin: Differences of means below this count as equivalent; None: the seed-to-seed noise of the baseline.
+        smallest_n: Fewest pairs of cells for a verdict (lane: fewest pictures for a value). 0: default of the scope.
+        has_true_zero: Whether zero means "none", so that ratios are meaningful.
+        span: Largest minus smallest possible value, if bounded and often at the bounds.
+        margin: Differences of means below this are equivalent; None: the seed-to-seed noise of the baseline.
         needs_reference: Whether it compares with the converged solution.
-        may_guard: Whether it may guard a recommendation: a lane is only recommended if it is as good by every guard.
-            False unless the metric has been shown to see what people see.
-        edition: Names what the values depend on besides the version (weights, labels), or raises `Unmeasurable`; a
-            function or "module:function".
-        on_frames: Whether a metric of pictures measures x0 frames as well.
-        of_clips: Whether it speaks of the frames of a clip: single pictures have no value.
-        features: Lane: what turns pictures into vectors.
-        trusted_n: Lane: pictures below which the value is shown with `caution`.
-        caution: Lane: why it is not to be trusted below.
-        warn: Lane: a further warning from the sets, or "".
+        may_guard: Whether it can guard a recommendation; a lane is recommended only if it is as good by every guard.
+            True only for metrics shown to agree with human perception.
+        edition: Function that names what else the values depend on (weights, labels), or raises `Unmeasurable`; or
+            "module:function".
+        on_frames: Whether a picture metric is also measured on x0 frames.
+        of_clips: Whether it is about the frames of a clip; single pictures have no value.
+        features: Lane: the feature extractor.
+        trusted_n: Lane: fewest pictures for a value without the warning `caution`.
+        caution: Lane: the warning below `trusted_n`.
+        warn: Lane: function that returns another warning about the sets, or "".
         lowest: Lane: smallest possible value.
-        highest: Lane: largest.
+        highest: Lane: largest possible value.
     """
 
     key: str
@@ -112,30 +111,32 @@ class Metric:
     highest: float = math.inf
 
     def __post_init__(self) -> None:
-        """Fills in the usual number of pictures."""
+        """Fills in the default of `smallest_n`."""
         object.__setattr__(self, "smallest_n", self.smallest_n or SMALLEST_N.get(self.scope, 0))
 
     def check(self) -> None:
-        """Looks at key, scope and direction.
+        """Checks key, scope and direction.
 
         Raises:
-            StudyError: One of them is malformed.
+            StudyError: One of them is invalid.
         """
         if not _KEY.fullmatch(self.key):
-            raise StudyError(f"Metric key {self.key!r} may hold lower-case letters, digits and '_' only, at most 40.")
+            raise StudyError(
+                f"Metric key {self.key!r} must have at most 40 characters: lower-case letters, digits and '_'."
+            )
         for name, kinds in (("scope", Scope), ("direction", Direction)):
             if getattr(self, name) not in get_args(kinds):
                 words = ", ".join(get_args(kinds))
-                raise StudyError(f"Metric '{self.key}': the {name} {getattr(self, name)!r} is none of {words}.")
+                raise StudyError(f"Metric '{self.key}': the {name} {getattr(self, name)!r} must be one of {words}.")
 
     def full_version(self, subject: Subject) -> str:
-        """The version, with what else the values of a study depend on: `1`, `1@REFERENCE`, `1@WEIGHTS`.
+        """The version with whatever else the values of a study depend on: `1`, `1@REFERENCE`, `1@WEIGHTS`.
 
         Raises:
             Unmeasurable: It cannot be measured for this study at all.
         """
         if self.of_clips and subject.model.family.frames == 1 and subject.model.family is not UNKNOWN:
-            raise Unmeasurable(f"not available: {subject.model.family.label} makes single pictures, no clips")
+            raise Unmeasurable(f"not available: {subject.model.family.label} generates single pictures, not clips")
         parts = []
         if self.needs_reference:
             if subject.reference is None:
@@ -158,11 +159,11 @@ class Metric:
             Unmeasurable: It has none.
         """
         if self.of_clips and len(evidence.pictures) < 2:
-            raise Unmeasurable("a single picture: there is no other frame to compare it with")
+            raise Unmeasurable("a single picture has no other frame to compare it with")
         return float(resolve(self.measure)(evidence))
 
     def refusal(self, n: int, prompts: int) -> str:
-        """Why a lane with so few pictures gets no value; empty if it does."""
+        """Why a lane with this number of pictures gets no value; empty if it gets one."""
         if n >= self.smallest_n and prompts >= MIN_PROMPTS:
             return ""
         needed = f"{self.smallest_n} pictures of {MIN_PROMPTS} prompts or more are needed"
@@ -172,7 +173,7 @@ class Metric:
         """Value, standard error and interval of a lane.
 
         Raises:
-            Unmeasurable: It has no value here.
+            Unmeasurable: It has none.
         """
         found = estimate(resolve(self.measure), sets, self.lowest, self.highest)
         if not (math.isfinite(found.value) and math.isfinite(found.standard_error)):
@@ -180,21 +181,21 @@ class Metric:
         return found
 
     def warning(self, sets: Sets) -> str:
-        """Why a lane's value is not to be trusted; empty if it is."""
+        """Why a lane's value is unreliable; empty if it is reliable."""
         n = len(sets.prompts)
         few = f"{self.caution} ({n} pictures, trusted from {self.trusted_n:,})" if n < self.trusted_n else ""
         return "; ".join(filter(None, [few, self.warn(sets) if self.warn else ""]))
 
 
 def as_sets(lane: Any, against: Any, prompts: Any) -> Sets:
-    """Vectors of both sides in float64, and their prompts by number."""
+    """Converts vectors of both sides to float64, and prompts to numbers."""
     numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
     floats: list[Floats] = [np.asarray(side, dtype=np.float64) for side in (lane, against)]
     return Sets(floats[0], floats[1], np.array([numbers[prompt] for prompt in prompts], dtype=np.int64))
 
 
 def resolve(target: Callable[..., Any] | str) -> Callable[..., Any]:
-    """The function itself, or the one that "module:function" names, imported now."""
+    """The function itself, or the one named by "module:function"."""
     if not isinstance(target, str):
         return target
     module, _, name = target.partition(":")

@@ -1,13 +1,13 @@
-"""The table of metrics: of pictures, of step frames, and of whole lanes. Imports no torch.
+"""The registry of metrics of pictures, step frames and whole lanes. Imports no torch.
 
-A metric of your own is a function and one entry, for example in a plug-in that a study names:
+To add a metric, write a function and register it, for example in a plug-in that a study names:
 
     from engine.measuring.metrics import METRICS, Metric
     def brightness(evidence): return float(evidence.pictures.mean() / 255)
     METRICS.register(Metric("brightness", "Brightness", "", "neither", "1", brightness, "mean of all values, 0..1"))
 
-With `scope="frame"` it measures x0 frames, and sees the final picture as `evidence.final_pictures`; with `scope="lane"`
-it is a function of two sets of vectors (`Sets`):
+With `scope="frame"` it measures x0 frames, with the final picture in `evidence.final_pictures`; with `scope="lane"` it
+is a function of two sets of vectors (`Sets`):
 
     def shift(sets): return float(((sets.lane - sets.against).mean(axis=0) ** 2).sum() ** 0.5)
     METRICS.register(Metric("shift", "Shift", "", "lower", "1", shift, "distance of the means", scope="lane"))
@@ -109,7 +109,7 @@ _OF_PICTURES = (
         "lower",
         "1",
         f"{_LEARNED}:lpips",
-        "distance to the converged picture in the layers of AlexNet, as people see it; 0 if equal",
+        "perceptual distance to the converged picture in the layers of AlexNet; 0 if equal",
         has_true_zero=True,
         margin=0.05,
         needs_reference=True,
@@ -122,7 +122,7 @@ _OF_PICTURES = (
         "higher",
         "1",
         f"{_LEARNED}:pick_score",
-        "scaled cosine of picture and prompt in a CLIP trained on which pictures people pick",
+        "scaled cosine of picture and prompt in a CLIP model trained on human preferences",
         smallest_n=30,
         may_guard=True,
         edition=f"{_LEARNED}:pick_score_edition",
@@ -134,13 +134,13 @@ _OF_PICTURES = (
         "higher",
         "1",
         f"{_LEARNED}:aesthetic",
-        "how much people like a picture, predicted from its CLIP vector (LAION predictor V2)",
+        "predicted human rating of the picture from its CLIP vector (LAION predictor V2)",
         smallest_n=30,
         edition=f"{_LEARNED}:aesthetic_edition",
     ),
 )
 
-# "neither": a lane that moves less is steadier, and no better for it; noise is the most restless of all.
+# "neither": a lane with less motion is steadier but not better, and noise has the most motion of all.
 _OF_CLIPS = (
     Metric(
         "temporal_consistency",
@@ -149,7 +149,7 @@ _OF_CLIPS = (
         "neither",
         "1",
         f"{_CLIP}:temporal_consistency",
-        "mean cosine of neighbouring frames in CLIP space; 1 for a still clip",
+        "mean cosine of consecutive frames in CLIP space; 1 for a still clip",
         edition=f"{_CLIP}:edition",
         on_frames=True,
         of_clips=True,
@@ -161,7 +161,7 @@ _OF_CLIPS = (
         "neither",
         "1",
         clips.flicker,
-        "mean absolute difference of neighbouring frames, motion included; 0 for a still clip",
+        "mean absolute difference of consecutive frames, motion included; 0 for a still clip",
         has_true_zero=True,
         on_frames=True,
         of_clips=True,
@@ -173,7 +173,7 @@ _OF_CLIPS = (
         "neither",
         "1",
         clips.motion_energy,
-        "mean squared difference of neighbouring frames of the final latents; of each step's x0 in the table steps",
+        "mean squared difference of consecutive frames of the final latents; of each step's x0 in the table steps",
         has_true_zero=True,
         of_clips=True,
     ),
@@ -209,14 +209,13 @@ _OF_CLIPS = (
         "neither",
         "1",
         formulas.sharpness,
-        "variance of the Laplacian of the luminance (0..1) of each frame of x0, none warped; mean over frames",
+        "variance of the Laplacian of the luminance (0..1) of each frame of x0, without warping; mean over frames",
         scope="frame",
         of_clips=True,
     ),
 )
 
-# Frames are stored lossily (WebP, quality 90), finals without loss: a frame of the final picture itself gets a little
-# less than 1.
+# Step frames are stored as lossy WebP (quality 90), final pictures losslessly, so even the last frame gets less than 1.
 _OF_FRAMES = (
     Metric(
         "similarity_to_final",
@@ -258,7 +257,7 @@ _FID: dict[str, Any] = {
     "warn": set_formulas.rank_warning,
     "lowest": 0.0,
 }
-_FREE = "pairs of one prompt left out"
+_FREE = "pairs of the same prompt left out"
 
 _OF_LANES = (
     Metric(
@@ -290,19 +289,19 @@ _OF_LANES = (
         "lower",
         "1",
         set_formulas.fid,
-        "Frechet distance of normal distributions fitted to CLIP vectors; biased at every n",
+        "Fréchet distance of normal distributions fitted to CLIP vectors; biased at every n",
         scope="lane",
         features=CLIP,
         **_FID,
     ),
     Metric(
         "diversity",
-        "Diversity gained",
+        "Diversity gain",
         "cosine distance",
         "neither",
         "1",
         set_formulas.diversity,
-        "mean distance between two seeds of a prompt, minus that of the other side; noise differs too",
+        "mean distance between two seeds of a prompt, minus that of the other side; noise also counts as diversity",
         scope="lane",
         features=CLIP,
     ),
@@ -313,7 +312,7 @@ _OF_LANES = (
         "higher",
         "1",
         set_formulas.precision,
-        "pictures that lie among the other side's, within its third neighbours",
+        "share of pictures within the distance of the other side's pictures to their third neighbours",
         scope="lane",
         features=CLIP,
         smallest_n=200,
@@ -328,7 +327,7 @@ _OF_LANES = (
         "higher",
         "1",
         set_formulas.recall,
-        "pictures of the other side that lie among the lane's, within its third neighbours",
+        "share of the other side's pictures within the distance of the lane's pictures to their third neighbours",
         scope="lane",
         features=CLIP,
         smallest_n=200,
@@ -354,7 +353,7 @@ _OF_LANES = (
         "lower",
         "1",
         set_formulas.fid,
-        "Frechet distance of normal distributions fitted to Inception vectors; biased at every n",
+        "Fréchet distance of normal distributions fitted to Inception vectors; biased at every n",
         scope="lane",
         features=INCEPTION,
         **_FID,
@@ -365,5 +364,5 @@ METRICS: Registry[Metric] = Registry("metric", (*_OF_PICTURES, *_OF_CLIPS, *_OF_
 
 
 def of_scope(scope: str) -> dict[str, Metric]:
-    """The metrics that measure pictures, frames or lanes, by key."""
+    """The metrics of a scope ("picture", "frame" or "lane"), by key."""
     return {key: metric for key, metric in METRICS.items() if metric.scope == scope}

@@ -1,8 +1,8 @@
-"""How well the arithmetic repeats: the same cells run again in ways that should not matter.
+"""Arithmetic noise: runs the same cells again in ways that should not matter.
 
-Each variation changes one thing: nothing at all, how many cells share a forward, the number format, or whether the
-denoiser is compiled. What comes out differently is the floor of every comparison made in that way: differences below it
-are arithmetic, not the scheduler.
+Each variation changes nothing, the number of cells per forward pass, the number format, or whether the denoiser is
+compiled. The resulting differences are the noise floor of comparisons: anything smaller is arithmetic, not an effect of
+the scheduler.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 @dataclass(frozen=True)
 class Distances:
-    """How far one variation is from the cells run alone.
+    """Distances between a variation and the cells run alone.
 
     Attributes:
         variation: "again", "batch 8", "bfloat16", "compiled", ...
         latents: Relative L2 distance of the final latents, by trajectory id.
-        pictures: Root mean square difference of the final pictures, 0..255, likewise.
-        reason: Why it could not be run, or what failed; empty if all cells are there.
+        pictures: Root mean square difference of the final pictures, 0..255, by trajectory id.
+        reason: Why it could not be run, or what failed; empty if all cells succeeded.
     """
 
     variation: str
@@ -51,14 +51,14 @@ class _Outcome:
 def measure_noise(
     model: Model, cells: Sequence[Cell], batches: Sequence[int], *, compiled: bool = True, memory: Memory = "standard"
 ) -> Iterator[Distances]:
-    """Runs cells alone, and then in each variation.
+    """Runs cells alone, then in each variation, and yields the distances.
 
     Args:
         model: Loaded in the number format of the cells.
-        cells: All of one model, picture size and number format.
-        batches: Most cells that share a forward; what is more than there are cells is left out.
-        compiled: Whether to try `torch.compile`, which may take minutes.
-        memory: As the model was loaded.
+        cells: Cells of one model, picture size and number format.
+        batches: Numbers of cells per forward pass to try, capped at the number of cells.
+        compiled: Whether to try `torch.compile`, which can take minutes.
+        memory: Memory mode in which the model was loaded.
 
     Raises:
         LabError: A cell fails when run alone.
@@ -66,7 +66,7 @@ def measure_noise(
     alone = _run(model, cells, 1)
     failed = [sample.error for sample in alone.values() if sample.error]
     if failed:
-        raise LabError(f"A cell fails by itself, so there is nothing to compare with: {failed[0]}")
+        raise LabError(f"A cell fails when run alone, so there is nothing to compare with: {failed[0]}")
     base = {key: _outcome(sample) for key, sample in alone.items()}
     yield _compared("again", base, _run(model, cells, 1))
     for batch in sorted({min(batch, len(cells)) for batch in batches} - {1}):
@@ -86,24 +86,24 @@ def measure_noise(
 def _in_format(
     model: Model, cells: Sequence[Cell], base: Mapping[str, _Outcome], dtype: str, memory: Memory
 ) -> Distances:
-    """The cells in another number format, one by one."""
+    """Runs the cells one by one in another number format."""
     try:
         check_device(model.device, dtype)
         other = load(model.source, model.device, dtype, memory)
         return _compared(dtype, base, _run(other, [replace(cell, dtype=dtype) for cell in cells], 1), cells)
     except LabError as reason:
         return Distances(dtype, {}, {}, str(reason))
-    except (RuntimeError, NotImplementedError) as error:  # operations that a device lacks in a format
+    except (RuntimeError, NotImplementedError) as error:  # the device lacks an operation in this format
         return Distances(dtype, {}, {}, f"{type(error).__name__}: {error}"[:500])
 
 
 def _when_compiled(model: Model, cells: Sequence[Cell], base: Mapping[str, _Outcome]) -> Distances:
-    """The cells with a compiled denoiser, one by one; the model is left as it was."""
+    """Runs the cells one by one with a compiled denoiser, and restores the model."""
     denoiser = model.denoiser
     try:
         denoiser.compile()
         return _compared("compiled", base, _run(model, cells, 1))
-    except Exception as error:  # no compiler on this machine, or something in the model that cannot be compiled
+    except Exception as error:  # no compiler on this machine, or the model cannot be compiled
         return Distances("compiled", {}, {}, f"torch.compile: {type(error).__name__}: {error}"[:500])
     finally:
         denoiser._compiled_call_impl = None
@@ -120,13 +120,13 @@ def _run(
 def _compared(
     variation: str, base: Mapping[str, _Outcome], found: Mapping[str, Sample], cells: Sequence[Cell] | None = None
 ) -> Distances:
-    """Distances of the samples to the base.
+    """Distances between the samples and the base.
 
     Args:
-        variation: Its name.
-        base: By trajectory id.
-        found: By trajectory id; that of the same cell in another number format is another one.
-        cells: The cells of the base in the order of those found, if their ids differ.
+        variation: Name of the variation.
+        base: Outcomes by trajectory id.
+        found: Samples by trajectory id; a cell has another id in another number format.
+        cells: The cells of the base, if the ids of the samples differ from theirs.
     """
     errors = [sample.error for sample in found.values() if sample.error]
     if errors:

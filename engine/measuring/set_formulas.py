@@ -1,9 +1,9 @@
-"""Metrics of whole sets of pictures, as formulas in float64 on vectors of pictures (`Sets`).
+"""Formulas of metrics of whole lanes, in float64 on vectors of pictures (`Sets`).
 
-Why not torchmetrics: it holds FID and KID only, takes pictures and not vectors, so that a jackknife would run the
-network again for each group, and its KID takes the two sets for independent. Ours show the same prompts from the same
-noise: a picture and its partner are alike, and with them in the mean over pairs the distance comes out too small, below
-zero for equal sets. The tests compare with torchmetrics and scipy.
+Why not torchmetrics: it has only FID and KID, takes pictures instead of vectors, so a jackknife would run the network
+again for each group, and its KID assumes independent sets. Our sets have the same prompts and noise, so a picture and
+its partner are alike; including such pairs in the mean makes the distance too small, and negative for equal sets. The
+tests compare with torchmetrics and scipy.
 """
 
 import numpy as np
@@ -14,12 +14,12 @@ from engine.measuring.set_statistics import Floats, Kernel, Sets
 CMMD_SIGMA = 10.0
 CMMD_SCALE = 1000.0
 NEIGHBOURS = 3
-# Of squared distances, over the largest squared length.
+# Rounding error of squared distances, relative to the largest squared length.
 ROUNDING = 1e-12
 
 
 def polynomial_kernel(x: Floats, y: Floats, size: int | None = None) -> Floats:
-    """(x.y / size + 1)^3 of all rows, as in KID; size is the length of the vectors unless given."""
+    """(x.y / size + 1)^3 of all rows, as in KID; size defaults to the length of the vectors."""
     kernel: Floats = (x @ y.T / (size or x.shape[1]) + 1) ** 3
     return kernel
 
@@ -33,8 +33,8 @@ def gaussian_kernel(x: Floats, y: Floats) -> Floats:
 def paired_mmd(sets: Sets, kernel: Kernel) -> float:
     """Squared maximum mean discrepancy, unbiased for sets that come in pairs (Gretton et al. 2012, JMLR 13, Lemma 6).
 
-    The mean of k(xi,xj) + k(yi,yj) - k(xi,yj) - k(yi,xj) over all i and j of different prompts, prompts counting alike.
-    Zero for equal sets; where the distributions are equal it varies round zero, so values below zero are no mistake.
+    Mean of k(xi,xj) + k(yi,yj) - k(xi,yj) - k(yi,xj) over all i and j of different prompts, with equal weight per
+    prompt. Zero for equal sets; for equal distributions it scatters around zero, so negative values are normal.
     """
     means = sets.disagreement(kernel)
     prompts = len(means)
@@ -47,10 +47,9 @@ def kid(sets: Sets) -> float:
 
 
 def kid_of_directions(sets: Sets) -> float:
-    """As `kid`, for vectors of length one: their products are of size 1, not D, so they are not divided by D.
+    """As `kid`, for unit vectors: their products are of order 1, not D, so they are not divided by D.
 
-    With x.y / D the kernel would be a straight line over all that such vectors can differ by, and see a shift of the
-    mean alone.
+    With x.y / D the kernel would be nearly linear over the range of such vectors, and detect only a shift of the mean.
     """
     return paired_mmd(sets, lambda x, y: polynomial_kernel(x, y, 1))
 
@@ -61,10 +60,10 @@ def cmmd(sets: Sets) -> float:
 
 
 def fid(sets: Sets) -> float:
-    """Frechet distance of the normal distributions fitted to both sets (Heusel et al. 2017, arXiv:1706.08500).
+    """Fréchet distance of the normal distributions fitted to both sets (Heusel et al. 2017, arXiv:1706.08500).
 
     |mx - my|^2 + Tr Sx + Tr Sy - 2 Tr (Sx Sy)^(1/2). With A'A = Sx and B'B = Sy the last trace is the sum of the
-    singular values of A B', which holds for singular covariances too, where a matrix square root fails.
+    singular values of A B', which also works for singular covariances, where a matrix square root fails.
     """
     x, y = _centred(sets.lane), _centred(sets.against)
     gap = sets.lane.mean(axis=0) - sets.against.mean(axis=0)
@@ -73,7 +72,7 @@ def fid(sets: Sets) -> float:
 
 
 def diversity(sets: Sets) -> float:
-    """How much more the pictures of a prompt differ between seeds than on the other side, in cosine distance.
+    """Mean cosine distance between seeds of a prompt, minus that of the other side.
 
     Raises:
         Unmeasurable: No prompt has two seeds, or a vector is zero.
@@ -82,9 +81,9 @@ def diversity(sets: Sets) -> float:
 
 
 def precision(sets: Sets) -> float:
-    """Share of the lane's pictures that lie among the other side's (Kynkaanniemi et al. 2019, arXiv:1904.06991).
+    """Share of the lane's pictures covered by the other side (Kynkäänniemi et al. 2019, arXiv:1904.06991).
 
-    Among: within the distance of any picture of the other side to its third nearest neighbour there.
+    Covered: within the distance of any picture of the other side to its third nearest neighbour on that side.
 
     Raises:
         Unmeasurable: There are three pictures or fewer.
@@ -93,7 +92,7 @@ def precision(sets: Sets) -> float:
 
 
 def recall(sets: Sets) -> float:
-    """Share of the other side's pictures that lie among the lane's.
+    """Share of the other side's pictures covered by the lane.
 
     Raises:
         Unmeasurable: As in `precision`.
@@ -102,26 +101,26 @@ def recall(sets: Sets) -> float:
 
 
 def rank_warning(sets: Sets) -> str:
-    """Why the covariances of FID cannot be known from so few pictures; empty if they can."""
+    """Warning that there are too few pictures to estimate FID's covariances; empty if there are enough."""
     n, size = sets.lane.shape
-    return "" if n > size else f"the covariance of {n} pictures has rank {n - 1} of {size} at most"
+    return "" if n > size else f"the covariance of {n} pictures has at most rank {n - 1} of {size}"
 
 
 def _covered(points: Floats, among: Floats) -> float:
     if len(among) <= NEIGHBOURS:
-        raise Unmeasurable(f"{len(among)} pictures have no {NEIGHBOURS} neighbours each")
+        raise Unmeasurable(f"{len(among)} pictures are too few for {NEIGHBOURS} neighbours each")
     own = _squared_distances(among, among)
-    np.fill_diagonal(own, 0)  # itself, which rounding may have moved
+    np.fill_diagonal(own, 0)  # exact, in spite of rounding
     reach = np.partition(own, NEIGHBOURS, axis=1)[:, NEIGHBOURS]
     rounding = ROUNDING * float(np.max(np.sum(among * among, axis=1)))
     return float(np.mean((_squared_distances(points, among) <= reach + rounding).any(axis=1)))
 
 
 def _spread(vectors: Floats, sets: Sets) -> Floats:
-    """Mean cosine distance between two pictures of a prompt, for each prompt of two or more."""
+    """Mean cosine distance between pictures of a prompt, for each prompt with at least two."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not norms.all():
-        raise Unmeasurable("a picture's vector is zero, so it has no direction")
+        raise Unmeasurable("the vector of a picture is zero")
     unit, found = vectors / norms, []
     for prompt in range(sets.prompt_count):
         rows = unit[sets.prompts == prompt]
@@ -140,11 +139,11 @@ def _squared_distances(x: Floats, y: Floats) -> Floats:
 
 
 def _centred(vectors: Floats) -> Floats:
-    """A with A'A = the covariance."""
+    """A such that A'A is the covariance."""
     centred: Floats = (vectors - vectors.mean(axis=0)) / np.sqrt(len(vectors) - 1)
     return centred
 
 
 def _reduced(a: Floats) -> Floats:
-    """R with R'R = A'A and as few rows as columns at most."""
+    """R with R'R = A'A and at most as many rows as columns."""
     return np.asarray(np.linalg.qr(a, mode="r")) if len(a) > a.shape[1] else a

@@ -1,9 +1,9 @@
-"""Two sets of pictures as vectors, in pairs, and the uncertainty of what a metric says of them. Pure numpy and scipy.
+"""Paired sets of pictures as vectors, and the uncertainty of metrics on them. Pure numpy and scipy.
 
-Lane and other side show the same prompts and seeds, so that row i of one belongs to row i of the other. The prompt is
-the unit: its seeds stay together. The standard error is a delete-a-group jackknife over prompts (Kott 2001, Journal of
-Official Statistics 17(4); with as many groups as prompts it is the jackknife of Tukey 1958), not a bootstrap: a prompt
-drawn twice would be a picture that agrees with itself, which biases every distance between sets.
+Both sides have the same prompts and seeds, so row i of one belongs to row i of the other. The prompt is the unit; its
+seeds stay together. The standard error is a delete-a-group jackknife over prompts (Kott 2001, Journal of Official
+Statistics 17(4); with one prompt per group, the jackknife of Tukey 1958). A bootstrap would draw prompts twice, and a
+picture agrees with itself, which biases every distance between sets.
 """
 
 from collections.abc import Callable
@@ -17,8 +17,8 @@ Floats = npt.NDArray[np.float64]
 Kernel = Callable[[Floats, Floats], Floats]
 
 MIN_PROMPTS = 5
-# More groups than that change the standard error little, and each costs one evaluation of the metric.
-MOST_GROUPS = 30
+# More groups hardly change the standard error, and each takes one evaluation of the metric.
+MAX_GROUPS = 30
 CONFIDENCE = 0.95
 # Rows of a kernel matrix computed at a time: 5,000 pictures need 20 MB instead of 200.
 BLOCK = 512
@@ -26,11 +26,11 @@ BLOCK = 512
 
 @dataclass(frozen=True)
 class Sets:
-    """Vectors of pictures.
+    """Vectors of the pictures on both sides.
 
     Attributes:
         lane: (n, D) float64.
-        against: (n, D), row by row of the same prompt and seed.
+        against: (n, D) float64; each row has the same prompt and seed as that of `lane`.
         prompts: (n,) number of each row's prompt, 0 to P - 1.
     """
 
@@ -43,7 +43,7 @@ class Sets:
 
     @property
     def prompt_count(self) -> int:
-        """P."""
+        """Number of prompts, P."""
         return int(self.prompts.max()) + 1 if len(self.prompts) else 0
 
     def without(self, left_out: npt.NDArray[np.int64]) -> "Sets":
@@ -66,7 +66,7 @@ class Sets:
     def disagreement(self, kernel: Kernel) -> Floats:
         """(P, P) means over pictures i of prompt p and j of prompt q of k(xi,xj) + k(yi,yj) - k(xi,yj) - k(yi,xj).
 
-        Computed once for the whole sets; sets without some prompts take their part of it.
+        Computed once for the whole sets; sets without some prompts use a part of it.
         """
         if self._whole is not None:
             return self._whole.disagreement(kernel)[np.ix_(self._kept, self._kept)]  # type: ignore[arg-type]
@@ -77,7 +77,7 @@ class Sets:
 
 @dataclass(frozen=True)
 class SetEstimate:
-    """A value with its standard error and 95 % interval; NaN where there are too few prompts to tell."""
+    """A value with standard error and 95 % interval, which are NaN if there are too few prompts."""
 
     value: float
     standard_error: float
@@ -86,19 +86,19 @@ class SetEstimate:
 
 
 def estimate(measure: Callable[[Sets], float], sets: Sets, lowest: float, highest: float) -> SetEstimate:
-    """What a metric says of two sets: value, and Student interval of G - 1 degrees of freedom from G groups of prompts.
+    """Value of a metric, with a Student interval of G - 1 degrees of freedom from G groups of prompts.
 
     Args:
         measure: The metric.
-        sets: What it measures.
-        lowest: Smallest possible value; the interval is cut there.
-        highest: Largest.
+        sets: Both sides.
+        lowest: Smallest possible value; the interval is clipped to it.
+        highest: Largest possible value; the interval is clipped to it.
     """
     value = measure(sets)
     if sets.prompt_count < MIN_PROMPTS:
         return SetEstimate(value, float("nan"), float("nan"), float("nan"))
-    groups = min(sets.prompt_count, MOST_GROUPS)
-    # Every G-th prompt, so that prompts that stand together in a study, and may be alike, fall into several groups.
+    groups = min(sets.prompt_count, MAX_GROUPS)
+    # Every G-th prompt, since adjacent prompts of a study may be similar.
     left_out = [np.arange(group, sets.prompt_count, groups) for group in range(groups)]
     replicates = np.array([measure(sets.without(prompts)) for prompts in left_out])
     error = float(np.sqrt((groups - 1) / groups * np.sum((replicates - replicates.mean()) ** 2)))

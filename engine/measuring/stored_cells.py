@@ -1,4 +1,4 @@
-"""Pictures and latents as they were stored, decoded when a metric asks for them."""
+"""Stored pictures and latents of cells, decoded when a metric needs them."""
 
 import io
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ class StoredCells:
         self._frames = dict(iter(frames.groupby(["trajectory_id", "kind"])))
 
     def evidence(self, cell: Cell, subject: Subject, reference: str | None) -> Evidence:
-        """What the metrics get to see of a cell, and of its reference if there is one."""
+        """The input of metrics for a cell, with its reference if there is one."""
         key = cell.trajectory_id
         return Evidence(
             subject,
@@ -32,11 +32,11 @@ class StoredCells:
         )
 
     def final(self, trajectory_id: str) -> Pictures:
-        """The final picture of a cell, or its frames."""
+        """The final picture of a cell, (frames, height, width, 3)."""
         return _decoded(self._frames[trajectory_id, "final"])
 
     def steps(self, cell: Cell, subject: Subject) -> Iterator[tuple[int, Evidence]]:
-        """Step index of the kept steps, and what the metrics get to see of them."""
+        """Yields step index and input of metrics for each stored step."""
         rows = self._frames.get((cell.trajectory_id, "x0"))
         if rows is not None:
             final, latents = self.final(cell.trajectory_id), self.latents[cell.trajectory_id]

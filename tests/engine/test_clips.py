@@ -73,7 +73,7 @@ def test_scores_and_sharpness_of_a_step_are_means_over_frames_and_the_middle_is_
 def test_a_single_picture_has_no_value_and_a_model_of_pictures_says_so_once(key: str) -> None:
     with pytest.raises(Unmeasurable, match="a single picture"):
         METRICS[key].value(evidence(STILL[:1]))
-    with pytest.raises(Unmeasurable, match="makes single pictures, no clips"):
+    with pytest.raises(Unmeasurable, match="single pictures, not clips"):
         METRICS[key].full_version(Subject(find_model("gaussian")))
 
 
@@ -94,9 +94,9 @@ def test_motion_is_that_of_the_latents_and_says_where_no_frame_can_be_told(anima
     assert found == pytest.approx(np.mean(pairs), rel=1e-6)
     still = np.repeat(latents[:, :1], FRAMES, axis=1)
     assert METRICS["motion_energy"].value(evidence(STILL, still, str(animatediff_folder))) == 0
-    with pytest.raises(Unmeasurable, match=r"64 x 128\) is known to be that of the frames"):
+    with pytest.raises(Unmeasurable, match=r"frame axis .*64 x 128\)"):
         METRICS["motion_energy"].value(evidence(STILL, np.zeros((64, 128), np.float32), str(animatediff_folder)))
-    with pytest.raises(Unmeasurable, match="no neighbour"):
+    with pytest.raises(Unmeasurable, match="only one frame"):
         METRICS["motion_energy"].value(evidence(STILL, latents[:, :1], str(animatediff_folder)))
 
 

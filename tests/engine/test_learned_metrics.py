@@ -58,23 +58,25 @@ def test_what_is_missing_is_named_with_the_way_to_get_it(subject, monkeypatch):
             METRICS[key].full_version(subject)
         reasons[key] = str(caught.value)
     assert "`pip install torchmetrics torchvision`" in reasons["lpips"]
-    assert "`hf download yuvalkirstain/PickScore_v1 config.json model.safetensors` fetches it" in reasons["pick_score"]
-    assert "`hf download trl-lib/ddpo-aesthetic-predictor aesthetic-model.pth` fetches it" in reasons["aesthetic"]
+    assert "`hf download yuvalkirstain/PickScore_v1 config.json model.safetensors`" in reasons["pick_score"]
+    assert "`hf download trl-lib/ddpo-aesthetic-predictor aesthetic-model.pth`" in reasons["aesthetic"]
     monkeypatch.setattr(learned, "find_spec", lambda name: name)
-    with pytest.raises(Unmeasurable, match=r"LPIPS needs .*alexnet-owt-7be5be79.pth; `curl .* fetches it"):
+    with pytest.raises(Unmeasurable, match=r"LPIPS needs .*alexnet-owt-7be5be79.pth; run `curl .*"):
         METRICS["lpips"].full_version(subject)
 
 
 def test_patterns_of_the_gaussian_model_are_refused(subject):
     for key in KEYS:
-        with pytest.raises(Unmeasurable, match="patterns that no network was trained on"):
+        with pytest.raises(Unmeasurable, match="no network was trained on the patterns"):
             METRICS[key].full_version(dataclasses.replace(subject, model=GAUSSIAN))
 
 
 def test_weights_under_the_name_of_others_are_refused(subject, monkeypatch):
     monkeypatch.setattr(learned, "find_spec", lambda name: name)
     write_checkpoint(learned.ALEXNET, {"features.0.weight": torch.zeros(1)})
-    with pytest.raises(Unmeasurable, match="damaged or another file; remove it and fetch it from https://download"):
+    with pytest.raises(
+        Unmeasurable, match="damaged or a different file; remove it and download it from https://download"
+    ):
         METRICS["lpips"].full_version(subject)
 
 

@@ -18,7 +18,7 @@ def no_cache_of_the_driver():
 
 @pytest.fixture(
     params=[
-        ("2.13.0+cpu", {}, "is for CPUs; install one for CUDA"),
+        ("2.13.0+cpu", {}, "is CPU-only; install a CUDA build"),
         ("2.13.0+cu130", {"CUDA_VISIBLE_DEVICES": "-1"}, "hides all GPUs; unset it"),
         ("2.13.0+cu130", {"CUDA_VISIBLE_DEVICES": ""}, "hides all GPUs; unset it"),
         ("2.13.0+cu130", {}, "there is no NVIDIA driver"),
@@ -44,7 +44,7 @@ def test_a_device_that_is_not_usable_is_refused_with_the_reason(without_cuda):
     with pytest.raises(LabError) as caught:
         environment.resolve_device("cuda")
     assert without_cuda in str(caught.value)
-    assert "Give --device cpu." in str(caught.value)
+    assert "Use --device cpu." in str(caught.value)
     assert environment.resolve_device("auto") == "cpu"
 
 

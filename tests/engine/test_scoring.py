@@ -135,7 +135,7 @@ def test_a_stochastic_lane_is_not_measured_against_the_reference_and_says_why(so
 
 def test_what_cannot_be_measured_at_all_is_recorded_with_the_reason(solvers):
     table = results(solvers[1], "solvers").metrics.set_index("metric")
-    assert "no CLIP knows" in table.loc["clip_score", "unavailable"]
+    assert "no CLIP model" in table.loc["clip_score", "unavailable"]
     for key in ("lpips", "pick_score", "aesthetic"):
         assert table.loc[key, "unavailable"].startswith("not available: ")
     assert not isinstance(table.loc["ssim", "unavailable"], str)

@@ -269,7 +269,7 @@ def test_an_entry_that_makes_no_sense_is_refused_by_name_before_anything_runs(
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda v: v.create_comparison_grid(PROMPT, "grid.nonsense"), "no known picture format"),
+        (lambda v: v.create_comparison_grid(PROMPT, "grid.nonsense"), "known image format"),
         (lambda v: v.analyze_scheduler_efficiency([]), "prompt"),
         (lambda v: v.analyze_scheduler_efficiency([PROMPT, PROMPT]), "twice"),
         (lambda v: v.capture_denoising_trajectory("half a \ud83d pair"), "surrogate"),

@@ -57,9 +57,9 @@ def test_words_nobody_knows_are_refused_when_they_are_given(
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("grid", "no known picture format"),
-        ("grid.nonsense", "no known picture format"),
-        ("nowhere/grid.png", "a folder that is not there"),
+        ("grid", "known image format"),
+        ("grid.nonsense", "known image format"),
+        ("nowhere/grid.png", "a folder that does not exist"),
         ("folder.png", "is a folder"),
         ("grid.psd", "no picture can be written as PSD"),
         ("grid.xbm", "no picture can be written as XBM"),
