@@ -1,1 +1,1 @@
-"""How quick the dashboard is on a large cache: `python -m dashboard.bench`."""
+"""Benchmark of the dashboard on a large cache: `python -m dashboard.bench`."""

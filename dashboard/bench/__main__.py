@@ -1,4 +1,4 @@
-"""`python -m dashboard.bench [--cache PATH] [--views N] [--json FILE]`: render times, first picture, memory, start."""
+"""`python -m dashboard.bench [--cache PATH] [--views N] [--json FILE]`: times to render, to start, and memory."""
 
 import argparse
 import json
@@ -21,18 +21,18 @@ from engine.paths import ROOT
 
 VIEWS = ROOT / "dashboard" / "views"
 WITH_PICTURES = ("overview", "compare", "learn")
-# What has to hold on two idle cores.
+# Limits on two idle cores.
 MEDIAN_MS, WORST_MS, PICTURE_SECONDS, MEMORY_MB, START_SECONDS = 300, 1000, 2.0, 500, 3.0
 
 
 @dataclass(frozen=True)
 class PageFigures:
-    """What was measured of a page; times in milliseconds.
+    """Measurements of a page.
 
     Attributes:
-        first_ms: The first view of all, with nothing remembered.
-        cpu_ms: Processor time of the server per view, which other programs on the machine do not lengthen.
-        first_picture_s: Until a picture is drawn in Chromium; None if the page has none, or without Chromium.
+        first_ms: Render time of the first view, with cold caches.
+        cpu_ms: CPU time of the server per view, which does not depend on the load of the machine.
+        first_picture_s: Time until a picture is drawn in Chromium; None if the page has none, or without Chromium.
     """
 
     page: str
@@ -46,10 +46,10 @@ class PageFigures:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, prints a table, and returns 0 if all holds, 1 if not, 2 if it could not be measured."""
+    """Measures and prints a table; returns 0 if all limits hold, 1 if not, 2 if it could not be measured."""
     parser = argparse.ArgumentParser(prog="python -m dashboard.bench", description=__doc__)
-    parser.add_argument("--cache", type=Path, help="measure with this cache; a large one is made up unless given")
-    parser.add_argument("--views", type=int, default=200, metavar="N", help="page views in all (default 200)")
+    parser.add_argument("--cache", type=Path, help="measure with this cache (default: a large synthetic one)")
+    parser.add_argument("--views", type=int, default=200, metavar="N", help="page views in total (default 200)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="loads of a page in Chromium (default 3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
     given = parser.parse_args(arguments)
@@ -67,18 +67,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_cache(path: Path) -> Path:
-    """A made-up cache of 100,000 frames and 1,000,000 step metrics.
+    """Creates a synthetic cache of 100,000 frames and 1,000,000 step metrics.
 
     Raises:
         CacheError: It cannot be written.
     """
-    print("Making up a cache of 100,000 frames and 1,000,000 step metrics ...", file=sys.stderr)
+    print("Creating a cache of 100,000 frames and 1,000,000 step metrics ...", file=sys.stderr)
     write_large_cache(path)
     return path
 
 
 def measure(cache: Path, views: int, repeats: int) -> dict[str, object]:
-    """All figures, as plain data."""
+    """Measures everything; returns plain data."""
     if not cache.is_file():
         raise BenchError(f"There is no cache at {cache}.")
     names = sorted(file.stem for file in VIEWS.glob("*.py") if file.stem != "__init__")
@@ -113,7 +113,7 @@ def measure(cache: Path, views: int, repeats: int) -> dict[str, object]:
 
 
 def _page(server: Server, name: str, views: int) -> PageFigures:
-    """Views of a page, each in a new session, as readers open it."""
+    """Measures views of a page, each in a new session."""
     seconds, sizes = [], []
     used = 0.0
     for number in range(views):
@@ -149,7 +149,7 @@ def _holds(pages: Sequence[PageFigures], memory: float, start: float) -> bool:
 
 
 def environment() -> dict[str, object]:
-    """Where it was measured, and how busy that machine was with other things."""
+    """Description of the machine, its current load, and versions."""
     return {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
@@ -162,7 +162,7 @@ def environment() -> dict[str, object]:
 
 
 def describe(result: dict[str, object]) -> list[str]:
-    """The figures as lines of a table."""
+    """Formats the result as lines of a table."""
     where = result["environment"]
     assert isinstance(where, dict)
     lines = [
@@ -181,7 +181,7 @@ def describe(result: dict[str, object]) -> list[str]:
         )
     verdict = "holds" if result["holds"] else "DOES NOT HOLD"
     lines.append(
-        f"start to first page {result['start_s']:.2f} s ({result['start_cpu_s']:.2f} s of processor); "
+        f"start to first page {result['start_s']:.2f} s ({result['start_cpu_s']:.2f} s CPU time); "
         f"memory {result['memory_idle_mb']:.0f} MB at the start, "
         f"{result['memory_mb']:.0f} MB after {result['views']} views"
     )

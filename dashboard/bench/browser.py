@@ -1,4 +1,4 @@
-"""When the first picture of a page is visible in a real Chromium."""
+"""Measures when the first picture of a page is visible in Chromium."""
 
 import contextlib
 import shutil
@@ -25,7 +25,7 @@ _DRAWN = "image => image.complete && image.naturalWidth > 0"
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Any | None]:
-    """A headless Chromium; None if there is none, or playwright is not installed."""
+    """Starts a headless Chromium; None if it or playwright is not installed."""
     executable = next((path for path in map(shutil.which, CHROMIUM_NAMES) if path), None)
     try:
         from playwright.sync_api import sync_playwright
@@ -43,7 +43,7 @@ def chromium() -> Iterator[Any | None]:
 
 
 def first_picture_seconds(browser: Any, url: str, repeats: int) -> float | None:
-    """Median seconds from opening an address until a picture of the page is drawn; None if it has none."""
+    """Median seconds from opening a URL until a picture of the page is drawn; None if it has none."""
     taken = []
     for _ in range(repeats):
         context = browser.new_context(viewport=SIZE)

@@ -1,6 +1,6 @@
-"""Makes up a large cache, 100,000 frames and 1,000,000 step metrics, to see whether pages stay quick.
+"""Creates a large synthetic cache of 100,000 frames and 1,000,000 step metrics, to measure the pages with.
 
-The rows go through the engine's own writers, in groups, as a run commits them.
+Rows are written by the engine's own writers, in groups, as in a run.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from engine.cache.writer import CacheWriter
 from engine.study.cells import Cell, cells
 from engine.study.study import Study, parse_study
 
-# 250 denoiser calls together; times 8 metrics, 50 prompts and 10 seeds: 1,000,000 rows.
+# 250 denoiser calls in total; times 8 metrics, 50 prompts and 10 seeds: 1,000,000 values.
 LANES = ("ddim:50", "ddpm:50", "lms:40", "euler:30", "euler_a:30", "dpmpp_2m:20", "unipc:18", "deis:12")
 STEP_METRICS = ("x0_change", "x0_distance", "guidance_energy")
 OCTAVES = 5
@@ -35,7 +35,7 @@ METRICS = tuple(
 
 
 def write_large_cache(path: Path, share: float = 1.0) -> None:
-    """Writes the cache; `share` of the prompts, for a quick try."""
+    """Writes the cache, with a share of the prompts for a quick test."""
     study = _study(max(1, round(PROMPTS * share)))
     every = cells(study, MODEL, "cpu")
     writer = CacheWriter(path)
@@ -59,7 +59,7 @@ def _study(prompts: int) -> Study:
             "seeds": list(range(SEEDS)),
             "timing": {"repeats": 20},
             "frames": {"count": FRAMES},
-            "description": "Made up to see whether pages stay quick.",
+            "description": "Synthetic data to measure the pages with.",
         }
     )
 
@@ -75,7 +75,7 @@ def _trajectory(cell: Cell, study: Study, generator: np.random.Generator) -> Tra
 
 def _steps(steps: int, generator: np.random.Generator) -> Iterator[StepRow]:
     progress = (np.arange(steps) + 1) / steps
-    # (steps, metrics): those of x0, and one an octave.
+    # (steps, metrics): those of x0, then one per octave.
     values = (1 - progress[:, None]) ** 2 + 0.1 * generator.random((steps, len(STEP_METRICS) + OCTAVES))
     for index, (share, numbers) in enumerate(zip(progress.tolist(), values.tolist(), strict=True)):
         of_x0, octaves = numbers[: len(STEP_METRICS)], numbers[len(STEP_METRICS) :]

@@ -1,4 +1,4 @@
-"""Made-up results of cells, in the rows that the engine writes: for the bench, and for tests of the pages."""
+"""Synthetic results of cells, as the records that the engine writes; used by the bench and by tests of the pages."""
 
 import functools
 import io
@@ -29,7 +29,7 @@ SIDE = 64
 
 
 def finished_cell(cell: Cell, settings: FrameSettings, *, pictures: bool = True) -> TrajectoryRow:
-    """The row of a cell that came out."""
+    """The record of a finished cell."""
     calls = cell.lane.scheduler.expected_calls(cell.lane.steps)
     return TrajectoryRow(
         trajectory_id=cell.trajectory_id,
@@ -55,7 +55,7 @@ def finished_cell(cell: Cell, settings: FrameSettings, *, pictures: bool = True)
 
 
 def frame_rows(cell: Cell, settings: FrameSettings, calls: int) -> tuple[FrameRow, ...]:
-    """Step frames that clear up from noise, and the final picture."""
+    """Step frames that become clear from noise, and the final picture."""
     rows = []
     for step in frame_steps(settings, calls):
         progress = (step + 1) / calls
@@ -67,7 +67,7 @@ def frame_rows(cell: Cell, settings: FrameSettings, calls: int) -> tuple[FrameRo
 
 @functools.cache
 def drawing(hue: int, seed: int, kind: str, progress: float) -> bytes:
-    """A disc of a hue, at a place that comes from the seed, clearing up from grey (x0) or noise (xt)."""
+    """A disc of the given hue, at a position that depends on the seed, emerging from grey (x0) or noise (xt)."""
     image = Image.new("RGB", (SIDE, SIDE), "white")
     left = 8 + 4 * (seed % 4)
     ImageDraw.Draw(image).ellipse((left, 12, left + 40, 52), fill=f"hsl({hue},70%,50%)")
@@ -80,7 +80,7 @@ def drawing(hue: int, seed: int, kind: str, progress: float) -> bytes:
 
 
 def timing_rows(cell: Cell, study: Study, environment: Environment) -> list[TimingRow]:
-    """Timing samples of a lane: time in proportion to its calls, with a little noise."""
+    """Timing samples of a lane: proportional to its calls, with a little noise."""
     generator = np.random.default_rng(cell.lane.steps)
     calls = cell.lane.scheduler.expected_calls(cell.lane.steps)
     rows = []

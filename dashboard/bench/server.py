@@ -1,4 +1,4 @@
-"""A dashboard server in a process of its own, for measuring it."""
+"""Runs a dashboard server in a separate process, to measure it."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ class Server:
     """A running server.
 
     Attributes:
-        started_seconds: From starting the process until it answered.
+        started_seconds: Time from starting the process until it answered.
     """
 
     url: str
@@ -37,26 +37,26 @@ class Server:
     started_seconds: float
 
     def memory_mb(self) -> float:
-        """Memory that the process holds (resident set size), in MB of 10^6 bytes."""
+        """Resident set size of the process (MB)."""
         return float(self.process.memory_info().rss / 1e6)
 
     def processor_seconds(self) -> float:
-        """Processor time the process has used, all threads together."""
+        """CPU time used by the process, over all threads."""
         used: Any = self.process.cpu_times()
         return float(used.user + used.system)
 
 
 @contextlib.contextmanager
 def running(cache: Path, *arguments: str, options: Sequence[str] = ()) -> Iterator[Server]:
-    """A dashboard over a cache, ended on leaving.
+    """Runs a dashboard on a cache, and stops it on exit.
 
     Args:
         cache: The cache.
-        arguments: Of the dashboard, such as "--read-only".
-        options: Of Streamlit.
+        arguments: Arguments of the dashboard, such as "--read-only".
+        options: Options of Streamlit.
 
     Raises:
-        BenchError: It does not come up.
+        BenchError: It does not start.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -105,7 +105,7 @@ def running(cache: Path, *arguments: str, options: Sequence[str] = ()) -> Iterat
 def _wait(url: str, process: "subprocess.Popen[bytes]", started: float) -> None:
     while time.perf_counter() - started < START_SECONDS:
         if process.poll() is not None:
-            raise BenchError(f"The dashboard ended with code {process.returncode} instead of starting.")
+            raise BenchError(f"The dashboard exited with code {process.returncode} while starting.")
         try:
             with urllib.request.urlopen(f"{url}/_stcore/health", timeout=2) as answer:
                 if answer.read() == b"ok":

@@ -1,4 +1,4 @@
-"""A viewer without a browser: opens a page over the websocket as a browser does, and waits until it is drawn."""
+"""A headless client: opens a page over the websocket like a browser, and waits until its script has finished."""
 
 import socket
 import time
@@ -20,17 +20,17 @@ XSRF_COOKIE = "_streamlit_xsrf"
 
 @dataclass
 class PageView:
-    """A page as the server drew it.
+    """A page as rendered by the server.
 
     Attributes:
-        seconds: From asking to the end of the script.
+        seconds: Time from the request to the end of the script.
         bytes: Size of all messages.
         texts: HTML and Markdown of the page.
-        errors: Exceptions it shows.
+        errors: Exceptions shown on the page.
         buttons: (label, widget id) of its buttons.
-        uploaders: Widget ids of its places to drop a file.
-        session: What the server calls the session.
-        redirect: Where the server sends the browser to sign in or out.
+        uploaders: Widget ids of its file uploaders.
+        session: The server's id of the session.
+        redirect: URL to which the server redirects for signing in or out.
     """
 
     seconds: float = 0.0
@@ -51,13 +51,13 @@ class Session:
         self._url = url
 
     def view(self, page: str = "", query: str = "", pressed: str = "", states: Sequence[WidgetState] = ()) -> PageView:
-        """Draws a page.
+        """Requests a page.
 
         Args:
-            page: Its name in the address; empty for the first page.
-            query: Of the address, without the question mark.
-            pressed: Id of a button that is said to have been pressed.
-            states: What other widgets are said to hold.
+            page: Its name in the URL; empty for the first page.
+            query: Query string of the URL, without the question mark.
+            pressed: Id of a button to report as pressed.
+            states: States of other widgets to report.
         """
         message = BackMsg()
         message.rerun_script.page_name = page
@@ -112,13 +112,13 @@ def _take(answer: ForwardMsg, found: PageView) -> None:
 def session(
     url: str, origin: str | None = None, cookies: Mapping[str, str] | None = None, at: str = ""
 ) -> Iterator[Session]:
-    """A new session on a server.
+    """Opens a new session on a server.
 
     Args:
-        url: As the browser names the server, "http://host:port".
-        origin: What the browser says the page that connects is from; the server itself unless given.
-        cookies: Cookies to send; the server's token against forged requests is repeated as a browser does.
-        at: Address the name leads to, if no resolver shall be asked.
+        url: URL of the server, "http://host:port".
+        origin: Origin header of the connecting page; the server itself by default.
+        cookies: Cookies to send; the XSRF token among them is repeated as browsers do.
+        at: IP address to connect to, instead of resolving the host name.
 
     Raises:
         TimeoutError, websockets.exceptions.WebSocketException: The server does not answer, or refuses.

@@ -1,4 +1,4 @@
-"""What the Learn page shows from the cache: latents as pictures, one thing varied at a time."""
+"""Data of the Learn page: latents as pictures, and pictures that differ in one setting."""
 
 import io
 from collections.abc import Sequence
@@ -26,27 +26,32 @@ SMALLEST_PIXELS = 128
 
 @dataclass(frozen=True)
 class Latents:
-    """The final latents of a cell: their shape (channels, height, width), and each channel as a picture."""
+    """The final latents of a cell.
+
+    Attributes:
+        shape: (channels, height, width).
+        channels: The first channels as grey pictures (data URLs).
+    """
 
     shape: tuple[int, int, int]
     channels: tuple[str, ...]
 
     @property
     def numbers(self) -> int:
-        """How many numbers they are."""
+        """Total number of values."""
         channels, height, width = self.shape
         return channels * height * width
 
 
 @dataclass(frozen=True)
 class ExamplePictures:
-    """All that the page shows from the cache of one prompt and seed; what the cache cannot give is empty.
+    """What the page shows of one prompt and seed; empty where the cache has nothing.
 
     Attributes:
-        latents: The final latents of the baseline's cell.
+        latents: Final latents of the baseline's cell.
         own: Pictures of that cell: x_t, x0 and final.
-        family: Cells that differ in the guidance scale alone (`queries.guidance_family`).
-        guided: Their final pictures.
+        family: Cells that differ only in guidance scale (`queries.guidance_family`).
+        guided: Final pictures of the family.
         finals: Final pictures of all lanes.
     """
 
@@ -58,7 +63,7 @@ class ExamplePictures:
 
 
 def read(path: Path, cell: StudyCell, cells: Sequence[StudyCell]) -> ExamplePictures:
-    """What there is of a cell, and of those of the other lanes; the cache is opened once."""
+    """Reads everything about a cell and the cells of the other lanes, opening the cache once."""
     own = [cell.trajectory_id] if cell.trajectory_id else []
     latents, pictures, family, guided, finals = ask_all(
         path,
@@ -104,7 +109,7 @@ def _latents(db: Connection, trajectory_id: str) -> Latents | None:
 
 
 def _grey(channel: npt.NDArray[np.float32]) -> str:
-    """A channel as a grey picture: black at its smallest value, white at its largest."""
+    """A channel as a grey picture, from black at its smallest to white at its largest value."""
     values = np.nan_to_num(channel.astype(np.float64))
     low, span = values.min(), np.ptp(values)
     grey = np.round(255 * (values - low) / span) if span > 0 else np.full_like(values, 128)

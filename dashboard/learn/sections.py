@@ -1,4 +1,4 @@
-"""The sections of the Learn page. Each says what is meant first, then shows it with what the cache has."""
+"""Sections of the Learn page; each explains a concept and illustrates it with data from the cache."""
 
 from dataclasses import dataclass
 
@@ -20,47 +20,49 @@ from engine.study.cells import evenly_spaced
 
 STRIP = 7
 LATENT_SPACE = (
-    "The model does not paint pixels. It works on latents, a small grid of numbers, and a decoder turns the "
-    "finished grid into a picture at the very end. A grid has several channels; none of them needs to be a colour.",
-    "Because the grid is small, a step is cheap; and because decoding comes last, everything a scheduler does "
-    "happens before there is a picture at all.",
+    "The model does not paint pixels. It works on latents, a small grid of numbers, and at the very end a decoder "
+    "turns the finished grid into a picture. The grid has several channels, which need not correspond to colours.",
+    "Because the grid is small, a step is cheap. And because decoding comes last, everything a scheduler does "
+    "happens before there is a picture.",
 )
 FORMING = (
-    "A run starts from pure noise. At each call the denoiser looks at the noisy latents and guesses the clean ones:"
-    " the clean estimate, x0. The scheduler takes a step towards it, to a lower noise level, and asks again.",
-    "The estimate is blurred at first: with so much noise many pictures are possible, and the guess is their average.",
+    "A run starts from pure noise. At each call the denoiser sees the noisy latents and estimates the clean ones, "
+    "called x0. The scheduler takes a step towards this estimate, to a lower noise level, and calls the denoiser "
+    "again.",
+    "The estimate is blurred at first: with this much noise many pictures are possible, and it is their average.",
 )
 GUIDANCE = (
-    "The denoiser is asked twice at each call: once with the prompt and once without. The difference between the "
-    "two answers points towards the prompt, and the guidance scale w says how far to go along it: `answer = without"
-    " + w × (with − without)`. At w = 1 the plain answer remains and one question is enough.",
-    "A larger w follows the prompt more closely, with more contrast and less variety. It also makes the path harder"
-    " to follow, so that solvers of high order need more steps. All lanes of a study have the same w.",
+    "The denoiser is evaluated twice at each call: once with the prompt and once without. The difference between the "
+    "two predictions points towards the prompt, and the guidance scale w says how far to go in that direction: "
+    "`prediction = without + w × (with − without)`. At w = 1 this is the prediction with the prompt alone, and one "
+    "evaluation is enough.",
+    "A larger w follows the prompt more closely, with more contrast and less variety. It also makes the path harder "
+    "to follow, so that high-order solvers need more steps. All lanes of a study have the same w.",
 )
 SOLVERS = (
-    "From noise to picture there is a path, and the denoiser tells its direction at any point. A scheduler chooses "
-    "at which noise levels to ask, and how to go on from the answers: it is a solver of a differential equation. A "
-    "first-order solver (DDIM, Euler) goes straight on; a second-order one (DPM++ 2M, UniPC, Heun) also uses how "
-    "the direction has changed, and keeps closer to the path with the same number of calls.",
-    "With enough calls all of them reach the same picture: the converged solution. Ancestral and SDE schedulers add"
-    " new noise on the way and lead to other pictures, not to worse ones.",
+    "There is a path from noise to picture, and the denoiser gives its direction at any point. A scheduler chooses "
+    "the noise levels at which to call the denoiser, and how to move on from its predictions: it solves a "
+    "differential equation. A first-order solver (DDIM, Euler) moves in a straight line; a second-order one (DPM++ "
+    "2M, UniPC, Heun) also uses the change of direction, and stays closer to the path with the same number of calls.",
+    "With enough calls all of them reach the same picture, the converged solution. Ancestral and SDE schedulers add "
+    "new noise on the way and lead to other pictures, though not to worse ones.",
 )
 CALLS = (
-    "The cost of a run is how often the denoiser is called: the number of function evaluations, NFE. Many "
-    "schedulers call it once a step, but Heun and DPM2 call it twice, and PNDM once more than it has steps. "
-    "Comparing step counts flatters those; comparing NFE, or measured time, does not. This lab counts the calls at "
-    "the denoiser.",
+    "The cost of a run is the number of denoiser calls, or function evaluations (NFE). Many schedulers call the "
+    "denoiser once per step, but Heun and DPM2 call it twice, and PNDM makes one call more than it has steps. "
+    "Comparing step counts flatters those; comparing NFE or measured time does not. This lab counts the calls at the "
+    "denoiser.",
 )
 ONE_SCALE = (
-    "it has this prompt and seed under one guidance scale only. The same study under another name adds one, for "
-    "example `python -m engine run STUDY --set guidance_scale=5 --set name={name}-5`."
+    "it has this prompt and seed with only one guidance scale. To add another one, run the same study under a "
+    "different name, for example `python -m engine run STUDY --set guidance_scale=5 --set name={name}-5`."
 )
-_NO_STUDY = "there is no study to show, see above."
+_NO_STUDY = "there is no study to show; see above."
 
 
 @dataclass(frozen=True)
 class ExampleCell:
-    """What the pictures show: a prompt and a seed of a study, under its baseline."""
+    """The prompt, seed and lane (the study's baseline) whose pictures are shown."""
 
     chosen: Options
     study: Results
@@ -72,16 +74,16 @@ class ExampleCell:
 
     @property
     def words(self) -> str:
-        """What all pictures have in common, for their descriptions."""
+        """Prompt and seed, for alternative texts."""
         return f"'{cut(self.prompt, state.PROMPT_CHARACTERS)}', seed {self.seed}"
 
     def footer(self, *parts: str) -> str:
-        """What stands under every figure."""
+        """The line below a figure."""
         return html.footer([*parts, self.words, *self.study.facts[:1], *components.image_places(self.study)])
 
 
 def choose(chosen: Options, study: Results | None) -> ExampleCell | None:
-    """The prompt and seed to look at; None without a study."""
+    """Lets the reader choose a prompt and seed; None without a study."""
     if study is None or not study.prompts or not study.seeds or not study.lanes:
         return None
     left, right, _ = st.columns([3, 1, 2])
@@ -96,7 +98,7 @@ def choose(chosen: Options, study: Results | None) -> ExampleCell | None:
 
 
 def latent_space(subject: ExampleCell | None) -> None:
-    """Latent space."""
+    """Explains latent space."""
     st.html(html.heading("Latent space"))
     st.html(html.prose(*LATENT_SPACE))
     found = None if subject is None else subject.found.latents
@@ -117,16 +119,16 @@ def latent_space(subject: ExampleCell | None) -> None:
 
 
 def forming(subject: ExampleCell | None) -> None:
-    """From noise to a picture."""
+    """Explains how a picture forms from noise."""
     st.html(html.heading("From noise to a picture"))
     st.html(html.prose(*FORMING))
     if subject is None:
         st.html(_nothing(_NO_STUDY))
         return
-    for kind, words in (("xt", "what the scheduler holds (decoded)"), ("x0", "what the denoiser guesses")):
+    for kind, words in (("xt", "noisy latents, decoded"), ("x0", "the denoiser's estimate, decoded")):
         found = [picture for picture in subject.found.own if picture.kind == kind]
         if not found:
-            st.html(_nothing(f"{_why(subject)}; or its study keeps no frames of this kind."))
+            st.html(_nothing(f"{_why(subject)}; or the study stores no frames of this kind."))
             continue
         calls = subject.lane.nfe or subject.lane.steps
         captions = [
@@ -139,7 +141,7 @@ def forming(subject: ExampleCell | None) -> None:
 
 
 def guidance(subject: ExampleCell | None) -> None:
-    """Classifier-free guidance."""
+    """Explains classifier-free guidance."""
     st.html(html.heading("Classifier-free guidance"))
     st.html(html.prose(*GUIDANCE))
     if subject is None:
@@ -157,7 +159,7 @@ def guidance(subject: ExampleCell | None) -> None:
 
 
 def solvers(subject: ExampleCell | None) -> None:
-    """What a solver does."""
+    """Explains solvers."""
     st.html(html.heading("What a solver does"))
     st.html(html.prose(*SOLVERS))
     if subject is None:
@@ -185,7 +187,7 @@ def solvers(subject: ExampleCell | None) -> None:
 
 
 def calls(subject: ExampleCell | None) -> None:
-    """NFE against steps."""
+    """Explains the difference between steps and denoiser calls."""
     st.html(html.heading("Steps are not calls"))
     st.html(html.prose(*CALLS))
     if subject is None:
@@ -194,7 +196,7 @@ def calls(subject: ExampleCell | None) -> None:
     timings = components.pick_times(subject.study).times
     st.html(html.table(calls_table(subject.study.lanes, timings, subject.study.baseline)))
     if timings.empty:
-        components.footer(subject.study, "calls counted in the cells of the study")
+        components.footer(subject.study, "calls counted in the study's cells")
         st.html(_nothing("times. " + components.NOT_TIMED))
         return
     components.timing_footer(timings, "calls counted; median times")
@@ -203,7 +205,7 @@ def calls(subject: ExampleCell | None) -> None:
 
 
 def _with_lanes(scores: pd.DataFrame, study: Results) -> pd.DataFrame:
-    """Adds label, scheduler and nfe of the lanes; leaves out lanes whose calls are not known."""
+    """Adds label, scheduler and nfe of the lanes; drops lanes whose calls are unknown."""
     calls_of = {lane.key: lane.nfe for lane in study.lanes if lane.nfe}
     shown = components.with_names(scores[scores["lane"].isin(list(calls_of))], study.lanes)
     return shown.assign(nfe=[calls_of[key] for key in shown["lane"]])
@@ -218,5 +220,5 @@ def _why(subject: ExampleCell) -> str:
 
 
 def _nothing(text: str) -> str:
-    """What stands where the cache has nothing to show."""
+    """A note in place of missing data."""
     return html.soft(f"The cache has nothing for this yet: {text}")

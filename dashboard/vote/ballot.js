@@ -1,4 +1,4 @@
-// Two pictures and three answers. The voter's random name is kept by the browser, so that a second visit goes on.
+// Two pictures and three answers. The browser stores the voter's random id, so that a later visit continues.
 
 const NAME = "scheduler-lab-voter";
 const KEYS = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "same", 1: "left", 2: "right", 0: "same" };
@@ -11,7 +11,7 @@ function voter() {
     localStorage.setItem(NAME, made.join(""));
     return made.join("");
   } catch {
-    return ""; // storage is shut; the server then makes up a name for this session
+    return ""; // storage is disabled; the server then generates an id for this session
   }
 }
 

@@ -1,8 +1,7 @@
-"""What the Vote page asks of the cache, and which pairs a voter sees, in which order and on which sides.
+"""Data of the Vote page: which pairs a voter sees, in which order and on which sides, and the votes.
 
-Pairs come in an order drawn for each voter, sides too, and the same each time for the same voter. Among them stand
-attention checks: the same picture twice, where "no difference" or an even split is expected, and a picture of very few
-steps, which should lose.
+Order and sides are random per voter, but always the same for one voter. Attention checks are mixed in: the same picture
+twice, where "no difference" or an even split is expected, and a picture of very few steps, which should lose.
 """
 
 from collections.abc import Collection, Sequence
@@ -48,7 +47,7 @@ class Pair:
 
     @property
     def key(self) -> str:
-        """Digest of the pair, whichever side each picture is on."""
+        """Digest of the pair, independent of the sides."""
         return pair_key(self.left_id, self.right_id)
 
     def vote(self, study_id: str, voter: str, choice: Choice, seconds: float) -> Vote:
@@ -69,12 +68,12 @@ class Pair:
 
 
 def pair_key(one: str, other: str) -> str:
-    """Digest of two trajectories in whichever order."""
+    """Digest of two trajectories, independent of their order."""
     return _digest(*sorted((one, other)))
 
 
 def obvious_lane(study: Results, lanes: Collection[str]) -> str | None:
-    """The lane of very few steps that should lose against each of `lanes`; None if the study has none."""
+    """A lane of very few steps that should lose against each of `lanes`; None if the study has none."""
     others = [lane for lane in study.lanes if lane.key not in lanes and 0 < lane.steps <= OBVIOUS_STEPS]
     compared = [found.steps for key in lanes if (found := study.lane(key)) is not None]
     worst = min(others, key=lambda lane: lane.steps, default=None)
@@ -84,7 +83,7 @@ def obvious_lane(study: Results, lanes: Collection[str]) -> str | None:
 
 
 def pairs(study: Results, lane: str, other: str, voter: str) -> list[Pair]:
-    """All pairs of two lanes for a voter, with checks after every few; empty if no prompt and seed has both."""
+    """All pairs of two lanes for a voter, with attention checks; empty if no prompt and seed has both."""
     subjects = [(prompt, seed) for prompt in study.prompts for seed in study.seeds]
     subjects.sort(key=lambda subject: _digest(voter, lane, other, *map(str, subject)))
     real = [pair for subject in subjects if (pair := _pair(study, lane, other, *subject, voter, "none"))]
@@ -118,13 +117,13 @@ def _digest(*parts: str) -> str:
 
 @dataclass(frozen=True)
 class Contest:
-    """What the votes are to decide.
+    """The question that the votes answer.
 
     Attributes:
-        one, two: The lanes that are compared.
+        one, two: The lanes to compare.
         steps: All lanes of the study with their steps.
-        margin: How far from one half the preference may be to count as equivalent, as a share.
-        power: With which two equally good lanes shall be found equivalent, as a share.
+        margin: Largest deviation of the preference from one half that counts as equivalent, as a share.
+        power: Probability with which two equally good lanes are found equivalent.
     """
 
     one: str
@@ -136,16 +135,16 @@ class Contest:
 
 @dataclass(frozen=True)
 class VoteTally:
-    """The votes of a study, counted.
+    """Results of the votes of a study.
 
     Attributes:
-        preference: Between the two lanes of the contest.
-        ranking: Of all lanes that votes link, the strongest first.
-        cast: Votes in all, checks included.
-        checks: Attention checks among them.
-        left_out: Voters who failed the checks.
+        preference: Preference between the two lanes of the contest.
+        ranking: All lanes connected by votes, strongest first.
+        cast: Total number of votes, checks included.
+        checks: Number of attention checks among them.
+        left_out: Number of voters excluded for failing the checks.
         side: Share of left choices between identical pictures.
-        first, last: When the first and the last vote came (UTC), or None.
+        first, last: Time of the first and the last vote (UTC), or None.
     """
 
     preference: Preference
@@ -161,9 +160,9 @@ class VoteTally:
 def answered_and_next(
     path: Path, study_id: str, voter: str, every: Sequence[Pair]
 ) -> tuple[set[str], Answer[list[PagePicture]] | Problem]:
-    """Keys of the pairs that a voter has answered before, and the pictures of the next pair.
+    """Keys of the pairs that a voter has answered, and the pictures of the next pair.
 
-    Where the cache cannot say, none has been answered.
+    If the cache cannot be read, no pair counts as answered.
     """
 
     def pictures_of_next(before: list[tuple[str, str]]) -> Question[list[PagePicture]]:
@@ -175,13 +174,13 @@ def answered_and_next(
 
 
 def pair_pictures(left: Sequence[Pair]) -> Question[list[PagePicture]]:
-    """The final pictures of the first of the pairs that are left."""
+    """The final pictures of the first of the remaining pairs."""
     ids = [key for pair in left[:1] for key in (pair.left_id, pair.right_id)]
     return pictures_of(list(dict.fromkeys(ids)), ["final"])
 
 
 def tally(path: Path, study_id: str, contest: Contest) -> Answer[VoteTally] | Problem:
-    """The votes counted for a contest."""
+    """Evaluates the votes for a contest."""
     return ask(path, Question(votes, (study_id,), _count, (contest,), contest))
 
 

@@ -1,4 +1,4 @@
-"""The sections of the Vote page: what is compared, the ballot, and what the votes say."""
+"""Sections of the Vote page: the contest, the ballot, and the results."""
 
 import re
 import uuid
@@ -26,15 +26,14 @@ from engine.errors import CacheError
 from engine.results import Results
 
 HOW = (
-    f"Between the pairs stand attention checks, one after every {CHECK_EVERY} pairs: the same picture twice, or, where "
-    "the study has a lane of very few steps, that lane's picture. They do not count.",
-    f"Voters who get more than {MOST_WRONG:.0%} of two or more plain pairs wrong are left out whole; so are those who "
-    f"choose one side throughout, of the same picture twice too, in {FEWEST_ONE_SIDED} pairs or more.",
-    "'No difference' counts as half a vote for each. Intervals: bootstrap over prompts, since votes on one prompt hang "
-    "together. Equivalent: within the margin around 50 % by two one-sided tests at 5 %.",
-    "Margin and power belong to the contest: settle them before votes come in. Half the margin takes four times the "
-    "votes.",
-    "Each browser has a name made up at random, and one vote on each pair.",
+    f"There is an attention check after every {CHECK_EVERY} pairs: the same picture twice or, if the study has a lane "
+    "of very few steps, a picture of that lane. Checks do not count as votes.",
+    f"Voters who get more than {MOST_WRONG:.0%} of two or more obvious pairs wrong are excluded; so are those who "
+    f"always choose the same side, identical pictures included, in {FEWEST_ONE_SIDED} pairs or more.",
+    "'No difference' counts as half a vote for each lane. Intervals: bootstrap over prompts, since votes on the same "
+    "prompt are correlated. Equivalent: within the margin around 50 % by two one-sided tests at 5 %.",
+    "Choose margin and power before the first vote. Half the margin takes four times as many votes.",
+    "Each browser gets a random id, and one vote per pair.",
 )
 MARGINS = {"5": "±5 points", "10": "±10 points", "15": "±15 points", "20": "±20 points"}
 POWERS = {"80": "80 %", "90": "90 %"}
@@ -49,10 +48,10 @@ _ballot = st.components.v2.component(
 
 
 def choose_contest(study: Results) -> Contest | None:
-    """Which two lanes are compared and how finely, as the sender of the link chooses; None below two lanes."""
+    """Lets the reader choose two lanes, margin and power; None if the study has fewer than two lanes."""
     names = {lane.key: lane.label for lane in study.lanes}
     if len(names) < 2:
-        st.html(html.note("There is nothing to compare", "A vote needs two lanes; this study has one."))
+        st.html(html.note("There is nothing to compare", "A vote needs two lanes; this study has only one."))
         return None
     with st.expander("What is compared (voters need not open this)"):
         left, right = st.columns(2)
@@ -66,20 +65,20 @@ def choose_contest(study: Results) -> Contest | None:
             margin = state.choose_from("margin", "Equivalent within", MARGINS, f"{100 * MARGIN:.0f}")
         with right:
             power = state.choose_from("power", "Power to show it", POWERS, f"{100 * POWER:.0f}")
-        st.html(html.soft("The address of this page holds the choice: send it to the people who should vote."))
+        st.html(html.soft("The URL of this page contains these choices: send it to the people who should vote."))
         st.html(html.method(HOW))
     steps = tuple((lane.key, lane.steps) for lane in study.lanes)
     return Contest(one, two, steps, int(margin) / 100, int(power) / 100)
 
 
 def address(contest: Contest) -> dict[str, str]:
-    """What the address of the page holds of a contest."""
+    """Query parameters of a contest for the URL of the page."""
     shares = {"margin": contest.margin, "power": contest.power}
     return {"one": contest.one, "two": contest.two, **{name: f"{100 * share:.0f}" for name, share in shares.items()}}
 
 
 def results(chosen: Options, study: Results, contest: Contest) -> None:
-    """The votes so far; only on request, so that nobody votes with the crowd."""
+    """Shows the results so far, only on request, so that they don't influence voters."""
     if not st.toggle("Show the results so far", key="results", bind="query-params"):
         return
     names = {lane.key: lane.label for lane in study.lanes}
@@ -103,7 +102,7 @@ def _cards(found: VoteTally, contest: Contest, names: dict[str, str]) -> list[Fi
         if asked.votes and asked.low == asked.low
         else f"n = {asked.votes}"
     )
-    shown = f"of {asked.needed}, to show equality with {100 * contest.power:.0f} % power"
+    shown = f"of {asked.needed}, to show equivalence with {100 * contest.power:.0f} % power"
     return [
         Figure(f"Preferred {names[asked.lane]} to {names[asked.other]}", percent(asked.value), note),
         Figure("Verdict", asked.verdict, f"margin ±{100 * contest.margin:.0f} points"),
@@ -114,21 +113,21 @@ def _cards(found: VoteTally, contest: Contest, names: dict[str, str]) -> list[Fi
 def _sentence(asked: Preference, names: dict[str, str]) -> str:
     one, two = names[asked.lane], names[asked.other]
     return {
-        "equivalent": f"Voters do not tell {one} from {two}, within the margin.",
+        "equivalent": f"Within the margin, voters have no preference between {one} and {two}.",
         "preferred": f"Voters prefer {one}.",
         "not preferred": f"Voters prefer {two}.",
-        "undecided": "The votes do not settle it yet. That is not the same as equal.",
-        "too few": f"Too few to say anything: votes on at least {MIN_PROMPTS} prompts are needed.",
+        "undecided": "The votes do not decide it yet, which does not mean that the lanes are equal.",
+        "too few": f"Too few votes: at least {MIN_PROMPTS} prompts are needed.",
     }[asked.verdict]
 
 
 def _side(side: Estimate) -> str:
-    """How voters chose between two copies of one picture: a fact about the voters, not the lanes."""
+    """How often voters chose the left one of two identical pictures."""
     interval = percent_range(side.low, side.high)
     spread = "too few voters for an interval" if interval == NONE else f"95 % interval {interval}"
     basis = f"{spread}, {count(side.pairs, 'vote')} by {count(side.n, 'voter')}"
     share = percent(side.value)
-    text = f"Between two copies of one picture, voters chose the left one in {share} ({basis}); 50 % is expected."
+    text = f"Of two identical pictures, voters chose the left one in {share} ({basis}); 50 % is expected."
     leans = side.high < 0.5 or side.low > 0.5
     return text + (" They prefer a side. Sides are random, so this adds noise but favours no lane." * leans)
 
@@ -148,14 +147,14 @@ def _basis(found: VoteTally) -> list[str]:
     asked = found.preference
     return [
         f"n = {count(asked.votes, 'vote')} on {count(asked.prompts, 'prompt')} by {count(asked.voters, 'voter')}",
-        f"{found.cast} votes in all, {found.checks} of them checks",
-        f"{count(found.left_out, 'voter')} left out" if found.left_out else "",
+        f"{found.cast} votes in total, {found.checks} of them checks",
+        f"{count(found.left_out, 'voter')} excluded" if found.left_out else "",
         f"{when(found.first)} to {when(found.last)}" if found.last is not None else "",
     ]
 
 
 def ballot(chosen: Options, study: Results, lane: str, other: str) -> None:
-    """One pair of two lanes at a time, each choice written at once. A fragment: a vote redraws nothing else."""
+    """Shows one pair at a time and stores each choice at once; a fragment, so that a vote redraws nothing else."""
 
     @st.fragment
     def body() -> None:
@@ -186,9 +185,9 @@ def _ask(
     found: Answer[list[PagePicture]] | Problem | None,
 ) -> None:
     if st.session_state.pop("vote_lost", None):
-        st.html(html.note("That vote could not be written", "The cache is in use. Please answer this pair again."))
+        st.html(html.note("Your vote could not be saved", "The cache is in use. Please answer this pair again."))
     if not left or found is None:
-        st.html(html.note("Thank you, that was all", f"You have answered all {count(total, 'pair')}."))
+        st.html(html.note("Thank you, that was the last pair", f"You have answered all {count(total, 'pair')}."))
         return
     pair = left[0]
     if isinstance(found, Problem):
@@ -220,7 +219,7 @@ def _ask(
 
 
 def _take(chosen: Options, study: Results, voter: str, pair: Pair, given: Any) -> bool:
-    """Writes a choice, if it is one and belongs to the pair that was shown; whether the pair is answered."""
+    """Stores a choice if it is valid and belongs to the pair shown; returns whether it was stored."""
     if chosen.read_only or not isinstance(given, dict) or given.get("key") != pair.key:
         return False
     choice, seconds = given.get("choice"), given.get("seconds")
@@ -240,7 +239,7 @@ def _remember() -> None:
 
 
 def _voter() -> str:
-    """The voter's made-up name: of who is signed in, else of the browser; empty until the browser has told it."""
+    """Random id of the voter: of the signed-in user, else of the browser; empty until the browser has sent it."""
     user = dict(st.user)
     if user.get("is_logged_in"):
         return sha256(f"{user.get('iss')} {user.get('sub')}".encode()).hexdigest()[:32]
