@@ -30,6 +30,21 @@ ASSETS = ROOT / "tests" / "assets" / "release_010"
 SHOWN = json.loads((ASSETS / "figures.json").read_text(encoding="utf-8"))
 STUDY = "release"
 DESCRIBED = ["metric", "metric_version", "label", "unit", "direction", "smallest_n"]
+# What the stored scores say; margins, tests and verdicts follow rules that later releases have changed.
+COMPARED = [
+    "lane",
+    "baseline",
+    "metric",
+    "label",
+    "unit",
+    "direction",
+    "difference",
+    "mean",
+    "baseline_mean",
+    "smallest_n",
+    "deviation",
+    "floor",
+]
 SWAPS = ["lane", "first_prompt", "second_prompt", "seed", "share", "calls", "swap_call"]
 
 
@@ -64,7 +79,7 @@ def figures(db):
     distances = ["first_distance", "second_distance", "first_probability", "error"]
     compared = compare(found.quality, found.metrics, found.baseline, found.floors)
     return {
-        "comparison": [asdict(row) for row in compared],
+        "comparison": [{name: asdict(row)[name] for name in COMPARED} for row in compared],
         "sets": set_rows(found.sets),
         "floors": {key: [float(floor), floor.source] for key, floor in found.floors.items()},
         "reference": found.reference_line,
