@@ -1,4 +1,4 @@
-"""The command line: arguments in, exit codes out. 0: all done; 1: something failed; 2: bad input, nothing was run."""
+"""The command line. Exit codes: 0, done; 1, something failed; 2, bad input, nothing was run."""
 
 import argparse
 import sys
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(parsed: argparse.Namespace) -> int:
     module, _, name = parsed.command.partition(".")
     try:
-        # Imported only now: what one command needs, others should not wait for.
+        # Imported late, so that no command waits for imports of another one.
         with interruptible():
             command: Callable[[argparse.Namespace], int] = getattr(import_module(f"engine.commands.{module}"), name)
             return command(parsed)
@@ -36,7 +36,7 @@ def _run(parsed: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nInterrupted. What was finished is saved; the same command goes on from there.", file=sys.stderr)
+        print("\nInterrupted. Finished work is saved; the same command continues from there.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m engine", description="Measures what a diffusion scheduler buys.")
     add = top.add_subparsers(required=True, metavar="COMMAND").add_parser
 
-    run = add("run", help="make what the cache lacks of a study")
+    run = add("run", help="compute what the cache lacks of a study")
     _study(run)
     run.add_argument("--max-batch", type=_positive, metavar="N", help="most images in flight (default: by device)")
     run.add_argument("--progress", choices=("bar", "json", "none"), default="bar")
@@ -67,12 +67,12 @@ def parser() -> argparse.ArgumentParser:
     _study(plan)
     plan.set_defaults(command="studies.plan")
 
-    score = add("score", help="measure the cached pictures of a study that lack scores; makes no picture")
+    score = add("score", help="score cached pictures of a study that have no scores yet; generates no pictures")
     _study(score)
     score.add_argument("--progress", choices=("bar", "json", "none"), default="bar")
     score.set_defaults(command="studies.score_study")
 
-    claims = add("claims", help="put the claims of data/claims.toml to the test with what the cache holds")
+    claims = add("claims", help="test the claims in data/claims.toml on a cached study")
     claims.add_argument(
         "study", nargs="?", default="readme_claims", help="a cached study, by name or file (default readme_claims)"
     )
@@ -86,22 +86,22 @@ def parser() -> argparse.ArgumentParser:
     lint.add_argument("--model", help="whose scheduler configuration to start from (default: the study's, or bundled)")
     lint.add_argument("--levels", action="store_true", help="print every call and setting, as for a single lane")
     lint.add_argument("--bugs", action="store_true", help="list known bugs of diffusers, and whether they hold here")
-    lint.add_argument("--store", action="store_true", help="keep what is found of a study's lanes in the cache")
-    lint.add_argument("--json", type=Path, metavar="FILE", help="write all of it to a file as well")
+    lint.add_argument("--store", action="store_true", help="store the findings on a study's lanes in the cache")
+    lint.add_argument("--json", type=Path, metavar="FILE", help="also write everything to a file")
     lint.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="replace a value of the study"
     )
     _cache(lint)
     lint.set_defaults(command="linting.lint")
 
-    noise = add("noise", help="run a few cells again in ways that should not matter, and keep how far apart they are")
+    noise = add("noise", help="run a few cells again in ways that should not matter, and store the differences")
     _study(noise)
     noise.add_argument("--lanes", type=_positive, default=4, metavar="N", help="how many lanes, the baseline first")
     noise.add_argument("--cells", type=_positive, default=4, metavar="N", help="how many cells of each lane")
     noise.add_argument("--no-compile", action="store_false", dest="compile", help="leave torch.compile out")
     noise.set_defaults(command="repeats.noise")
 
-    verify = add("verify", help="make a few cached cells again and see whether they come out as they are stored")
+    verify = add("verify", help="recompute a few cached cells and compare them with the stored ones")
     _study(verify)
     verify.add_argument("--cells", type=_positive, default=8, metavar="N", help="how many, spread over the study")
     verify.set_defaults(command="repeats.verify")
@@ -112,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
     _cache(order)
     order.set_defaults(command="analyses.show_convergence")
 
-    phases = add("phases", help="show where the phases of denoising lie, and from when on the picture is decided")
+    phases = add("phases", help="show where the phases of denoising lie, and when the picture is decided")
     phases.add_argument("study", help="a cached study, by name or TOML file")
     phases.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
     _cache(phases)
@@ -122,16 +122,18 @@ def parser() -> argparse.ArgumentParser:
 
     dashboard = add("dashboard", help="show a cache in the browser, until Ctrl-C")
     _cache(dashboard)
-    dashboard.add_argument("--allow-runs", action="store_true", help="whoever opens the pages may start studies")
-    dashboard.add_argument("--read-only", action="store_true", help="offer nothing that would write to the cache")
+    dashboard.add_argument("--allow-runs", action="store_true", help="anyone who opens the pages may start studies")
+    dashboard.add_argument(
+        "--read-only", action="store_true", help="never write to the cache, and treat it as untrusted"
+    )
     dashboard.add_argument("--port", type=_positive, metavar="N", help="default 8501, or the next free one")
     dashboard.set_defaults(command="lab.dashboard")
 
     schedulers = add("schedulers", help="list the schedulers, or show one")
-    schedulers.add_argument("key", nargs="?", help="show everything known about one")
+    schedulers.add_argument("key", nargs="?", help="show everything about this one")
     schedulers.set_defaults(command="lab.schedulers")
 
-    models = add("models", help="list the models at hand, or check one")
+    models = add("models", help="list the available models, or check one")
     models.add_argument("model", nargs="?", help="bundled, gaussian, a diffusers folder or a hub id")
     models.set_defaults(command="lab.models")
 
@@ -146,15 +148,15 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
     bench.set_defaults(command="lab.bench")
 
-    check = add("check", help="look for damage in a cache: pictures that are none, missing rows, rows of nothing")
+    check = add("check", help="check a cache for undecodable pictures, incomplete cells and orphaned rows")
     _cache(check)
-    check.set_defaults(command="mending.check_cache")
+    check.set_defaults(command="checking.check_cache")
 
-    repair = add("repair", help="mend what `check` finds: damaged cells go, so that the next run makes them again")
+    repair = add("repair", help="delete what `check` finds; the next run computes those cells again")
     _cache(repair)
-    repair.set_defaults(command="mending.repair_cache")
+    repair.set_defaults(command="checking.repair_cache")
 
-    migrate = add("migrate", help="bring an older cache up to date")
+    migrate = add("migrate", help="update an older cache")
     _cache(migrate)
     migrate.set_defaults(command="lab.migrate_cache")
     return top
@@ -190,5 +192,5 @@ def _positive(text: str) -> int:
     except ValueError:
         number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return number

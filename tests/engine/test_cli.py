@@ -282,7 +282,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_run_goes_on_from_there(tmp_path, 
     interrupt(child)
     assert child.wait() == 130
     said = child.err.read_text()
-    assert "Interrupted. What was finished is saved" in said
+    assert "Interrupted. Finished work is saved" in said
     assert "Traceback" not in said
     assert child.events("finished") == 0
     kept = ask(cache, "SELECT count(*) FROM trajectories WHERE status = 'done'")[0][0]

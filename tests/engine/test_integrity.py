@@ -25,7 +25,7 @@ def run(command: str, cache: Path) -> int:
 def test_a_whole_cache_is_whole_and_stays_as_it_is(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = cache.read_bytes()
     assert (run("check", cache), run("repair", cache)) == (0, 0)
-    assert "is whole" in capsys.readouterr().out
+    assert "is intact" in capsys.readouterr().out
     assert cache.read_bytes() == before
 
 

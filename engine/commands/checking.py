@@ -1,4 +1,4 @@
-"""Commands about a cache that may be damaged: check, repair."""
+"""Commands for damaged caches: check, repair."""
 
 import argparse
 from pathlib import Path
@@ -9,10 +9,10 @@ from engine.sharing.picture_files import decoded
 
 
 def check_cache(arguments: argparse.Namespace) -> int:
-    """`check`: 0 if the cache is whole, 1 if not."""
+    """`check`: 0 if the cache is intact, 1 if not."""
     faults = _found(arguments.cache)
     if faults:
-        print(f"`python -m engine repair --cache {arguments.cache}` mends it.")
+        print(f"Repair it with `python -m engine repair --cache {arguments.cache}`.")
     return 1 if faults else 0
 
 
@@ -21,14 +21,14 @@ def repair_cache(arguments: argparse.Namespace) -> int:
     faults = _found(arguments.cache)
     if faults:
         cells = repair(arguments.cache, faults)
-        again = f" Run their studies again: {count(cells, 'cell')} will be made anew." if cells else ""
-        print(f"Mended.{again}")
+        again = f" Run their studies again to recompute {count(cells, 'cell')}." if cells else ""
+        print(f"Repaired.{again}")
     return 0
 
 
 def _found(cache: Path) -> list[Fault]:
     faults = check(cache, _is_picture)
-    print("\n".join(f"{fault.count:>8,} {fault.what}" for fault in faults) or f"{cache} is whole.")
+    print("\n".join(f"{fault.count:>8,} {fault.what}" for fault in faults) or f"{cache} is intact.")
     return faults
 
 
