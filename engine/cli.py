@@ -148,6 +148,15 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
     bench.set_defaults(command="lab.bench")
 
+    rehearse = add("rehearse", help="what a model will cost, before downloading it: its real size, with random weights")
+    rehearse.add_argument("model", help="sd15, sdxl, sd3.5-medium, flux or wan-1.3b")
+    rehearse.add_argument("--steps", type=_positive, default=20, metavar="N")
+    rehearse.add_argument("--device", choices=DEVICES, default="auto")
+    rehearse.add_argument("--dtype", choices=("auto", "float32", "float16", "bfloat16"), default="auto")
+    rehearse.add_argument("--batches", type=_batches, default=(1, 2, 4, 8), metavar="N,N", help="default 1,2,4,8")
+    rehearse.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
+    rehearse.set_defaults(command="rehearsing.rehearse")
+
     check = add("check", help="check a cache for undecodable pictures, incomplete cells and orphaned rows")
     _cache(check)
     check.set_defaults(command="checking.check_cache")
@@ -184,6 +193,10 @@ def _study(command: argparse.ArgumentParser) -> None:
 
 def _cache(command: argparse.ArgumentParser) -> None:
     command.add_argument("--cache", type=Path, default=DEFAULT_CACHE, metavar="PATH", help=f"default {DEFAULT_CACHE}")
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    return tuple(_positive(size) for size in text.split(","))
 
 
 def _positive(text: str) -> int:

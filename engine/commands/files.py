@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from engine.cache.connection import migrate
 from engine.errors import LabError
 from engine.study.study import load_study
 
@@ -21,6 +20,8 @@ def cached_name(study: str) -> str:
 def migrate_existing(cache: Path) -> None:
     """Brings an older cache up to date; leaves it to others to say that there is none."""
     if cache.exists():
+        from engine.cache.connection import migrate  # here, so that commands without a cache need no DuckDB
+
         migrate(cache)
 
 

@@ -1,0 +1,127 @@
+"""Rehearsals: sizes and operations of well-known models as published, trials on a small one, and no cache needed."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.cli import main
+from engine.rehearsal import trial
+from engine.rehearsal.configurations import REHEARSED, Part
+from engine.rehearsal.on_paper import counted, rehearse_on_paper
+
+# Parameters of the published weights: UNet of SD 1.5 and SDXL, transformer of SD3.5 medium, FLUX.1 dev and Wan 2.1 1.3 B.
+PUBLISHED = {
+    "sd15": 859_520_964,
+    "sdxl": 2_567_463_684,
+    "sd3.5-medium": 2_243_171_520,
+    "flux": 11_901_408_320,
+    "wan-1.3b": 1_418_996_800,
+}
+
+
+@pytest.mark.parametrize("name", ["sd15", *(pytest.param(n, marks=pytest.mark.long) for n in PUBLISHED if n != "sd15")])
+def test_a_rehearsed_model_has_the_size_of_the_published_one(name: str) -> None:
+    paper = rehearse_on_paper(REHEARSED[name], torch.float16)
+    assert paper.denoiser_parameters == pytest.approx(PUBLISHED[name], rel=1e-4)
+    if name == "sd15":
+        assert paper.autoencoder_parameters == 83_653_863
+        assert paper.encoder_parameters == 123_060_480, "CLIP ViT-L/14, the text side"
+        assert paper.call.flops == pytest.approx(2 * 0.803e12, rel=0.01)
+        assert paper.decode.flops == pytest.approx(2.515e12, rel=0.01)
+
+
+def test_operations_and_memory_of_a_call_are_those_one_counts_by_hand() -> None:
+    layer = torch.nn.Linear(64, 32, bias=False, device="meta")
+    rows = torch.empty(10, 64, device="meta")
+    work = counted(layer, lambda: layer(rows))
+    assert work.flops == 2 * 10 * 64 * 32
+    assert work.peak_bytes == 10 * 32 * 4, "the answer; weights are counted apart, and the input was there before"
+    attend = torch.nn.functional.scaled_dot_product_attention
+    query = torch.empty(2, 4, 16, 8, device="meta")
+    again = counted(torch.nn.Identity(), lambda: torch.nn.functional.scaled_dot_product_attention(query, query, query))
+    assert again.flops == 2 * (2 * 4 * 16 * 16 * 8) * 2
+    assert again.peak_bytes == query.numel() * 4, "as fused attention: no matrix of all pairs"
+    assert torch.nn.functional.scaled_dot_product_attention is attend
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of the form of SD 1.5 that is tried in a moment."""
+    small = {"block_out_channels": (32, 64), "norm_num_groups": 8, "layers_per_block": 1}
+    unet = {
+        "sample_size": 8,
+        "cross_attention_dim": 768,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    }
+    vae = {"block_out_channels": (8,), "norm_num_groups": 4}
+    whole = REHEARSED["sd15"]
+
+    def inputs(rows, like):
+        return {"sample": like(rows, 4, 8, 8), **{k: v for k, v in whole.inputs(rows, like).items() if k != "sample"}}
+
+    model = replace(
+        whole,
+        denoiser=Part(whole.denoiser.target, small | unet),
+        autoencoder=Part(whole.autoencoder.target, vae),
+        encoders=(),
+        inputs=inputs,
+        latents=(4, 8, 8),
+        pixels=(8, 8, 1),
+    )
+    monkeypatch.setitem(REHEARSED, "sd15", model)
+    monkeypatch.setattr(trial, "PEAK_SIDES", {"cpu": 64})
+
+
+def test_a_rehearsal_tries_each_batch_size_and_writes_what_it_tells(tiny: None, tmp_path: Path, capsys) -> None:
+    file = tmp_path / "r.json"
+    command = ["rehearse", "sd15", "--steps", "3", "--device", "cpu", "--batches", "1,2", "--json", str(file)]
+    assert main(command) == 0
+    found = json.loads(file.read_text())
+    assert [each["batch"] for each in found["trials"]] == [1, 2]
+    for each in found["trials"]:
+        assert 0 < each["denoiser_seconds"] < each["seconds"]
+        assert each["denoiser_seconds"] + each["decode_seconds"] <= each["seconds"]
+    assert found["peak_flops"] > 0
+    assert found["environment"]["device"] == "cpu"
+    said = capsys.readouterr().out
+    assert "images/s" in said
+    assert "Roof" in said
+
+
+def test_a_machine_too_small_is_told_by_calculation_alone(tiny: None, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(trial, "free_bytes", lambda device: 1)
+    assert main(["rehearse", "sd15", "--device", "cpu"]) == 0
+    assert "Not tried here: it takes" in capsys.readouterr().out
+
+
+def test_a_trial_that_does_not_fit_is_told_and_larger_ones_are_left_out(
+    tiny: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = trial.Loop.__call__
+
+    def full(self: trial.Loop, batch: int, steps: int) -> trial.Trial:
+        if batch > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return called(self, batch, steps)
+
+    monkeypatch.setattr(trial.Loop, "__call__", full)
+    found = trial.rehearse("sd15", 2, "cpu", "float32", (1, 2, 4))
+    assert [(each.batch, each.error) for each in found.trials] == [(1, ""), (2, "it does not fit")]
+
+
+def test_a_bare_machine_without_duckdb_and_streamlit_can_rehearse() -> None:
+    program = (
+        "import sys\n"
+        "for name in ('duckdb', 'streamlit', 'altair', 'pyarrow'): sys.modules[name] = None\n"
+        "from engine.cli import main\n"
+        "sys.exit(main(['rehearse', 'nosuch']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "one of sd15, sdxl" in done.stderr
