@@ -21,6 +21,7 @@ from engine.measuring.metric import Metric
 from engine.measuring.stored_cells import StoredCells
 from engine.passes.lane_scores import score_lanes
 from engine.passes.plan import StudyPlan
+from engine.patience import patience
 from engine.progress import Progress
 from engine.study.cells import Cell
 
@@ -288,7 +289,8 @@ def _picture_row(metric: Metric, version: str, cell: Cell, evidence: Evidence, p
             raise Unmeasurable(
                 f"no ground truth: reference and check are {pair.distance:.3g} apart, tolerance {pair.tolerance:g}"
             )
-        value = metric.value(evidence)
+        with patience("measuring a picture"):
+            value = metric.value(evidence)
         if not math.isfinite(value):
             value, reason = None, f"the value is {value}"
     except Unmeasurable as why:
@@ -304,7 +306,8 @@ def _frame_rows(metric: Metric, version: str, cell: Cell, steps: Sequence[tuple[
     reason = "no step frame is kept"
     for step_index, evidence in steps:
         try:
-            value = metric.value(evidence)
+            with patience("measuring a frame"):
+                value = metric.value(evidence)
             if math.isfinite(value):
                 rows.append(_frame_row(metric, version, cell, step_index, value))
             else:

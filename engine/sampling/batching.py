@@ -17,6 +17,7 @@ from greenlet import getcurrent, greenlet
 from torch import nn
 
 from engine.errors import LabError
+from engine.patience import patience
 from engine.sampling.joining import Axes, Call, KnownEqual, bind, join, signature_of, split
 from engine.sampling.room import LOST_DEVICE, is_lost_device, is_out_of_memory, release_unused
 from engine.sampling.standins import Denoised, StandIn
@@ -129,10 +130,11 @@ class Hub:
 
 def _advance(lane: greenlet, answer: Any, parked: list[tuple[greenlet, Call]]) -> Iterator[Any]:
     """Runs a job on until it parks again, or yields its result if it ends."""
-    if isinstance(answer, Exception):
-        outcome = lane.throw(answer)
-    else:
-        outcome = lane.switch() if answer is None else lane.switch(answer)
+    with patience("between two denoiser calls"):
+        if isinstance(answer, Exception):
+            outcome = lane.throw(answer)
+        else:
+            outcome = lane.switch() if answer is None else lane.switch(answer)
     if lane.dead:
         yield outcome
     else:

@@ -7,6 +7,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from engine.errors import StudyError, did_you_mean
+from engine.patience import patience
 from engine.sampling.building import build_scheduler
 from engine.sampling.calls import pipeline_arguments
 from engine.sampling.idle import idle_call, parameters
@@ -77,7 +78,8 @@ def _tried(pipe: DiffusionPipeline, cell: Cell) -> DryRun:
         scheduler = build_scheduler(cell.lane, model_config(pipe), cell.seed)
         # Classes of a plug-in are tried for one step: in the middle they may fail for what the denoiser says.
         foreign = not cell.lane.scheduler.target.startswith("diffusers:")
-        idle_call(pipe, pipeline_arguments(pipe, cell), scheduler, cell.seed, calls, first_step=foreign)
+        with patience("in a call without a denoiser"):
+            idle_call(pipe, pipeline_arguments(pipe, cell), scheduler, cell.seed, calls, first_step=foreign)
     except StudyError as error:
         return DryRun(cell.lane.key, len(calls), str(error))
     except Exception as error:  # whatever a pipeline or scheduler raises on what it cannot do

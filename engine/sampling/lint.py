@@ -14,6 +14,7 @@ from typing import Any, Literal
 import diffusers
 
 from engine.errors import StudyError
+from engine.patience import patience
 from engine.sampling.building import build_scheduler, resolved_config, scheduler_type
 from engine.sampling.probe import NO_SIGNAL, Probe, probe
 from engine.study.families import kind_of
@@ -97,7 +98,8 @@ def lint_lane(lane: Lane, model_config: Mapping[str, Any], pipeline: str = "") -
         settings = tuple(lane_settings(lane, model_config))
         scheduler = build_scheduler(lane, model_config)
         if kind_of(model_config) in {"discrete", "flow"} and not model_config.get("invert_sigmas"):
-            measured = probe(scheduler, lane.steps)
+            with patience("while its noise levels were measured"):
+                measured = probe(scheduler, lane.steps)
         else:
             findings.append(Finding("info", "not_probed", "its levels are its own sigmas; they are not measured."))
     except StudyError as error:

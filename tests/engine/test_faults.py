@@ -17,7 +17,7 @@ from engine.measuring.metrics import Metric
 from engine.passes.plan import plan_study
 from engine.passes.run import run_study
 from engine.study.source import find_model
-from tests.engine.helpers import ask, parsed, start_engine, use_metrics, write_study
+from tests.engine.helpers import PATIENCE_SECONDS, ask, parsed, start_engine, use_metrics, write_study
 
 HERE = "tests.engine.test_faults"
 
@@ -27,7 +27,7 @@ class HangsAtStepTwo(DDIMScheduler):
 
     def step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, **options: Any) -> Any:
         if timestep == self.timesteps[1]:
-            threading.Event().wait()
+            threading.Event().wait(PATIENCE_SECONDS)
         return super().step(model_output, timestep, sample, **options)
 
 
@@ -35,7 +35,7 @@ class HangsAtOnce(DDIMScheduler):
     """Never comes back from its first step."""
 
     def step(self, *args: Any, **options: Any) -> Any:
-        threading.Event().wait()
+        threading.Event().wait(PATIENCE_SECONDS)
 
 
 class MakesNan(DDIMScheduler):
@@ -72,7 +72,9 @@ def test_a_scheduler_that_hangs_at_once_is_refused_before_anything_is_written(ha
 def test_a_metric_that_hangs_is_a_reason_and_pictures_are_still_made(
     hasty: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stuck = Metric("stuck", "Stuck", "", "neither", "1", lambda evidence: threading.Event().wait(), "never answers")
+    stuck = Metric(
+        "stuck", "Stuck", "", "neither", "1", lambda evidence: threading.Event().wait(PATIENCE_SECONDS), "never answers"
+    )
     use_metrics(monkeypatch, stuck)
     done = run_study(parsed(lanes=["ddim:4"]), tmp_path / "c.duckdb", device="cpu")
     assert done.done == 1
@@ -93,7 +95,7 @@ def test_latents_that_are_not_finite_are_a_failed_cell_without_pictures(tmp_path
 
 
 def test_a_clock_that_goes_backwards_loses_and_repeats_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    start, ticks = datetime.datetime(2026, 1, 1), itertools.count()
+    start, ticks = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC).replace(tzinfo=None), itertools.count()
     monkeypatch.setattr(writer, "now", lambda: start - datetime.timedelta(hours=next(ticks)))
     study, cache = parsed(seeds=[0, 1, 2], timing={"repeats": 2, "warmup": 0}), tmp_path / "c.duckdb"
     assert run_study(study, cache, device="cpu").done == 6
