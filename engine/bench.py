@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import torch
@@ -37,6 +38,7 @@ class BenchSamples:
 
     seconds: list[float] = field(default_factory=list)
     denoiser_seconds: list[float] = field(default_factory=list)
+    decoder_seconds: list[float] = field(default_factory=list)
     peak_memory_mb: list[float] = field(default_factory=list)
 
 
@@ -62,29 +64,32 @@ def run_bench(
         "batched": lambda: _batched(model, every, study),
         "engine": lambda: _engine(model, every, together),
     }
-    results = {way: BenchSamples() for way in ways}
+    results, busy = {way: BenchSamples() for way in ways}, psutil.getloadavg()[0]
     say(f"{len(every)} pictures, {len(LANES)} lanes, {repeats} repeats after one warm-up; {device}, {every[0].dtype}")
     for repeat in range(-1, repeats):
         for way, make in ways.items():
-            seconds, denoising, memory = _measure(model, make)
+            seconds, denoising, decoding, memory = _measure(model, make)
             say(f"  {'warm-up' if repeat < 0 else f'repeat {repeat + 1}'}: {way:<8} {seconds:7.2f} s")
             if repeat >= 0:
                 results[way].seconds.append(seconds)
                 results[way].denoiser_seconds.append(denoising)
+                results[way].decoder_seconds.append(decoding)
                 results[way].peak_memory_mb.append(memory)
     return _report(results, every, source.name, together, asdict(describe(device)), study) | {
-        "peak_memory_by_cells_mb": _memory_by_cells()
+        "load_average": busy,
+        "peak_memory_by_cells_mb": _memory_by_cells(),
     }
 
 
 def describe_bench(result: dict[str, Any]) -> str:
     """Formats the result as text."""
-    lines = [f"{'':<10}{'images/s':>10}{'median s':>10}{'outside denoiser':>18}{'peak memory':>14}"]
+    lines = [f"{'':<10}{'images/s':>10}{'median s':>10}{'outside denoiser':>18}{'and decoder':>13}{'peak memory':>14}"]
     for way in ("loop", "batched", "engine"):
         row = result[way]
         lines.append(
             f"{way:<10}{row['images_per_second']:>10.2f}{row['median_seconds']:>10.2f}"
-            f"{row['share_outside_denoiser']:>17.1%} {row['peak_memory_mb']:>10.0f} MB"
+            f"{row['share_outside_denoiser']:>17.1%} {row['share_outside_denoiser_and_decoder']:>12.1%}"
+            f"{row['peak_memory_mb']:>11.0f} MB"
         )
     for other in ("loop", "batched"):
         ratio = result[f"engine_over_{other}"]
@@ -92,6 +97,11 @@ def describe_bench(result: dict[str, Any]) -> str:
         lines.append(f"engine over {other}: {ratio:.2f} times the speed (repeats {low:.2f} to {high:.2f})")
     memory = ", ".join(f"{count} cells {peak:.0f} MB" for count, peak in result["peak_memory_by_cells_mb"].items())
     lines.append(f"peak memory of a whole run, by number of cells: {memory}")
+    details = result["environment"]["details"]
+    lines.append(
+        f"threads: OMP_NUM_THREADS={details['threads']}, {details['waiting']}; {details['cores']} cores; load average "
+        f"{result['load_average']:.1f} at the start"
+    )
     return "\n".join(lines)
 
 
@@ -128,9 +138,19 @@ def _engine(model: Model, every: list[Cell], max_batch: int) -> None:
             raise RuntimeError(f"{sample.cell.lane.key} failed: {sample.error}")
 
 
-def _measure(model: Model, make: Callable[[], None]) -> tuple[float, float, float]:
-    """Wall seconds, seconds inside the denoiser, and peak memory (MB) of one way."""
+def _measure(model: Model, make: Callable[[], None]) -> tuple[float, float, float, float]:
+    """Wall seconds, seconds inside the denoiser and inside the decoder, and peak memory in MB of one way."""
     inside: list[float] = []
+    decoding: list[float] = []
+    decode = model.pipe.vae.decode
+
+    def timed_decode(*args: Any, **kwargs: Any) -> Any:
+        synchronise(model.device)
+        start = time.perf_counter()
+        answer = decode(*args, **kwargs)
+        synchronise(model.device)
+        decoding.append(time.perf_counter() - start)
+        return answer
 
     def before(*_: Any) -> None:
         synchronise(model.device)
@@ -142,7 +162,7 @@ def _measure(model: Model, make: Callable[[], None]) -> tuple[float, float, floa
 
     hooks = [model.denoiser.register_forward_pre_hook(before), model.denoiser.register_forward_hook(after)]
     try:
-        with _peak_memory(model.device) as peak:
+        with mock.patch.object(model.pipe.vae, "decode", timed_decode), _peak_memory(model.device) as peak:
             synchronise(model.device)
             start = time.perf_counter()
             make()
@@ -151,7 +171,7 @@ def _measure(model: Model, make: Callable[[], None]) -> tuple[float, float, floa
     finally:
         for hook in hooks:
             hook.remove()
-    return seconds, sum(inside), peak[0]
+    return seconds, sum(inside), sum(decoding), peak[0]
 
 
 @contextlib.contextmanager
@@ -244,12 +264,15 @@ def _report(
     }
     for way, measured in results.items():
         median = statistics.median(measured.seconds)
-        shares = [1 - inside / total for inside, total in zip(measured.denoiser_seconds, measured.seconds, strict=True)]
+        parts = list(zip(measured.denoiser_seconds, measured.decoder_seconds, measured.seconds, strict=True))
+        shares = [1 - inside / total for inside, _, total in parts]
+        neither = [1 - (inside + decoding) / total for inside, decoding, total in parts]
         report[way] = {
             "images_per_second": len(every) / median,
             "median_seconds": median,
             "seconds": measured.seconds,
             "share_outside_denoiser": statistics.median(shares),
+            "share_outside_denoiser_and_decoder": statistics.median(neither),
             "peak_memory_mb": max(measured.peak_memory_mb),
         }
     for other in ("loop", "batched"):

@@ -146,6 +146,13 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--repeats", type=_positive, default=3, metavar="N")
     bench.add_argument("--max-batch", type=_positive, metavar="N")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
+    bench.add_argument(
+        "--growth",
+        type=_positive,
+        nargs=2,
+        metavar=("FEW", "MANY"),
+        help="instead: what a cell costs in a study of so many cells beside a small one, e.g. 100 10000",
+    )
     bench.set_defaults(command="lab.bench")
 
     rehearse = add("rehearse", help="what a model will cost, before downloading it: its real size, with random weights")

@@ -77,9 +77,17 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 def bench(arguments: argparse.Namespace) -> int:
     """`bench`."""
+    check_json(arguments.json)
+    if arguments.growth:
+        from engine.growth import compare_growth, describe_growth
+
+        few, many = arguments.growth
+        growth = compare_growth(few, many, print)
+        print(describe_growth(growth))
+        write_json(arguments.json, growth)
+        return 0
     from engine.bench import describe_bench, run_bench
 
-    check_json(arguments.json)
     result = run_bench(arguments.model, arguments.device, arguments.repeats, arguments.max_batch, print)
     print(describe_bench(result))
     write_json(arguments.json, result)

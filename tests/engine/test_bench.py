@@ -24,7 +24,7 @@ def test_bench_writes_the_documented_figures(quick, tmp_path, capsys):
     for way in ("loop", "batched", "engine"):
         assert result[way]["images_per_second"] == pytest.approx(8 / result[way]["median_seconds"])
         assert len(result[way]["seconds"]) == 1
-        assert 0 < result[way]["share_outside_denoiser"] < 1
+        assert 0 < result[way]["share_outside_denoiser_and_decoder"] < result[way]["share_outside_denoiser"] < 1
         assert result[way]["peak_memory_mb"] > 1
     for other in ("loop", "batched"):
         expected = result[other]["seconds"][0] / result["engine"]["seconds"][0]
@@ -44,3 +44,19 @@ def test_a_cell_that_fails_ends_the_benchmark(monkeypatch):
     monkeypatch.setattr("engine.sampling.cell_maker.pipeline_arguments", lambda pipe, cell: 1 / 0)
     with pytest.raises(RuntimeError, match="ddim:3 failed: ZeroDivisionError"):
         bench.run_bench("gaussian", "cpu", 1, None, lambda text: None)
+
+
+def test_growth_tells_what_a_cell_of_a_large_study_costs_beside_one_of_a_small_one(tmp_path, capsys):
+    file = tmp_path / "growth.json"
+    assert main(["bench", "--growth", "8", "32", "--json", str(file)]) == 0
+    found = json.loads(file.read_text())
+    assert [found[size]["cells"] for size in ("few", "many")] == [8, 32]
+    assert found["many"]["forwards"] == 4 * found["few"]["forwards"] == 40, (
+        "eight cells of ten calls share each forward"
+    )
+    assert found["few"]["commits"] == 1
+    ratios = found["a cell of many over a cell of few"]
+    assert ratios["forwards"] == 1
+    assert ratios["file_over_fresh_copy"] == found["many"]["file_bytes"] / found["many"]["fresh_bytes"]
+    assert all(ratio > 0 for ratio in ratios.values())
+    assert "peak memory" in capsys.readouterr().out
