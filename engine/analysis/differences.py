@@ -1,0 +1,98 @@
+"""Where lanes differ: how far their pictures lie from the baseline's, prompt by prompt and seed by seed. Pure."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from engine.analysis.calibration import is_other, picture_scale
+
+Likeness = Literal["different", "typical", "alike"]
+COLUMNS = ("lane", "prompt", "seed", "distance", "other")
+
+
+@dataclass(frozen=True)
+class Differences:
+    """How far lanes are from the baseline.
+
+    Attributes:
+        table: One row a lane, prompt and seed: `distance`, ||lane - baseline|| / ||baseline|| of the final latents, and
+            `other`, whether that is another picture; no rows of the baseline.
+        scale: Median distance between the baseline's pictures of two prompts; beyond half of it a picture is another
+            one. NaN with fewer than two prompts: then nothing is called another picture.
+    """
+
+    table: pd.DataFrame
+    scale: float
+
+    @property
+    def subjects(self) -> pd.DataFrame:
+        """Prompts and seeds, those where most lanes went elsewhere first, then by the spread of the distances.
+
+        Columns: prompt, seed, others (lanes that give another picture), lanes, spread (largest less smallest distance),
+        error (median distance).
+        """
+        if self.table.empty:
+            return pd.DataFrame(columns=["prompt", "seed", "others", "lanes", "spread", "error"])
+        groups = self.table.groupby(["prompt", "seed"], sort=False)
+        found = groups.agg(
+            others=("other", "sum"),
+            lanes=("lane", "size"),
+            spread=("distance", lambda values: values.max() - values.min()),
+            error=("distance", "median"),
+        ).reset_index()
+        return found.sort_values(["others", "spread"], ascending=False, kind="stable").reset_index(drop=True)
+
+    @property
+    def prompts(self) -> pd.DataFrame:
+        """Prompts by how often lanes went elsewhere, then by error: prompt, others, pairs (lanes x seeds), error."""
+        if self.table.empty:
+            return pd.DataFrame(columns=["prompt", "others", "pairs", "error"])
+        groups = self.table.groupby("prompt", sort=False)
+        found = groups.agg(others=("other", "sum"), pairs=("lane", "size"), error=("distance", "median")).reset_index()
+        return found.sort_values(["others", "error"], ascending=False, kind="stable").reset_index(drop=True)
+
+    @property
+    def others(self) -> pd.DataFrame:
+        """The pairs that became another picture, the farthest first; columns as in `table`."""
+        return self.table[self.table["other"]].sort_values("distance", ascending=False, kind="stable")
+
+    def ranked(self, likeness: Likeness) -> list[tuple[str, int]]:
+        """Prompts and seeds, those first that are the most different, the most typical or the most alike."""
+        found = self.subjects
+        order = np.arange(len(found))
+        if likeness == "alike":
+            order = order[::-1]
+        elif likeness == "typical":
+            order = np.argsort(np.abs(order - (len(found) - 1) / 2), kind="stable")
+        return [(str(found["prompt"][place]), int(found["seed"][place])) for place in order]
+
+
+def differences(cells: pd.DataFrame, latents: Mapping[str, npt.NDArray[np.float32]], baseline: str) -> Differences:
+    """Distances of all finished cells to the baseline's.
+
+    Args:
+        cells: Columns study_lane, prompt, seed, trajectory_id (`Results.cells`).
+        latents: Final latents by trajectory; cells without any, or of another shape than the baseline's, are left out.
+        baseline: Its lane.
+    """
+    known = cells[cells["trajectory_id"].isin(list(latents))]
+    bases = {
+        (row.prompt, row.seed): latents[row.trajectory_id]
+        for row in known[known["study_lane"] == baseline].itertuples()
+    }
+    shapes = {picture.shape for picture in bases.values()}
+    scale = picture_scale(list(bases.values()), [int(seed) for _, seed in bases]) if len(shapes) == 1 else math.nan
+    rows: list[tuple[Any, ...]] = []
+    for row in known[known["study_lane"] != baseline].itertuples():
+        base, own = bases.get((row.prompt, row.seed)), latents[row.trajectory_id]
+        if base is None or base.shape != own.shape or not np.any(base):
+            continue
+        distance = float(np.linalg.norm(own.astype(np.float64) - base) / np.linalg.norm(base.astype(np.float64)))
+        other = bool(is_other(distance, scale)) and not math.isnan(scale)
+        rows.append((row.study_lane, row.prompt, int(row.seed), distance, other))
+    return Differences(pd.DataFrame(rows, columns=list(COLUMNS)).astype({"other": bool}), scale)
