@@ -17,6 +17,7 @@ from engine.cache import queries
 from engine.cache.connection import reading
 from engine.environment import MEMORIES, Memory
 from engine.errors import StudyError, did_you_mean
+from engine.notebook_face import NotebookFace
 from engine.passes.decide import decide_study
 from engine.passes.run import run_study
 from engine.passes.search_budget import parse_budget
@@ -28,6 +29,10 @@ from engine.study.cells import frame_steps
 from engine.study.configs import lane_of
 from engine.study.source import EXAMPLE_HUB_ID, find_model
 from engine.study.study import FrameKind, FrameSettings, Study, canonical, parse_study
+
+# Of a table of efficiency, what one looks for first.
+FIRST_COLUMNS = ["scheduler", "steps", "nfe", "median_ms", "low_ms", "high_ms"]
+FIRST_COLUMNS += ["speedup", "speedup_low", "speedup_high", "n", "settled"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Trajectory:
     final: Image.Image
 
 
-class DiffusionSchedulerVisualizer:
+class DiffusionSchedulerVisualizer(NotebookFace):
     """Compares schedulers on one model: same prompt, same noise, measured times.
 
     Everything is computed once and stored in a cache, which the dashboard can show.
@@ -222,9 +227,9 @@ class DiffusionSchedulerVisualizer:
             repeats: Timing samples per scheduler.
 
         Returns:
-            One row per scheduler, fastest first, timed at batch 1 in the environment timed last: name, lane, steps, nfe
-            (denoiser calls, counted), n (samples), median_ms with low_ms and high_ms (95 % bootstrap interval),
-            milliseconds per stage, speedup over the baseline with interval, whether the samples settled, device_name,
+            One row per scheduler, fastest first, timed at batch 1 in the environment timed last: name, steps, nfe
+            (denoiser calls, counted), median_ms with low_ms and high_ms (95 % bootstrap interval), speedup over the
+            baseline with interval, n (samples), whether they settled, milliseconds per stage, device_name, lane,
             description, and error (why pictures failed, or ""). Schedulers without a finished picture are not timed
             and come last, with n = 0.
         """
@@ -237,11 +242,11 @@ class DiffusionSchedulerVisualizer:
         table = _with_untimed(results.times[COLUMNS], [lane.key for lane in study.lanes])
         failed = cells[cells["status"] == "failed"].drop_duplicates("study_lane").set_index("study_lane")["error"]
         lanes = {lane.key: lane for lane in study.lanes}
-        table.insert(0, "scheduler", [self._names(study)[key] for key in table["lane"]])
-        table.insert(2, "steps", [lanes[key].steps for key in table["lane"]])
+        table["scheduler"] = [self._names(study)[key] for key in table["lane"]]
+        table["steps"] = [lanes[key].steps for key in table["lane"]]
         table["description"] = [lanes[key].description for key in table["lane"]]
         table["error"] = [str(failed.get(key, "")) for key in table["lane"]]
-        return table
+        return table[[*FIRST_COLUMNS, *(name for name in table if name not in FIRST_COLUMNS)]]
 
     def decide(self, prompts: Sequence[str], *, baseline: str | None = None, budget: str | None = None) -> Decision:
         """Adds prompts until it is known which scheduler can replace the baseline.
@@ -261,6 +266,7 @@ class DiffusionSchedulerVisualizer:
         if not pool:
             raise StudyError("decide needs at least one prompt.")
         study = self._study(pool[:1], (0, 1), self.scheduler_configs, 5, FrameSettings(count=0), baseline)
+        self._shown = study.name
         found = decide_study(
             study,
             self.cache,
@@ -315,6 +321,7 @@ class DiffusionSchedulerVisualizer:
         return {lane_of(name, config).key: name for name, config in self.scheduler_configs.items()}
 
     def _run(self, study: Study) -> None:
+        self._shown = study.name
         run_study(study, self.cache, device=self.device, memory=self.memory, progress=make_progress(self.progress))
 
 

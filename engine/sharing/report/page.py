@@ -37,9 +37,9 @@ _METHODS = (
 _DIRECTIONS = {"higher": "higher is better", "lower": "lower is better"}
 
 
-def render(report: Report) -> str:
+def render(report: Report, *, with_charts: bool = True) -> str:
     """Renders the page; its size is bounded by using fewer and smaller pictures if there are many."""
-    drawn = charts.charts(report)
+    drawn = charts.charts(report) if with_charts else []
     script = (_HERE / "report.js").read_text(encoding="utf-8")
     scripts = [charts.bundle(), script] if drawn else [script]
     style = f":root {{ --accent: {theme.ACCENT}; }}\n{(_HERE / 'report.css').read_text(encoding='utf-8')}"
