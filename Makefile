@@ -13,9 +13,9 @@ help:  ## list the tasks
 
 setup: $(VENV)/.installed  ## make .venv and install what the project runs with
 
-demo: setup  ## measure a small study, then show it on http://localhost:8501 (DEMO_PORT=..., HEADLESS=1: opens no browser)
-	$(BIN)/python -m engine run quickstart
-	@echo "The dashboard is at http://localhost:$(DEMO_PORT) (Ctrl-C ends it)"
+demo: setup  ## measure a small study, live on http://localhost:8501 (DEMO_PORT=..., HEADLESS=1: opens no browser)
+	$(BIN)/python -m dashboard.jobs.demo
+	@echo "The dashboard is at http://localhost:$(DEMO_PORT)"
 	$(if $(filter 1,$(HEADLESS)),STREAMLIT_SERVER_HEADLESS=true )$(BIN)/python -m engine dashboard --port $(DEMO_PORT) --allow-runs
 
 test: $(VENV)/.installed-dev  ## run the tests

@@ -5,6 +5,9 @@ where the deed is done, from the command line of the server and the signed cooki
 """
 
 import fnmatch
+import hmac
+import secrets
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +18,8 @@ from streamlit import config
 from dashboard.options import Options
 from engine.errors import LabError
 
+NO_RUNS_LINE = "Open this address once to allow runs for that browser: {url}"
+UPLOAD_MEGABYTES = int(config.get_option("server.maxUploadSize") or 200)
 READ_ONLY = "This dashboard was started with `--read-only`: it shows results and changes nothing."
 NOT_ALLOWED = "This dashboard is for reading. Whoever starts it with `--allow-runs` can start studies from this page."
 SIGN_IN = "This dashboard is for reading. Sign in to start studies."
@@ -45,7 +50,8 @@ class Access:
 def of_session(options: Options) -> Access:
     """What the session that asks may do."""
     user: dict[str, Any] = dict(st.user)
-    return decide(options, user, _runners(), sign_in=_sign_in_is_set_up())
+    found = decide(options, user, _runners(), sign_in=_sign_in_is_set_up())
+    return Access(True, "") if not found.may_run and can_be_granted(options) and _is_granted() else found
 
 
 def require_run(options: Options) -> Access:
@@ -83,13 +89,91 @@ def decide(options: Options, user: Mapping[str, Any], runners: list[str] | None,
     return Access(False, name, NOT_LISTED.format(user=name))
 
 
+def can_be_granted(options: Options) -> bool:
+    """Whether who reads the server's terminal can allow runs for a browser; never with `--read-only` or `[auth]`."""
+    return not (options.read_only or options.allow_runs or _sign_in_is_set_up())
+
+
+def offer(options: Options) -> None:
+    """Prints a link that works once in the server's terminal, and takes it from the address of the page.
+
+    Only who starts the server sees its terminal. Whoever can merely reach the page learns nothing that grants a right.
+    """
+    if not can_be_granted(options):
+        return
+    link = _link()
+    if link.take(st.query_params.get(ALLOW)):
+        st.session_state["runs_granted"] = link.secret
+    if ALLOW in st.query_params:
+        del st.query_params[ALLOW]
+    if st.session_state.get("runs_granted") == link.secret:
+        _keep_grant(key="grant", data={"name": COOKIE, "value": link.secret})
+
+
+ALLOW, COOKIE = "allow", "lab_runs"
+
+# For later sessions of the same browser: a page that is loaded anew begins another one.
+_keep_grant = st.components.v2.component(
+    "lab_grant",
+    js="""
+export default function ({ data }) {
+  document.cookie = `${data.name}=${data.value}; path=/; SameSite=Strict`;
+}
+""",
+)
+
+
+class OneTimeLink:
+    """A link that allows runs for the browser that opens it first, as long as the server lives.
+
+    Attributes:
+        secret: What the browser keeps that opened it.
+    """
+
+    def __init__(self) -> None:
+        self.secret = secrets.token_urlsafe(32)
+        self._token: str | None = secrets.token_urlsafe(32)
+        self._lock = threading.Lock()
+        options = ("server.address", "server.port", "server.baseUrlPath")
+        host, port, path = (str(config.get_option(name) or "") for name in options)
+        path = f"/{path.strip('/')}" if path.strip("/") else ""
+        address = f"http://{host or 'localhost'}:{port}{path}/?{ALLOW}={self._token}"
+        print(NO_RUNS_LINE.format(url=address), flush=True)
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether somebody has opened it."""
+        return self._token is None
+
+    def take(self, token: str | None) -> bool:
+        """Whether a token is the right one; from then on it is nobody's."""
+        with self._lock:
+            if token is None or self._token is None or not hmac.compare_digest(token.encode(), self._token.encode()):
+                return False
+            self._token = None
+            config.set_option("server.maxUploadSize", UPLOAD_MEGABYTES)
+            return True
+
+
+@st.cache_resource(show_spinner=False)
+def _link() -> OneTimeLink:
+    return OneTimeLink()
+
+
+def _is_granted() -> bool:
+    secret = _link().secret
+    held = (st.session_state.get("runs_granted"), st.context.cookies.get(COOKIE))
+    return any(isinstance(value, str) and hmac.compare_digest(value.encode(), secret.encode()) for value in held)
+
+
 def keep_no_files(options: Options) -> None:
     """Where nobody can come to have the right, the server refuses every file that is sent to it.
 
     Streamlit takes files of any session, whether or not its page has a place to drop them, and holds them in memory;
     only their size can be limited, and only for the whole server.
     """
-    if options.read_only or not (options.allow_runs or _sign_in_is_set_up()):
+    granted = can_be_granted(options) and _link().is_taken
+    if options.read_only or not (options.allow_runs or _sign_in_is_set_up() or granted):
         config.set_option("server.maxUploadSize", 0)
 
 

@@ -11,6 +11,7 @@ from dashboard.cache_access import Answer, Problem, Question, ask, ask_all
 from dashboard.images import data_uri
 from engine.analysis.claims import Claim, ClaimVerdict, lanes_of, read_claims
 from engine.analysis.cost import Preset, PriceError, load_presets
+from engine.analysis.differences import Differences, differences
 from engine.analysis.outcomes import StudyProgress
 from engine.cache import queries, score_tables
 from engine.cache.connection import Connection, stamp
@@ -20,6 +21,7 @@ from engine.paths import CLAIMS, DATA
 from engine.results import Results, read_results, read_steps
 
 GPU_PRICES = DATA / "gpu_prices.toml"
+LATENT_BYTES = 64 * 2**20
 VIDEO_BYTES = 24 * 2**20
 
 
@@ -116,6 +118,11 @@ def converged_at(study_id: str, prompt: str, seed: int) -> Question[Converged | 
     return Question(_converged, (study_id, prompt, seed))
 
 
+def differences_of(study: Results) -> Question[Differences]:
+    """How far the lanes of a study are from its baseline; of a large study, the first prompts and seeds."""
+    return Question(_differences, (study.id, study.baseline))
+
+
 def gpu_prices() -> Answer[list[Preset]] | Problem:
     """The prices of GPUs to choose from, in the order of their file."""
     try:
@@ -181,6 +188,19 @@ def _converged(db: Connection, study_id: str, prompt: str, seed: int) -> Converg
         pictures = _pictures(db, (row.reference_id,), ("final",), True)
         return Converged(row.reference, str(row.check), float(row.distance), float(row.tolerance), tuple(pictures))
     return None
+
+
+def _differences(db: Connection, study_id: str, baseline: str) -> Differences:
+    sizes, used = queries.latent_sizes(db, study_id), 0
+    cells = queries.cells(db, study_id)
+    kept: list[str] = []
+    for _, subject in cells.groupby(["prompt", "seed"], sort=False):
+        ids = [one for one in subject["trajectory_id"] if one in sizes]
+        used += sum(sizes[one] for one in ids)
+        if used > LATENT_BYTES:
+            break
+        kept += ids
+    return differences(cells, queries.latents(db, kept), baseline)
 
 
 def _number(value: Any) -> float | None:

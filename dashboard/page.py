@@ -1,5 +1,6 @@
 """What every page begins with: command line, study picker, problems in place of content, progress of a run."""
 
+import contextlib
 import datetime
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,9 @@ import streamlit as st
 from dashboard import access, cache_access, loaders, state
 from dashboard.cache_access import Answer, Problem, Step, ask, ask_all
 from dashboard.options import Options, OptionsError
+from dashboard.welcome import sections as welcome
 from engine.analysis.outcomes import StudyProgress
+from engine.cache.live_state import read_live
 from engine.display import html, theme
 from engine.display.formats import count, when
 from engine.results import Results
@@ -26,6 +29,13 @@ def style() -> None:
     """The style sheet of all pages."""
     css = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
     st.html(f"<style>:root {{ --lab-accent: {theme.ACCENT}; }}\n{css}</style>")
+
+
+def begin() -> None:
+    """What comes before every page: the style sheet, and the right to run for whoever opened the server's link."""
+    style()
+    with contextlib.suppress(OptionsError):  # the page says so
+        access.offer(state.options())
 
 
 def options() -> Options:
@@ -66,20 +76,24 @@ def seek(load: Callable[[], Answer[T] | Problem]) -> Answer[T] | None:
     return None
 
 
-def _show(problem: Problem, load: Callable[[], Answer[T] | Problem]) -> None:
-    st.html(html.note(problem.title, problem.detail))
+def _show(problem: Problem, load: Callable[[], Answer[T] | Problem], *, ways_on: bool = True) -> None:
+    if ways_on and problem.kind in {"missing", "empty"}:
+        welcome.show(options(), problem)
+    else:
+        st.html(html.note(problem.title, problem.detail))
     _watch(load, problem)
 
 
-def open_study(*, watch_finished: bool = True, level: int = 1) -> tuple[Options, Results]:
+def open_study(*, watch_finished: bool = True, level: int = 1, status: bool = True) -> tuple[Options, Results]:
     """The head of every page: the study picker, what the study is, and how far it is.
 
     Args:
         watch_finished: Check now and then whether a finished study has been run again. Without it, the page of a
             finished study sends nothing to the server on its own.
         level: Of the study's heading: 2 on a page that has its own title.
+        status: Say how far the study is; a page that shows the run itself does not.
     """
-    chosen, study = _look(watch_finished=watch_finished, level=level)
+    chosen, study = _look(watch_finished=watch_finished, level=level, status=status)
     if study is None:
         st.stop()
     return chosen, study
@@ -90,7 +104,7 @@ def look_for_study() -> tuple[Options, Results | None]:
     return _look(watch_finished=True, level=1)
 
 
-def _look(*, watch_finished: bool, level: int) -> tuple[Options, Results | None]:
+def _look(*, watch_finished: bool, level: int, status: bool = True) -> tuple[Options, Results | None]:
     chosen = options()
 
     def load() -> tuple[Answer[pd.DataFrame] | Problem, Answer[Results] | Problem]:
@@ -100,7 +114,7 @@ def _look(*, watch_finished: bool, level: int) -> tuple[Options, Results | None]
 
     studies, answer = load()
     if isinstance(studies, Problem):
-        _show(studies, lambda: loaders.catalogue(chosen.cache))
+        _show(studies, lambda: loaders.catalogue(chosen.cache), ways_on=level == 1)
         return chosen, None
     found = studies.value
     names = dict(zip(found["study_id"], found["name"], strict=True))
@@ -114,7 +128,8 @@ def _look(*, watch_finished: bool, level: int) -> tuple[Options, Results | None]
     with head:
         facts = [*study.facts, f"last run {when(updated)}"]
         st.html(html.title(names[study_id], facts, study.description, level))
-    _status(chosen, study, stale=answer.stale, watch=watch_finished or study.unfinished)
+    if status:
+        _status(chosen, study, stale=answer.stale, watch=watch_finished or study.unfinished)
     return chosen, study
 
 
@@ -128,12 +143,15 @@ def _keep_watching(
     chosen: Options, study_id: str, known: StudyProgress, *, live: bool, stale: bool, watch: bool
 ) -> None:
     """The server keeps a fragment and all it refers to for the whole session, so it refers to no study."""
-    drawn = False
+    drawn, timing = False, _times_are_taken(chosen.cache)
+    every = POLL_SECONDS if live or stale else SLOW_POLL_SECONDS if watch else None
 
-    @st.fragment(run_every=POLL_SECONDS if live or stale else SLOW_POLL_SECONDS if watch else None)
+    @st.fragment(run_every=SLOW_POLL_SECONDS if timing and every else every)
     def body() -> None:
         nonlocal drawn
-        if not drawn:
+        if _times_are_taken(chosen.cache) != timing:
+            st.rerun()
+        if timing or not drawn:
             drawn = True
             _status_line(known, live, stale=stale)
             return
@@ -145,6 +163,12 @@ def _keep_watching(
         _status_line(known, live, stale=stale or fresh is None)
 
     body()
+
+
+def _times_are_taken(cache: Path) -> bool:
+    """Whether an engine takes times just now, which no page should disturb."""
+    state = read_live(cache)
+    return state is not None and state.is_timing
 
 
 def _status_line(progress: StudyProgress, live: bool, *, stale: bool) -> None:

@@ -16,7 +16,11 @@ from engine.display.formats import cut
 from engine.results import Results
 
 PROMPT_CHARACTERS = 80
-KINDS = {"x0": "Clean estimate (x0)", "xt": "Noisy image (x_t)"}
+# Noise first: the clean estimate of a small model is finished early, and shows little of the way.
+KINDS = {"both": "From noise", "x0": "Estimate (x0)", "xt": "Noisy (x_t)"}
+
+# Of the prompts and seeds of a study, by how far apart its lanes are there.
+LIKENESS = {"different": "Most different", "typical": "Typical", "alike": "Most alike"}
 
 _address = st.components.v2.component(
     "lab_address",
@@ -77,9 +81,8 @@ def choose_seed(seeds: Sequence[int]) -> int:
 
 
 def choose_kind() -> str:
-    """The switch between the clean estimate and the noisy image."""
-    from_address("kind", {kind: kind for kind in KINDS})
-    st.session_state.setdefault("kind_choice", "x0")
+    """The switch between both pictures of a step, the clean estimate alone and the noisy image alone."""
+    expected_kind()
     kind = st.segmented_control(
         "Picture",
         list(KINDS),
@@ -88,7 +91,26 @@ def choose_kind() -> str:
         key="kind_choice",
         persist_state="session",
     )
-    return kind or "x0"
+    return kind or "both"
+
+
+def expected_kind() -> str:
+    """What `choose_kind` is going to give."""
+    from_address("kind", {kind: kind for kind in KINDS})
+    return str(st.session_state.setdefault("kind_choice", "both"))
+
+
+def expected_subject(study: Results, ranked: Sequence[tuple[str, int]]) -> tuple[str, int]:
+    """The prompt and seed that the pickers are going to give: those asked for, or else the first of a ranking."""
+    from_address("prompt", {label: prompt for prompt, label in prompt_labels(study.prompts).items()})
+    from_address("seed", {str(seed): seed for seed in study.seeds})
+    prompt, seed = st.session_state.get("prompt_choice"), st.session_state.get("seed_choice")
+    known = [one for one in ranked if one[0] in study.prompts and one[1] in study.seeds]
+    first = next((one for one in known if prompt in (None, one[0]) and seed in (None, one[1])), None)
+    first = first or (study.prompts[0], study.seeds[0])
+    prompt = st.session_state.setdefault("prompt_choice", first[0])
+    seed = st.session_state.setdefault("seed_choice", first[1])
+    return str(prompt), int(seed)
 
 
 def choose_from(name: str, label: str, names: Mapping[str, str], default: str) -> str:
@@ -140,7 +162,7 @@ def take_over(name: str, read: Callable[[str], Any]) -> None:
     st.session_state[f"{name}_seen"] = asked
 
 
-def compare_choices(study: Results, prompt: str, seed: int, kind: str = "x0") -> dict[str, str]:
+def compare_choices(study: Results, prompt: str, seed: int, kind: str = "both") -> dict[str, str]:
     """What the address of the Compare page holds."""
     return {"study": study.id, "prompt": prompt_labels(study.prompts)[prompt], "seed": str(seed), "kind": kind}
 

@@ -32,7 +32,7 @@ REQUIRED = (
     "scipy",
     "torchsde",
     "psutil",
-    "tqdm",
+    "rich",
 )
 
 

@@ -5,14 +5,20 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Literal, NoReturn, TextIO
 
-from tqdm import tqdm
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as RichProgress
+from rich.text import Text
 
-REFRESH_SECONDS = 0.2
+from engine.plain_text import plain
+
+REFRESH_SECONDS, LINE_SECONDS = 0.2, 10.0
 
 ProgressKind = Literal["bar", "json", "none"]
 
@@ -48,12 +54,39 @@ def _raise_if_interrupted() -> None:
         raise KeyboardInterrupt
 
 
+@dataclass(frozen=True)
+class CellPicture:
+    """A small picture of a cell, on its way or finished.
+
+    Attributes:
+        lane: Key of its lane.
+        label: Of its lane, for people.
+        call: Denoiser calls behind it, of `calls`; equal: it is finished.
+        image: x0 as a JPEG.
+        noisy: x_t likewise; empty of finished cells, and where it was not drawn.
+    """
+
+    lane: str
+    label: str
+    prompt: str
+    seed: int
+    call: int
+    calls: int
+    image: bytes = field(repr=False)
+    noisy: bytes = field(default=b"", repr=False)
+
+
 class Progress:
     """Silent progress, and the base class of the others.
 
     A run calls `begin` once it knows its work, `start` for each pass, `advance` as units are done, and `note` for
     messages. `advance` and `calls` raise KeyboardInterrupt if the run has been interrupted.
+
+    Attributes:
+        wants_pictures: Whether previews of running cells are shown anywhere.
     """
+
+    wants_pictures = False
 
     def begin(self, facts: dict[str, Any]) -> None:
         """Reports where the run takes place and how much there is to do."""
@@ -69,6 +102,12 @@ class Progress:
         """Reports denoiser calls of the pass; a unit may take many of them."""
         _raise_if_interrupted()
 
+    def picture(self, picture: CellPicture) -> None:
+        """What a cell looks like now; told only if `wants_pictures`."""
+
+    def standing(self, sentence: str, lanes: Mapping[str, str], waiting: tuple[str, ...]) -> None:
+        """What may be said so far: in a sentence, of lanes in a few words, and which lanes come only later."""
+
     def note(self, text: str) -> None:
         """Reports a warning, a failure or the next step, in one line."""
 
@@ -77,44 +116,81 @@ class Progress:
 
 
 class BarProgress(Progress):
-    """A tqdm bar on standard error, with rate and remaining time."""
+    """A line per pass on standard error, with rate and remaining time; without a terminal, one every 10 seconds."""
 
     def __init__(self) -> None:
-        self._bar: tqdm[Any] | None = None
-        self._shown = 0.0
+        stream = getattr(sys.stderr, "below", sys.stderr)  # texts are made plain here, and the rest is rich's own
+        self._console = Console(file=stream, highlight=False, soft_wrap=True)
+        self._bar: RichProgress | None = None
+        self._told = time.monotonic()
+        self._what, self._unit, self._done, self._total, self._began = "", "", 0, 0, 0.0
+        self._calls: tuple[int, int] = (0, 0)
 
     def start(self, what: str, total: int, unit: str) -> None:
-        """Opens a new bar."""
+        """Begins a new line."""
         self._close()
-        self._bar = tqdm(total=total, desc=what, unit=f" {unit}", dynamic_ncols=True, smoothing=0.1, mininterval=0.2)
+        self._what, self._unit, self._done, self._total, self._calls = what, unit, 0, total, (0, 0)
+        self._began = self._told = time.monotonic()
+        if self._console.is_terminal:
+            columns = TextColumn("{task.description:<10}"), BarColumn(30), TextColumn("{task.fields[far]}")
+            # No thread of its own: it would draw while times are taken.
+            self._bar = RichProgress(*columns, console=self._console, auto_refresh=False)
+            self._bar.add_task(plain(what), total=1.0, far=self._far())
+            self._bar.start()
+        self._tell(now=True)
 
     def advance(self, units: int, detail: str = "") -> None:
         """Moves the bar."""
-        if self._bar is not None:
-            if detail:
-                self._bar.set_postfix_str(detail, refresh=False)
-            self._bar.update(units)
+        self._done += units
+        self._tell()
         super().advance(units, detail)
 
     def calls(self, done: int, expected: int) -> None:
-        """Shows the calls after the bar, which would otherwise not move until the first unit is done."""
-        if self._bar is not None and time.monotonic() - self._shown > REFRESH_SECONDS:
-            self._shown = time.monotonic()
-            self._bar.set_postfix_str(f"{done:,} of {expected:,} denoiser calls")
+        """Moves the bar too, which otherwise stands still until the first unit is done."""
+        self._calls = done, expected
+        self._tell()
         super().calls(done, expected)
 
     def note(self, text: str) -> None:
         """Prints a line above the bar."""
-        tqdm.write(text, file=sys.stderr)
+        self._console.print(Text(plain(text)))
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Closes the bar."""
+        """Ends the line."""
         self._close()
 
-    def _close(self) -> None:
+    def _tell(self, *, now: bool = False) -> None:
+        pause = REFRESH_SECONDS if self._bar is not None else LINE_SECONDS
+        if not self._what or not (now or time.monotonic() - self._told > pause):
+            return
+        self._told = time.monotonic()
         if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+            self._bar.update(self._bar.task_ids[0], completed=self._share(), far=self._far(), refresh=True)
+        else:
+            self._console.print(Text(plain(f"{self._what}: {self._far()}")))
+
+    def _share(self) -> float:
+        done, expected = self._calls if self._calls[1] else (self._done, self._total)
+        return min(1.0, done / expected) if expected else 0.0
+
+    def _far(self) -> str:
+        """E.g. "12 of 240 cells, 165 calls a second, 0:40 left"."""
+        seconds, share = time.monotonic() - self._began, self._share()
+        parts = [f"{self._done:,} of {self._total:,} {self._unit}"]
+        if self._calls[0] and seconds > 0:
+            parts.append(f"{self._calls[0] / seconds:.3g} calls a second")
+        if 0 < share < 1:
+            left = round(seconds * (1 - share) / share)
+            parts.append(f"{left // 60}:{left % 60:02d} left")
+        return ", ".join(parts)
+
+    def _close(self) -> None:
+        if not self._what:
+            return
+        self._tell(now=True)
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar, self._what = None, ""
 
 
 class JsonProgress(Progress):

@@ -8,13 +8,14 @@ from typing import Any
 import pandas as pd
 
 from dashboard.loaders import Converged, PagePicture
+from engine.analysis.differences import Differences
 from engine.analysis.outcomes import StudyCell, StudyLane
 from engine.display import html, theme
 from engine.display.formats import cut, duration, known, when, whole
 from engine.results import Results
 from engine.study.schedulers import SCHEDULERS
 
-KIND_NAMES = {"x0": "clean estimate", "xt": "noisy image"}
+KIND_NAMES = {"x0": "clean estimate", "xt": "noisy image", "both": "noisy image and clean estimate"}
 ALT_PROMPT_CHARACTERS = 120
 PROMPT_CHARACTERS = 400
 _TIME_NOTE = "Each lane as far as it gets in the same time: text encoding and denoiser calls, decoding left out; "
@@ -53,7 +54,7 @@ class CompareScene:
         study: The study.
         prompt: One of its prompts.
         seed: One of its seeds.
-        kind: "x0" or "xt".
+        kind: "x0", "xt", or "both": the noisy image above the clean estimate of each step.
         pictures: Frames of this kind and final pictures, step by step.
         times: By lane key.
         converged: The converged solution, if the study has one.
@@ -128,11 +129,12 @@ def payload(scene: CompareScene) -> dict[str, Any]:
 
 def _lane(lane: StudyLane, own: Sequence[PagePicture], numbers: Sequence[int], scene: CompareScene) -> dict[str, Any]:
     look, time = theme.look(lane.scheduler), scene.times.get(lane.key)
-    steps: dict[int, list[PagePicture]] = {}
-    for picture in own:
-        if picture.kind == scene.kind:
-            steps.setdefault(picture.step_index, []).append(picture)
+    clean, noisy = _by_step(own, "x0"), _by_step(own, "xt")
+    steps = noisy if scene.kind == "xt" or not clean else clean
     frames = [_frame(pictures, numbers, lane, time) for pictures in steps.values()]
+    if scene.kind == "both" and clean:
+        for frame, index in zip(frames, steps, strict=True):
+            frame["noisy"] = _sources(noisy[index], numbers) if index in noisy else None
     finals = [picture for picture in own if picture.kind == "final"]
     known_scheduler = SCHEDULERS.get(lane.scheduler)
     return {
@@ -146,6 +148,25 @@ def _lane(lane: StudyLane, own: Sequence[PagePicture], numbers: Sequence[int], s
         "final": _sources(finals, numbers) if finals else None,
         "why": _why(scene.cell(lane), frames, scene.kind),
     }
+
+
+def _by_step(pictures: Sequence[PagePicture], kind: str) -> dict[int, list[PagePicture]]:
+    steps: dict[int, list[PagePicture]] = {}
+    for picture in pictures:
+        if picture.kind == kind:
+            steps.setdefault(picture.step_index, []).append(picture)
+    return steps
+
+
+def farthest_pair(study: Results, prompt: str, seed: int, found: Differences) -> list[int]:
+    """Places of the two lanes to compare first: the baseline, and the one that lies farthest from it."""
+    keys = [lane.key for lane in study.lanes]
+    base = keys.index(study.baseline) if study.baseline in keys else 0
+    table = found.table
+    here = table[(table["prompt"] == prompt) & (table["seed"] == seed) & table["lane"].isin(keys)]
+    if len(here):
+        return [base, keys.index(str(here.loc[here["distance"].idxmax(), "lane"]))]
+    return [base, next((place for place in range(len(keys)) if place != base), base)]
 
 
 def _frame(

@@ -3,15 +3,19 @@
 Python hands over plain data once; the scripts in `browser/` draw it, with every text set as text, never as HTML.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import streamlit as st
 
-from dashboard import loaders
-from dashboard.compare.data import ALT_PROMPT_CHARACTERS, CompareScene, lane_times, payload, time_line
+from dashboard import loaders, state
+from dashboard.cache_access import Question
+from dashboard.compare.data import ALT_PROMPT_CHARACTERS, CompareScene, farthest_pair, lane_times, payload, time_line
 from dashboard.components import image_places
+from dashboard.loaders import Converged, PagePicture
 from dashboard.options import Options
 from dashboard.page import require_all
+from engine.analysis.differences import Differences
 from engine.display import html
 from engine.display.formats import count
 from engine.results import Results
@@ -36,21 +40,48 @@ _player = st.components.v2.component(
 )
 
 
-def show(chosen: Options, study: Results, prompt: str, seed: int, kind: str) -> None:
+@dataclass(frozen=True)
+class Loaded:
+    """What the cache says of the prompt and seed that the pickers are going to give."""
+
+    prompt: str
+    seed: int
+    kind: str
+    differences: Differences
+    pictures: list[PagePicture]
+    converged: Converged | None
+
+
+def load(chosen: Options, study: Results) -> Loaded:
+    """Where lanes differ, and the pictures of the prompt and seed asked for, or else of where they differ most."""
+    kind, subjects = state.expected_kind(), [("", 0)]
+    kinds = ["x0", "xt", "final"] if kind == "both" else [kind, "final"]
+
+    def pictures(found: Differences) -> Question[list[PagePicture]]:
+        subjects[:] = [state.expected_subject(study, found.ranked("different"))]
+        cells = [study.cell(lane.key, *subjects[0]) for lane in study.lanes]
+        ids = [cell.trajectory_id for cell in cells if cell.state == "done"]
+        return loaders.pictures_of(ids, kinds, whole_videos=True)
+
+    def converged(_: list[PagePicture]) -> Question[Converged | None]:
+        return loaders.converged_at(study.id, *subjects[0])
+
+    answers = require_all(chosen.cache, loaders.differences_of(study), pictures, converged)
+    return Loaded(*subjects[0], kind, *answers)
+
+
+def show(study: Results, loaded: Loaded) -> None:
     """The player for one prompt and seed, and what its figures rest on."""
+    prompt, seed, found = loaded.prompt, loaded.seed, loaded.pictures
     cells = [study.cell(lane.key, prompt, seed) for lane in study.lanes]
     ids = [cell.trajectory_id for cell in cells if cell.state == "done"]
-    found, converged = require_all(
-        chosen.cache,
-        loaders.pictures_of(ids, [kind, "final"], whole_videos=True),
-        loaders.converged_at(study.id, prompt, seed),
-    )
     made = [f"Images: n = 1 prompt and seed, {len(ids)} of {count(len(cells), 'lane')}", *image_places(study)]
     measured = time_line(study.times)
     timed = f"Times: {measured}; intervals are in the Overview" if measured else "Times: not measured yet"
     notes = [" · ".join(part for part in made if part), timed]
     if len(prompt) > ALT_PROMPT_CHARACTERS:
         st.html(html.folded(f"The whole prompt, {count(len(prompt), 'character')}", prompt, "lab-soft"))
-    scene = CompareScene(study, prompt, seed, kind, found, lane_times(study.times), converged, notes, measured)
-    _player(key="player", data=payload(scene))
+    times = lane_times(study.times)
+    scene = CompareScene(study, prompt, seed, loaded.kind, found, times, loaded.converged, notes, measured)
+    _player(key="player", data=payload(scene) | {"pair": farthest_pair(study, prompt, seed, loaded.differences)})
     st.html("".join(html.footer([note]) for note in notes))

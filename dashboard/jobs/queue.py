@@ -3,7 +3,7 @@
 `CACHE.runs/` holds one folder a run, named by its number:
 
     study.toml    what is to be run
-    job.json      who asked for it and when, and its plan
+    job.json      who asked for it and when, its plan, and the budget if a decision is asked for
     running.json  process, and when it was started; written by the runner
     log.jsonl     what the engine said, one JSON object a line
     errors.log    what it wrote to standard error
@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from engine.cache.live_state import runs_folder
 from engine.errors import LabError
 
 State = Literal["queued", "running", "done", "failed", "refused", "cancelled", "lost"]
@@ -50,6 +51,7 @@ class Job:
         number: Its place in the order of asking.
         by: Who asked for it.
         plan: What `python -m engine plan` said of it.
+        budget: Of `python -m engine decide`; empty: the run is `python -m engine run`.
         outcome: `exit_code`, `summary` and more, once it has ended.
     """
 
@@ -58,6 +60,7 @@ class Job:
     study: str
     by: str
     plan: str
+    budget: str
     state: State
     asked_at: datetime.datetime
     started_at: datetime.datetime | None
@@ -79,7 +82,7 @@ class Queue:
     def __init__(self, cache: Path) -> None:
         """Touches nothing yet."""
         self.cache = Path(os.path.abspath(cache))
-        self.folder = self.cache.with_name(self.cache.name + ".runs")
+        self.folder = runs_folder(cache)
 
     def jobs(self) -> list[Job]:
         """All runs, the newest first; folders that are damaged are left out."""
@@ -113,8 +116,10 @@ class Queue:
             raise QueueError(f"There is no run {number[:20]!r}.")
         return found
 
-    def submit(self, study: str, toml: str, plan: str, by: str) -> Job:
+    def submit(self, study: str, toml: str, plan: str, by: str, budget: str = "") -> Job:
         """Puts a run at the end of the queue; `runner.ensure` sees to it that somebody works through it.
+
+        With a budget it is a search for a decision, of so much at most (`engine decide --budget`).
 
         Raises:
             QueueError: Too many wait already, or the folder cannot be written.
@@ -130,7 +135,8 @@ class Queue:
                 shutil.rmtree(draft, ignore_errors=True)
                 draft.mkdir()
                 (draft / "study.toml").write_text(toml, encoding="utf-8")
-                write_json(draft / "job.json", {"study": study, "by": by, "plan": plan, "asked_at": stamp()})
+                asked = {"study": study, "by": by, "plan": plan, "budget": budget, "asked_at": stamp()}
+                write_json(draft / "job.json", asked)
                 draft.rename(self.folder / number)  # appears whole or not at all
                 self._forget_old(jobs)
         except OSError as error:
@@ -193,6 +199,7 @@ def read_job(folder: Path) -> Job | None:
         study=str(job.get("study", "")),
         by=str(job.get("by", "")),
         plan=str(job.get("plan", "")),
+        budget=str(job.get("budget", "")),
         state=state,
         asked_at=asked_at,
         started_at=moment(running.get("started_at")),

@@ -25,7 +25,8 @@ POLL_SECONDS = 0.2
 GRACE_SECONDS = 15.0
 STARTING_SECONDS = 10.0
 INTERRUPTED = 130
-_STATES: dict[int, State] = {0: "done", 1: "failed", 2: "refused"}
+# 3 is an answer too: nothing is known yet.
+_STATES: dict[int, State] = {0: "done", 1: "failed", 2: "refused", 3: "done"}
 
 
 def ensure(queue: Queue) -> None:
@@ -109,17 +110,9 @@ def _run(queue: Queue, job: Job) -> None:
 
 def engine_command(job: Job, cache: Path) -> list[str]:
     """The command line of a run, the same that a person would type."""
-    return [
-        sys.executable,
-        "-m",
-        "engine",
-        "run",
-        str(job.folder / "study.toml"),
-        "--cache",
-        str(cache),
-        "--progress",
-        "json",
-    ]
+    asked = ["decide", "--budget", job.budget] if job.budget else ["run"]
+    study = str(job.folder / "study.toml")
+    return [sys.executable, "-m", "engine", *asked, study, "--cache", str(cache), "--progress", "json"]
 
 
 def _start(command: list[str], log: IO[bytes], errors: IO[bytes], lock: IO[bytes]) -> "subprocess.Popen[bytes] | None":

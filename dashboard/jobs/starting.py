@@ -1,7 +1,9 @@
 """Planning, starting and cancelling runs. Each function asks for the right itself: see `dashboard.access`."""
 
+import contextlib
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -10,12 +12,14 @@ from pathlib import Path
 
 from dashboard.access import require_run
 from dashboard.jobs import runner
-from dashboard.jobs.form import Request, check, compose
+from dashboard.jobs.form import PresetRequest, Request, check, compose
 from dashboard.jobs.queue import Job, Queue, QueueError
 from dashboard.options import Options
 from engine.paths import ROOT
+from engine.study.study import presets
 
 PLAN_SECONDS = 120.0
+_BUDGET = re.compile(r"[1-9][0-9]{0,5}[mpc]")
 ENGINE_PACKAGES = ("torch", "diffusers", "transformers")
 
 
@@ -84,18 +88,50 @@ def plan(options: Options, request: Request) -> Plan:
     return Plan(study.name, toml, done.stdout.strip())
 
 
-def start(options: Options, planned: Plan) -> Job:
-    """Queues a run, and sees to it that somebody works through the queue.
+def start(options: Options, planned: Plan, budget: str = "") -> Job:
+    """Queues a run, or with a budget a search for a decision, and sees to it that somebody works through the queue.
 
     Raises:
         AccessDenied: The session may not run studies.
         StudyError, QueueError: The study is not valid, or cannot be queued.
     """
     access = require_run(options)
+    return _queue(options, planned.toml, planned.text, access.who, budget)
+
+
+def known_study(options: Options, name: str) -> str:
+    """The file of a study that was run here from a page, or of a preset; empty if it is neither.
+
+    What the cache holds of a study may be a stranger's and can name code to run: that is never run from a page.
+    """
+    for job in Queue(options.cache).jobs():
+        if job.study == name:
+            with contextlib.suppress(OSError):
+                return (job.folder / "study.toml").read_text(encoding="utf-8")
+    return compose(PresetRequest(name)) if name in presets() else ""
+
+
+def decide(options: Options, name: str, budget: str) -> Job:
+    """Queues a search for the decision of a study that is known here.
+
+    Raises:
+        AccessDenied: The session may not run studies.
+        StudyError, QueueError: There is no such study, or it cannot be queued.
+    """
+    access = require_run(options)
+    toml = known_study(options, name)
+    if not toml:
+        raise QueueError(f"Study '{name}' was not started here; run `python -m engine decide` with its file.")
+    return _queue(options, toml, "", access.who, budget)
+
+
+def _queue(options: Options, toml: str, plan: str, who: str, budget: str) -> Job:
     _require_engine()
-    study = check(planned.toml)
+    if budget and not _BUDGET.fullmatch(budget):
+        raise QueueError(f"{budget[:20]!r} is no budget; write 12m (minutes) or 60p (prompts).")
+    study = check(toml)
     queue = Queue(options.cache)
-    job = queue.submit(study.name, planned.toml, planned.text, access.who)
+    job = queue.submit(study.name, toml, plan, who, budget)
     runner.ensure(queue)
     return job
 

@@ -4,35 +4,43 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlencode
 
-import pandas as pd
 import streamlit as st
 
-from dashboard import components, loaders, state
+from dashboard import access, components, loaders, state
 from dashboard.cache_access import Answer, Question
 from dashboard.cost.controls import default_pricing
+from dashboard.jobs import starting
 from dashboard.loaders import PagePicture
+from dashboard.options import Options
+from dashboard.overview.controls import choose_likeness
 from engine.analysis.claims import ClaimVerdict
+from engine.analysis.differences import Differences, Likeness
 from engine.analysis.outcomes import StudyLane
 from engine.display import html
-from engine.display.formats import batch_of, count, cut, when
+from engine.display.difference_tables import pair_table, prompt_table
+from engine.display.formats import batch_of, count, cut, known, number, when
 from engine.display.headline import Headline
 from engine.display.tables import (
     STAGE_MARKS,
     VERDICT_MARKS,
     Entry,
     Row,
+    TableCell,
     claim_table,
-    name_of,
     outcome_table,
     table,
     time_table,
 )
 from engine.display.timing_charts import MARKS, stage_chart, time_chart
+from engine.errors import LabError
 from engine.results import Results
 
-PICTURE_PROMPTS = 4
-FIRST_LANES = 4
-PICTURE_LANES = 12
+PICTURE_SUBJECTS = 3
+PICTURE_LANES = 16
+SHOWN_PAIRS = 20
+# A search looks at so many prompts at once.
+DECISION_BATCH = 10
+_PICTURES_NOTE = "Same prompt, seed and starting noise in each row; a picture opens Compare."
 _CLAIMS = "Common claims, put to the test"
 _TIME_NOTE = "Each lane by itself, fastest first."
 
@@ -49,6 +57,38 @@ def top(study: Results) -> Headline:
         st.html(html.soft(sentence))
     st.html(html.footer(_rests_on(study, found)))
     return found
+
+
+def more_prompts(chosen: Options, study: Results) -> None:
+    """How many more prompts would tell, and a button that looks at them where runs are allowed."""
+    prompts = prompts_that_would_tell(study)
+    if not prompts:
+        return
+    rights = access.of_session(chosen)
+    if rights.may_run and not starting.engine_lacks() and starting.known_study(chosen, study.id):
+        label = f"Look at {prompts:,} more prompts"
+        st.button(label, key="more_prompts", on_click=_decide, args=(chosen, study.id, f"{prompts}p"))
+        if refused := st.session_state.pop("more_refused", None):
+            st.html(html.note("That is not possible", refused))
+    else:
+        st.html(html.soft(f"`python -m engine decide STUDY --budget {prompts}p` looks at {prompts:,} more prompts."))
+
+
+def prompts_that_would_tell(study: Results) -> int:
+    """The fewest further prompts, in whole batches, that may settle a lane; 0 if nothing is open."""
+    decision = study.decision
+    if decision is None or decision.stop not in {"", "budget spent"}:
+        return 0
+    needed = [row.needed for row in decision.lanes if row.status == "open"]
+    told = [high or low for low, high in needed if low]
+    return -(-min(told) // DECISION_BATCH) * DECISION_BATCH if told else 0
+
+
+def _decide(chosen: Options, name: str, budget: str) -> None:
+    try:
+        starting.decide(chosen, name, budget)
+    except LabError as error:
+        st.session_state["more_refused"] = str(error)
 
 
 def _cost_page(study: Results, found: Headline) -> str:
@@ -103,8 +143,9 @@ def _reason_untested(found: Sequence[ClaimVerdict]) -> str:
     return f"None can be tested with this study: {reasons[0]}." if reasons else "None can be tested with this study."
 
 
-def times(table: pd.DataFrame) -> None:
+def times(study: Results) -> None:
     """Measured times: chart, stage split and table."""
+    table = study.times
     st.html(html.heading("Time per lane", _TIME_NOTE))
     if table.empty:
         st.html(html.soft(components.NOT_TIMED))
@@ -113,61 +154,106 @@ def times(table: pd.DataFrame) -> None:
     with left:
         st.html(html.legend(MARKS))
         components.chart(time_chart, table, alt="Median time of each lane, as in the table below")
-        components.timing_footer(table, "95 % bootstrap interval of the median")
     with right:
         st.html(html.legend(marks=STAGE_MARKS))
         components.chart(stage_chart, table, alt="Median time of each stage, stacked for each lane")
-        components.timing_footer(table, "medians of each stage by itself")
     st.html(html.table(time_table(table)))
-    components.timing_footer(table, "95 % bootstrap intervals of the median and of the ratio of medians")
+    components.timing_footer(table, "medians with 95 % bootstrap intervals, of the ratios too")
+    if load := _other_load(study):
+        st.html(html.soft(load))
     if (table["settled"] != "settled").any():
         st.html(html.soft(components.UNSETTLED_NOTE))
 
 
-def pictures_of(study: Results, lane: str) -> Question[list[PagePicture]]:
+def _other_load(study: Results) -> str:
+    """How busy other processes kept the machine meanwhile; empty if that was not recorded."""
+    samples = study.samples
+    load = samples[samples["stage"] == "total"]["other_load"].dropna()
+    if load.empty:
+        return ""
+    return f"Meanwhile other processes kept {number(load.median())} cores busy (median, n = {len(load)})."
+
+
+def pictures_of(study: Results, lane: str, found: Differences, likeness: Likeness) -> Question[list[PagePicture]]:
     """The final pictures that `final_pictures` shows."""
-    prompts, lanes = study.prompts[:PICTURE_PROMPTS], _ranked(study, lane)
-    cells = [study.cell(view.key, prompt, seed) for prompt in prompts for view in lanes for seed in study.seeds[:1]]
+    lanes = _ranked(study, lane)
+    cells = [study.cell(view.key, *subject) for subject in _subjects(study, found, likeness) for view in lanes]
     return loaders.pictures_of([cell.trajectory_id for cell in cells if cell.state == "done"], ["final"])
+
+
+def _subjects(study: Results, found: Differences, likeness: Likeness) -> list[tuple[str, int]]:
+    """The prompts and seeds that are shown."""
+    ranked = found.ranked(likeness)
+    return (ranked or [(prompt, seed) for prompt in study.prompts for seed in study.seeds[:1]])[:PICTURE_SUBJECTS]
 
 
 def _ranked(study: Results, lane: str) -> list[StudyLane]:
     return sorted(study.lanes, key=lambda view: (view.key != study.baseline, view.key != lane))[:PICTURE_LANES]
 
 
-def final_pictures(study: Results, lane: str, pictures: Sequence[PagePicture]) -> None:
-    """Final pictures at the first seed: of the baseline and of one lane, the others on request."""
+def final_pictures(
+    study: Results, lane: str, found: Differences, pictures: Sequence[PagePicture], likeness: Likeness
+) -> None:
+    """Final pictures of all lanes, where they differ most unless asked otherwise."""
     if not study.prompts or not study.seeds:
         return
-    prompts, seed, ranked = study.prompts[:PICTURE_PROMPTS], study.seeds[0], _ranked(study, lane)
-    found = {picture.trajectory_id: picture for picture in pictures}
-    rows = [
-        (name_of(view, study.baseline), *(_final(study, view, prompt, seed, found) for prompt in prompts))
-        for view in ranked
-    ]
-    st.html(html.heading("What it does to the images", "Same prompt, seed and starting noise in each column."))
-    st.html(_grid(prompts, rows[:FIRST_LANES]))
-    if len(rows) > FIRST_LANES:
-        with st.expander(count(len(rows) - FIRST_LANES, "more lane")):
-            st.html(_grid(prompts, rows[FIRST_LANES:]))
-    extent = [f"{len(prompts)} of {count(len(study.prompts), 'prompt')}"]
-    extent += [f"{len(rows)} of {count(len(study.lanes), 'lane')}"] if len(rows) < len(study.lanes) else []
-    components.footer(study, *extent, f"seed {seed}", "a picture opens Compare")
+    left, right = st.columns([3, 2], vertical_alignment="bottom")
+    with left:
+        st.html(html.heading("What it does to the images", _PICTURES_NOTE))
+    with right:
+        choose_likeness()
+    lanes, shown = _ranked(study, lane), {picture.trajectory_id: picture for picture in pictures}
+    others = {(row.lane, row.prompt, row.seed) for row in found.others.itertuples()}
+    rows: list[Row] = []
+    for prompt, seed in _subjects(study, found, likeness):
+        went = sum((view.key, prompt, seed) in others for view in lanes)
+        below = (f"seed {seed}", *([f"{count(went, 'lane')} went elsewhere"] if went else []))
+        entries = [
+            _final(study, view, (prompt, seed), shown, other=(view.key, prompt, seed) in others) for view in lanes
+        ]
+        rows.append((TableCell(cut(prompt, 60), below=below), *entries))
+    columns = ["", *(view.label for view in lanes)]
+    st.html(html.table(table("Final pictures, prompts by lanes", columns, rows, style="lab-pictures lab-lanes")))
+    if len(lanes) < len(study.lanes):
+        st.html(html.soft(f"{len(lanes)} of {count(len(study.lanes), 'lane')}; Compare shows all."))
 
 
-def _grid(prompts: Sequence[str], rows: Sequence[Row]) -> str:
-    columns = ["", *(cut(prompt, 60) for prompt in prompts)]
-    return html.table(table("Final pictures, lanes by prompts", columns, rows, style="lab-pictures"))
-
-
-def _final(study: Results, lane: StudyLane, prompt: str, seed: int, found: Mapping[str, PagePicture]) -> Entry:
+def _final(
+    study: Results, lane: StudyLane, subject: tuple[str, int], found: Mapping[str, PagePicture], *, other: bool
+) -> Entry:
+    prompt, seed = subject
     cell = study.cell(lane.key, prompt, seed)
     picture = found.get(cell.trajectory_id)
     if picture is None:
         return html.gap(cell.reason)
     alt = f"{lane.label}, final image of '{cut(prompt, state.PROMPT_CHARACTERS)}', seed {seed}"
-    shot = html.Shot(picture.source, alt, small=picture.width < html.SMALL_PIXELS)
+    caption = "another picture" if other else ""
+    shot = html.Shot(picture.source, alt, caption, small=picture.width < html.SMALL_PIXELS)
     return html.picture(shot, state.compare_choices(study, prompt, seed))
+
+
+def elsewhere(study: Results, found: Differences) -> None:
+    """The pairs that became another picture, and the prompts by how often lanes went elsewhere."""
+    if found.table.empty:
+        return
+    others = found.others
+    with st.expander(f"{count(len(others), 'picture')} of {len(found.table):,} became another one than the baseline's"):
+        left, right = st.columns(2, gap="large")
+        with left:
+            st.html(html.heading("Prompts", "By how often lanes went elsewhere, then by distance."))
+            st.html(html.table(prompt_table(found.prompts.head(SHOWN_PAIRS))))
+        with right:
+            st.html(html.heading("Pairs", "The farthest first. Distance: relative L2 of the final latents."))
+            labels = {lane.key: lane.label for lane in study.lanes}
+            st.html(html.table(pair_table(others.head(SHOWN_PAIRS), labels)))
+        half = found.scale / 2
+        if known(half):
+            st.html(
+                html.soft(
+                    f"Another picture: beyond {half:.2g}, half the median distance between the baseline's pictures of "
+                    "two prompts from the same noise."
+                )
+            )
 
 
 def outcome(study: Results) -> None:

@@ -31,7 +31,7 @@ CLAIMS = ("critical-phase", "middle-does-the-work", "last-fifth", "recognisable"
 BAND = "line: median; band: 10 – 90 % of runs"
 PATH = (
     "The path is how x0, the estimate of the clean image, moves from call to call. In percent of the calls, a noise "
-    "level falls elsewhere under another spacing of the steps, so both are shown."
+    "level falls elsewhere under another spacing of the steps; “More” shows both."
 )
 RULER = "Below each chart: where a lane has done 20, 40, 60 and 80 % of its calls."
 COMMITMENT = (
@@ -74,26 +74,31 @@ def top(shown: Shown, claims: tuple[ClaimVerdict, ...]) -> None:
 
 
 def where(shown: Shown) -> None:
-    """Where the phases lie per lane, in progress and in log-SNR."""
+    """Where the phases lie per lane, in progress."""
     st.html(html.heading("Where the phases lie", PATH))
-    titles: tuple[tuple[Axis, str], ...] = (("progress", "Progress (share of calls)"), ("log_snr", LOG_SNR))
     st.html(html.legend(SPAN_MARKS))
-    for column, (axis, title) in zip(st.columns(2, gap="large"), titles, strict=True):
-        spans = _spans(shown, axis)
-        if spans.empty:
-            continue
-        with column:
-            claimed = CLAIMED if axis == "progress" else None
-            alt = f"Critical phases of each lane, {title}, as in the table below"
-            components.chart(span_chart, spans, title, axis, claimed, alt=alt)
-            prompts, runs = int(spans["prompts"].max()), int(spans["runs"].max())
-            extent = f"n = {count(prompts, 'prompt')}, {count(runs, 'run')} per lane"
-            components.footer(shown.study, extent, "95 % bootstrap intervals over prompts")
+    _span_chart(shown, "progress", "Progress (share of calls)", CLAIMED)
+
+
+def where_by_level(shown: Shown) -> None:
+    """The same in log-SNR, and the table of all borders."""
+    _span_chart(shown, "log_snr", LOG_SNR, None)
     st.html(html.table(border_table(shown.lanes, shown.measured, shown.study.baseline)))
     lowest = min((row.figures["progress"].n for row in shown.measured.values() if "progress" in row.figures), default=0)
     components.footer(
         shown.study, f"n = {count(lowest, 'prompt')} or more", "means over prompts, [95 % bootstrap intervals]"
     )
+
+
+def _span_chart(shown: Shown, axis: Axis, title: str, claimed: tuple[float, float] | None) -> None:
+    spans = _spans(shown, axis)
+    if spans.empty:
+        return
+    alt = f"Critical phases of each lane, {title}, as in the table of borders"
+    components.chart(span_chart, spans, title, axis, claimed, alt=alt)
+    prompts, runs = int(spans["prompts"].max()), int(spans["runs"].max())
+    extent = f"n = {count(prompts, 'prompt')}, {count(runs, 'run')} per lane"
+    components.footer(shown.study, extent, "95 % bootstrap intervals over prompts")
 
 
 def _spans(shown: Shown, axis: Axis) -> pd.DataFrame:

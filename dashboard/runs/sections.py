@@ -44,6 +44,8 @@ STATES = {
 ERROR_CHARACTERS = 4000
 _COUNTED = (
     ("done", "cells made"),
+    ("made", "cells made"),
+    ("prompts", "prompts looked at"),
     ("cached", "were cached"),
     ("timed", "timing samples"),
     ("references", "of the reference"),
@@ -166,8 +168,22 @@ def new_study(chosen: Options, rights: Access) -> None:
             return
         st.html(html.preformatted(planned[1].text, "lab-plan"))
         ahead = len(Queue(chosen.cache).active())
-        label = f"Queue this run behind {count(ahead, 'other')}" if ahead else "Start this run"
-        st.button(label, key="start", type="primary", on_click=_start, args=(chosen, planned[1]))
+        behind = f", behind {count(ahead, 'other')}" if ahead else ""
+        left, middle, right, _ = st.columns([1.6, 1.6, 1, 2], vertical_alignment="bottom")
+        with left:
+            st.button(
+                f"Start this run{behind}", key="start", type="primary", on_click=_start, args=(chosen, planned[1])
+            )
+        with right:
+            minutes = st.number_input("Minutes at most", 1, 10_000, 12, key="decide_minutes", persist_state="session")
+        with middle:
+            st.button(
+                f"Decide which lane to take{behind}",
+                key="decide",
+                on_click=_start,
+                args=(chosen, planned[1], f"{int(minutes)}m"),
+                help="Adds prompts until the cheapest lane as good as the baseline is known, or the minutes are over.",
+            )
 
 
 def _plan(chosen: Options, request: Request) -> None:
@@ -178,9 +194,9 @@ def _plan(chosen: Options, request: Request) -> None:
         st.session_state["plan_error"] = (request, str(error))
 
 
-def _start(chosen: Options, planned: starting.Plan) -> None:
+def _start(chosen: Options, planned: starting.Plan, budget: str = "") -> None:
     try:
-        starting.start(chosen, planned)
+        starting.start(chosen, planned, budget)
     except LabError as error:
         st.session_state["run_refused"] = str(error)
     else:
@@ -236,7 +252,10 @@ def _outcome(job: Job) -> str:
         code = job.outcome.get("exit_code")
         return words + (f" (exit code {code})" if isinstance(code, int) and job.state == "failed" else "")
     made = [f"{summary.get(key, 0):,} {text}" for key, text in _COUNTED if isinstance(summary.get(key), int)]
-    return f"{words}: " + ", ".join(text for text in made if not text.startswith("0 "))
+    counted = ", ".join(text for text in made if not text.startswith("0 "))
+    if isinstance(summary.get("sentence"), str):
+        return f"{'answered' if job.state == 'done' else words}: {cut(summary['sentence'], 300)} ({counted})"
+    return f"{words}: {counted}"
 
 
 def environments(study: Results) -> None:

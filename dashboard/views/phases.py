@@ -32,14 +32,16 @@ else:
     sections.top(shown, claims)
     older_cells(shown)
     sections.where(shown)
-    sections.tested(claims, study)
-    sections.forming(shown, choice)
-    sections.clips(shown)
-    left, right = st.columns([1, 1.25], gap="large")
-    with left:
-        sections.spectrum(shown, choice)
-    with right:
-        sections.paths(shown, choice)
+    with st.expander("More: noise levels, claims, curves, octaves, paths", key="more_phases"):
+        sections.where_by_level(shown)
+        sections.tested(claims, study)
+        sections.forming(shown, choice)
+        sections.clips(shown)
+        left, right = st.columns([1, 1.25], gap="large")
+        with left:
+            sections.spectrum(shown, choice)
+        with right:
+            sections.paths(shown, choice)
 if choice is not None and recorded is not None:
     sections.commitment(study, choice, recorded.changes)
 with st.expander("How this is measured"):

@@ -155,7 +155,7 @@ def timings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
     """Raw timing samples of a study's lanes, from every environment.
 
     A sample belongs to a lane if model, size, number format and guidance match the study's cells.
-    Columns: lane, environment_id, device, device_name, batch_size, repeat, stage, seconds, nfe, created_at.
+    Columns: lane, environment_id, device, device_name, batch_size, repeat, stage, seconds, nfe, created_at, other_load.
     """
     return fetch(
         db,
@@ -166,7 +166,7 @@ def timings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
             FROM study_trajectories l JOIN trajectories t USING (trajectory_id) WHERE l.study_id = ?
         )
         SELECT s.lane, x.environment_id, e.device, e.device_name, x.batch_size, x.repeat, x.stage, x.seconds, x.nfe,
-               x.created_at
+               x.created_at, x.other_load
         FROM shown s
         JOIN timings x ON (x.model_id, x.config_id, x.width, x.height, x.dtype, x.guided)
                         = (s.model_id, s.config_id, s.width, s.height, s.dtype, s.guided)
@@ -211,6 +211,16 @@ def durations(db: duckdb.DuckDBPyConnection, environment_id: str, model_id: str)
         [environment_id, model_id],
     ).fetchall()
     return None if row[0][0] is None else float(row[0][0])
+
+
+def latent_sizes(db: duckdb.DuckDBPyConnection, study_id: str) -> dict[str, int]:
+    """Bytes of the final latents of a study's cells, by trajectory."""
+    rows = db.execute(
+        "SELECT trajectory_id, octet_length(data) FROM study_trajectories JOIN latents USING (trajectory_id) "
+        "WHERE study_id = ?",
+        [study_id],
+    ).fetchall()
+    return dict(rows)
 
 
 def latents(db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:

@@ -109,7 +109,7 @@ class TrajectoryRow:
 
 @dataclass(frozen=True)
 class TimingRow:
-    """Duration of one stage in one repeat; see the table `timings`."""
+    """Duration of one stage in one repeat, with the load by other processes; see the table `timings`."""
 
     scheduler: str
     steps: int
@@ -124,3 +124,4 @@ class TimingRow:
     stage: str
     seconds: float
     nfe: int
+    other_load: float | None = None

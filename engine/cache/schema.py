@@ -288,9 +288,14 @@ CREATE TABLE decisions (                   -- searches for the cheapest lane as 
 );
 """
 
+_LOAD = """
+ALTER TABLE timings ADD COLUMN other_load DOUBLE; -- cores that other processes kept busy meanwhile; NULL: not known
+"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(7, "tables of release 0.2", "".join([_STUDIES, _CELLS, _SCORES, _LANES])),
     Migration(8, "decisions", _DECISIONS),
+    Migration(9, "load of the machine beside each time", _LOAD),
 )
 
 SCHEMA_VERSION = MIGRATIONS[-1].version

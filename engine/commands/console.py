@@ -1,30 +1,26 @@
 """How commands print tables and durations, and what keeps the terminal safe from what they print."""
 
 import contextlib
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO, cast
 
-# C0, DEL and C1 but for tab, newline and carriage return; and what turns the direction of text around. A terminal takes
-# some for orders: to move, to hide, to set its title, to answer.
-CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-
-
-def plain(text: str) -> str:
-    """The text with a replacement character for each character that a terminal might obey."""
-    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+from engine.plain_text import plain
 
 
 class _PlainStream:
-    """A stream in which control characters are replaced; all else is that of the stream below."""
+    """A stream in which control characters are replaced; all else is that of the stream below.
+
+    Attributes:
+        below: For what draws on the terminal itself, and makes its texts plain first.
+    """
 
     def __init__(self, below: TextIO) -> None:
-        self._below = below
+        self.below = below
 
     def write(self, text: str) -> int:
         """Writes the text without them."""
-        self._below.write(plain(text))
+        self.below.write(plain(text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -33,7 +29,7 @@ class _PlainStream:
             self.write(line)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._below, name)
+        return getattr(self.below, name)
 
 
 @contextlib.contextmanager

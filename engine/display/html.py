@@ -165,9 +165,9 @@ def gap(text: str) -> Markup:
     return _part("gap", cut(text, 90))
 
 
-def shots(pictures: Iterable[Shot]) -> Markup:
-    """A row of pictures."""
-    return _part("shots", pictures)
+def shots(pictures: Iterable[Shot], style: str = "") -> Markup:
+    """A row of pictures; `style`: a class of its own."""
+    return _part("shots", pictures, style)
 
 
 def film(shown: Film) -> Markup:

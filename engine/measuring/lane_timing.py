@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
+from engine.measuring.machine_load import OtherLoad
 from engine.sampling.building import build_scheduler
 from engine.sampling.calls import pipeline_arguments
 from engine.sampling.models import Model
@@ -43,6 +44,7 @@ class TimingSample:
         seconds: Wall seconds by stage, with "other" (the rest) and "total" (the whole call including decoding); only
             the total if components take turns on the device.
         nfe: Denoiser calls, counted.
+        other_load: Processor cores that other processes kept busy meanwhile; None where that is not known.
     """
 
     job: TimingJob
@@ -50,6 +52,7 @@ class TimingSample:
     seconds: dict[str, float]
     nfe: int
     error: str | None = None
+    other_load: float | None = None
 
 
 @dataclass
@@ -157,11 +160,11 @@ def time_once(model: Model, job: TimingJob, repeat: int) -> TimingSample:
         return _untouched(model, job, repeat)
     cell, watch = job.cell, Stopwatch(model.device)
     pipe = timed_pipeline(model.pipe, watch, cell)
-    total = _called(model, pipe, job)
+    total, others = _called(model, pipe, job)
     seconds = watch.seconds()
     seconds["other"] = max(0.0, total - sum(seconds.values()))
     calls = sum(part.calls for part in denoisers(pipe).values() if isinstance(part, TimedDenoiser))
-    return TimingSample(job, repeat, {**seconds, "total": total}, calls)
+    return TimingSample(job, repeat, {**seconds, "total": total}, calls, other_load=others)
 
 
 def _untouched(model: Model, job: TimingJob, repeat: int) -> TimingSample:
@@ -170,14 +173,15 @@ def _untouched(model: Model, job: TimingJob, repeat: int) -> TimingSample:
     calls: list[None] = []
     hooks = [part.register_forward_hook(lambda *_: calls.append(None)) for part in denoisers(pipe).values()]
     try:
-        return TimingSample(job, repeat, {"total": _called(model, pipe, job)}, len(calls))
+        total, others = _called(model, pipe, job)
+        return TimingSample(job, repeat, {"total": total}, len(calls), other_load=others)
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _called(model: Model, pipe: Any, job: TimingJob) -> float:
-    """Wall seconds of one call."""
+def _called(model: Model, pipe: Any, job: TimingJob) -> tuple[float, float | None]:
+    """Wall seconds of one call, and the cores that other processes kept busy meanwhile."""
     cell = job.cell
     arguments = pipeline_arguments(pipe, cell)
     for name in ("prompt", "negative_prompt"):
@@ -185,10 +189,11 @@ def _called(model: Model, pipe: Any, job: TimingJob) -> float:
             arguments[name] = [arguments[name]] * job.batch_size
     generators = [torch.Generator("cpu").manual_seed(cell.seed + i) for i in range(job.batch_size)]
     synchronise(model.device)
+    load = OtherLoad()
     start = time.perf_counter()
     pipe(**arguments, generator=generators if job.batch_size > 1 else generators[0], output_type="pil")
     synchronise(model.device)
-    return time.perf_counter() - start
+    return time.perf_counter() - start, load.cores()
 
 
 def timed_pipeline(shared: DiffusionPipeline, watch: Stopwatch, cell: Cell) -> DiffusionPipeline:

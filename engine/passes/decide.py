@@ -31,6 +31,7 @@ from engine.passes.decision_evidence import (
 )
 from engine.passes.decision_roles import Roles, roles
 from engine.passes.images import NO_FRAMES, ImageJob, expected_calls, make_images, missing_images
+from engine.passes.live import shown_live, standings
 from engine.passes.plan import plan_study
 from engine.passes.scores import score, score_cells
 from engine.passes.search_budget import DecideOutcome, SearchBudget
@@ -76,8 +77,11 @@ def decide_study(
     context = open_context(study, cache, device=device, memory=memory, max_batch=max_batch, progress=progress)
     if cache.exists():
         migrate(cache)
-    search = Search(roles(study, context, pool), budget or SearchBudget())
-    search.run()
+    budget = budget or SearchBudget()
+    who = roles(study, context, pool)
+    with shown_live(study, cache, context.progress, budget.seconds) as told:
+        search = Search(replace(who, context=replace(context, progress=told)), budget)
+        search.run()
     outcome = search.outcome
     outcome.seconds = time.monotonic() - search.start
     context.progress.finish({**outcome.facts(), "study": study.name, "cache": str(cache)})
@@ -116,6 +120,7 @@ class Search:
             decision = self._decision(fixed)
             self.outcome.decision = decision
             self.context.progress.note(decision.sentence)
+            self.context.progress.standing(decision.sentence, standings(decision), ())
             if decision.stop:
                 break
             self._add_batch(fixed, decision)
@@ -132,6 +137,8 @@ class Search:
             decision_tables.write_terms(self.context.cache, self.study.name, fixed.spec(), keep_evidence=not failed)
             return fixed
         self._record(order[:1])
+        waiting = tuple(lane.key for lane in self.who.candidates)
+        self.context.progress.standing("", {}, waiting)
         shown = (self.who.baseline, *self.who.shown)
         self._make(self.who.cells(shown, order[:1], self.study.seeds), self.study.frames)
         calibration, scale = self._calibration(order)

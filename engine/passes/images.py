@@ -10,11 +10,13 @@ from engine.cache.connection import Connection
 from engine.cache.records import FrameRow, LatentsRow, StepRow, TrajectoryRow, step_rows
 from engine.passes.committing import Committer
 from engine.passes.context import PassContext, PassOutcome
+from engine.progress import CellPicture
 from engine.study.cells import Cell
 from engine.study.study import FrameSettings, Study
 
 if TYPE_CHECKING:
     from engine.sampling.image_pass import Sample
+    from engine.sampling.previews import Preview, Previews
 
 NO_FRAMES = FrameSettings(count=0)
 
@@ -76,12 +78,15 @@ def make_images(context: PassContext, jobs: Sequence[ImageJob], title: str = "im
     done = failed = 0
     writer = context.writer
     committer = Committer(lambda rows: writer.trajectories(rows, context.source, context.environment))
-    with closing(_samples(context, jobs, tell)) as samples:
+    previews = _previews(context) if progress.wants_pictures else None
+    with closing(_samples(context, jobs, tell, previews)) as samples:
         try:
             for sample, frames in samples:
                 committer.add(trajectory_row(sample, frames))
                 if sample.error is None:
                     done += 1
+                    if previews is not None:
+                        progress.picture(_finished_picture(sample))
                 else:
                     failed += 1
                     progress.note(f"Failed: {sample.cell.lane.key}, seed {sample.cell.seed}: {sample.error}")
@@ -130,16 +135,44 @@ def _is_complete(cached: tuple[int, frozenset[str]] | None, frames: FrameSetting
 
 
 def _samples(
-    context: PassContext, jobs: Sequence[ImageJob], tell: Callable[[int], None]
+    context: PassContext,
+    jobs: Sequence[ImageJob],
+    tell: Callable[[int], None],
+    previews: "Previews | None" = None,
 ) -> Generator[tuple["Sample", FrameSettings], None, None]:
     """The finished cells; those that keep the same frames share forwards."""
     from engine.sampling.image_pass import sample_cells
 
     for frames in dict.fromkeys(job.frames for job in jobs):
         cells = [job.cell for job in jobs if job.frames == frames]
-        with closing(sample_cells(context.model, cells, frames, context.max_batch(cells), tell)) as samples:
+        with closing(sample_cells(context.model, cells, frames, context.max_batch(cells), tell, previews)) as samples:
             for sample in samples:
                 yield sample, frames
+
+
+def _previews(context: PassContext) -> "Previews":
+    """Hands previews of cells on their way to the progress."""
+    from engine.sampling.previews import Previews
+
+    def show(found: Sequence["Preview"]) -> None:
+        for preview in found:
+            context.progress.picture(
+                _cell_picture(preview.cell, preview.call, preview.calls, preview.image, preview.noisy)
+            )
+
+    return Previews(show)
+
+
+def _finished_picture(sample: "Sample") -> CellPicture:
+    """The final picture as it is shown in passing: of a clip, the first frame."""
+    from engine.sampling.previews import small
+
+    final = next(picture for picture in sample.pictures if picture.kind == "final")
+    return _cell_picture(sample.cell, len(sample.steps), len(sample.steps), small(final.data))
+
+
+def _cell_picture(cell: Cell, call: int, calls: int, image: bytes, noisy: bytes = b"") -> CellPicture:
+    return CellPicture(cell.lane.key, cell.lane.label, cell.prompt, cell.seed, call, calls, image, noisy)
 
 
 def _latents_row(sample: "Sample") -> LatentsRow | None:

@@ -10,6 +10,7 @@ from engine.cache.swap_tables import write_study_swaps
 from engine.environment import Memory
 from engine.passes.context import PassContext, fetched_source
 from engine.passes.images import make_images
+from engine.passes.live import shown_live
 from engine.passes.plan import StudyPlan, check_disk, plan_study
 from engine.passes.scores import score
 from engine.passes.swaps import make_swaps
@@ -82,13 +83,14 @@ def run_study(
     check_disk(plan, cache)
     progress.begin(plan.facts())
     outcome = RunOutcome(cached=len(plan.cells) - len(plan.missing_images))
-    context = PassContext(cache, source, plan.environment, plan.cells[0].dtype, max_batch, progress)
-    if plan.nothing_to_do:
-        _record_study(plan, context)
-    else:
-        _make_missing(plan, context, outcome)
-    context.release_model()
-    scoring = score(plan, cache, progress)
+    with shown_live(study, cache, progress) as told:
+        context = PassContext(cache, source, plan.environment, plan.cells[0].dtype, max_batch, told)
+        if plan.nothing_to_do:
+            _record_study(plan, context)
+        else:
+            _make_missing(plan, context, outcome)
+        context.release_model()
+        scoring = score(plan, cache, told)
     outcome.scored = scoring.scored
     outcome.failed += scoring.failed
     outcome.seconds = time.monotonic() - start

@@ -124,6 +124,7 @@ def timing_rows(sample: "TimingSample") -> list[TimingRow]:
             stage=stage,
             seconds=seconds,
             nfe=sample.nfe,
+            other_load=sample.other_load,
         )
         for stage, seconds in sample.seconds.items()
     ]

@@ -15,6 +15,7 @@ from engine.sampling.building import build_scheduler, resolved_config
 from engine.sampling.calls import call_pipeline, check_finite, parked_denoisers, pipeline_arguments
 from engine.sampling.idle import decoding_only_scales, row_axes, spatial_latents
 from engine.sampling.joining import Axes
+from engine.sampling.previews import Previews
 from engine.sampling.recording import MEASURED_STEPS, Recorder, StepRecord
 from engine.sampling.spectra import octaves, sketch
 from engine.sampling.standins import family, model_config
@@ -109,10 +110,13 @@ class CellMaker:
         pipe: The pipeline, shared by all cells.
         first: One of the cells; the others differ in lane, prompt and seed.
         settings: Which steps are kept as pictures.
+        previews: Looks at the cells on their way.
     """
 
-    def __init__(self, pipe: DiffusionPipeline, first: Cell, settings: FrameSettings) -> None:
-        self._pipe, self._first, self._settings = pipe, first, settings
+    def __init__(
+        self, pipe: DiffusionPipeline, first: Cell, settings: FrameSettings, previews: Previews | None = None
+    ) -> None:
+        self._pipe, self._first, self._settings, self._previews = pipe, first, settings, previews
         self._style = family(pipe).style
         self._only_scales: bool | None = None
         self._channels = channels_of(getattr(getattr(pipe, "vae", None), "config", None))
@@ -133,6 +137,8 @@ class CellMaker:
             )
             parked = parked_denoisers(self._pipe, self._axes, recorder)
             arguments = pipeline_arguments(self._pipe, cell)
+            if self._previews is not None:
+                self._previews.enter(cell, recorder, frames.Origin(arguments, cell.seed))
             sample.latents = call_pipeline(self._pipe, arguments, recorder, parked, generator)
             sample.origin = frames.Origin(arguments, cell.seed, generator.get_state())
             recorder.detach()
@@ -141,6 +147,9 @@ class CellMaker:
             sample.steps = recorder.steps
         except Exception as error:
             sample.fail(error)
+        finally:
+            if self._previews is not None:
+                self._previews.leave(cell)
         sample.nfe = sum(denoiser.calls for denoiser in parked.values())
         return sample
 
@@ -195,15 +204,19 @@ class CellMaker:
         return unpacked[:-1], unpacked[-1]
 
 
-def decode_samples(pipe: DiffusionPipeline, samples: list[Sample], settings: FrameSettings) -> list[Sample]:
+def decode_samples(
+    pipe: DiffusionPipeline, samples: list[Sample], settings: FrameSettings, previews: Previews | None = None
+) -> list[Sample]:
     """Decodes the final latents and the kept steps of several samples together; `encode_sample` makes files of them.
+
+    Previews learn from the pictures.
 
     A sample whose final picture cannot be decoded has failed; a step that cannot be is left out.
     """
     try:
         for sample in samples:
             sample.decoded = []
-        _decode(pipe, [entry for sample in samples for entry in _wanted(sample, settings)])
+        _decode(pipe, [entry for sample in samples for entry in _wanted(sample, settings)], previews)
     except Exception:
         for sample in samples:
             _decode_alone(pipe, sample, settings)
@@ -250,7 +263,7 @@ def _wanted(sample: Sample, settings: FrameSettings) -> Iterator[_Entry]:
                 yield _Entry(sample, kind, step, latents)
 
 
-def _decode(pipe: DiffusionPipeline, entries: list[_Entry]) -> None:
+def _decode(pipe: DiffusionPipeline, entries: list[_Entry], previews: Previews | None = None) -> None:
     if not entries:
         return
     stacked = torch.cat([entry.latents.to(entries[0].latents) for entry in entries])
@@ -258,6 +271,8 @@ def _decode(pipe: DiffusionPipeline, entries: list[_Entry]) -> None:
     for entry, pictures in zip(entries, frames.decode(pipe, stacked, origins), strict=True):
         found = [Decoded(entry.kind, entry.step, number, picture) for number, picture in enumerate(pictures)]
         entry.sample.decoded += found
+        if previews is not None and entry.kind != "xt" and len(pictures) == 1:
+            previews.learn(entry.latents, pictures[0])
 
 
 def _decode_alone(pipe: DiffusionPipeline, sample: Sample, settings: FrameSettings) -> None:

@@ -18,6 +18,7 @@ from engine.sampling.calls import pipeline_arguments
 from engine.sampling.cell_maker import CellMaker, Picture, Sample, decode_samples, encode_sample
 from engine.sampling.idle import encode_texts
 from engine.sampling.models import Model
+from engine.sampling.previews import Previews
 from engine.sampling.room import default_max_batch, exact_float32
 from engine.sampling.standins import remembering_text
 from engine.study.cells import Cell
@@ -40,6 +41,7 @@ def sample_cells(
     settings: FrameSettings,
     max_batch: int,
     tell: Callable[[int], None] | None = None,
+    previews: Previews | None = None,
 ) -> Generator[Sample, None, None]:
     """Runs cells through unmodified pipelines at once and yields each as it is finished, decoded and encoded.
 
@@ -51,31 +53,41 @@ def sample_cells(
         settings: Which steps are kept as pictures.
         max_batch: Most cells in flight.
         tell: Told on the way how many more denoiser calls are done.
+        previews: Looks at the cells on their way.
     """
     if not cells:
         return
     pipe = remembering_text(model.pipe)
-    maker = CellMaker(pipe, cells[0], settings)
+    maker = CellMaker(pipe, cells[0], settings, previews)
     if model.offloaded:
         _encode_first(model, pipe, cells)
     behind: deque[Future[Sample]] = deque()
     finished: list[Sample] = []
     threads = ThreadPoolExecutor(min(MOST_THREADS, cores()), "finishing")
+
+    def told(count: int) -> None:
+        if tell is not None:
+            tell(count)
+        if previews is not None and not model.offloaded:
+            previews.look(pipe)
+
+    def decoded() -> Iterator[Future[Sample]]:
+        for each in _decode(model, pipe, finished, settings, previews):
+            yield threads.submit(_finish, maker, each)
+
     try:
         with exact_float32():
-            for sample in Hub(max_batch, tell).run(partial(maker.make, cell) for cell in cells):
+            for sample in Hub(max_batch, told).run(partial(maker.make, cell) for cell in cells):
                 if sample.error is not None:
                     yield sample
                     continue
                 finished.append(sample)
                 if len(finished) >= DECODE_TOGETHER:
-                    behind += [
-                        threads.submit(_finish, maker, each) for each in _decode(model, pipe, finished, settings)
-                    ]
+                    behind += decoded()
                     finished = []
                 while behind and (len(behind) > MOST_BEHIND or behind[0].done()):
                     yield behind.popleft().result()
-            behind += [threads.submit(_finish, maker, each) for each in _decode(model, pipe, finished, settings)]
+            behind += decoded()
         while behind:
             yield behind.popleft().result()
     finally:
@@ -97,9 +109,11 @@ def run_cells(
         yield _measured(maker, sample)
 
 
-def _decode(model: Model, pipe: DiffusionPipeline, samples: list[Sample], settings: FrameSettings) -> list[Sample]:
+def _decode(
+    model: Model, pipe: DiffusionPipeline, samples: list[Sample], settings: FrameSettings, previews: Previews | None
+) -> list[Sample]:
     model.take_turns()
-    decoded = decode_samples(pipe, samples, settings)
+    decoded = decode_samples(pipe, samples, settings, previews)
     model.take_turns()
     return decoded
 

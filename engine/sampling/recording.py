@@ -178,6 +178,7 @@ class Recorder:
         # Numbers of steps that are still on the device: (step index, field, value).
         self._pending: list[tuple[int, str, torch.Tensor]] = []
         self._last: torch.Tensor | None = None
+        self._x_t: torch.Tensor | None = None
         self._answers: list[Any] = []
         self._levels = NoiseLevels(scheduler)
         step, signature = scheduler.step, inspect.signature(scheduler.step)
@@ -200,6 +201,16 @@ class Recorder:
         self._read(())
         return self._records
 
+    @property
+    def calls(self) -> int:
+        """Steps so far."""
+        return len(self._records)
+
+    @property
+    def latest(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """x_t and x0 of the last step, (1, C, H, W) for most families; None before the first and after `detach`."""
+        return None if self._last is None or self._x_t is None else (self._x_t, self._last)
+
     def answered(self, answer: Any) -> None:
         """Takes note of what the denoiser said, before guidance makes one prediction of it."""
         self._answers.append(answer)
@@ -207,7 +218,7 @@ class Recorder:
     def detach(self) -> None:
         """Gives the scheduler its own `step` back, so that nothing keeps the latents of a finished call."""
         vars(self.scheduler).pop("step", None)
-        self._answers, self.final = [], None
+        self._answers, self.final, self._last, self._x_t = [], None, None, None
 
     def _record(self, prediction: torch.Tensor, timestep: Any, sample: torch.Tensor) -> None:
         index = len(self._records)
@@ -226,7 +237,7 @@ class Recorder:
         if pair is not None:
             without, given = (answer[:, :channels] for answer in pair)
             self._pending.append((index, "guidance_energy", guidance_energy(without, given)))
-        self._last, self._answers = x0, []
+        self._last, self._x_t, self._answers = x0, sample, []
         self._records.append(
             StepRecord(
                 step_index=index,

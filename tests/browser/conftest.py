@@ -140,12 +140,18 @@ def start_dashboard(chromium: "Browser", tmp_path_factory: pytest.TempPathFactor
         yield start
 
 
+@pytest.fixture
+def dashboard_server() -> Callable[..., contextlib.AbstractContextManager[str]]:
+    """Call it as `dashboard_server(cache, ("--read-only",), log)` for a server whose terminal the test reads."""
+    return running_dashboard
+
+
 @contextlib.contextmanager
-def running_dashboard(cache: Path, arguments: tuple[str, ...], log: Path) -> Iterator[str]:
+def running_dashboard(cache: Path, arguments: tuple[str, ...], log: Path, base: str = "") -> Iterator[str]:
     port = free_port()
     # `python -m` rather than the script, so that the checkout is found even where it isn't installed.
     options = ["--server.address", "127.0.0.1", "--server.port", str(port), "--server.headless", "true"]
-    options += ["--server.fileWatcherType", "none"]
+    options += ["--server.fileWatcherType", "none", "--server.baseUrlPath", base]
     command = [sys.executable, "-m", "streamlit", "run", "dashboard/app.py", *options, "--"]
     command += ["--cache", str(cache), *arguments]
     with log.open("wb") as output:
@@ -157,7 +163,7 @@ def running_dashboard(cache: Path, arguments: tuple[str, ...], log: Path) -> Ite
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://127.0.0.1:{port}/{base}".rstrip("/")
     try:
         wait_until_healthy(url, server, log)
         yield url

@@ -11,7 +11,7 @@ SETTLE = 1_000  # ms: charts are drawn after the texts
 # Page -> (address, what has to be there before it is looked at, its title).
 PAGES = {
     "overview": ("/", ".lab-pictures img", "Overview"),
-    "compare": ("/compare", ".player figure img", "Compare"),
+    "compare": ("/compare", ".player .tiles img", "Compare"),
     "phases": ("/phases", ".lab-title", "Phases"),
     "speed": ("/speed", ".lab-legend", "Speed and quality"),
     "cost": ("/cost", ".lab-figures", "Cost"),

@@ -25,7 +25,7 @@ def dashboard(start_dashboard: StartDashboard, synthetic: ModuleType, tmp_path_f
 
 
 def tiles(page: Any) -> list[str]:
-    return page.locator(".player figure img").evaluate_all("images => images.map(image => image.src)")
+    return page.locator(".player .tiles .lens:not(.noise) img").evaluate_all("images => images.map(image => image.src)")
 
 
 def no_traceback(page: Any) -> bool:
@@ -39,9 +39,9 @@ def test_from_the_overview_to_the_comparison(chromium_page: Any, dashboard: str)
     page.locator("canvas, svg.marks").nth(1).wait_for(timeout=PATIENCE)
     page.wait_for_url("**study=quick**", timeout=PATIENCE)
     page.locator(".lab-pictures img[alt*=\"'owl', seed 0\"]").first.click()
-    page.locator(".player figure img").nth(LANES - 1).wait_for(timeout=PATIENCE)
-    page.wait_for_url("**/compare?study=quick&prompt=owl&seed=0&kind=x0", timeout=PATIENCE)
-    assert "'owl', seed 0" in page.locator(".player figure img").first.get_attribute("alt")
+    page.locator(".player .tiles img").nth(LANES - 1).wait_for(timeout=PATIENCE)
+    page.wait_for_url("**/compare?study=quick&prompt=owl&seed=0&kind=both", timeout=PATIENCE)
+    assert "'owl', seed 0" in page.locator(".player .tiles img").first.get_attribute("alt")
     assert no_traceback(page)
 
 
@@ -50,19 +50,19 @@ def test_one_scrubber_moves_all_lanes_without_asking_the_server(
 ) -> None:
     page = chromium_page
     page.goto(f"{dashboard}/compare")
-    page.locator(".player figure img").nth(LANES - 1).wait_for(timeout=PATIENCE)
+    page.locator(".player .tiles img").nth(LANES - 1).wait_for(timeout=PATIENCE)
     page.wait_for_timeout(1000)  # what the page sends while it is being drawn
     before, counted = tiles(page), len(sent)
     assert counted > 0, "the websocket is not watched"
 
-    page.locator(".player input[type=range]").focus()
+    page.locator(".player input[type=range]").first.focus()
     for _ in range(60):
         page.keyboard.press("ArrowLeft")
     after = tiles(page)
     assert len(before) == len(after) == LANES
     assert all(one != other for one, other in zip(before, after, strict=True))
 
-    box = page.locator(".player input[type=range]").bounding_box()
+    box = page.locator(".player input[type=range]").first.bounding_box()
     page.mouse.move(box["x"] + 5, box["y"] + box["height"] / 2)
     page.mouse.down()
     seen = set()
@@ -86,18 +86,18 @@ def test_one_scrubber_moves_all_lanes_without_asking_the_server(
 def test_the_address_holds_study_prompt_seed_and_kind(chromium_page: Any, dashboard: str) -> None:
     page = chromium_page
     page.goto(f"{dashboard}/compare?study=quick&prompt=rocket&seed=1&kind=xt")
-    page.locator(".player figure img").nth(LANES - 1).wait_for(timeout=PATIENCE)
-    alt = page.locator(".player figure img").first.get_attribute("alt")
+    page.locator(".player .tiles img").nth(LANES - 1).wait_for(timeout=PATIENCE)
+    alt = page.locator(".player .tiles img").first.get_attribute("alt")
     assert "noisy image" in alt
     assert "'rocket', seed 1" in alt
-    page.get_by_text("Clean estimate (x0)").click()
+    page.get_by_text("Estimate (x0)").click()
     page.wait_for_url("**kind=x0**", timeout=PATIENCE)
     assert all(part in page.url for part in ("study=quick", "prompt=rocket", "seed=1"))
-    page.locator(".player figure img[alt*='clean estimate']").first.wait_for(timeout=PATIENCE)
+    page.locator(".player .tiles img[alt*='clean estimate']").first.wait_for(timeout=PATIENCE)
     page.get_by_role("link", name="Overview").click()
     page.locator(".lab-pictures").first.wait_for(timeout=PATIENCE)
     page.go_back()
-    page.locator(".player figure img[alt*=\"'rocket', seed 1\"]").first.wait_for(timeout=PATIENCE)
+    page.locator(".player .tiles img[alt*=\"'rocket', seed 1\"]").first.wait_for(timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(("path", "shown"), [("/", ".lab-pictures img"), ("/compare", ".player .lens")])

@@ -37,7 +37,7 @@ def page(request: pytest.FixtureRequest, chromium_page: Any, dashboard: str) -> 
     errors: list[str] = []
     chromium_page.on("pageerror", lambda error: errors.append(str(error)))
     chromium_page.set_viewport_size({"width": request.param, "height": 900})
-    chromium_page.goto(f"{dashboard}/compare")
+    chromium_page.goto(f"{dashboard}/compare?kind=x0")
     chromium_page.locator(".player .tiles .lens").nth(len(LANES) - 1).wait_for(timeout=PATIENCE)
     chromium_page.wait_for_timeout(QUIET)
     yield chromium_page

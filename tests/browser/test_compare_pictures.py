@@ -59,8 +59,9 @@ def is_error(message: Any) -> bool:
 
 
 def opened(page: Any, url: str, lanes: int = LANES) -> Any:
-    page.goto(url)
-    page.locator(".player .lens").nth(lanes - 1).wait_for(timeout=PATIENCE)
+    """The clean estimates of all lanes, unless the address asks for something else."""
+    page.goto(url if "kind=" in url else f"{url}{'&' if '?' in url else '?'}kind=x0")
+    page.locator(".player .tiles .lens:not(.noise)").nth(lanes - 1).wait_for(timeout=PATIENCE)
     page.wait_for_timeout(QUIET)
     return page
 
@@ -70,7 +71,9 @@ def choose(page: Any, name: str, value: str) -> None:
 
 
 def sources(page: Any) -> list[str]:
-    return page.locator(".player .lens img[src]").evaluate_all("images => images.map(image => image.src)")
+    return page.locator(".player .tiles .lens:not(.noise) img[src]").evaluate_all(
+        "images => images.map(image => image.src)"
+    )
 
 
 def picture(source: str) -> Bytes:
@@ -116,18 +119,18 @@ def test_the_heat_map_shows_the_mean_absolute_difference(
     assert (np.diff(lightness) >= 0).all()
     assert lightness[-1] - lightness[0] > 150
     for lane in range(LANES):
-        heat = pixels(page.locator(".player .lens canvas").nth(lane)).astype(int)
+        heat = pixels(page.locator(".player .tiles .lens:not(.noise) canvas").nth(lane)).astype(int)
         assert heat.shape == (64, 64, 3)
         for row, column in ((2, 2), (32, 28), (60, 60)):
             place = round(min(1.0, apart[lane][row, column] / 128) * (len(bar) - 1))
             assert np.abs(bar[max(0, place - 2) : place + 3] - heat[row, column]).max(axis=1).min() <= 6
-    name = page.locator(".player .lens canvas").first.get_attribute("aria-label")
+    name = page.locator(".player .tiles .lens:not(.noise) canvas").first.get_attribute("aria-label")
     assert "DDIM 50" in name
     assert "difference from final image, mean" in name
 
     choose(page, "Lightest colour", "16")
     page.wait_for_timeout(300)
-    assert (pixels(page.locator(".player .lens canvas").first)[2, 2] == bar[-1]).all()
+    assert (pixels(page.locator(".player .tiles .lens:not(.noise) canvas").first)[2, 2] == bar[-1]).all()
     assert "16 and more" in page.locator(".player .legend").inner_text()
     assert len(sent) == counted
 
@@ -136,7 +139,7 @@ def test_equal_final_images_differ_by_nothing_and_the_baseline_shows_itself(quie
     page = opened(quiet_page, f"{dashboard}/compare?prompt=owl&view=final&diff=baseline")
     assert means(page) == [0.0] * (LANES - 1)
     assert "Compared with this" in page.locator(".player figure").first.inner_text()
-    heat = pixels(page.locator(".player .lens canvas").nth(1))
+    heat = pixels(page.locator(".player .tiles .lens:not(.noise) canvas").nth(1))
     assert (heat == heat[0, 0]).all()
 
     choose(page, "Difference from", "reference")
@@ -151,13 +154,15 @@ def test_zoom_and_movement_reach_all_lanes_without_the_server(
 ) -> None:
     page = opened(quiet_page, f"{dashboard}/compare?prompt=owl")
     counted = len(sent)
-    lens = page.locator(".player .lens").first
+    lens = page.locator(".player .tiles .lens:not(.noise)").first
     box = lens.bounding_box()
-    before = set(page.locator(".player .lens img").evaluate_all(TRANSFORMS))
+    before = set(page.locator(".player .tiles .lens:not(.noise) img").evaluate_all(TRANSFORMS))
     page.mouse.move(box["x"] + 20, box["y"] + 20)
     if way == "wheel":
         page.mouse.wheel(0, 100)
-        assert set(page.locator(".player .lens img").evaluate_all(TRANSFORMS)) == before, "the plain wheel scrolls"
+        assert set(page.locator(".player .tiles .lens:not(.noise) img").evaluate_all(TRANSFORMS)) == before, (
+            "the plain wheel scrolls"
+        )
         lens.scroll_into_view_if_needed()
         box = lens.bounding_box()
         page.mouse.move(box["x"] + 20, box["y"] + 20)
@@ -171,7 +176,7 @@ def test_zoom_and_movement_reach_all_lanes_without_the_server(
         page.get_by_role("button", name="Zoom in").click()
     else:
         page.mouse.dblclick(box["x"] + 20, box["y"] + 20)
-    zoomed = page.locator(".player .lens img").evaluate_all(TRANSFORMS)
+    zoomed = page.locator(".player .tiles .lens:not(.noise) img").evaluate_all(TRANSFORMS)
     assert len(set(zoomed)) == 1
     assert set(zoomed) != before
 
@@ -180,18 +185,18 @@ def test_zoom_and_movement_reach_all_lanes_without_the_server(
     page.mouse.down()
     page.mouse.move(box["x"] + 60, box["y"] + 80, steps=4)
     page.mouse.up()
-    dragged = page.locator(".player .lens img").evaluate_all(TRANSFORMS)
+    dragged = page.locator(".player .tiles .lens:not(.noise) img").evaluate_all(TRANSFORMS)
     assert len(set(dragged)) == 1
     shift = [numbers(dragged[0])[i] - numbers(zoomed[0])[i] for i in (4, 5)]
     assert shift == pytest.approx([-40, -20], abs=2)
 
     page.locator(".player .tiles").focus()
     page.keyboard.press("ArrowLeft")
-    moved = page.locator(".player .lens img").evaluate_all(TRANSFORMS)
+    moved = page.locator(".player .tiles .lens:not(.noise) img").evaluate_all(TRANSFORMS)
     assert len(set(moved)) == 1
     assert numbers(moved[0])[4] > numbers(dragged[0])[4]
     page.keyboard.press("0")
-    assert set(page.locator(".player .lens img").evaluate_all(TRANSFORMS)) == before
+    assert set(page.locator(".player .tiles .lens:not(.noise) img").evaluate_all(TRANSFORMS)) == before
     assert len(sent) == counted
 
 
@@ -202,7 +207,7 @@ def numbers(matrix: str) -> list[float]:
 def test_two_fingers_zoom_all_lanes(chromium: Any, dashboard: str) -> None:
     context = chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
     page = opened(context.new_page(), f"{dashboard}/compare?prompt=owl")
-    lens = page.locator(".player .lens").first
+    lens = page.locator(".player .tiles .lens:not(.noise)").first
     lens.scroll_into_view_if_needed()
     box = lens.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -217,7 +222,7 @@ def test_two_fingers_zoom_all_lanes(chromium: Any, dashboard: str) -> None:
     for apart in (15, 20, 25, 30):
         fingers("touchMove", -apart, apart)
     fingers("touchEnd")
-    found = page.locator(".player .lens img").evaluate_all(TRANSFORMS)
+    found = page.locator(".player .tiles .lens:not(.noise) img").evaluate_all(TRANSFORMS)
     assert len(set(found)) == 1
     assert numbers(found[0])[0] == pytest.approx(3, abs=0.4)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -248,8 +253,8 @@ def test_the_address_holds_the_view_and_opens_it_elsewhere(
     assert sources(other) == sources(page)
     assert other.locator(".player select[aria-label='Speed']").input_value() == "2"
     assert means(other) == means(page)
-    transform = page.locator(".player .lens img").evaluate_all(TRANSFORMS)
-    assert other.locator(".player .lens img").evaluate_all(TRANSFORMS) == transform
+    transform = page.locator(".player .tiles .lens:not(.noise) img").evaluate_all(TRANSFORMS)
+    assert other.locator(".player .tiles .lens:not(.noise) img").evaluate_all(TRANSFORMS) == transform
     other.get_by_role("link", name="Overview").click()
     other.locator(".lab-pictures").first.wait_for(timeout=PATIENCE)
     assert "align=" not in other.url
@@ -263,7 +268,7 @@ def test_bad_values_in_the_address_fall_back_quietly(quiet_page: Any, dashboard:
     assert page.locator(".player select[aria-label='Difference from']").input_value() == "off"
     assert page.locator(".player select[aria-label='Speed']").input_value() == "1"
     assert page.get_by_text("100 %", exact=True).count() >= 1
-    page.wait_for_url(f"{dashboard}/compare?prompt=owl&study=quick&seed=0&kind=x0", timeout=PATIENCE)
+    page.wait_for_url(f"{dashboard}/compare?prompt=owl&kind=x0&study=quick&seed=0", timeout=PATIENCE)
 
 
 def test_another_prompt_keeps_the_view(quiet_page: Any, dashboard: str) -> None:
@@ -271,7 +276,7 @@ def test_another_prompt_keeps_the_view(quiet_page: Any, dashboard: str) -> None:
     place = page.locator(".player output").inner_text()
     page.get_by_role("combobox", name="Prompt").click()
     page.get_by_role("option", name="rocket").click()
-    page.locator(".player .lens canvas[aria-label*=\"'rocket'\"]").first.wait_for(timeout=PATIENCE)
+    page.locator(".player .tiles .lens:not(.noise) canvas[aria-label*=\"'rocket'\"]").first.wait_for(timeout=PATIENCE)
     assert page.locator(".player output").inner_text() == place
     assert page.locator(".player select[aria-label='Difference from']").input_value() == "final"
 

@@ -42,12 +42,16 @@ def test_from_the_overview_to_a_run_that_appears(
     page.locator(".lab-pictures img").first.wait_for(timeout=PATIENCE)
 
     open_by_name(page, "Compare")
-    page.locator(".player figure img").nth(LANES - 1).wait_for(timeout=PATIENCE)
-    before = page.locator(".player figure img").evaluate_all("images => images.map(image => image.src)")
+    page.locator(".player .tiles img").nth(LANES - 1).wait_for(timeout=PATIENCE)
+    before = page.locator(".player .tiles .lens:not(.noise) img").evaluate_all(
+        "images => images.map(image => image.src)"
+    )
     page.locator(".player input[type=range]").first.focus()
     for _ in range(60):
         page.keyboard.press("ArrowLeft")
-    after = page.locator(".player figure img").evaluate_all("images => images.map(image => image.src)")
+    after = page.locator(".player .tiles .lens:not(.noise) img").evaluate_all(
+        "images => images.map(image => image.src)"
+    )
     assert all(one != other for one, other in zip(before, after, strict=True))
 
     if (VIEWS / "phases.py").exists():

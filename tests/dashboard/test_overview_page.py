@@ -189,9 +189,11 @@ def test_the_baseline_and_the_recommended_lane_come_first_among_the_pictures(
     synthetic.write_scored(tmp_path / "c.duckdb", lanes=lanes, baseline="ddim:50")
     text = words(open_page("overview", tmp_path / "c.duckdb"))
     grid = text[text.index("What it does to the images") :]
-    places = [grid.index(f"</span> {name}") for name in ("DDIM 50", "DPM++ 2M 20", "Euler 30", "PNDM 35", "Heun 20")]
+    places = [
+        grid.index(f'<th scope="col">{name}</th>')
+        for name in ("DDIM 50", "DPM++ 2M 20", "Euler 30", "PNDM 35", "Heun 20")
+    ]
     assert places == sorted(places)
-    assert "1 more lane" in [part.label for part in open_page("overview", tmp_path / "c.duckdb").expander]
 
 
 def test_no_text_of_a_card_or_claim_can_be_markup(synthetic: ModuleType) -> None:

@@ -59,12 +59,12 @@ def test_a_preset_is_planned_and_started(open_page: OpenPage, tmp_path: Path, st
     assert page.selectbox("run_preset").value == "quickstart"
     assert "start" not in buttons(page)
     page.button("check").click().run()
-    assert "quickstart: 8 lanes x 15 prompts x 2 seeds" in words(page)
+    assert "quickstart: 13 lanes x 15 prompts x 2 seeds" in words(page)
     page.button("start").click().run()
     assert not page.exception
     (job,) = Queue(cache).jobs()
     assert (job.study, job.state) == ("quickstart", "queued")
-    assert "8 lanes" in job.plan
+    assert "13 lanes" in job.plan
     assert started[0].cache == cache
     assert "Run 1, quickstart: waiting since" in words(page)
     assert "start" not in buttons(page)

@@ -1,6 +1,7 @@
 """Progress for people: the bar moves while the first cells are still on their way."""
 
 import contextlib
+import io
 import signal
 
 import pytest
@@ -34,16 +35,46 @@ def test_calls_are_told_before_the_first_cell_is_done_and_add_up(tmp_path):
     assert counts[-1] == (14, 14)
 
 
-def test_the_bar_shows_the_calls_behind_it(capsys, monkeypatch):
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def test_a_pass_is_one_line_on_a_terminal(monkeypatch):
     monkeypatch.setattr(progress, "REFRESH_SECONDS", -1)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
     bar = BarProgress()
     bar.calls(1, 2)  # no pass has begun
     bar.start("images", 16, "cells")
     bar.calls(1234, 5678)
+    bar.note("Failed: \x1b]0;title\x07 [bold]x[/bold]")
+    bar.advance(16)
     bar.finish({})
-    told = capsys.readouterr().err
-    assert "0/16" in told
-    assert "1,234 of 5,678 denoiser calls" in told
+    told = terminal.getvalue()
+    assert "0 of 16 cells" in told
+    assert "calls a second" in told
+    assert "\x1b]0;" not in told, "a note gives the terminal no orders"
+    assert "[bold]x[/bold]" in told
+    assert told.count("\n") <= 4, "the line is drawn over, not again"
+
+
+def test_where_there_is_no_terminal_a_pass_is_a_line_every_ten_seconds(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    bar = BarProgress()
+    bar.start("images", 300, "cells")
+    for _ in range(300):
+        now[0] += 0.1
+        bar.advance(1, "ddim:50")
+    bar.finish({})
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "images: 0 of 300 cells"
+    assert lines[-1] == "images: 300 of 300 cells"
+    assert 4 <= len(lines) <= 5
+    assert any("left" in line for line in lines)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -9,8 +9,8 @@ import pytest
 from engine.cache.connection import migrate, reading, writing
 from engine.cache.exchange import import_cache
 from engine.cli import main
-from engine.commands.console import CONTROL
 from engine.errors import CacheRefused
+from engine.plain_text import CONTROL
 from tests.engine.helpers import write_study
 from tests.hostile import files as FILES
 

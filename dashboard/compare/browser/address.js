@@ -35,8 +35,7 @@ function startOf(data) {
   const places = data.lanes.some((lane) => lane.frames.length) ? placesOf(data, scaleOf(data, "steps")) : [1];
   return {
     at: places[Math.floor(places.length / 2)], align: "steps", view: "forming", diff: "off", top: 32, speed: 1,
-    zoom: { by: 1, x: 0, y: 0 }, frame: 0, along: "steps", film: "lanes", before: "off",
-    after: Math.min(1, data.lanes.length - 1), cut: 0.5,
+    zoom: { by: 1, x: 0, y: 0 }, frame: 0, along: "steps", film: "lanes", before: "off", after: data.pair[1], cut: 0.5,
   };
 }
 

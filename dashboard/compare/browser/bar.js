@@ -54,6 +54,7 @@ function makeTools({ data, state }, acts) {
   const node = element("div", "tools");
   const looks = switchOf("Show", [["forming", "Forming", "The image at a step"], ["final", "Final", "What came out"]],
     state.view, (value) => acts.set({ view: value }));
+  const two = button("Two in one frame", () => acts.wipe(state.before === "off"), { title: "With a line to drag" });
   const align = switchOf("Align by", [
     ["steps", "Steps", "All lanes at the same share of their steps"],
     ["noise", "Noise level", "All lanes at the same log-SNR", data.noNoise],
@@ -66,12 +67,13 @@ function makeTools({ data, state }, acts) {
     (value) => acts.set({ speed: Number(value) }));
   const zoom = makeZoomButtons(state, acts);
   const save = makeDownloads(data, acts);
-  node.append(looks.node, align.node, diff.node, speed.node, zoom.node, save.node);
+  node.append(looks.node, labelled("Before and after", two), align.node, diff.node, speed.node, zoom.node, save.node);
   return {
     node,
     busy: save.busy,
     show() {
       looks.press(state.view);
+      two.setAttribute("aria-pressed", String(state.before !== "off"));
       align.press(state.align);
       diff.press(state.diff);
       speed.press(String(state.speed));
@@ -104,8 +106,9 @@ function makeDownloads(data, acts) {
   const png = button("PNG", acts.png, { name: "Download this view as PNG" });
   const gif = button("GIF", acts.gif, { name: "Download the animation as GIF" });
   const recorded = videoType();
-  const video = button(recorded ? recorded[1].toUpperCase() : "MP4", acts.video, {
-    name: "Download the animation as video", why: recorded ? "" : "This browser records no video",
+  const form = recorded ? recorded[1].toUpperCase() : "MP4";
+  const video = button(form, acts.video, {
+    name: `Download the animation as video, ${form}`, why: recorded ? "" : "This browser records no video",
   });
   const sheet = button("Sheet", acts.sheet, {
     name: "Download the contact sheet", title: "Frames across; down the lanes, or the steps of the lane below",

@@ -16,9 +16,10 @@ function layoutOf(context, look, view, tile) {
   const legend = state.diff === "off" ? 0 : 2 * LINE;
   const notes = data.notes.flatMap((note) => wrapped(context, note, width - 2 * GAP, 2));
   const head = GAP + (prompt.length + 1) * LINE + legend;
-  const row = height + 3 * LINE + GAP;
+  const stacked = data.lanes.some((lane) => lane.frames.some((frame) => noiseOf({ picture: frame }, view)));
+  const row = height * (stacked ? 2 : 1) + 3 * LINE + GAP;
   return {
-    tile, height, width, columns, prompt, notes, head, row,
+    tile, height, width, columns, prompt, notes, head, row, stacked,
     full: head + Math.ceil(shown / columns) * row + notes.length * LINE + GAP,
   };
 }
@@ -61,12 +62,18 @@ function paintHead(context, look, { prompt, width, head }, { data, state, scale 
   write(context, look.small, look.soft, meaningOf(against), GAP, y + LINE - 2, width - 2 * GAP);
 }
 
-async function paintTile(context, look, { tile, height }, { left, top }, lane, view) {
+async function paintTile(context, look, { tile, height, stacked }, { left, top }, lane, view) {
   const shown = shownOf(lane, view);
   write(context, look.strong, lane.colour === "inherit" ? look.colour : lane.colour, lane.glyph, left, top);
   const name = lane.baseline ? `${lane.label} (baseline)` : lane.label;
   write(context, look.strong, look.colour, name, left + 18, top, tile - 18);
-  const y = top + LINE + 2;
+  const y = top + LINE + 2 + (stacked ? height : 0);
+  const above = noiseOf(shown, view);
+  if (above) {
+    const noisy = await pictureOf(sourceOf(above, view.state.frame));
+    context.imageSmoothingEnabled = !view.data.small;
+    context.drawImage(noisy, left, y - height, tile, height);
+  }
   context.save();
   context.beginPath();
   context.rect(left, y, tile, height);

@@ -24,6 +24,10 @@ export default function (component) {
     },
     play: motion.toggle,
     zoom: (zoom) => set({ zoom }),
+    wipe: (on) => {
+      set({ before: on ? data.pair[0] : "off" });
+      if (on) wipe.node.scrollIntoView({ block: "nearest" });
+    },
     png: () => download((made) => savePng(frozen(view), made)),
     gif: () => download((made) => saveGif(frozen(view), made, (text) => tools.busy(text, false))),
     video: () => download((made) => saveVideo(frozen(view), made, (text) => tools.busy(text, false))),
@@ -36,6 +40,9 @@ export default function (component) {
   const tiles = makeTiles(data, grid);
   const wipe = makeWipe(view, acts);
   const strip = element("div", "strip");
+  strip.tabIndex = 0; // it scrolls sideways, by keyboard too
+  strip.setAttribute("role", "region");
+  strip.setAttribute("aria-label", "Filmstrip");
   const film = data.videoFrames.length > 1 ? makeFilmChoice(view, acts) : null;
   const [help, hint] = [element("p", "soft", HELP), element("p", "soft")];
   const films = film ? [film.node] : [];
@@ -113,7 +120,8 @@ function makeGrid({ lanes, small, width, height }) {
   grid.setAttribute("role", "group");
   grid.setAttribute("aria-label", "Pictures of all lanes. Plus and minus zoom, arrow keys move or step, space plays.");
   grid.classList.toggle("small", small);
-  grid.style.setProperty("--tile", lanes.length > 6 ? "160px" : lanes.length > 4 ? "190px" : "256px");
+  const many = lanes.length > 10 ? "128px" : "160px";
+  grid.style.setProperty("--tile", lanes.length > 6 ? many : lanes.length > 4 ? "190px" : "256px");
   grid.style.setProperty("--ratio", `${width} / ${height}`);
   return grid;
 }

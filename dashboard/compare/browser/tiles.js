@@ -50,11 +50,13 @@ function altOf(lane, frame, data) {
 
 function makeTile(lane) {
   const node = element("figure");
-  const lens = element("div", "lens");
+  const [noise, lens] = [element("div", "lens noise"), element("div", "lens")];
+  const noisy = element("img");
   const [image, heat, gap] = [element("img"), element("canvas"), element("div", "gap")];
   const [caption, mean] = [element("div", "soft"), element("div", "mean")];
   const text = element("figcaption");
-  Object.assign(image, { draggable: false, alt: "" }); // told once a picture is shown
+  [image, noisy].forEach((one) => Object.assign(one, { draggable: false, alt: "" })); // told once a picture is shown
+  noise.append(noisy);
   heat.setAttribute("role", "img");
   text.append(caption, mean);
   lens.append(image, heat, gap);
@@ -109,6 +111,14 @@ function makeTile(lane) {
     show(view) {
       const shown = shownOf(lane, view);
       caption.textContent = shown.why ? lane.facts.join(" · ") : shown.caption;
+      const above = noiseOf(shown, view);
+      if (!above) noise.remove();
+      else {
+        if (!noise.parentNode) lens.before(noise);
+        const source = sourceOf(above, view.state.frame);
+        if (noisy.src !== source) noisy.src = source;
+        noisy.alt = `${lane.label}, noisy image at call ${shown.picture.step} of ${shown.picture.calls}, ${view.data.subject}`;
+      }
       if (shown.why) {
         gap.textContent = shown.why;
         showPlain(gap, "");
@@ -121,6 +131,11 @@ function makeTile(lane) {
       else showPlain(image, noDifference(shown, view.state));
     },
   };
+}
+
+// The noisy image of the step that is shown, where both are.
+function noiseOf(shown, { state }) {
+  return state.view === "forming" && state.diff === "off" ? shown.picture?.noisy ?? null : null;
 }
 
 function sourcesOf(shown, state) {

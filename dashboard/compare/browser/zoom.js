@@ -81,7 +81,7 @@ function showZoom(grid, zoom, data) {
   grid.style.setProperty("--x", `${zoom.x * 100}%`);
   grid.style.setProperty("--y", `${zoom.y * 100}%`);
   grid.classList.toggle("zoomed", zoom.by > 1);
-  const lens = grid.querySelector(".lens");
+  const lens = grid.querySelector(".lens:not(.noise)");
   const dot = lens ? (lens.clientWidth * zoom.by) / data.width : 1; // of the screen, for one of the picture
   grid.classList.toggle("dots", data.small || dot >= 3);
 }

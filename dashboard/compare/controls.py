@@ -1,0 +1,25 @@
+"""What the reader chooses on the Compare page, beside the pickers that several pages share."""
+
+import streamlit as st
+
+from dashboard.state import LIKENESS
+from engine.analysis.differences import Differences
+
+
+def go_to_likeness(found: Differences) -> None:
+    """Leads to the prompt and seed where lanes differ most, or least, or as they do mostly."""
+    if found.table.empty:
+        return
+
+    def go() -> None:
+        likeness = st.session_state["go_to"]
+        st.session_state["prompt_choice"], st.session_state["seed_choice"] = found.ranked(likeness)[0]
+        st.session_state["go_to"] = None  # it leads somewhere, and does not stay chosen
+
+    st.segmented_control(
+        "Go to where lanes are",
+        list(LIKENESS),
+        format_func=lambda key: LIKENESS[key].lower(),
+        key="go_to",
+        on_change=go,
+    )

@@ -1,0 +1,136 @@
+"""The live view of a run: what it is told goes on to whoever asked for it, and to the file that pages look at."""
+
+import contextlib
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from engine.analysis.decision import Decision, LaneDecision
+from engine.analysis.guards import OTHER
+from engine.cache.live_state import LiveFile, LiveState, Tile
+from engine.progress import CellPicture, Progress
+from engine.study.study import Study
+
+SECONDS_APART = 0.5
+# Of each lane, so that lanes that are ahead can be shown beside those that are behind.
+KEPT_TILES = 16
+_STATUS = {"accepted": "as good", "dropped": "not as good", "open": "open", "refused": ""}
+
+
+@contextlib.contextmanager
+def shown_live(study: Study, cache: Path, progress: Progress, seconds: float = math.inf) -> Iterator[Progress]:
+    """A progress that tells the given one, and shows the run to pages of the same cache.
+
+    Args:
+        study: What is run.
+        cache: The file it is run for.
+        progress: Is told all.
+        seconds: The most that the run may take.
+    """
+    with LiveFile(cache) as file:
+        began = time.time()
+        lanes = {lane.key: lane.label for lane in study.lanes}
+        ends = began + seconds if math.isfinite(seconds) else None
+        state = LiveState(study.name, began=began, ends=ends, lanes=lanes)
+        yield LiveProgress(progress, file, state) if file.held else progress
+
+
+class LiveProgress(Progress):
+    """Tells another progress, and writes the state of the run at most twice a second.
+
+    Args:
+        told: Is told all.
+        file: Where the state goes.
+        state: At the beginning.
+    """
+
+    wants_pictures = True
+
+    def __init__(self, told: Progress, file: LiveFile, state: LiveState) -> None:
+        self._told, self._file, self._state = told, file, state
+        self._tiles: dict[str, OrderedDict[tuple[str, int], Tile]] = {}
+        self._front = ("", 0)
+        self._written, self._pass_began = 0.0, 0.0
+        self._write(now=True)
+
+    def begin(self, facts: dict[str, Any]) -> None:
+        """Hands it on."""
+        self._told.begin(facts)
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        """Shows the new pass at once: pages are to keep still before a time is taken."""
+        self._told.start(what, total, unit)
+        self._pass_began = time.monotonic()
+        self._state = replace(
+            self._state, what=what, done=0, total=total, unit=unit, calls_per_second=None, seconds_left=None
+        )
+        self._write(now=True)
+
+    def advance(self, units: int, detail: str = "") -> None:
+        """Counts, and hands it on."""
+        done, seconds = self._state.done + units, time.monotonic() - self._pass_began
+        self._state = replace(self._state, done=done)
+        if self._state.calls_per_second is None and done:
+            self._state = replace(self._state, seconds_left=(self._state.total - done) * seconds / done)
+        self._write()
+        self._told.advance(units, detail)
+
+    def calls(self, done: int, expected: int) -> None:
+        """Takes note of the pace, and hands it on."""
+        seconds = time.monotonic() - self._pass_began
+        pace = done / seconds if seconds > 0 else None
+        left = max(expected - done, 0) / pace if pace else None
+        self._state = replace(self._state, calls_per_second=pace, seconds_left=left)
+        self._told.calls(done, expected)
+
+    def picture(self, picture: CellPicture) -> None:
+        """Keeps it; of all lanes the prompt and seed are shown that were last seen on their way."""
+        subject = picture.prompt, picture.seed
+        if picture.call < picture.calls:
+            self._front = subject
+        tiles = self._tiles.setdefault(picture.lane, OrderedDict())
+        tiles[subject] = Tile(**vars(picture))
+        tiles.move_to_end(subject)
+        if len(tiles) > KEPT_TILES:
+            tiles.popitem(last=False)
+        self._write()
+
+    def standing(self, sentence: str, lanes: Mapping[str, str], waiting: tuple[str, ...]) -> None:
+        """Shows what may be said so far at once."""
+        self._state = replace(self._state, sentence=sentence, standings=lanes, waiting=waiting)
+        self._write(now=True)
+        self._told.standing(sentence, lanes, waiting)
+
+    def note(self, text: str) -> None:
+        """Hands it on."""
+        self._told.note(text)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Hands it on."""
+        self._told.finish(summary)
+
+    def _write(self, *, now: bool = False) -> None:
+        if self._state.is_timing and not now:
+            return  # while times are taken, the file keeps still as well
+        if now or time.monotonic() - self._written >= SECONDS_APART:
+            self._written = time.monotonic()
+            shown = [tiles.get(self._front) or next(reversed(tiles.values())) for tiles in self._tiles.values()]
+            self._file.write(replace(self._state, tiles=tuple(shown)))
+
+
+def standings(decision: Decision) -> dict[str, str]:
+    """What lanes have shown so far, e.g. "keeps the picture so far in 38 of 38"."""
+    return {row.lane: text for row in decision.lanes if (text := _standing(row))}
+
+
+def _standing(row: LaneDecision) -> str:
+    told = next((guard for guard in row.guards if guard.guard.key == OTHER and guard.n), None)
+    if told is None:
+        return _STATUS[row.status]
+    kept = f"keeps the picture in {told.n - told.events:.3g} of {told.n}"
+    word = _STATUS[row.status]
+    return f"{word}: {kept}" if word not in {"open", ""} else f"{kept} so far"

@@ -1,0 +1,245 @@
+"""Small pictures of cells on their way, for people who watch a run: x_t and x0 so far, at next to no cost.
+
+The autoencoder would cost more than the denoiser saves time to show it. So the first few estimates are decoded in full,
+and from these, and from every picture that the run decodes anyway, a linear map from latents to pixels is fitted; it
+draws all further previews. Nothing here changes a cell: latents are only read.
+"""
+
+import io
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import DiffusionPipeline
+from numpy.lib.stride_tricks import sliding_window_view
+from PIL import Image
+
+from engine.sampling import frames
+from engine.study.cells import Cell
+
+if TYPE_CHECKING:
+    from engine.sampling.recording import Recorder
+
+SECONDS_APART = 0.5
+# Most of the time of a run that previews may take, and what they may take at once at its beginning.
+SHARE, HEAD_START_SECONDS = 0.03, 0.4
+SIDE = 128  # pixels: the longer side of a preview
+# With more channels each latent is looked at alone: the fit would take too long.
+MOST_NEIGHBOURED_CHANNELS = 16
+DAMPING = 1e-4  # of the mean square of the features
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a cell looks like so far.
+
+    Attributes:
+        call: Denoiser calls behind it, of `calls`.
+        image: x0 as a JPEG.
+        noisy: x_t likewise; empty where it was not drawn.
+    """
+
+    cell: Cell
+    call: int
+    calls: int
+    image: bytes
+    noisy: bytes = b""
+
+
+class LinearDecoder:
+    """The best linear map from 3 x 3 neighbouring latents to the pixels around the middle one, of the pairs seen.
+
+    The patches of neighbouring latents overlap by half, and are faded into each other.
+    """
+
+    def __init__(self) -> None:
+        self._pairs, self._fitted_on = 0, 0
+        self._squares: Floats | None = None
+        self._products: Floats | None = None
+        self._map: Floats | None = None
+
+    def learn(self, latents: npt.NDArray[np.float32], picture: npt.NDArray[np.uint8]) -> None:
+        """Takes in a pair: latents (C, h, w), and the picture (H, W, 3) they are decoded to."""
+        if latents.ndim != 3 or picture.shape[0] * latents.shape[2] != picture.shape[1] * latents.shape[1]:
+            return  # packed latents, or clips
+        height, width = latents.shape[1:]
+        scale = max(1, min(picture.shape[0] // height, SIDE // max(height, width)))
+        small = Image.fromarray(picture).resize((width * scale, height * scale), Image.Resampling.BOX)
+        rows, targets = _neighbours(latents[None]), _patches(np.asarray(small, dtype=np.float64), scale)
+        squares, products = rows.T @ rows, rows.T @ targets
+        if self._squares is None or self._products is None or self._products.shape != products.shape:
+            self._squares, self._products, self._pairs, self._map = squares, products, 0, None
+        else:
+            self._squares, self._products = self._squares + squares, self._products + products
+        self._pairs += 1
+        if self._pairs * height * width >= 6 * rows.shape[1] and self._pairs >= 1.5 * self._fitted_on:
+            damped = self._squares + DAMPING * np.trace(self._squares) / len(self._squares) * np.eye(len(self._squares))
+            self._map, self._fitted_on = np.linalg.solve(damped, self._products), self._pairs
+
+    def draw(self, latents: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8] | None:
+        """Pictures (N, height, width, 3) of latents (N, C, h, w); None as long as too little has been seen."""
+        if self._map is None or latents.ndim != 4 or len(self._map) != _features(latents.shape[1]):
+            return None
+        number, _, height, width = latents.shape
+        side = round((self._map.shape[1] / 3) ** 0.5)
+        patches = (_neighbours(latents) @ self._map).reshape(number, height, width, side, side, 3)
+        return _blended(patches).clip(0, 255).astype(np.uint8)
+
+
+def _overlap(scale: int) -> int:
+    """By how many pixels a patch reaches over the square of its latent, on each side."""
+    return scale // 2
+
+
+def _patches(picture: Floats, scale: int) -> Floats:
+    """The patch around the pixels of each latent, one row each; the picture goes on beyond its edge as it ends."""
+    over = _overlap(scale)
+    padded = np.pad(picture, ((over, over), (over, over), (0, 0)), mode="edge")
+    side = scale + 2 * over
+    windows = sliding_window_view(padded, (side, side), axis=(0, 1))[::scale, ::scale]
+    return windows.transpose(0, 1, 3, 4, 2).reshape(windows.shape[0] * windows.shape[1], -1)
+
+
+def _blended(patches: Floats) -> Floats:
+    """Pictures of overlapping patches (N, h, w, side, side, 3), each counting the less the nearer to its edge."""
+    number, height, width, side = patches.shape[:4]
+    scale = side // 2 if side % 2 == 0 else (side + 1) // 2
+    over = _overlap(scale)
+    ramp = 1 - np.abs(np.arange(side) - (side - 1) / 2) / (side / 2 + 0.5)
+    weights = (ramp[:, None] * ramp[None, :])[None, :, :, None]
+    total = np.zeros((number, height * scale + 2 * over, width * scale + 2 * over, 3))
+    counted = np.zeros((1, *total.shape[1:3], 1))
+    for row in range(height):
+        for column in range(width):
+            place = (slice(None), slice(row * scale, row * scale + side), slice(column * scale, column * scale + side))
+            total[place] += patches[:, row, column] * weights
+            counted[place] += weights
+    whole = total / counted
+    return whole[:, over : over + height * scale, over : over + width * scale]
+
+
+def _features(channels: int) -> int:
+    return channels * (9 if channels <= MOST_NEIGHBOURED_CHANNELS else 1) + 1
+
+
+def _neighbours(latents: npt.NDArray[np.float32]) -> Floats:
+    """One row for each latent of (N, C, h, w): those around it, and a one."""
+    number, channels, height, width = latents.shape
+    rows = latents.astype(np.float64)
+    if channels <= MOST_NEIGHBOURED_CHANNELS:
+        padded = np.pad(rows, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
+        rows = sliding_window_view(padded, (3, 3), axis=(2, 3)).transpose(0, 2, 3, 1, 4, 5)
+    else:
+        rows = rows.transpose(0, 2, 3, 1)
+    rows = rows.reshape(number * height * width, -1)
+    return np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
+
+
+@dataclass(frozen=True)
+class _Running:
+    cell: Cell
+    recorder: "Recorder"
+    origin: frames.Origin
+
+
+class Previews:
+    """Shows the cells of the first prompt and seed that is not finished, at most twice a second.
+
+    Args:
+        show: Gets the previews.
+        clock: Seconds.
+    """
+
+    def __init__(self, show: Callable[[Sequence[Preview]], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._show, self._clock = show, clock
+        self._decoder = LinearDecoder()
+        self._running: dict[str, _Running] = {}
+        self._began, self._next, self._spent, self._turn = clock(), 0.0, 0.0, 0
+
+    def enter(self, cell: Cell, recorder: "Recorder", origin: frames.Origin) -> None:
+        """A cell begins."""
+        self._running[cell.trajectory_id] = _Running(cell, recorder, origin)
+
+    def leave(self, cell: Cell) -> None:
+        """A cell has ended, one way or another."""
+        self._running.pop(cell.trajectory_id, None)
+
+    def learn(self, latents: torch.Tensor, picture: npt.NDArray[np.uint8]) -> None:
+        """Takes in what was decoded: latents with a batch axis of 1, as the scheduler knows them, and the picture."""
+        self._decoder.learn(latents[0].float().cpu().numpy(), picture)
+
+    def look(self, pipe: DiffusionPipeline) -> None:
+        """Shows what there is to be seen, if it is time; called after every forward."""
+        now = self._clock()
+        if now < self._next or self._spent > HEAD_START_SECONDS + SHARE * (now - self._began):
+            return
+        try:
+            front = self._front()
+            if not front:
+                return
+            self._show(self._pictures(pipe, front))
+        except Exception:  # whatever keeps a preview from being drawn must not keep the cell from being made
+            self._next = math.inf
+            return
+        self._spent += self._clock() - now
+        self._next = now + SECONDS_APART
+
+    def _front(self) -> list[_Running]:
+        """The running cells of the first prompt and seed of which one has made a step."""
+        ready = [running for running in self._running.values() if running.recorder.latest is not None]
+        return [one for one in ready if (one.cell.prompt, one.cell.seed) == (ready[0].cell.prompt, ready[0].cell.seed)]
+
+    def _pictures(self, pipe: DiffusionPipeline, front: Sequence[_Running]) -> list[Preview]:
+        pairs = [pair for running in front if (pair := running.recorder.latest) is not None]
+        if all(x_t.ndim == 4 and len(x_t) == 1 for x_t, _ in pairs):
+            stacked = torch.cat([rows for pair in pairs for rows in pair]).float().cpu().numpy()
+            drawn = self._decoder.draw(stacked)
+            if drawn is not None:
+                return [
+                    _preview(running, x0, x_t) for running, x_t, x0 in zip(front, drawn[::2], drawn[1::2], strict=True)
+                ]
+        return self._decoded(pipe, front)
+
+    def _decoded(self, pipe: DiffusionPipeline, front: Sequence[_Running]) -> list[Preview]:
+        """x0 of as many as may be decoded in full, in turns."""
+        found, start = [], self._clock()
+        for _ in front:
+            running = front[self._turn % len(front)]
+            self._turn += 1
+            pair = running.recorder.latest
+            assert pair is not None  # as `_front` has them
+            x0 = pair[1].to(pipe.dtype)
+            picture = next(frames.decode(pipe, x0, [running.origin]))[0]
+            self._decoder.learn(x0[0].float().cpu().numpy(), picture)
+            found.append(_preview(running, picture))
+            if self._spent + self._clock() - start > HEAD_START_SECONDS + SHARE * (start - self._began):
+                break
+        return found
+
+
+def _preview(running: _Running, x0: npt.NDArray[np.uint8], x_t: npt.NDArray[np.uint8] | None = None) -> Preview:
+    recorder = running.recorder
+    noisy = b"" if x_t is None else _encoded(Image.fromarray(x_t))
+    calls = len(recorder.scheduler.timesteps)
+    return Preview(running.cell, recorder.calls, calls, _encoded(Image.fromarray(x0)), noisy)
+
+
+def small(image: bytes) -> bytes:
+    """A picture of the engine as a preview."""
+    with Image.open(io.BytesIO(image)) as picture:
+        return _encoded(picture.convert("RGB"))
+
+
+def _encoded(image: Image.Image) -> bytes:
+    """A JPEG of at most `SIDE` pixels."""
+    image.thumbnail((SIDE, SIDE))
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=85)
+    return stream.getvalue()

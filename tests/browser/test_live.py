@@ -1,0 +1,76 @@
+"""The first five minutes in a real browser: an empty lab, a run that is watched, a link that works once."""
+
+import re
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dashboard.jobs.queue import Queue
+
+PATIENCE = 30_000  # ms
+RUN_PATIENCE = 240_000  # ms: the engine imports torch, and the machine may be busy
+
+
+def tiles(page: Any) -> Any:
+    return page.locator(".live .frame.x0 img")
+
+
+def is_error(message: Any) -> bool:
+    """Whether a console message is an error; below a page's address Streamlit looks for its own files in vain."""
+    return message.type == "error" and "_stcore" not in message.location["url"]
+
+
+def test_from_an_empty_lab_to_a_run_that_is_watched_and_stopped(
+    chromium: Any, chromium_page: Any, start_dashboard: Callable[..., str], tmp_path: Path
+) -> None:
+    cache, page, errors = tmp_path / "cache.duckdb", chromium_page, []
+    page.on("console", lambda message: errors.append(message.text) if is_error(message) else None)
+    url = start_dashboard(cache, "--allow-runs")
+    page.goto(url)
+    page.locator(".lab-welcome img").wait_for(timeout=PATIENCE)
+    page.get_by_role("button", name="Measure it here").click()
+    page.get_by_text("Running: quickstart").wait_for(timeout=PATIENCE)
+    tiles(page).first.wait_for(timeout=RUN_PATIENCE)
+    (job,) = Queue(cache).jobs()
+    assert job.state == "running", "pictures are there long before the run has ended"
+    assert "after calibration" in page.locator(".live").inner_text()
+    first = tiles(page).first.get_attribute("src")
+    page.wait_for_function(
+        "before => document.querySelector('.live .frame.x0 img')?.src !== before", arg=first, timeout=RUN_PATIENCE
+    )
+    context = chromium.new_context(viewport={"width": 390, "height": 844})
+    other = context.new_page()
+    other.goto(url)
+    tiles(other).first.wait_for(timeout=PATIENCE)
+    assert other.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    context.close()
+    page.get_by_role("button", name="Stop", exact=True).last.click()
+    page.get_by_text("Running: quickstart").wait_for(state="detached", timeout=RUN_PATIENCE)
+    assert Queue(cache).jobs()[0].state == "cancelled"
+    assert page.locator("[data-testid=stException]").count() == 0
+    assert errors == []
+
+
+def test_the_printed_link_allows_runs_for_the_first_browser_that_opens_it(
+    chromium: Any, chromium_page: Any, dashboard_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    page, log = chromium_page, tmp_path / "log"
+    with dashboard_server(tmp_path / "cache.duckdb", (), log) as url:
+        page.goto(url)
+        page.get_by_text("the link that stands in the server's terminal").wait_for(timeout=PATIENCE)
+        token = re.search(r"allow=([\w-]+)", log.read_text())
+        assert token is not None
+        assert token[1] not in page.content()
+        urllib.request.urlopen(f"{url}/?allow={token[1]}").read()  # whoever only fetches the address takes nothing
+        page.goto(f"{url}/?allow={token[1]}")
+        page.get_by_role("button", name="Measure it here").wait_for(timeout=PATIENCE)
+        assert "allow" not in page.url
+        page.goto(url)  # a new session of the same browser
+        page.get_by_role("button", name="Measure it here").wait_for(timeout=PATIENCE)
+        context = chromium.new_context()
+        other = context.new_page()
+        other.goto(f"{url}/?allow={token[1]}")
+        other.get_by_text("the link that stands in the server's terminal").wait_for(timeout=PATIENCE)
+        assert other.get_by_role("button", name="Measure it here").count() == 0
+        context.close()
