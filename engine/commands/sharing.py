@@ -1,12 +1,13 @@
 """Commands that hand results on: export, import, report."""
 
 import argparse
+from importlib import import_module
 from pathlib import Path
 
 from engine.cache.connection import reading
 from engine.cache.exchange import import_cache
 from engine.cache.queries import studies as list_studies
-from engine.commands.files import cached_name
+from engine.commands.files import cached_name, migrate_existing
 from engine.errors import LabError
 from engine.sharing.export import View, export
 from engine.sharing.file_formats import FORMATS, REPORT_FORMATS, SUFFIXES
@@ -43,6 +44,19 @@ def export_study(arguments: argparse.Namespace) -> int:
     view = View(arguments.prompt, arguments.seed, arguments.kind)
     study = None if arguments.study is None else cached_name(arguments.study)
     print("\n".join(export(arguments.cache, study, form, path, view)))
+    return 0
+
+
+def share(arguments: argparse.Namespace) -> int:
+    """`share STUDY --to FOLDER`."""
+    migrate_existing(arguments.cache)
+    # By name: the engine does not know the pages, which are started by name as well (`lab.dashboard`).
+    write_site = import_module("dashboard.static_site").write_site
+    files = write_site(arguments.cache, cached_name(arguments.study), arguments.to, arguments.url)
+    size = sum(file.stat().st_size for file in files) / 1e6
+    print(
+        f"{arguments.to}: {len(files)} files, {size:,.1f} MB. Open {arguments.to / 'index.html'}, or copy the folder."
+    )
     return 0
 
 

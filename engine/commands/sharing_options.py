@@ -45,6 +45,13 @@ def add_commands(add: Add, cache_option: Callable[[argparse.ArgumentParser], Non
     cache_option(page)
     page.set_defaults(command="sharing.report")
 
+    site = add("share", help="write a cached study as a site for any web space: the report, and Compare")
+    site.add_argument("study", help="a cached study, by name or TOML file")
+    site.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="it is made if it is not there")
+    site.add_argument("--url", default="", metavar="ADDRESS", help="of the folder on the web, for previews of links")
+    cache_option(site)
+    site.set_defaults(command="sharing.share")
+
 
 def _above_zero(text: str) -> float:
     try:
