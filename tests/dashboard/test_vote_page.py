@@ -183,13 +183,13 @@ def test_margin_and_power_are_chosen_by_the_address_and_kept_in_it(open_page: Op
         return words(page), kept
 
     text, kept = shown()
-    assert "of 215, to show equality with 80 % power" in text
+    assert "of 215, to show equivalence with 80 % power" in text
     assert (kept["margin"], kept["power"]) == ("10", "80")
     text, kept = shown(margin="5", power="90")
-    assert f"of {tally.votes_needed(0.05, 0.9):d}, to show equality with 90 % power" in text
+    assert f"of {tally.votes_needed(0.05, 0.9):d}, to show equivalence with 90 % power" in text
     assert "margin ±5 points" in text
     assert (kept["margin"], kept["power"]) == ("5", "90")
-    assert "of 215, to show equality with 80 % power" in shown(margin="0", power="<script>")[0]
+    assert "of 215, to show equivalence with 80 % power" in shown(margin="0", power="<script>")[0]
 
 
 def test_equal_lanes_are_found_equivalent_with_about_the_power_that_was_promised() -> None:

@@ -61,9 +61,9 @@ def test_words_nobody_knows_are_refused_when_they_are_given(
         ("grid.nonsense", "known image format"),
         ("nowhere/grid.png", "a folder that does not exist"),
         ("folder.png", "is a folder"),
-        ("grid.psd", "no picture can be written as PSD"),
-        ("grid.xbm", "no picture can be written as XBM"),
-        ("grid.h5", "no picture can be written as HDF5"),
+        ("grid.psd", "images cannot be written as PSD"),
+        ("grid.xbm", "images cannot be written as XBM"),
+        ("grid.h5", "images cannot be written as HDF5"),
     ],
 )
 def test_a_file_no_grid_can_be_saved_to_is_refused_before_any_work(path: str, message: str, tmp_path: Path) -> None:
