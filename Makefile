@@ -6,7 +6,7 @@ DEMO_PORT ?= 8501
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format hooks clean
+.PHONY: help setup demo test test-long lint format tables hooks clean
 
 help:  ## list the tasks
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,9 @@ lint: $(VENV)/.installed-dev  ## check style, format and types
 format: $(VENV)/.installed-dev  ## mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+tables: setup  ## write the README's tables of model families anew
+	$(BIN)/python -m engine.display.family_tables
 
 hooks: $(VENV)/.installed-dev  ## run `make lint` before every commit of yours
 	$(BIN)/pre-commit install

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from engine.errors import StudyError
 from engine.study.registry import Registry
-from engine.study.schedulers import ModelKind
+from engine.study.schedulers import SCHEDULERS, ModelKind
 
 # How two predictions become one: in one call with the rows without the prompt first, the same with those with it
 # first, in two calls with the prompt first, or not at all since the strength is an input of the denoiser.
@@ -54,6 +54,13 @@ class Family:
     builder: str = ""
     version: int = 0
     scheduler_config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> ModelKind:
+        """What its models count their time in, usually: what all its solvers solve."""
+        named = [set(SCHEDULERS[key].solves) for key in self.solvers if key in SCHEDULERS]
+        common = set.intersection(*named) if named else set[ModelKind]()
+        return common.pop() if len(common) == 1 else "discrete"
 
     def check(self) -> None:
         """Checks the form.
@@ -161,7 +168,14 @@ _BUILT_IN = (
     Family("animatediff", "AnimateDiff", ("AnimateDiffPipeline", "AnimateDiffSDXLPipeline"), frames=16),
     Family("ltx", "LTX-Video", ("LTXPipeline",), size=(704, 512), frames=161, solvers=_LEVELS),
     Family("wan", "Wan", ("WanPipeline",), size=(832, 480), frames=81, style="two_calls", solvers=_ANY),
-    Family("cogvideox", "CogVideoX", ("CogVideoXPipeline",), size=(720, 480), frames=49),
+    Family(
+        "cogvideox",
+        "CogVideoX",
+        ("CogVideoXPipeline",),
+        size=(720, 480),
+        frames=49,
+        solvers=("cogvideox_ddim", "cogvideox_dpm"),
+    ),
     Family(
         "hunyuan_video",
         "HunyuanVideo",

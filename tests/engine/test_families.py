@@ -4,8 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from engine.display.family_tables import END, README, family_rows, scheduler_rows, with_tables
 from engine.errors import StudyError
 from engine.study.families import FAMILIES, UNKNOWN, Family, family_of
+from engine.study.lanes import check_lane, parse_lane
+from engine.study.schedulers import SCHEDULERS
 from engine.study.source import find_model
 
 
@@ -47,3 +50,35 @@ def test_an_entry_that_makes_no_sense_is_refused(change: dict[str, object], told
     with pytest.raises(StudyError, match=told):
         FAMILIES.register(entry)
     assert entry.key not in FAMILIES
+
+
+def test_the_readme_shows_the_tables_as_they_are() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert with_tables(text) == text, "run `make tables`"
+    with pytest.raises(ValueError, match="end of model families"):
+        with_tables(text.replace(END, ""))
+
+
+# One model of each kind, by the scheduler configuration it comes with.
+CONFIGS: dict[str, dict[str, object]] = {
+    "discrete": {"_class_name": "DDIMScheduler", "steps_offset": 1},
+    "flow": {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+    "continuous": {"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous"},
+    "cogvideox": {"_class_name": "CogVideoXDDIMScheduler"},
+}
+
+
+def test_what_the_tables_say_is_what_a_run_refuses_and_takes() -> None:
+    heading, *rows = scheduler_rows()
+    assert [row[0] for row in rows] == [f"`{key}`" for key, entry in SCHEDULERS.items() if not entry.levels]
+    families = {family.label: family for family in FAMILIES.values() if not family.builder}
+    assert [row[0] for row in family_rows()][1:] == list(families)
+    for place, names in enumerate(heading[1:-1], 1):
+        for family in map(families.__getitem__, names.split(", ")):
+            config = CONFIGS[family.kind] | family.scheduler
+            for row in rows:
+                found = check_lane(parse_lane(f"{row[0].strip('`')}:4"), config, family)
+                refused = any(finding.severity == "error" for finding in found)
+                distilled = any(finding.code == "distilled" for finding in found)
+                word = "" if refused else "distilled weights" if distilled else "yes"
+                assert row[place] == word, (family.key, row[0])
