@@ -17,18 +17,14 @@ from engine.errors import StudyError
 from engine.patience import patience
 from engine.sampling.building import build_scheduler, resolved_config, scheduler_type
 from engine.sampling.probe import NO_SIGNAL, Probe, probe
-from engine.study.families import kind_of
+from engine.sampling.recording import NoiseLevels
 from engine.study.lanes import Finding, Lane, check_lane
 
 # Raised whenever the same lane would get other rows.
-LINT_VERSION = 2
+LINT_VERSION = 3
 
 # Relative differences of sigma below it are arithmetic.
 SAME_LEVEL = 1e-3
-# Timesteps that are further from the level they should name are not merely rounded.
-ROUNDING = 0.51
-# Solvers of flows cut timesteps off, and keep a small distance to the ends.
-ROUNDING_OF_FLOWS = 1.5
 # A last step to zero from more than so many times the model's lowest level costs solvers of higher order their order.
 LONG_JUMP = 2.0
 # To stop at 'sigma_min' is no remedy (docs/findings.md): it gains DPM++ 2M nothing, UniPC a part; Karras lanes lose.
@@ -84,24 +80,24 @@ class Lint:
     findings: tuple[Finding, ...]
 
 
-def lint_lane(lane: Lane, model_config: Mapping[str, Any], pipeline: str = "") -> Lint:
+def lint_lane(
+    lane: Lane, model_config: Mapping[str, Any], pipeline: str = "", handed: Mapping[str, Any] | None = None
+) -> Lint:
     """Looks at a lane on a model, from the model's scheduler configuration alone: no weights are needed.
 
     Args:
         lane: The lane.
         model_config: The model's own scheduler configuration (`scheduler/scheduler_config.json`).
         pipeline: The class of the model's pipeline, as far as it is known.
+        handed: What that hands `set_timesteps` (`engine.sampling.dry_run`), if it is known.
     """
     findings = [*check_lane(lane, model_config), *_of_pipeline(lane, pipeline)]
     measured, settings = None, tuple[Setting, ...]()
     try:
         settings = tuple(lane_settings(lane, model_config))
         scheduler = build_scheduler(lane, model_config)
-        if kind_of(model_config) in {"discrete", "flow"} and not model_config.get("invert_sigmas"):
-            with patience("while its noise levels were measured"):
-                measured = probe(scheduler, lane.steps)
-        else:
-            findings.append(Finding("info", "not_probed", "its levels are its own sigmas; they are not measured."))
+        with patience("while its noise levels were measured"):
+            measured = probe(scheduler, lane.steps, handed, _trained_levels(model_config))
     except StudyError as error:
         findings.append(Finding("error", "not_built", str(error)))
     except Exception as error:  # whatever a scheduler raises on its own configuration
@@ -111,6 +107,12 @@ def lint_lane(lane: Lane, model_config: Mapping[str, Any], pipeline: str = "") -
     findings += _of_settings(lane, settings)
     order = {"error": 0, "warning": 1, "info": 2}
     return Lint(lane, measured, settings, tuple(sorted(findings, key=lambda finding: order[finding.severity])))
+
+
+def _trained_levels(model_config: Mapping[str, Any]) -> NoiseLevels | None:
+    """The noise schedule of the model, by the scheduler that came with it; None if that is not of diffusers."""
+    kind: Any = getattr(diffusers, str(model_config.get("_class_name")), None)
+    return None if kind is None else NoiseLevels(kind.from_config(model_config))
 
 
 def lane_settings(lane: Lane, model_config: Mapping[str, Any]) -> Iterator[Setting]:
@@ -190,8 +192,8 @@ def _of_timesteps(found: Probe, *, planned_twice: bool) -> Iterator[Finding]:
     ]
     worst = max(range(len(off)), key=off.__getitem__)
     if off[worst] > SAME_LEVEL:
-        aside = [abs(a - b) for a, b in zip(found.timesteps, found.true_timesteps, strict=True)]
-        wrong = max(aside) > (ROUNDING_OF_FLOWS if found.flow else ROUNDING)
+        pairs = zip(found.timesteps, found.true_timesteps, off, strict=True)
+        wrong = max(abs(a - b) for a, b, gap in pairs if gap > 0) > found.rounding
         yield Finding(
             "warning" if wrong else "info",
             "wrong_level" if wrong else "rounded_timesteps",
@@ -204,9 +206,9 @@ def _of_timesteps(found: Probe, *, planned_twice: bool) -> Iterator[Finding]:
     if twice and not planned_twice:  # Heun, PNDM and others call twice at a timestep on purpose
         listed = ", ".join(f"{timestep:g}" for timestep in twice)
         yield Finding("warning", "repeated_timestep", f"two levels share the timestep {listed}.")
-    if any(b > a for a, b in pairwise(found.timesteps)):
+    if any(b > a for a, b in pairwise(found.told)):
         yield Finding("warning", "rising_timesteps", "timesteps rise on the way.")
-    if len(set(found.timesteps)) > 1 and found.timesteps[-1] < 0:
+    if len(set(found.timesteps)) > 1 and found.timesteps[-1] < 0 and not found.log_time:
         yield Finding("error", "outside_training", f"the last timestep is {found.timesteps[-1]:g}.")
 
 

@@ -14,10 +14,10 @@ schedulers are as exact as those of the others.
 
 import inspect
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -29,7 +29,7 @@ ZERO = 1e-3
 # Weights are as far apart as the level that a rounded first timestep names and the one the latents have.
 SAME_WEIGHT = 0.02
 # Levels above it are pure noise, and alike.
-NO_SIGNAL = 1e3
+NO_SIGNAL, ALL_NOISE = 1e3, 1e4
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Probe:
         final_sigma: Noise over signal left in the finished latents.
         jumps_to_zero: Whether the last step returns the clean-image estimate of the last call: a first-order jump
             from the last level to zero.
-        flow: Whether the model predicts flow.
+        rounding: How far a timestep may be from the one that names the level, if it is merely rounded.
+        log_time: Whether timesteps are logarithms of levels, and no places in training.
     """
 
     timesteps: tuple[float, ...]
@@ -57,7 +58,8 @@ class Probe:
     starts_as_noise: bool
     final_sigma: float
     jumps_to_zero: bool
-    flow: bool = False
+    rounding: float = 0.51
+    log_time: bool = False
 
     @property
     def log_snr(self) -> tuple[float, ...]:
@@ -98,69 +100,102 @@ class OrthogonalNoise(TorchFunctionMode):
 
 
 @torch.no_grad()
-def probe(scheduler: Any, steps: int) -> Probe:
+def probe(
+    scheduler: Any, steps: int, handed: Mapping[str, Any] | None = None, model: NoiseLevels | None = None
+) -> Probe:
     """Runs a fresh scheduler over its steps, as a pipeline would.
 
     Args:
         scheduler: As built for a lane; it is used up.
         steps: `num_inference_steps`.
+        handed: What the pipeline hands `set_timesteps`, if that is known.
+        model: The noise schedule that the model was trained on; the scheduler's own unless given.
 
     Raises:
         Exception: Whatever the scheduler raises.
     """
     levels = NoiseLevels(scheduler)
-    _set_timesteps(scheduler, steps)
+    names = model or levels
+    _set_timesteps(scheduler, steps, handed or {})
     generator, mode = torch.Generator().manual_seed(0), OrthogonalNoise()
     _replace_noise_sampler(scheduler, generator, mode)
     noise = mode.straightened(torch.randn(SHAPE, generator=generator))
     mode.against = [noise]
     error = mode.straightened(torch.randn(SHAPE, generator=generator))
     timesteps = [float(timestep) for timestep in scheduler.timesteps]
-    told = [math.exp(levels.log_sigma(timestep)) for timestep in timesteps]
+    told = [math.exp(names.log_sigma(timestep)) for timestep in timesteps]
     latents = noise * float(getattr(scheduler, "init_noise_sigma", 1.0))
-    first = _level(_scaled(scheduler, latents, scheduler.timesteps[0]), levels.flow)
+    first = _level(latents, _scaled(scheduler, latents, scheduler.timesteps[0]), levels)
     # From the level that the first timestep names: what else is in pure noise would count as signal to the end.
-    latents = latents * (_share(told[0], levels.flow) / _share(first, levels.flow))
-    before, sigmas = latents, list[float]()
-    options = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    start = float(scheduler.sigmas[0]) if levels.log_time else math.exp(levels.log_sigma(timesteps[0]))
+    latents = latents * (_rms(start, levels) / _rms(first, levels))
+    before, sigmas, step = latents, list[float](), _Steps(scheduler, generator)
     for index, timestep in enumerate(scheduler.timesteps):
         seen = _scaled(scheduler, latents, timestep)
-        sigmas.append(_level(seen, levels.flow))
-        prediction = _prediction(levels, seen, error if index == len(timesteps) - 1 else None)
+        sigmas.append(_level(latents, seen, levels))
+        last = index == len(timesteps) - 1
+        prediction = _prediction(levels, scheduler, seen, sigmas[-1], error if last else None)
         mode.against, before = [latents, before, error], latents
         with mode:
-            latents = scheduler.step(prediction, timestep, latents, return_dict=False, **options)[0].float()
+            latents = step(prediction, index, latents)
     weight = float((latents * error).mean()) / ERROR_SIZE
     final = float((latents - weight * ERROR_SIZE * error).square().mean().sqrt())
-    expected = _x0_weight(levels, sigmas[-1])
+    expected = _x0_weight(levels, scheduler, sigmas[-1])
     jumps = final < ZERO and abs(weight - expected) < SAME_WEIGHT * abs(expected)
     return Probe(
         tuple(timesteps),
         tuple(sigmas),
         tuple(told),
-        _timesteps_of(sigmas, levels),
-        math.exp(levels.log_sigma(1.0 if levels.flow else 0.0)),
+        tuple(names.timestep_of(sigma) for sigma in sigmas),
+        _lowest(levels, scheduler),
         starts_as_noise=first > 2 * told[0] and told[0] < NO_SIGNAL,
         final_sigma=0.0 if final < ZERO else final,
         jumps_to_zero=jumps,
-        flow=levels.flow,
+        # Solvers of flows cut timesteps off, and keep a small distance to the ends.
+        rounding=1e-3 if levels.log_time else 1.5 if levels.flow else 0.51,
+        log_time=levels.log_time,
     )
 
 
-def _set_timesteps(scheduler: Any, steps: int) -> None:
-    """Sets the steps; where the shift follows the picture size, that of the native one, the largest."""
-    config = scheduler.config
-    if config.get("use_dynamic_shifting") and "mu" in inspect.signature(scheduler.set_timesteps).parameters:
-        scheduler.set_timesteps(steps, mu=float(config.get("max_shift") or 1.15))
-    else:
-        scheduler.set_timesteps(steps)
+class _Steps:
+    """Calls a scheduler's `step` as pipelines do, whatever else it asks for."""
+
+    def __init__(self, scheduler: Any, generator: torch.Generator) -> None:
+        self._scheduler, self._clean = scheduler, None
+        parameters = inspect.signature(scheduler.step).parameters
+        self._options = {"generator": generator} if "generator" in parameters else {}
+        self._backwards = "old_pred_original_sample" in parameters
+
+    def __call__(self, prediction: torch.Tensor, index: int, latents: torch.Tensor) -> torch.Tensor:
+        timesteps = self._scheduler.timesteps
+        more: dict[str, Any] = {}
+        if self._backwards:  # CogVideoX DPM
+            more = {
+                "old_pred_original_sample": self._clean,
+                "timestep_back": timesteps[index - 1] if index > 0 else None,
+            }
+        found = self._scheduler.step(
+            model_output=prediction,
+            timestep=timesteps[index],
+            sample=latents,
+            return_dict=False,
+            **more,
+            **self._options,
+        )
+        self._clean = found[1] if self._backwards else None
+        stepped: torch.Tensor = found[0]
+        return stepped.float()
 
 
-def _timesteps_of(sigmas: list[float], levels: NoiseLevels) -> tuple[float, ...]:
-    """The inverse of `NoiseLevels.log_sigma`, within the training timesteps."""
-    trained = np.arange(levels.trained + levels.flow)
-    known = [levels.log_sigma(float(timestep)) for timestep in trained]
-    return tuple(np.interp(np.log(np.maximum(sigmas, 1e-12)), known, trained).tolist())
+def _set_timesteps(scheduler: Any, steps: int, handed: Mapping[str, Any]) -> None:
+    """Sets the steps as the pipeline does; where that is not known, with the shift of large pictures."""
+    known = inspect.signature(scheduler.set_timesteps).parameters
+    given = {name: value for name, value in handed.items() if name in known}
+    if not given and scheduler.config.get("use_dynamic_shifting") and "mu" in known:
+        given = {"mu": float(scheduler.config.get("max_shift") or 1.15)}
+    if "sigmas" not in given and "timesteps" not in given:
+        given["num_inference_steps"] = steps
+    scheduler.set_timesteps(**given)
 
 
 def _replace_noise_sampler(scheduler: Any, generator: torch.Generator, mode: OrthogonalNoise) -> None:
@@ -175,30 +210,63 @@ def _scaled(scheduler: Any, latents: torch.Tensor, timestep: Any) -> torch.Tenso
     return scaled.double()
 
 
-def _level(seen: torch.Tensor, flow: bool) -> float:
+def _level(latents: torch.Tensor, seen: torch.Tensor, levels: NoiseLevels) -> float:
     """Noise over signal of latents that are nothing but noise."""
-    share = min(float(seen.square().mean().sqrt()), 1 - 1e-9)
-    return share / (1 - share) if flow else share / math.sqrt(1 - share**2)
+    if levels.log_time:  # kept with signal of unit weight, up to levels where shares of noise are all 1
+        return float(latents.double().square().mean().sqrt())
+    share = min(float(seen.square().mean().sqrt()), 1 - 1e-12)
+    return share / (1 - share) if levels.flow else share / math.sqrt(1 - share**2)
+
+
+def _rms(sigma: float, levels: NoiseLevels) -> float:
+    """The inverse of `_level`, for the latents that it was taken of."""
+    return sigma if levels.log_time else _share(sigma, levels.flow)
 
 
 def _share(sigma: float, flow: bool) -> float:
-    """The inverse of `_level`: rms of the latents at a level."""
+    """Noise in latents as the denoiser gets them."""
     return sigma / (1 + sigma) if flow else sigma / math.sqrt(1 + sigma**2)
 
 
-def _prediction(levels: NoiseLevels, seen: torch.Tensor, error: torch.Tensor | None) -> torch.Tensor:
+def _prediction(
+    levels: NoiseLevels, scheduler: Any, seen: torch.Tensor, sigma: float, error: torch.Tensor | None
+) -> torch.Tensor:
     """The perfect prediction of the kind the scheduler takes, with the error on top if there is one."""
-    share = float(seen.square().mean().sqrt())
-    perfect = seen / max(share, 1e-12)
-    if levels.prediction == "v_prediction" and not levels.flow:
-        perfect = perfect * math.sqrt(max(1 - share**2, 0.0))
+    rms = max(float(seen.square().mean().sqrt()), 1e-12)
+    perfect = seen / rms
+    if hasattr(scheduler, "precondition_outputs"):
+        # What leaves nothing of the latents once it is weighed and added to them.
+        weights = _edm_weights(scheduler, sigma)
+        perfect = perfect * (-weights[0] * sigma / weights[1])
+    elif levels.flow:
+        perfect = -perfect if levels.clean_share else perfect
+    elif levels.prediction == "v_prediction":
+        # Where nothing is left of the signal, float32 could not tell what little the velocity has of the noise.
+        perfect = perfect / math.sqrt(1 + sigma**2) if sigma < ALL_NOISE else torch.zeros_like(seen)
     elif levels.prediction == "sample":
         perfect = torch.zeros_like(seen)
     return (perfect if error is None else perfect + ERROR_SIZE * error).float()
 
 
-def _x0_weight(levels: NoiseLevels, sigma: float) -> float:
+def _x0_weight(levels: NoiseLevels, scheduler: Any, sigma: float) -> float:
     """What an error of the prediction is multiplied with in the clean-image estimate."""
+    if hasattr(scheduler, "precondition_outputs"):
+        return _edm_weights(scheduler, sigma)[1]
     if levels.flow:
-        return -_share(sigma, True)
+        return _share(sigma, True) * (1 if levels.clean_share else -1)
     return {"v_prediction": -_share(sigma, False), "sample": 1.0}.get(levels.prediction, -sigma)
+
+
+def _edm_weights(scheduler: Any, sigma: float) -> tuple[float, float]:
+    """Weights of latents and prediction in the clean-image estimate, by the scheduler itself."""
+    one, nothing = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    pairs = (one, nothing), (nothing, one)
+    skip, out = (float(scheduler.precondition_outputs(latents, said, sigma)) for latents, said in pairs)
+    return skip, out
+
+
+def _lowest(levels: NoiseLevels, scheduler: Any) -> float:
+    """Noise over signal of the lowest level that the model knows."""
+    if levels.log_time:
+        return float(scheduler.config.get("sigma_min") or 0.0)
+    return math.exp(levels.log_sigma(levels.trained - 1.0 if levels.clean_share else float(levels.flow)))

@@ -76,6 +76,7 @@ class NoiseLevels:
         by_sigma: Whether the scheduler's own sigmas tell the level, as its timesteps are rounded (solvers of flows) or
             no places in training (EDM, SVD).
         clean_share: Whether those sigmas are the share of the clean latents rather than that of the noise (Mochi).
+        log_time: Whether timesteps are a quarter of the log of the level, as in models trained on continuous levels.
     """
 
     def __init__(self, scheduler: Any) -> None:
@@ -86,6 +87,7 @@ class NoiseLevels:
         self.clean_share = self.flow and bool(config.get("invert_sigmas", False))
         self._denoised = getattr(scheduler, "precondition_outputs", None)
         continuous = self._denoised is not None or config.get("timestep_type") == "continuous"
+        self.log_time = self._denoised is not None or (continuous and self.prediction == "v_prediction")
         self.by_sigma = (self.flow or continuous) and hasattr(scheduler, "sigmas")
         self._host = HostCopies()
         self._log_sigmas = np.zeros(1)
@@ -94,11 +96,24 @@ class NoiseLevels:
             self._log_sigmas = 0.5 * np.log((1 - bars) / bars)
 
     def log_sigma(self, timestep: float) -> float:
-        """Log of noise over signal."""
+        """Log of noise over signal that a timestep names."""
+        if self.log_time:
+            return 4 * timestep
         if self.flow:
-            s = min(max(timestep / self.trained, 1e-6), 1 - 1e-6)
-            return math.log(s / (1 - s))
+            share = timestep / self.trained
+            share = min(max(1 - share if self.clean_share else share, 1e-6), 1 - 1e-6)
+            return math.log(share / (1 - share))
         return float(np.interp(timestep, np.arange(len(self._log_sigmas)), self._log_sigmas))
+
+    def timestep_of(self, sigma: float) -> float:
+        """The timestep, with fractions, that names a level: the inverse of `log_sigma`, within the training."""
+        log_sigma = math.log(max(sigma, 1e-12))
+        if self.log_time:
+            return log_sigma / 4
+        if self.flow:
+            share = sigma / (1 + sigma)
+            return self.trained * (1 - share if self.clean_share else share)
+        return float(np.interp(log_sigma, self._log_sigmas, np.arange(len(self._log_sigmas))))
 
     def at_step(self, scheduler: Any, timestep: Any) -> float:
         """Log of noise over signal at the step that a scheduler is about to take."""

@@ -121,6 +121,92 @@ def test_flow_matching_has_its_own_levels_and_pure_noise_is_where_it_should_star
     assert codes(lint) == {"last_jump", "inherited"}
 
 
+EDM = {"_class_name": "EDMDPMSolverMultistepScheduler", "sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0}
+SVD = V | {
+    "_class_name": "EulerDiscreteScheduler",
+    "timestep_type": "continuous",
+    "sigma_min": 0.002,
+    "sigma_max": 700.0,
+    "use_karras_sigmas": True,
+}
+COGVIDEOX = (
+    SD_SCHEDULER
+    | V
+    | {
+        "_class_name": "CogVideoXDDIMScheduler",
+        "rescale_betas_zero_snr": True,
+        "snr_shift_scale": 3.0,
+        "timestep_spacing": "trailing",
+        "steps_offset": 0,
+        "set_alpha_to_one": True,
+    }
+)
+MOCHI = {"_class_name": "FlowMatchEulerDiscreteScheduler", "invert_sigmas": True}
+
+
+def shifted_levels(timesteps: list[float]) -> np.ndarray:
+    """Of CogVideoX: the shares of signal are shifted, then the last one is made nothing."""
+    bars = BARS / (3.0 + (1 - 3.0) * BARS)
+    roots = np.sqrt(bars)
+    bars = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
+    return np.sqrt((1 - bars) / np.maximum(bars, 1e-12))[np.array(timesteps).astype(int)]
+
+
+@pytest.mark.parametrize(
+    ("text", "config", "expected"),
+    [
+        ("edm_euler:8", EDM, lambda times: np.exp(4 * times)),
+        ("edm_dpmpp_2m:8", EDM, lambda times: np.exp(4 * times)),
+        ("euler_continuous:8", SVD, lambda times: np.exp(4 * times)),
+        ("cogvideox_ddim:8", COGVIDEOX, shifted_levels),
+        ("cogvideox_dpm:8", COGVIDEOX, shifted_levels),
+        ("flow_euler:8", MOCHI, lambda times: (1 - times / 1000) / np.maximum(times / 1000, 1e-6)),
+    ],
+)
+def test_levels_of_models_on_other_axes_are_those_that_their_times_name(
+    text: str, config: dict[str, Any], expected: Any
+) -> None:
+    lint = lint_lane(parse_lane(text), config)
+    assert lint.probe is not None
+    found, times = np.array(lint.probe.sigmas), np.array(lint.probe.timesteps)
+    assert (np.diff(found) < 0).all()
+    np.testing.assert_allclose(found[1:], expected(times)[1:], rtol=1.1e-3)
+    assert found[0] == pytest.approx(expected(times)[0], rel=1e-3) or found[0] > 1e4, "nothing but noise"
+    assert (lint.probe.final_sigma, lint.probe.jumps_to_zero) == (0.0, True)
+    assert not any(finding.severity == "error" for finding in lint.findings)
+    assert not codes(lint) & {"wrong_level", "rising_timesteps", "repeated_timestep", "outside_training"}
+
+
+def test_a_solver_of_continuous_levels_that_is_told_others_is_found() -> None:
+    class Late(diffusers.EDMEulerScheduler):
+        def precondition_noise(self, sigma: Any) -> Any:
+            return super().precondition_noise(sigma) - 0.1
+
+    found = probe(Late.from_config(EDM), 8)
+    np.testing.assert_allclose(np.array(found.told) * math.exp(0.4), found.sigmas, rtol=1e-3)
+
+
+def test_levels_are_told_by_the_schedule_that_the_model_was_trained_on() -> None:
+    """InvokeAI #7601: a lane that changes the noise schedule tells the model other levels than it knows."""
+    lane = lane_with("euler:10", beta_end=0.02)
+    lint = lint_lane(lane, SD_SCHEDULER)
+    assert lint.probe is not None
+    places = np.array(lint.probe.timesteps)
+    np.testing.assert_allclose(lint.probe.told, np.interp(places, np.arange(1000), SIGMAS), rtol=0.01)
+    assert lint.probe.sigmas[0] > 1.5 * lint.probe.told[0]
+    assert "wrong_level" in codes(lint)
+
+
+def test_a_shift_that_the_pipeline_hands_over_is_the_one_that_is_measured() -> None:
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True, "max_shift": 1.15}
+    sigmas = [1.0, 0.75, 0.5, 0.25]
+    for mu, handed in ((0.6, {"mu": 0.6, "sigmas": sigmas}), (1.15, {"sigmas": sigmas, "mu": 1.15})):
+        found = lint_lane(parse_lane("flow_euler:4"), config, handed=handed).probe
+        assert found is not None
+        shares = math.exp(mu) / (math.exp(mu) + (1 / np.array(sigmas[1:]) - 1))
+        np.testing.assert_allclose(found.sigmas[1:], shares / (1 - shares), rtol=1e-3)
+
+
 @pytest.mark.parametrize("key", DISCRETE)
 def test_only_real_first_order_jumps_to_zero_are_called_so(key: str) -> None:
     found = probed(parse_lane(f"{key}:{STEPS}"))
