@@ -220,6 +220,11 @@ def _from_folder(source: ModelSource, dtype: torch.dtype) -> DiffusionPipeline:
         with warnings.catch_warnings():
             # That the pipeline mends an old configuration; `as_the_pipeline_edits` knows.
             warnings.simplefilter("ignore", FutureWarning)
+            if source.file is not None:
+                kind: Any = getattr(diffusers, str(index.get("_class_name")))
+                return kind.from_single_file(
+                    str(source.file), config=str(source.folder), dtype=dtype, local_files_only=True, **options
+                )
             return DiffusionPipeline.from_pretrained(
                 source.folder,
                 dtype=dtype,

@@ -67,10 +67,22 @@ def loaded_files(folder: Path, index: Mapping[str, Any]) -> Iterator[Path]:
             raise IncompleteError(
                 f"{folder}: the folder '{part}' named in model_index.json is missing; fetch it again."
             )
-        yield from sorted(file for file in here.iterdir() if file.suffix in {".json", ".txt", ".model"})
+        yield from _settings(here)
         for file in weight_files(here, variant):
             check_whole(file)
             yield file
+
+
+def configurations(folder: Path, index: Mapping[str, Any]) -> Iterator[Path]:
+    """The files that say how the parts are made, without their weights, in a fixed order."""
+    yield folder / "model_index.json"
+    for part in parts_of(index):
+        if (folder / part).is_dir():
+            yield from _settings(folder / part)
+
+
+def _settings(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix in {".json", ".txt", ".model"})
 
 
 def weight_files(folder: Path, variant: str | None = None) -> list[Path]:

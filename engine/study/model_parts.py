@@ -9,7 +9,7 @@ from typing import Any
 from engine.errors import ModelError
 from engine.study.model_files import check_whole, file_digest, weight_files
 from engine.study.reading import Table
-from engine.study.source import ModelSource, hub_file
+from engine.study.source import ModelSource, configured, hub_file
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,17 @@ class ModelParts:
         pipeline: Name of a pipeline class of diffusers that takes the place of the model's own.
         controlnet: A ControlNet.
         lora: LoRA files.
+        config: The folder that tells how the parts of a single-file checkpoint are made.
     """
 
     pipeline: str = ""
     controlnet: PartFile | None = None
     lora: tuple[PartFile, ...] = ()
+    config: Path | None = None
 
     def __bool__(self) -> bool:
         """Whether there are any."""
-        return bool(self.pipeline or self.controlnet or self.lora)
+        return bool(self.pipeline or self.controlnet or self.lora or self.config)
 
     def spec(self) -> dict[str, Any]:
         """As plain data, for the cache."""
@@ -52,11 +54,13 @@ class ModelParts:
             found["controlnet"] = {"name": Path(self.controlnet.path).name, "sha256": self.controlnet.digest}
         if self.lora:
             found["lora"] = [{"name": Path(f.path).name, "sha256": f.digest, "scale": f.scale} for f in self.lora]
+        if self.config:
+            found["config"] = self.config.name
         return found
 
 
 def read_parts(table: Table, folder: Path | None) -> ModelParts:
-    """Reads `class`, `controlnet` and `lora` of a `[pipeline]` table.
+    """Reads `class`, `controlnet`, `lora` and `config` of a `[pipeline]` table.
 
     Raises:
         StudyError: A value of the wrong kind, or a file that is not there.
@@ -65,18 +69,33 @@ def read_parts(table: Table, folder: Path | None) -> ModelParts:
     name = table.text("class", "")
     if name and not re.fullmatch(r"[A-Za-z0-9]+Pipeline", name):
         raise table.error("class", f"must name a pipeline class of diffusers, not {name!r}")
-    controlnet = table.text("controlnet", "")
+    controlnet, config = table.text("controlnet", ""), table.text("config", "")
     if controlnet and not name:
         raise table.error("controlnet", 'needs a class, too, e.g. class = "StableDiffusionControlNetPipeline"')
     return ModelParts(
         name,
         _controlnet(table, controlnet, folder) if controlnet else None,
         tuple(_lora(table, text, folder) for text in table.strings("lora", ())),
+        _folder(table, "config", "model_index.json", config, folder) if config else None,
     )
 
 
 def equipped(source: ModelSource, parts: ModelParts) -> ModelSource:
-    """A model with other parts in it, which is another model."""
+    """A model with other parts in it, which is another model; a single file gets its configurations.
+
+    Raises:
+        ModelError: A single file without configurations, or configurations for anything else.
+    """
+    if source.kind == "file" and source.folder is None:
+        if not parts.config:
+            raise ModelError(
+                f"Model '{source.name}' is a single file. Add a table [pipeline] with config = \"folder or hub id\": "
+                "a diffusers folder of the same model, which needs no weights."
+            )
+        source = configured(source, parts.config)
+        parts = replace(parts, config=None)
+    if parts.config:
+        raise ModelError(f"[pipeline] config is for single files, and model '{source.name}' is a {source.kind}.")
     if not parts or source.fingerprint is None:
         return replace(source, parts=parts) if parts else source
     changed = "\0".join([source.fingerprint, repr(parts.spec())])
@@ -89,14 +108,20 @@ def equipped(source: ModelSource, parts: ModelParts) -> ModelSource:
 
 
 def _controlnet(table: Table, text: str, folder: Path | None) -> PartFile:
-    place = (folder or Path.cwd()) / Path(text).expanduser()
-    if not place.is_dir():
-        config = hub_file(text, "config.json") if re.fullmatch(r"[\w.-]+/[\w.-]+", text) else None
-        if config is None:
-            raise table.error("controlnet", f"'{text}' is no folder, and no model of the hub that is on this machine")
-        place = config.parent
+    place = _folder(table, "controlnet", "config.json", text, folder)
     files = [place / "config.json", *weight_files(place)]
     return PartFile(str(place), sha256("\n".join(map(file_digest, files)).encode()).hexdigest())
+
+
+def _folder(table: Table, key: str, file: str, text: str, folder: Path | None) -> Path:
+    """A folder that a study names, or that of a model of the hub that is on this machine."""
+    place = (folder or Path.cwd()) / Path(text).expanduser()
+    if place.is_dir():
+        return place.resolve()
+    found = hub_file(text, file) if re.fullmatch(r"[\w.-]+/[\w.-]+", text) else None
+    if found is None:
+        raise table.error(key, f"'{text}' is no folder, and no model of the hub that is on this machine")
+    return found.parent
 
 
 def _lora(table: Table, text: str, folder: Path | None) -> PartFile:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from engine.errors import ModelError, did_you_mean
 from engine.paths import DATA
 from engine.study.families import FAMILIES, Family, family_of
-from engine.study.model_files import IncompleteError, file_digest, is_part, loaded_files, parts_of, read_json
+from engine.study.model_files import (
+    IncompleteError,
+    check_whole,
+    configurations,
+    file_digest,
+    is_part,
+    loaded_files,
+    parts_of,
+    read_json,
+)
 
 if TYPE_CHECKING:
     from engine.study.model_parts import ModelParts
@@ -39,9 +48,10 @@ class ModelSource:
 
     Attributes:
         name: As the study names it.
-        kind: "folder" (bundled ones too), "hub", "gaussian" for one that is computed and has no files, or
-            "memory" for a pipeline that a program has loaded itself.
-        folder: Where its files lie; None for computed ones, and for hub models not fetched yet.
+        kind: "folder" (bundled ones too), "hub", "gaussian" for one that is computed and has no files, "memory" for a
+            pipeline that a program has loaded itself, or "file" for a single-file checkpoint.
+        folder: Where its files lie, of a single file its configurations; None for computed ones, and for hub models not
+            fetched yet.
         revision: Commit of the hub, if one is known.
         fingerprint: Digest of all files that are loaded; None while they are not here.
         pipeline: Pipeline class name.
@@ -50,10 +60,11 @@ class ModelSource:
         bytes: Size of its weights.
         prompted: Whether it reads text, or starts from a picture.
         parts: What a study puts into it.
+        file: A single-file checkpoint.
     """
 
     name: str
-    kind: Literal["folder", "hub", "gaussian", "memory"]
+    kind: Literal["folder", "hub", "gaussian", "memory", "file"]
     folder: Path | None
     revision: str
     fingerprint: str | None
@@ -63,6 +74,7 @@ class ModelSource:
     bytes: int = 0
     prompted: bool = True
     parts: "ModelParts | None" = None
+    file: Path | None = None
 
     @property
     def family(self) -> Family:
@@ -82,7 +94,7 @@ IN_MEMORY: dict[str, ModelSource] = {}
 
 
 def find_model(name: str) -> ModelSource:
-    """Finds a model: `bundled`, `gaussian`, a diffusers folder, or a hub id `owner/name[@revision]`.
+    """Finds a model: `bundled`, `gaussian`, a diffusers folder or single file, or a hub id `owner/name[@revision]`.
 
     Raises:
         ModelError: It is missing, damaged, holds pickled weights only, or is no pipeline folder.
@@ -95,6 +107,8 @@ def find_model(name: str) -> ModelSource:
         return _from_folder(name, BUNDLED, "folder", "")
     try:
         path = Path(name).expanduser()
+        if path.is_file() and path.suffix == ".safetensors":
+            return _from_file(path)
         if path.exists():
             return _from_folder(str(path), path.resolve(), "folder", "")
     except (OSError, RuntimeError) as error:  # a name too long for a path, no home folder
@@ -117,7 +131,27 @@ def find_model(name: str) -> ModelSource:
         return ModelSource(name, "hub", None, revision, None, "", None, {})
 
 
-def _from_folder(name: str, folder: Path, kind: Literal["folder", "hub"], revision: str) -> ModelSource:
+def _from_file(path: Path) -> ModelSource:
+    """A single-file checkpoint, of which little is known without its configurations."""
+    check_whole(path)
+    size = path.stat().st_size
+    return ModelSource(str(path), "file", None, "", file_digest(path), "", None, {}, size, file=path.resolve())
+
+
+def configured(source: ModelSource, folder: Path) -> ModelSource:
+    """A single-file checkpoint with the configurations of a model folder, whose weights are not read.
+
+    Raises:
+        ModelError: That is no model folder.
+    """
+    described = _from_folder(source.name, folder, "folder", "", weights=False)
+    identity = sha256(f"{source.fingerprint}\0{described.fingerprint}".encode()).hexdigest()
+    return replace(described, kind="file", fingerprint=identity, bytes=source.bytes, file=source.file)
+
+
+def _from_folder(
+    name: str, folder: Path, kind: Literal["folder", "hub"], revision: str, *, weights: bool = True
+) -> ModelSource:
     index = read_json(folder / "model_index.json", name) if folder.is_dir() else None
     if index is None:
         raise ModelError(f"{folder} is no diffusers pipeline folder: it should hold a model_index.json.")
@@ -128,7 +162,7 @@ def _from_folder(name: str, folder: Path, kind: Literal["folder", "hub"], revisi
     if denoiser is None:
         raise ModelError(f"{folder}: {pipeline} has no {' or '.join(family.denoisers)} to watch.")
     digest, size = sha256(), 0
-    for file in loaded_files(folder, index):
+    for file in loaded_files(folder, index) if weights else configurations(folder, index):
         digest.update(f"{file.relative_to(folder).as_posix()}\0{file_digest(file)}\n".encode())
         size += file.stat().st_size if file.suffix == ".safetensors" else 0
     config = read_json(folder / denoiser / "config.json", name) or {}

@@ -14,6 +14,7 @@ from engine.paths import DATA
 from engine.study.commitment_settings import CommitmentSettings, read_commitment
 from engine.study.decision_settings import DecisionSettings, read_decision
 from engine.study.lanes import Lane, fitting_lanes, parse_lanes, parse_steps
+from engine.study.model_parts import ModelParts, equipped
 from engine.study.pipeline_settings import PipelineSettings, read_pipeline
 from engine.study.reading import Table, read_lanes, read_plugins
 from engine.study.reference import ReferenceSettings, read_reference
@@ -133,7 +134,8 @@ def parse_study(data: Mapping[str, Any], where: str = "study", folder: Path | No
     table = Table(dict(data), where)
     plugins = read_plugins(table.strings("plugins", ()), folder)
     model = table.text("model", "bundled")
-    lanes = _lanes(table, model)
+    pipeline = read_pipeline(table.table("pipeline"), folder)
+    lanes = _lanes(table, model, pipeline.parts)
     baseline = _baseline(table, lanes)
     study = Study(
         name=_name(table),
@@ -154,7 +156,7 @@ def parse_study(data: Mapping[str, Any], where: str = "study", folder: Path | No
         reference=read_reference(table.table("reference"), given="reference" in data),
         commitment=_commitment(table.table("commitment"), where, given="commitment" in data),
         decide=read_decision(table.table("decide"), [lane.key for lane in lanes], baseline),
-        pipeline=read_pipeline(table.table("pipeline"), folder),
+        pipeline=pipeline,
     )
     table.finish()
     if (study.width is None) != (study.height is None):
@@ -169,23 +171,23 @@ def _name(table: Table) -> str:
     return name
 
 
-def _lanes(table: Table, model: str) -> tuple[Lane, ...]:
+def _lanes(table: Table, model: str, parts: ModelParts) -> tuple[Lane, ...]:
     texts = table.strings("lanes", ())
     lanes = [lane for text in texts if not text.strip().startswith("*") for lane in parse_lanes(text)]
     lanes += [lane for entry in table.tables("lane") for lane in read_lanes(entry)]
     named = {lane.key for lane in lanes}
     for text in texts:
         if text.strip().startswith("*"):
-            lanes += [lane for lane in _every_lane(text, model) if lane.key not in named]
+            lanes += [lane for lane in _every_lane(text, model, parts) if lane.key not in named]
     if not lanes:
         raise table.error("lanes", 'is empty; name at least one, e.g. lanes = ["ddim:50", "dpmpp_2m:20"]')
     _refuse_twice("lane", (lane.key for lane in lanes), table.where)
     return tuple(lanes)
 
 
-def _every_lane(text: str, model: str) -> Iterator[Lane]:
+def _every_lane(text: str, model: str, parts: ModelParts) -> Iterator[Lane]:
     """The lanes that `*:20` stands for: every scheduler that suits the model."""
-    source = find_model(model)
+    source = equipped(find_model(model), parts)
     if source.fingerprint is None:
         raise StudyError(f"Lane {text!r} asks for all that suits '{model}', which is not on this machine yet.")
     for steps in parse_steps(text):

@@ -214,9 +214,10 @@ def test_an_unknown_name_is_refused(name, words):
 
 
 def test_a_file_is_no_model(tmp_path):
-    (tmp_path / "model.safetensors").write_bytes(b"x")
-    with pytest.raises(ModelError, match="no diffusers pipeline folder"):
-        find_model(str(tmp_path / "model.safetensors"))
+    for name, told in (("model.ckpt", "no diffusers pipeline folder"), ("model.safetensors", "is damaged")):
+        (tmp_path / name).write_bytes(b"x")
+        with pytest.raises(ModelError, match=told):
+            find_model(str(tmp_path / name))
 
 
 def test_a_bad_model_ends_with_exit_code_2(folder, tmp_path, capsys):
