@@ -263,9 +263,9 @@ BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
 
 def builders() -> dict[str, Callable[[], DiffusionPipeline]]:
     """All of them by name."""
-    from tests.engine import video_miniatures
+    from tests.engine import further_miniatures, video_miniatures
 
-    return BUILDERS | video_miniatures.BUILDERS
+    return BUILDERS | video_miniatures.BUILDERS | further_miniatures.BUILDERS
 
 
 def built(key: str) -> DiffusionPipeline:
@@ -313,6 +313,8 @@ MORE: dict[str, dict[str, Any]] = {
     "hunyuan_video": {"num_frames": 5, "prompt_template": {"template": "{}", "crop_start": 0}},
     "mochi": {"num_frames": 7, "max_sequence_length": 16},
     "flux2_klein": {"text_encoder_out_layers": [1, 2, 3]},
+    "flux2": {"text_encoder_out_layers": [1, 2, 3], "max_sequence_length": 96},
+    "kolors": {"max_sequence_length": 16},
 }
 
 

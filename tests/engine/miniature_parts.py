@@ -41,7 +41,7 @@ def umt5() -> transformers.UMT5EncoderModel:
     return stirred(transformers.UMT5EncoderModel(config).eval())
 
 
-def _decoder_only(**changes: Any) -> dict[str, Any]:
+def decoder_only(**changes: Any) -> dict[str, Any]:
     return {
         "vocab_size": 16,
         "hidden_size": WIDTH,
@@ -57,22 +57,22 @@ def _decoder_only(**changes: Any) -> dict[str, Any]:
 
 
 def gemma() -> transformers.Gemma2Model:
-    return stirred(transformers.Gemma2Model(transformers.Gemma2Config(**_decoder_only())).eval())
+    return stirred(transformers.Gemma2Model(transformers.Gemma2Config(**decoder_only())).eval())
 
 
 def llama(kind: Any = transformers.LlamaModel) -> Any:
-    return stirred(kind(transformers.LlamaConfig(**_decoder_only())).eval())
+    return stirred(kind(transformers.LlamaConfig(**decoder_only())).eval())
 
 
 def qwen3(layers: int = 3) -> transformers.Qwen3ForCausalLM:
-    config = transformers.Qwen3Config(**_decoder_only(num_hidden_layers=layers))
+    config = transformers.Qwen3Config(**decoder_only(num_hidden_layers=layers))
     return stirred(transformers.Qwen3ForCausalLM(config).eval())
 
 
 def qwen_vl() -> transformers.Qwen2_5_VLForConditionalGeneration:
     rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
     config = transformers.Qwen2_5_VLConfig(
-        text_config=_decoder_only(rope_parameters=rope),
+        text_config=decoder_only(rope_parameters=rope),
         vision_config={
             "depth": 1,
             "hidden_size": 16,

@@ -4,18 +4,22 @@ import copy
 import functools
 import importlib
 import inspect
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 
+from engine.sampling import frames
 from engine.sampling.calls import opened
 from engine.sampling.image_pass import Sample, sample_cells
 from engine.sampling.models import Model
@@ -58,8 +62,14 @@ class Case:
     merged: dict[str, Sample]
     alone: dict[str, Sample]
 
-    def plain(self, cell: Cell) -> Plain:
-        """One call of plain diffusers, on a scheduler that diffusers alone built."""
+    def plain(self, cell: Cell, ending: torch.Tensor | None = None, calls_to_come: int = 0) -> Plain:
+        """One call of plain diffusers, on a scheduler that diffusers alone built.
+
+        Args:
+            cell: What is to be drawn.
+            ending: Latents that the last step answers in place of its own.
+            calls_to_come: Steps that the call takes, to tell the last one.
+        """
         pipe = copy.copy(self.pipe)
         pipe.scheduler = plain_scheduler(cell.lane, model_config(self.pipe))
         calls: list[int] = []
@@ -72,7 +82,10 @@ class Case:
         @functools.wraps(step)
         def watched(*args: Any, **kwargs: Any) -> Any:
             clean.append(clean_latents(pipe.scheduler, len(clean), signature.bind(*args, **kwargs).arguments))
-            return step(*args, **kwargs)
+            stepped = step(*args, **kwargs)
+            if ending is None or len(clean) < calls_to_come:
+                return stepped
+            return (ending.to(stepped[0].dtype),) * len(stepped)  # some pipelines decode the clean latents
 
         pipe.scheduler.step = watched
         output = pipe(
@@ -140,11 +153,18 @@ def plain_scheduler(lane: Lane, config: dict[str, Any]) -> Any:
 
 def lanes_of(pipe: DiffusionPipeline) -> list[Lane]:
     """Two lanes of different length, of the solvers that suit the model."""
-    keys = [entry.key for entry in fitting(kind_of(model_config(pipe)), family(pipe)) if not entry.stochastic]
+    every = fitting(kind_of(model_config(pipe)), family(pipe))
+    keys = [entry.key for entry in every if not entry.stochastic] or [entry.key for entry in every]
     return [parse_lane(f"{keys[-1]}:4"), parse_lane(f"{keys[0]}:3")]
 
 
 def sampled(model: Model, cells: list[Cell], max_batch: int) -> dict[str, Sample]:
+    """Made cells, whose step frames are kept without the loss that they are stored with."""
+    with mock.patch.object(frames, "encode", lambda picture, _, encode=frames.encode: encode(picture, "png")):
+        return _sampled(model, cells, max_batch)
+
+
+def _sampled(model: Model, cells: list[Cell], max_batch: int) -> dict[str, Sample]:
     return {sample.cell.trajectory_id: sample for sample in sample_cells(model, cells, FRAMES, max_batch)}
 
 
@@ -195,6 +215,18 @@ def test_x0_is_that_of_the_formula_of_the_familys_prediction(case: Case) -> None
         assert sample.spectra, "octaves are there for packed latents, too"
         levels = [step.log_snr for step in sample.steps]
         assert levels == sorted(levels)
+
+
+def test_x0_frames_are_what_the_pipeline_itself_decodes(case: Case) -> None:
+    cell = case.cells[0]
+    clean = case.plain(cell).clean
+    shown = [picture for picture in case.alone[cell.trajectory_id].pictures if picture.kind == "x0"]
+    assert len({picture.step_index for picture in shown}) == FRAMES.count
+    for index in {picture.step_index for picture in shown}:
+        expected = case.plain(cell, clean[index], len(clean)).pictures[0]
+        for picture in (each for each in shown if each.step_index == index):
+            found = np.asarray(Image.open(io.BytesIO(picture.data)).convert("RGB")).astype(int)
+            assert np.abs(found - expected[picture.video_frame]).max() <= 1, (index, picture.video_frame)
 
 
 def test_every_step_leaves_its_motion_where_frames_are_made_and_none_for_pictures(case: Case) -> None:

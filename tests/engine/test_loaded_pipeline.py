@@ -14,6 +14,7 @@ from engine.sampling.loaded import register_pipeline
 from engine.sampling.models import load
 from engine.study.source import find_model
 from engine.visualizer import DiffusionSchedulerVisualizer
+from tests.engine.test_model_parts import write_lora
 
 CALL: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 5.0, "output_type": "np"}
 
@@ -46,6 +47,27 @@ def test_it_is_drawn_with_and_left_as_it_was(pipe: Any, tmp_path: Path) -> None:
     assert vars(pipe).keys() == settings.keys()
     assert dict(pipe.scheduler.config) == config
     assert np.array_equal(drawn(pipe), before)
+
+
+def test_a_lora_that_is_loaded_is_drawn_with_and_stays_as_it_was(pipe: Any, sd_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    without = drawn(pipe)
+    file = write_lora(sd_folder, tmp_path / "style.safetensors")
+    pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name="style")
+    pipe.set_adapters(["style"], adapter_weights=[0.6])
+    before, one = drawn(pipe), register_pipeline(pipe)
+    assert np.abs(before - without).max() > 0.05, "the LoRA should be seen"
+    lab = DiffusionSchedulerVisualizer(pipe=pipe, cache=tmp_path / "c.duckdb", guidance_scale=5.0, progress="none")
+    lab.scheduler_configs = {"DDIM": {"scheduler_class": DDIMScheduler, "num_inference_steps": 4}}
+    found = lab.capture_denoising_trajectory("red apple", num_frames=2)
+    twin = copy.copy(pipe)
+    twin.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
+    expected = (drawn(twin) * 255).round().astype(int)
+    assert np.abs(np.asarray(found.final).astype(int) - expected).max() <= 1
+    assert np.array_equal(drawn(pipe), before)
+    assert pipe.get_active_adapters() == ["style"]
+    pipe.set_adapters(["style"], adapter_weights=[0.3])
+    assert register_pipeline(pipe).fingerprint != one.fingerprint
 
 
 def test_its_identity_is_that_of_its_weights_and_configurations(pipe: Any) -> None:
