@@ -4,7 +4,7 @@ Pages, report, exports, commands and the Python API all use this object, so that
 """
 
 import copy
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -350,14 +350,15 @@ def read_results(db: Connection, study_id: str, lanes: Sequence[str] | None = ()
         known = ", ".join(names) or "none yet"
         raise StudyError(f"The cache holds no study '{study_id}'.{did_you_mean(study_id, names)} Studies: {known}.")
     cells = queries.cells(db, study_id)
+    again = queries.repeated_prompts(db, study_id)
     step_metrics, frame_quality = read_steps(db, study_id, lanes)
     return Results(
         id=study_id,
         spec=spec,
         cells=cells,
         metrics=score_tables.metrics(db, study_id),
-        quality=score_tables.picture_scores(db, study_id),
-        unscored=score_tables.picture_reasons(db, study_id),
+        quality=_counted(score_tables.picture_scores(db, study_id), again),
+        unscored=_counted(score_tables.picture_reasons(db, study_id), again),
         frame_quality=frame_quality,
         step_metrics=step_metrics,
         samples=queries.timings(db, study_id),
@@ -376,7 +377,14 @@ def read_results(db: Connection, study_id: str, lanes: Sequence[str] | None = ()
 
 def read_steps(db: Connection, study_id: str, lanes: Sequence[str] | None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Step metrics and frame scores of the given lanes of a study; None: all lanes."""
-    return step_tables.step_metrics(db, study_id, lanes), score_tables.frame_scores(db, study_id, lanes)
+    again = queries.repeated_prompts(db, study_id)
+    tables = step_tables.step_metrics(db, study_id, lanes), score_tables.frame_scores(db, study_id, lanes)
+    return _counted(tables[0], again), _counted(tables[1], again)
+
+
+def _counted(table: pd.DataFrame, again: Collection[str]) -> pd.DataFrame:
+    """Rows of prompts that count: a prompt that is one to the model with an earlier one adds no evidence."""
+    return table[~table["prompt"].isin(again)].reset_index(drop=True) if again else table
 
 
 def _baseline(spec: Mapping[str, Any], cells: pd.DataFrame) -> str:

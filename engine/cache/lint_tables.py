@@ -9,9 +9,10 @@ from typing import Any
 import duckdb
 import pandas as pd
 
-from engine.cache.connection import writing
+from engine.cache.connection import WRITE_PATIENCE_SECONDS, writing
 from engine.cache.limits import fetch
 from engine.cache.rows import now, put
+from engine.study.study import canonical
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class LintRow:
         levels: (timestep, sigma, told_sigma, log_snr) of each denoiser call.
         settings: (setting, value, origin, replaced).
         findings: (severity, code, message).
+        dry_run: How a call went whose denoiser says nothing (`engine.passes.foresight`); None: not tried.
     """
 
     model_id: str
@@ -32,6 +34,7 @@ class LintRow:
     levels: tuple[tuple[float, float, float, float], ...]
     settings: tuple[tuple[str, Any, str, Any], ...]
     findings: tuple[tuple[str, str, str], ...]
+    dry_run: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class NoiseRow:
     reason: str | None = None
 
 
-def write_lints(path: Path, rows: Sequence[LintRow]) -> None:
+def write_lints(path: Path, rows: Sequence[LintRow], patience: float = WRITE_PATIENCE_SECONDS) -> None:
     """Writes lint results in one transaction, replacing earlier ones of the same lanes.
 
     Raises:
@@ -63,7 +66,7 @@ def write_lints(path: Path, rows: Sequence[LintRow]) -> None:
     if not rows:
         return
     time = now()
-    with writing(path) as db:
+    with writing(path, patience) as db:
         put(db, "lints", [_lint(row) | {"created_at": time} for row in rows])
 
 
@@ -85,6 +88,13 @@ def linted(db: duckdb.DuckDBPyConnection, model_id: str, config_ids: Collection[
         [model_id, version, list(config_ids)],
     ).fetchall()
     return {row[0] for row in rows}
+
+
+def dry_runs(db: duckdb.DuckDBPyConnection, model_id: str) -> dict[str, dict[str, Any]]:
+    """How dry runs of lanes on a model went, by config_id; what a stranger may have put in their place is left out."""
+    rows = db.execute("SELECT config_id, dry_run FROM lints WHERE model_id = ? AND dry_run IS NOT NULL", [model_id])
+    found = {key: json.loads(text) for key, text in rows.fetchall()}
+    return {key: value for key, value in found.items() if isinstance(value, dict)}
 
 
 _LANES = """
@@ -187,6 +197,7 @@ def _lint(row: LintRow) -> dict[str, Any]:
             dict(zip(("timestep", "sigma", "told_sigma", "log_snr"), level, strict=True)) for level in row.levels
         ],
         "settings": settings,
+        "dry_run": None if row.dry_run is None else canonical(row.dry_run),
         "findings": [dict(zip(("severity", "code", "message"), finding, strict=True)) for finding in row.findings],
     }
 

@@ -44,6 +44,21 @@ def timed_repeats(
     return {tuple(row[:5]): int(row[5]) for row in rows}
 
 
+def repeated_prompts(db: duckdb.DuckDBPyConnection, study_id: str) -> set[str]:
+    """Prompts of a study that are one to its model with an earlier prompt of it: they bring nothing new."""
+    rows = db.execute(
+        """
+        SELECT prompt FROM (
+            SELECT t.model_id, t.reading, t.prompt, min(l.position) AS place
+            FROM study_trajectories l JOIN trajectories t USING (trajectory_id)
+            WHERE l.study_id = ? AND t.reading IS NOT NULL GROUP BY ALL
+        ) QUALIFY row_number() OVER (PARTITION BY model_id, reading ORDER BY place) > 1
+        """,
+        [study_id],
+    ).fetchall()
+    return {row[0] for row in rows}
+
+
 def studies(db: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     """All studies, the most recently run first.
 

@@ -102,6 +102,7 @@ class TrajectoryRow:
     error: str | None = None
     frame_count: int = 0
     frame_kinds: str = ""
+    reading: str | None = None
     latents: LatentsRow | None = field(default=None, repr=False)
     frames: tuple[FrameRow, ...] = field(default=(), repr=False)
     measured: tuple[StepRow, ...] = field(default=(), repr=False)

@@ -292,10 +292,16 @@ _LOAD = """
 ALTER TABLE timings ADD COLUMN other_load DOUBLE; -- cores that other processes kept busy meanwhile; NULL: not known
 """
 
+_FORESIGHT = """
+ALTER TABLE lints ADD COLUMN dry_run JSON; -- a call whose denoiser says nothing: how it went, what it was given
+ALTER TABLE trajectories ADD COLUMN reading VARCHAR; -- digest of what the model reads of the prompt: equal ones are one
+"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(7, "tables of release 0.2", "".join([_STUDIES, _CELLS, _SCORES, _LANES])),
     Migration(8, "decisions", _DECISIONS),
     Migration(9, "load of the machine beside each time", _LOAD),
+    Migration(10, "what is known before cells are made", _FORESIGHT),
 )
 
 SCHEMA_VERSION = MIGRATIONS[-1].version

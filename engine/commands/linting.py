@@ -3,17 +3,20 @@
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.cache.connection import reading
 from engine.commands.console import print_table
 from engine.commands.files import check_json, write_json
-from engine.errors import StudyError
+from engine.errors import LabError, StudyError
+from engine.passes.foresight import NOTHING, Foresight, foresee
+from engine.study.families import kind_of
 from engine.study.lanes import Finding, Lane, for_family, parse_lane
 from engine.study.model_parts import equipped
-from engine.study.source import find_model
-from engine.study.study import load_study
+from engine.study.source import ModelSource, find_model
+from engine.study.study import Study, load_study
 
 if TYPE_CHECKING:
     from engine.sampling.lint import Lint
@@ -38,11 +41,13 @@ def lint(arguments: argparse.Namespace) -> int:
             "first (`run` does), or give another --model."
         )
     lanes = [for_family(lane, source.family) for lane in lanes]
-    found = [lint_lane(lane, source.scheduler_config, source.pipeline) for lane in lanes]
+    ahead = _ahead(arguments, lanes, source)
+    handed = {tried.lane: tried.handed for tried in ahead.tried.values()}
+    found = [lint_lane(lane, source.scheduler_config, source.pipeline, handed.get(lane.key)) for lane in lanes]
     _print(found, levels=arguments.levels or len(found) == 1)
     write_json(arguments.json, [_plain(row) for row in found])
     if arguments.store:
-        _store(arguments)
+        _store(arguments, ahead)
     return 1 if any(finding.severity == "error" for row in found for finding in row.findings) else 0
 
 
@@ -58,7 +63,23 @@ def _lanes(arguments: argparse.Namespace) -> tuple[list[Lane], str]:
     return list(lanes.values()), arguments.model or study.model
 
 
-def _store(arguments: argparse.Namespace) -> None:
+def _ahead(arguments: argparse.Namespace, lanes: Sequence[Lane], source: ModelSource) -> Foresight:
+    """What the model's pipeline hands the scheduler of each lane, tried without weights; only flows are handed any."""
+    from engine.study.cells import cells
+
+    if kind_of(source.scheduler_config) != "flow":
+        return NOTHING
+    study = Study("lint", source.name, ("",), tuple(lanes), lanes[0].key)
+    if arguments.what.endswith(".toml"):
+        study = replace(load_study(arguments.what, arguments.settings), model=source.name, lanes=tuple(lanes))
+    try:
+        found = foresee(cells(study, source, "cpu")[: len(lanes)], replace(study, prompts=()), source, arguments.cache)
+    except LabError:
+        return NOTHING  # it wants a picture, say
+    return found
+
+
+def _store(arguments: argparse.Namespace, ahead: Foresight) -> None:
     from engine.passes.lints import store_lints
     from engine.study.cells import cells, reference_cells
 
@@ -68,7 +89,7 @@ def _store(arguments: argparse.Namespace) -> None:
     with reading(arguments.cache):
         pass  # refuses what is no cache, or is not there
     every = [*cells(study, source, "cpu"), *(cell for pair in reference_cells(study, source, "cpu") for cell in pair)]
-    count = store_lints(arguments.cache, every, source, source.scheduler_config)
+    count = store_lints(arguments.cache, every, source, source.scheduler_config, ahead)
     print(f"{count} lanes stored in {arguments.cache}." if count else f"{arguments.cache} holds all of it.")
 
 

@@ -11,6 +11,7 @@ from engine.cache.connection import reading
 from engine.commands.console import duration, print_table
 from engine.commands.files import cached_name, check_json, migrate_existing, write_json
 from engine.errors import StudyError
+from engine.passes.foresight import Foresight, foresee_plan
 from engine.passes.plan import StudyPlan, plan_study
 from engine.passes.run import RunOutcome, run_study
 from engine.passes.sample_size import metrics_without_verdict, power
@@ -46,8 +47,10 @@ def plan(arguments: argparse.Namespace) -> int:
     if source.fingerprint is None:
         count = len(study.lanes) * len(study.prompts) * len(study.seeds)
         print(f"{study.name}: {count} cells. Model '{source.name}' is not here yet; `run` would fetch it first.")
+        print("Dry run      not tried: the model is not on this machine")
         return 0
     found = plan_study(study, source, arguments.cache, arguments.device, arguments.memory)
+    ahead = foresee_plan(found, arguments.cache)
     environment = found.environment
     print(
         f"Study        {study.name}: {len(study.lanes)} lanes x {len(study.prompts)} prompts x {len(study.seeds)} seeds"
@@ -59,12 +62,24 @@ def plan(arguments: argparse.Namespace) -> int:
         f"Images       {len(found.cells) - len(found.missing_images)} cached, {len(found.missing_images)} to make "
         f"({found.image_calls:,} denoiser calls, about {found.bytes / 1e6:,.0f} MB)"
     )
+    if line := _dry_run_line(ahead):
+        print(line)
     print("\n".join(_work_lines(found)))
     for lane, finding in found.findings:
         print(f"Warning      {lane.key}: {finding.message}")
-    for note in found.notes:
+    for note in (*found.notes, *ahead.notes):
         print(f"Warning      {note}")
     return 0
+
+
+def _dry_run_line(ahead: Foresight) -> str:
+    """How the calls of the lanes with cells to make went; "" if there are none."""
+    count = len(ahead.tried)
+    if not count:
+        return f"Dry run      not tried: {ahead.untried}" if ahead.untried else ""
+    before = count - len(ahead.fresh)
+    some = f", the others not: {ahead.untried}" if ahead.untried else ""
+    return f"Dry run      {count} lane{'s' * (count > 1)} run ({before} known from before){some}"
 
 
 def _work_lines(found: StudyPlan) -> Iterator[str]:

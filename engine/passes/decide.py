@@ -4,6 +4,7 @@ First the controls on the first prompts of the order, then times, then candidate
 cache, and a batch's evidence is written at once: a search that is stopped, even killed, goes on where it was.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -30,6 +31,7 @@ from engine.passes.decision_evidence import (
     guard_entries,
 )
 from engine.passes.decision_roles import Roles, roles
+from engine.passes.foresight import Foresight, foresee_run, keep
 from engine.passes.images import NO_FRAMES, ImageJob, expected_calls, make_images, missing_images
 from engine.passes.live import shown_live, standings
 from engine.passes.plan import plan_study
@@ -39,6 +41,7 @@ from engine.passes.timing import MissingTiming, first_of_each_lane, missing_timi
 from engine.progress import Progress
 from engine.study.cells import Cell, reference_cells
 from engine.study.lanes import Lane
+from engine.study.reference import fitting_reference
 from engine.study.study import FrameSettings, Study
 
 BATCH = 10
@@ -75,6 +78,11 @@ def decide_study(
         LabError: Something on the user's side is wrong; raised before any work.
     """
     context = open_context(study, cache, device=device, memory=memory, max_batch=max_batch, progress=progress)
+    source = context.source
+    references, remark = fitting_reference(study.reference, source.scheduler_config, source.family)
+    if remark:
+        context.progress.note(remark)
+    study = replace(study, reference=references)
     if cache.exists():
         migrate(cache)
     budget = budget or SearchBudget()
@@ -130,7 +138,9 @@ class Search:
 
     def _fixed(self) -> FixedTerms:
         before, used, failed = self._stored()
-        order = tuple(prompt_order(self.who.pool, self.study.decide.order_seed, before.order if before else ()))
+        stored = before.order if before else ()
+        ahead = self._ahead((*stored, *self.who.pool)[0])
+        order = tuple(prompt_order(ahead.distinct(self.who.pool), self.study.decide.order_seed, stored))
         if before and before.study == self.who.digest and not before.terms.calibration.obstacles:
             # New prompts stand behind those that were there; cells that failed are tried again, from the first prompt.
             fixed, self.used = replace(before, order=order), 0 if failed else used
@@ -150,6 +160,24 @@ class Search:
         fixed = FixedTerms(terms, order, scale, self.who.digest, changed)
         decision_tables.write_terms(self.context.cache, self.study.name, fixed.spec(), keep_evidence=False)
         return fixed
+
+    def _ahead(self, prompt: str) -> Foresight:
+        """Tries the lanes that lack the cell of a prompt, and reads the pool; tells what is to be known of it."""
+        who, study, context = self.who, self.study, self.context
+        lanes = (who.baseline, who.negative, who.positive, *who.candidates, *who.shown)
+        cells = who.cells(lanes, (prompt,), who.seeds[:1])
+        asked = replace(study, prompts=(prompt,), seeds=who.seeds[:1])
+        pairs = reference_cells(asked, context.source, context.environment.device)
+        jobs = [ImageJob(cell) for cell in (*cells, *(cell for pair in pairs for cell in pair))]
+        db = contextlib.nullcontext() if not context.cache.exists() else reading(context.cache)
+        with db as connection:
+            missing = missing_images(connection, jobs)
+        lacking = [job.cell for job in missing]
+        ahead = foresee_run(context, lacking, replace(study, prompts=who.pool))
+        keep(context.cache, lacking, context.source, ahead)
+        for note in ahead.notes:
+            context.progress.note(note)
+        return ahead
 
     def _stored(self) -> tuple[FixedTerms | None, int, bool]:
         """Terms that the cache holds, how many prompts were used, and whether cells failed; None if it holds none."""

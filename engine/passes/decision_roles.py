@@ -90,7 +90,8 @@ def roles(study: Study, context: PassContext, pool: Sequence[str] | None = None)
             f"Study '{study.name}': {baseline.key} takes one step, and there is no lane that is surely worse to check "
             "the metrics by. Choose a baseline of 2 steps or more."
         )
-    check_lanes(study.lanes, context.source.scheduler_config)
+    references = (study.reference.lane, study.reference.check) if study.reference else ()
+    check_lanes((*study.lanes, *references), context.source.scheduler_config, context.source.family)
     negative = baseline.at(2 if baseline.steps > FEW_STEPS else 1)
     positive = baseline.at(min(2 * baseline.steps, MAX_STEPS))
     prompts = pool_prompts(study, context.source) if pool is None else tuple(dict.fromkeys(pool))

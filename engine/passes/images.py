@@ -76,13 +76,13 @@ def make_images(context: PassContext, jobs: Sequence[ImageJob], title: str = "im
         progress.calls(calls, expected)
 
     done = failed = 0
-    writer = context.writer
+    writer, read = context.writer, _readings(context)
     committer = Committer(lambda rows: writer.trajectories(rows, context.source, context.environment))
     previews = _previews(context) if progress.wants_pictures else None
     with closing(_samples(context, jobs, tell, previews)) as samples:
         try:
             for sample, frames in samples:
-                committer.add(trajectory_row(sample, frames))
+                committer.add(trajectory_row(sample, frames, read(sample.cell)))
                 if sample.error is None:
                     done += 1
                     if previews is not None:
@@ -97,8 +97,23 @@ def make_images(context: PassContext, jobs: Sequence[ImageJob], title: str = "im
     return PassOutcome(done, failed)
 
 
-def trajectory_row(sample: "Sample", frames: FrameSettings) -> TrajectoryRow:
-    """A finished or failed cell as it is stored."""
+def _readings(context: PassContext) -> Callable[[Cell], str]:
+    """What the model reads of the prompt of a cell, as a digest."""
+    from engine.sampling.tokens import read_prompts
+
+    known: dict[str, str] = {}
+
+    def read(cell: Cell) -> str:
+        if cell.prompt not in known:
+            [found] = read_prompts(context.model.pipe, [cell.prompt], cell.pipeline.arguments)
+            known[cell.prompt] = found.reading
+        return known[cell.prompt]
+
+    return read
+
+
+def trajectory_row(sample: "Sample", frames: FrameSettings, reading: str | None = None) -> TrajectoryRow:
+    """A finished or failed cell as it is stored, with the digest of what the model read of its prompt."""
     cell = sample.cell
     return TrajectoryRow(
         trajectory_id=cell.trajectory_id,
@@ -120,6 +135,7 @@ def trajectory_row(sample: "Sample", frames: FrameSettings) -> TrajectoryRow:
         error=sample.error,
         frame_count=frames.count,
         frame_kinds=",".join(frames.kinds),
+        reading=reading,
         latents=_latents_row(sample),
         frames=_frame_rows(sample),
         measured=_step_rows(sample),

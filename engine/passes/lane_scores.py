@@ -75,6 +75,8 @@ def score_lanes(
     """
     with reading(cache) as db:
         have = score_tables.scored_sets(db, plan.study.name)
+        again = queries.repeated_prompts(db, plan.study.name)
+    done = set(done) - {cell.trajectory_id for cell in plan.cells if cell.prompt in again}
     usable = {key: metric for key, metric in metrics.of_scope("lane").items() if key in versions}
     jobs = [
         (pairing, metric, versions[key])

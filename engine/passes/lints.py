@@ -1,18 +1,27 @@
 """Keeps in the cache what the lint says of a study's lanes, so that pages without torch can show it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from engine.cache import lint_tables
-from engine.cache.connection import reading
+from engine.cache.connection import WRITE_PATIENCE_SECONDS, reading
 from engine.cache.lint_tables import LintRow, write_lints
+from engine.passes.foresight import NOTHING, Foresight
 from engine.sampling.lint import LINT_VERSION, Lint, lint_lane
 from engine.study.cells import Cell
 from engine.study.source import ModelSource
 
 
-def store_lints(cache: Path, cells: Sequence[Cell], source: ModelSource, config: Mapping[str, Any]) -> int:
+def store_lints(
+    cache: Path,
+    cells: Sequence[Cell],
+    source: ModelSource,
+    config: Mapping[str, Any],
+    ahead: Foresight = NOTHING,
+    patience: float = WRITE_PATIENCE_SECONDS,
+) -> int:
     """Looks at those lanes of the cells that the cache knows nothing of by this version, and writes what is found.
 
     Args:
@@ -20,6 +29,8 @@ def store_lints(cache: Path, cells: Sequence[Cell], source: ModelSource, config:
         cells: Cells of a study.
         source: Their model.
         config: The scheduler configuration that came with it.
+        ahead: How dry runs of the lanes went, as far as they were tried; what is new of them is written, too.
+        patience: Seconds to wait for others that hold the cache.
 
     Returns:
         How many lanes were looked at.
@@ -29,10 +40,14 @@ def store_lints(cache: Path, cells: Sequence[Cell], source: ModelSource, config:
     """
     lanes = {cell.config_id: cell.lane for cell in cells}
     with reading(cache) as db:
-        known = lint_tables.linted(db, source.model_id, lanes, LINT_VERSION)
-    new = {key: lint_lane(lane, config, source.pipeline) for key, lane in lanes.items() if key not in known}
-    rows = [lint_row(found, key, source) for key, found in new.items()]
-    write_lints(cache, rows)
+        known = lint_tables.linted(db, source.model_id, lanes, LINT_VERSION) - ahead.fresh
+    rows = []
+    for key, lane in lanes.items():
+        if key not in known:
+            tried = ahead.tried.get(key)
+            lint = lint_lane(lane, config, source.pipeline, tried.handed if tried else None)
+            rows.append(replace(lint_row(lint, key, source), dry_run=tried.plain() if tried else None))
+    write_lints(cache, rows, patience)
     return len(rows)
 
 

@@ -9,6 +9,7 @@ from engine.cache.connection import migrate
 from engine.cache.swap_tables import write_study_swaps
 from engine.environment import Memory
 from engine.passes.context import PassContext, fetched_source
+from engine.passes.foresight import cells_to_make, foresee_run
 from engine.passes.images import make_images
 from engine.passes.live import shown_live
 from engine.passes.plan import StudyPlan, check_disk, plan_study
@@ -108,18 +109,17 @@ def _record_study(plan: StudyPlan, context: PassContext) -> None:
 def _make_missing(plan: StudyPlan, context: PassContext, outcome: RunOutcome) -> None:
     """The passes that need the model."""
     from engine.passes.lints import store_lints
-    from engine.sampling.dry_run import refuse_failing
     from engine.sampling.standins import model_config
-    from engine.sampling.tokens import token_notes
 
-    config = model_config(context.model.pipe)
     # Lanes whose cells would all fail are refused before anything is written.
-    refuse_failing(context.model.pipe, [job.cell for job in (*plan.missing_images, *plan.missing_references)])
-    for note in token_notes(context.model.pipe, plan.study.prompts, plan.study.pipeline.arguments):
+    ahead = foresee_run(context, cells_to_make(plan), plan.study)
+    for note in ahead.notes:
         context.progress.note(note)
+    config = model_config(context.model.pipe)
     _record_study(plan, context)
     context.writer.set_parameters(plan.source, context.model.parameters)
-    store_lints(context.cache, [*plan.cells, *(cell for pair in plan.references for cell in pair)], plan.source, config)
+    every = [*plan.cells, *(cell for pair in plan.references for cell in pair)]
+    store_lints(context.cache, every, plan.source, config, ahead)
     if plan.missing_images:
         images = make_images(context, plan.missing_images)
         outcome.done, outcome.failed = images.done, outcome.failed + images.failed

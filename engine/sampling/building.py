@@ -117,9 +117,10 @@ def _checked_overrides(lane: Lane, scheduler_class: type[Any], parameters: Mappi
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for key in lane.config:
         if key not in parameters and not open_ended:
-            raise StudyError(
-                f"Lane '{lane.key}': {scheduler_class.__name__} has no setting '{key}'.{did_you_mean(key, parameters)}"
-            )
+            remedy = did_you_mean(key, parameters)
+            if key in inspect.signature(scheduler_class.step).parameters:
+                remedy = f" It is an argument of the pipeline's call: write it in a table [pipeline], {key} = ..."
+            raise StudyError(f"Lane '{lane.key}': {scheduler_class.__name__} has no setting '{key}'.{remedy}")
     return dict(lane.config)
 
 

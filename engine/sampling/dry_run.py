@@ -1,8 +1,11 @@
 """Every lane once with its real scheduler and a denoiser that says nothing: what would fail in each cell fails here."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
@@ -23,11 +26,15 @@ class DryRun:
         lane: Its key.
         calls: Denoiser calls that a cell takes.
         error: Why its cells would fail, or None.
+        handed: What the pipeline hands `set_timesteps`: a shift for the picture size (`mu`), levels (`sigmas`).
+        lasting: Whether an error would come again wherever the same releases are installed.
     """
 
     lane: str
     calls: int
     error: str | None
+    handed: Mapping[str, Any] = field(default_factory=dict)
+    lasting: bool = True
 
 
 @torch.no_grad()
@@ -40,21 +47,6 @@ def dry_run(pipe: DiffusionPipeline, cells: Iterable[Cell]) -> list[DryRun]:
     """
     first = {cell.config_id: cell for cell in reversed(list(cells))}
     return [_tried(pipe, cell) for cell in reversed(first.values())]
-
-
-def refuse_failing(pipe: DiffusionPipeline, cells: Iterable[Cell]) -> list[DryRun]:
-    """As `dry_run`, with every refusal at once.
-
-    Raises:
-        StudyError: Lanes whose cells would all fail, and an argument of `[pipeline]` that the pipeline doesn't take.
-    """
-    cells = list(cells)
-    check_arguments(pipe, cells)
-    found = dry_run(pipe, cells)
-    errors = [f"Lane '{each.lane}': {type(pipe).__name__} refuses it: {each.error}" for each in found if each.error]
-    if errors:
-        raise StudyError("\n".join(errors))
-    return found
 
 
 def check_arguments(pipe: DiffusionPipeline, cells: Iterable[Cell]) -> None:
@@ -74,14 +66,36 @@ def check_arguments(pipe: DiffusionPipeline, cells: Iterable[Cell]) -> None:
 
 def _tried(pipe: DiffusionPipeline, cell: Cell) -> DryRun:
     calls: list[dict[str, object]] = []
+    handed: dict[str, Any] = {}
     try:
         scheduler = build_scheduler(cell.lane, model_config(pipe), cell.seed)
         # Classes of a plug-in are tried for one step: in the middle they may fail for what the denoiser says.
         foreign = not cell.lane.scheduler.target.startswith("diffusers:")
+        _note(scheduler, handed)
         with patience("in a call without a denoiser"):
             idle_call(pipe, pipeline_arguments(pipe, cell), scheduler, cell.seed, calls, first_step=foreign)
     except StudyError as error:
-        return DryRun(cell.lane.key, len(calls), str(error))
+        return DryRun(cell.lane.key, len(calls), str(error), handed, _lasting(error.__cause__))
     except Exception as error:  # whatever a pipeline or scheduler raises on what it cannot do
-        return DryRun(cell.lane.key, len(calls), f"{type(error).__name__}: {error}"[:500])
-    return DryRun(cell.lane.key, len(calls), None)
+        text = f"{type(error).__name__}: {error}"[:500]
+        return DryRun(cell.lane.key, len(calls), text, handed, _lasting(error))
+    return DryRun(cell.lane.key, len(calls), None, handed)
+
+
+def _lasting(error: BaseException | None) -> bool:
+    """Whether an error is that of a call: packages, files and memory may be there the next time."""
+    return not isinstance(error, ImportError | OSError | MemoryError)
+
+
+def _note(scheduler: Any, handed: dict[str, Any]) -> None:
+    """Has a scheduler's `set_timesteps` tell what it is given besides the number of steps."""
+    real = scheduler.set_timesteps
+
+    @functools.wraps(real)
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        for name in ("mu", "sigmas", "timesteps"):
+            if kwargs.get(name) is not None:
+                handed[name] = np.asarray(kwargs[name], dtype=float).tolist()
+        return real(*args, **kwargs)
+
+    scheduler.set_timesteps = noted

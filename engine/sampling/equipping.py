@@ -1,5 +1,6 @@
 """Puts the parts that a study names into a loaded pipeline: another class, a ControlNet, LoRA files."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,32 @@ from engine.errors import ModelError, did_you_mean
 from engine.study.model_files import read_json
 from engine.study.model_parts import ModelParts, PartFile
 
+Loader = Callable[[type[Any], Path, torch.dtype], torch.nn.Module]
 
-def equip(pipe: DiffusionPipeline, parts: ModelParts, dtype: torch.dtype) -> DiffusionPipeline:
+
+def from_folder(kind: type[Any], folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    """A part with its weights."""
+    part: torch.nn.Module = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
+    return part
+
+
+def equip(
+    pipe: DiffusionPipeline, parts: ModelParts, dtype: torch.dtype, load: Loader = from_folder
+) -> DiffusionPipeline:
     """The pipeline with the parts in it.
+
+    Args:
+        pipe: As its model was saved.
+        parts: What is put into it.
+        dtype: Number format.
+        load: Makes a part of its class and folder.
 
     Raises:
         ModelError: There is no such class, or something doesn't fit the model.
     """
     try:
         if parts.pipeline:
-            more = {"controlnet": _controlnet(parts.controlnet, dtype)} if parts.controlnet else {}
+            more = {"controlnet": _controlnet(parts.controlnet, dtype, load)} if parts.controlnet else {}
             pipe = _pipeline_class(parts.pipeline).from_pipe(pipe, dtype=dtype, **more)
         for number, adapter in enumerate(parts.lora):
             file = Path(adapter.path)
@@ -44,9 +61,9 @@ def _pipeline_class(name: str) -> Any:
     return found
 
 
-def _controlnet(part: PartFile, dtype: torch.dtype) -> Any:
+def _controlnet(part: PartFile, dtype: torch.dtype, load: Loader) -> Any:
     name = str((read_json(Path(part.path) / "config.json", part.path) or {}).get("_class_name"))
     kind: Any = getattr(diffusers, name, None)
     if kind is None or "ControlNet" not in name:
         raise ModelError(f"{part.path} is no ControlNet of diffusers: its config.json names {name!r}.")
-    return kind.from_pretrained(part.path, dtype=dtype, use_safetensors=True, local_files_only=True)
+    return load(kind, Path(part.path), dtype)

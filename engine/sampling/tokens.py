@@ -1,6 +1,9 @@
 """What a model reads of prompts: how many tokens they have, where they are cut off, and which are one to it."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from diffusers import DiffusionPipeline
@@ -9,10 +12,27 @@ from engine.sampling.idle import parameters
 
 # Tokenizers without a limit say a number like 10 to the 30.
 NO_LIMIT = 100_000
+# Marks of other programs: (word:1.2), ((word)), [word], [from:to:0.5], BREAK, AND, <lora:file:0.8>.
+WEIGHTS = re.compile(r"\([^()]*:[+-]?\d*\.?\d+\)|\(\([^()]+\)\)|\[[^\[\]]+\]|\bBREAK\b|<(?:lora|lyco|hypernet):[^<>]+>")
 
 
-def token_notes(pipe: DiffusionPipeline, prompts: Sequence[str], arguments: Mapping[str, Any]) -> list[str]:
-    """What a person should know of prompts that are too long for a model, or the same to it.
+@dataclass(frozen=True)
+class Reading:
+    """What a model reads of a prompt.
+
+    Attributes:
+        prompt: As written.
+        reading: Digest of the tokens it reads; prompts with equal ones are one to it.
+        note: What a person should know of the prompt; None if there is nothing.
+    """
+
+    prompt: str
+    reading: str
+    note: str | None
+
+
+def read_prompts(pipe: DiffusionPipeline, prompts: Sequence[str], arguments: Mapping[str, Any]) -> list[Reading]:
+    """What a model reads of prompts.
 
     Args:
         pipe: The pipeline; its tokenizers are asked, its text encoders are not.
@@ -20,28 +40,29 @@ def token_notes(pipe: DiffusionPipeline, prompts: Sequence[str], arguments: Mapp
         arguments: Of the pipeline's call: `max_sequence_length` counts.
     """
     tokenizers = {name: part for name, part in pipe.components.items() if name.startswith("tokenizer") and part}
-    if not tokenizers or any(not hasattr(part, "vocab_size") for part in tokenizers.values()):
-        return []
-    read: dict[tuple[Any, ...], list[str]] = {}
-    notes = []
+    if any(not hasattr(part, "vocab_size") for part in tokenizers.values()):
+        tokenizers = {}
+    found = []
     for prompt in prompts:
-        seen: list[Any] = []
+        # Without a tokenizer that can be asked, the text itself is what is read.
+        seen: list[Any] = [] if tokenizers else [prompt]
+        notes = list(_foreign_marks(prompt))
         for name, tokenizer in tokenizers.items():
             ids = list(tokenizer(prompt, truncation=False, verbose=False)["input_ids"])
             limit = _limit(pipe, name, tokenizer, arguments)
-            cut = ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]
-            seen.append(tuple(cut))
+            seen.append(ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]])
             if len(ids) > limit:
-                notes.append(f"Prompt {prompt[:60]!r} has {len(ids)} tokens, of which {name} reads the first {limit}.")
-        read.setdefault(tuple(seen), []).append(prompt)
-    for same in read.values():
-        if len(same) > 1:
-            listed = ", ".join(repr(prompt[:60]) for prompt in same[:4])
-            notes.append(
-                f"{len(same)} prompts are one to the model, which reads the same tokens: {listed}. They give the same "
-                "pictures, so that what is found has less behind it than it counts; keep one of them."
-            )
-    return notes
+                notes.append(f"has {len(ids)} tokens, of which {name} reads the first {limit}")
+        digest = hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
+        found.append(Reading(prompt, digest, "; ".join(notes) or None))
+    return found
+
+
+def _foreign_marks(prompt: str) -> Iterator[str]:
+    marks = list(dict.fromkeys(match[0] for match in WEIGHTS.finditer(prompt)))
+    if marks:
+        listed = ", ".join(marks[:3])
+        yield f"holds {listed}, which other programs take as weights or commands; here they are read as words"
 
 
 def _limit(pipe: DiffusionPipeline, name: str, tokenizer: Any, arguments: Mapping[str, Any]) -> int:

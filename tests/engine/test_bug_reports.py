@@ -18,7 +18,7 @@ from engine.sampling.image_pass import sample_cells
 from engine.sampling.models import Model
 from engine.sampling.recording import NoiseLevels
 from engine.sampling.standins import with_parts
-from engine.sampling.tokens import token_notes
+from engine.sampling.tokens import read_prompts
 from engine.study.cells import Cell, cells
 from engine.study.lanes import parse_lane
 from engine.study.source import find_model
@@ -160,10 +160,30 @@ def test_stochastic_lanes_are_drawn_again_where_the_pipeline_passes_no_generator
 def test_prompts_that_are_cut_off_and_those_that_are_one_to_the_model_are_told(sd_model: Model) -> None:
     """diffusers #447: prompts that differ only beyond the limit give one picture a seed."""
     long = "red apple " * 50
-    notes = token_notes(sd_model.pipe, ["owl", f"{long} owl", f"{long} pear", "red apple"], {})
-    assert [note for note in notes if "has 103 tokens, of which tokenizer reads the first 77" in note]
-    [same] = [note for note in notes if "are one to the model" in note]
-    assert same.startswith("2 prompts")
-    assert token_notes(sd_model.pipe, ["owl", "red apple"], {}) == []
-    spelled = [unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD")]
-    assert "2 prompts are one" in token_notes(sd_model.pipe, spelled, {})[0]
+    accents = [unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD")]
+    prompts = ["owl", f"{long} owl", f"{long} pear", "red apple", *accents, "", " "]
+    found = {each.prompt: each for each in read_prompts(sd_model.pipe, prompts, {})}
+    assert "has 103 tokens, of which tokenizer reads the first 77" in str(found[f"{long} owl"].note)
+    same = [{found[prompt].reading for prompt in pair} for pair in (prompts[1:3], accents, ["", " "])]
+    assert [len(readings) for readings in same] == [1, 1, 1]
+    assert len({each.reading for each in found.values()}) == len(prompts) - 3
+    assert found["owl"].note is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ("a (red:1.4) apple", "(red:1.4)"),
+        ("((red)) apple", "((red))"),
+        ("[red:green:0.5] apple", "[red:green:0.5]"),
+        ("red BREAK apple", "BREAK"),
+        ("owl <lora:style:0.8>", "<lora:style:0.8>"),
+        ("a (red) apple", None),
+        ("time 10:30, breakfast", None),
+    ],
+)
+def test_marks_of_other_programs_are_told(prompt: str, told: str | None, sd_model: Model) -> None:
+    """A1111 takes them as weights and commands, diffusers as words."""
+    [found] = read_prompts(sd_model.pipe, [prompt], {})
+    assert (found.note is None) == (told is None)
+    assert told is None or f"holds {told}, which other programs" in str(found.note)

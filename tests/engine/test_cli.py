@@ -121,11 +121,11 @@ def test_wrong_arguments_end_with_exit_code_2(arguments, capsys):
     assert "usage:" in capsys.readouterr().err
 
 
-def test_plan_tells_what_a_run_would_do_and_does_nothing(tmp_path, cache, capsys):
+def test_plan_tells_what_a_run_would_do_and_makes_nothing(tmp_path, cache, capsys):
     study = str(write_study(tmp_path / "a.toml"))
     assert main(["plan", study, "--cache", str(cache)]) == 0
     assert "0 cached, 2 to make (7 denoiser calls" in capsys.readouterr().out
-    assert not cache.exists()
+    assert ask(cache, "SELECT count(*) FROM trajectories") == ask(cache, "SELECT count(*) FROM studies") == [(0,)]
     assert main(["run", study, "--cache", str(cache), "--progress", "none"]) == 0
     capsys.readouterr()
     assert main(["plan", study, "--cache", str(cache), "--set", "seeds=[0, 1, 2]"]) == 0

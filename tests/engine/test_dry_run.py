@@ -8,7 +8,7 @@ import pytest
 
 from engine.errors import StudyError
 from engine.passes.run import run_study
-from engine.sampling.dry_run import dry_run, refuse_failing
+from engine.sampling.dry_run import check_arguments, dry_run
 from engine.sampling.lint import lint_lane
 from engine.sampling.models import Model
 from engine.sampling.standins import with_parts
@@ -47,7 +47,7 @@ def test_schedulers_of_a_plug_in_are_tried_for_one_step(gaussian_model: Model) -
 def test_an_argument_that_the_pipeline_does_not_take_is_refused(gaussian_model: Model) -> None:
     cells = cells_of("gaussian", ["ddim:4"], pipeline={"clip_skp": 1})
     with pytest.raises(StudyError, match=r"takes no 'clip_skp'.*clip_skip"):
-        refuse_failing(gaussian_model.pipe, cells)
+        check_arguments(gaussian_model.pipe, cells)
 
 
 def test_a_refusal_of_the_pipeline_ends_a_run_before_anything_is_written(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ def test_every_column_is_explained(db):
             table = opened[1]
         elif column := re.match(r" +(\w+) [A-Z].*[,)\w\]] +-- *(\S.*)$", line):
             explained[table, column[1]] = column[2]
+        elif added := re.match(r"ALTER TABLE (\w+) ADD COLUMN (\w+) [^;]*; -- *(\S.*)$", line):
+            explained[added[1], added[2]] = added[3]
     query = "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal"
     columns = set(db.execute(query).fetchall())
     assert explained.keys() == columns
