@@ -166,6 +166,7 @@ _BUILT_IN = (
     Family("chroma", "Chroma", _variants("Chroma"), size=_SQUARE, style="two_calls", solvers=_LEVELS),
     Family("hidream", "HiDream", ("HiDreamImagePipeline",), size=_SQUARE, solvers=_LEVELS),
     Family("animatediff", "AnimateDiff", ("AnimateDiffPipeline", "AnimateDiffSDXLPipeline"), frames=16),
+    Family("latte", "Latte", ("LattePipeline",), frames=16),
     Family("ltx", "LTX-Video", ("LTXPipeline",), size=(704, 512), frames=161, solvers=_LEVELS),
     Family("wan", "Wan", ("WanPipeline",), size=(832, 480), frames=81, style="two_calls", solvers=_ANY),
     Family(

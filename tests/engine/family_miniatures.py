@@ -304,6 +304,7 @@ MORE: dict[str, dict[str, Any]] = {
     "sana": UNBINNED,
     "hunyuandit": UNBINNED,
     "hidream": {"max_sequence_length": 64},
+    "latte": {"video_length": 5, "clean_caption": False},
     "ltx": {"num_frames": 9},
     "ltx_noisy": {"num_frames": 9, "decode_timestep": 0.05, "decode_noise_scale": 0.025},
     "wan": {"num_frames": 5},

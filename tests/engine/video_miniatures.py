@@ -13,6 +13,35 @@ from tests.engine.miniatures import clip_text_encoder, clip_tokenizer
 WIDTH = parts.WIDTH
 
 
+def latte() -> DiffusionPipeline:
+    transformer = diffusers.LatteTransformer3DModel(
+        num_attention_heads=4,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=1,
+        cross_attention_dim=32,
+        attention_bias=True,
+        sample_size=8,
+        patch_size=2,
+        activation_fn="gelu-approximate",
+        num_embeds_ada_norm=1000,
+        norm_type="ada_norm_single",
+        norm_elementwise_affine=False,
+        norm_eps=1e-6,
+        caption_channels=WIDTH,
+        video_length=5,
+    )
+    scheduler = diffusers.DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    return diffusers.LattePipeline(
+        tokenizer=parts.tokenizer(),
+        text_encoder=parts.t5(),
+        vae=parts.vae(),
+        transformer=transformer,
+        scheduler=scheduler,
+    )
+
+
 def ltx(**changes: Any) -> DiffusionPipeline:
     transformer = diffusers.LTXVideoTransformer3DModel(
         in_channels=8,
@@ -284,6 +313,7 @@ BUILDERS = {
     "z_image": z_image,
     "qwen_image": qwen_image,
     "flux2_klein": flux2_klein,
+    "latte": latte,
     "ltx": ltx,
     "ltx_noisy": ltx_noisy,
     "wan": wan,
