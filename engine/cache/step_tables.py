@@ -63,6 +63,20 @@ def step_curves(db: duckdb.DuckDBPyConnection, study_id: str, lane: str) -> pd.D
     )
 
 
+def final_motions(db: duckdb.DuckDBPyConnection, ids: Sequence[str], tolerance: float) -> dict[str, float]:
+    """Motion energy of the last x0 of runs whose last x0 is the final latents, to a relative L2 distance."""
+    found = fetch(
+        db,
+        """
+        SELECT trajectory_id, max_by(motion_energy, step_index) AS energy
+        FROM steps WHERE list_contains($ids, trajectory_id)
+        GROUP BY trajectory_id HAVING max_by(x0_distance, step_index) <= $tolerance AND energy IS NOT NULL
+        """,
+        {"ids": list(ids), "tolerance": tolerance},
+    )
+    return dict(zip(found["trajectory_id"], found["energy"].astype(float), strict=True))
+
+
 def sketches(
     db: duckdb.DuckDBPyConnection, study_id: str, prompt: str, seed: int, lanes: Sequence[str]
 ) -> pd.DataFrame:

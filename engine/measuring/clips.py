@@ -13,6 +13,8 @@ import numpy.typing as npt
 from engine.measuring.evidence import Evidence, Unmeasurable
 from engine.study.model_files import read_json
 
+# Relative L2 distance up to which the last x0 of a run is its final latents.
+SAME_LATENTS = 1e-4
 # Names of the number of latent channels in configurations of autoencoders.
 _CHANNELS = ("latent_channels", "z_dim")
 
@@ -25,12 +27,17 @@ def flicker(evidence: Evidence) -> float:
 def motion_energy(evidence: Evidence) -> float:
     """Mean squared difference of consecutive frames of the final latents.
 
+    The frames of packed latents cannot be told here. They could when the cell was made: there the last x0 is asked,
+    if it is the final latents.
+
     Raises:
-        Unmeasurable: It is not known which axis of the latents is that of the frames.
+        Unmeasurable: It is not known which axis of the latents is that of the frames, and the last x0 does not help.
     """
     latents, folder = evidence.latents, evidence.subject.model.folder
     config = (read_json(folder / "vae" / "config.json", evidence.subject.model.name) or {}) if folder else {}
     axis = frame_axis(latents.shape, channels_of(config))
+    if axis is None and evidence.final_motion is not None:
+        return evidence.final_motion
     if axis is None:
         shape = " x ".join(map(str, latents.shape))
         raise Unmeasurable(f"the frame axis of the final latents ({shape}) is not known")

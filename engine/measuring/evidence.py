@@ -35,6 +35,7 @@ class Evidence:
         reference_pictures: Pictures of the converged solution; None if the metric does not need it.
         reference_latents: Latents of the converged solution; None likewise.
         final_pictures: Steps only: the final pictures of the run.
+        final_motion: Motion energy of the last x0, unpacked, where that is the final latents; None if it is not known.
     """
 
     subject: Subject
@@ -45,6 +46,7 @@ class Evidence:
     reference_pictures: Pictures | None = None
     reference_latents: Latents | None = None
     final_pictures: Pictures | None = None
+    final_motion: float | None = None
 
     def both_pictures(self) -> Iterable[tuple[Pictures, Pictures]]:
         """Pairs of picture and reference picture, frame by frame.

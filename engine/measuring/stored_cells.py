@@ -1,7 +1,7 @@
 """Stored pictures and latents of cells, decoded when a metric needs them."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -12,10 +12,18 @@ from engine.study.cells import Cell
 
 
 class StoredCells:
-    """Pictures and latents of a group of cells, still encoded."""
+    """Pictures and latents of a group of cells, still encoded.
 
-    def __init__(self, latents: dict[str, Latents], frames: pd.DataFrame) -> None:
-        self.latents = latents
+    Args:
+        latents: Final ones, by cell.
+        frames: Their pictures.
+        motions: Motion energy of the last x0 by cell, where that x0 is the final latents.
+    """
+
+    def __init__(
+        self, latents: dict[str, Latents], frames: pd.DataFrame, motions: Mapping[str, float] | None = None
+    ) -> None:
+        self.latents, self._motions = latents, motions or {}
         self._frames = dict(iter(frames.groupby(["trajectory_id", "kind"])))
 
     def evidence(self, cell: Cell, subject: Subject, reference: str | None) -> Evidence:
@@ -29,6 +37,7 @@ class StoredCells:
             self.latents[key],
             _decoded(self._frames[reference, "final"]) if (reference, "final") in self._frames else None,
             self.latents.get(reference) if reference else None,
+            final_motion=self._motions.get(key),
         )
 
     def final(self, trajectory_id: str) -> Pictures:

@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.cache import queries, score_tables
+from engine.cache import queries, score_tables, step_tables
 from engine.cache.connection import reading
 from engine.cache.score_tables import FAILED, MetricRow, ReferenceRow, ScoreRow
 from engine.measuring import clip, metrics
+from engine.measuring.clips import SAME_LATENTS
 from engine.measuring.evidence import Evidence, Subject, Unmeasurable
 from engine.measuring.formulas import relative_distance
 from engine.measuring.metric import Metric
@@ -259,7 +260,8 @@ class _CellWork:
         framed = scope == "frame" or any(metric.on_frames for job in group for metric, _ in job.metrics)
         with reading(self.cache) as db:
             frames = queries.frames(db, sorted(wanted), ["final", "x0"] if framed else ["final"])
-            return StoredCells(queries.latents(db, sorted(wanted)), frames)
+            motions = step_tables.final_motions(db, sorted(wanted), SAME_LATENTS)
+            return StoredCells(queries.latents(db, sorted(wanted)), frames, motions)
 
     def _rows(self, scope: str, job: ScoreJob, stored: StoredCells, tally: Tally) -> list[ScoreRow]:
         cell, found = job.cell, []
