@@ -11,12 +11,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from engine.errors import LabError
 from engine.sharing import lettering
-from engine.sharing.pictures import CellPictures, fitted
+from engine.sharing.pictures import CLIP_FRAME_MS, CellPictures, fitted
 
 MARGIN, GAP, CAPTION, FOOT = 16, 10, 24, 14
 TITLE_LINES, TITLE_STEP = 3, 21
 INK, PALE, MISSING, BAR = (24, 28, 36), (104, 112, 126), (244, 245, 247), (42, 132, 156)
-FRAME_MS, HOLD_MS = 140, 1800
+FRAME_MS, HOLD_MS = CLIP_FRAME_MS, 1800
 MAX_COLUMNS = 4
 
 
@@ -29,7 +29,7 @@ class Strip:
 
 
 def draw_frames(title: str, strips: Sequence[Strip], count: int = 24) -> list[Image.Image]:
-    """Draws the frames of an animation over progress, ending with the final pictures.
+    """Draws the frames of an animation over progress, ending with the final pictures; of clips, their final frames.
 
     A lane shows the last stored step it has reached, so lanes with few steps visibly jump. Until it reaches its first
     stored step it shows that one, so that the animation does not start empty.
@@ -37,6 +37,8 @@ def draw_frames(title: str, strips: Sequence[Strip], count: int = 24) -> list[Im
     Raises:
         LabError: There are no step pictures.
     """
+    if length := max((len(strip.pictures.clip) for strip in strips), default=0):
+        return [_frame(title, strips, (place + 1) / length, place) for place in range(length)]
     if not any(strip.pictures.steps for strip in strips):
         raise LabError(
             "There are no step pictures to animate; set [frames] count above 0 in the study and run it again."
@@ -63,7 +65,7 @@ def write_mp4(frames: Sequence[Image.Image], path: Path) -> None:
     Raises:
         LabError: ffmpeg is missing or fails.
     """
-    program = shutil.which("ffmpeg")
+    program = shutil.which("ffmpeg") or _packaged_ffmpeg()
     if program is None:
         raise LabError(
             "MP4 export needs ffmpeg, which is not on PATH. Install it (apt install ffmpeg, brew install ffmpeg), or "
@@ -107,13 +109,25 @@ def write_mp4(frames: Sequence[Image.Image], path: Path) -> None:
         raise LabError(f"ffmpeg could not write {path}: {words[-1] if words else f'exit code {done.returncode}'}.")
 
 
+def _packaged_ffmpeg() -> str | None:
+    """The ffmpeg that comes with the package imageio-ffmpeg; None if that is not installed."""
+    try:
+        from imageio_ffmpeg import get_ffmpeg_exe
+    except ImportError:
+        return None
+    try:
+        return str(get_ffmpeg_exe())
+    except RuntimeError:  # a build of the package without the program
+        return None
+
+
 def strips_of(labels: Mapping[str, str], cells: Mapping[str, str], pictures: Mapping[str, CellPictures]) -> list[Strip]:
     """The strips of lanes that have pictures; takes labels by lane, cells by lane, and pictures by cell."""
     found = [(label, pictures.get(cells.get(lane, ""))) for lane, label in labels.items()]
     return [Strip(label, mine) for label, mine in found if mine is not None and (mine.steps or mine.final)]
 
 
-def _frame(title: str, strips: Sequence[Strip], moment: float | None) -> Image.Image:
+def _frame(title: str, strips: Sequence[Strip], moment: float | None, video_frame: int | None = None) -> Image.Image:
     side = _side(strips)
     columns = min(MAX_COLUMNS, len(strips))
     rows = -(-len(strips) // columns)
@@ -129,7 +143,11 @@ def _frame(title: str, strips: Sequence[Strip], moment: float | None) -> Image.I
     for place, strip in enumerate(strips):
         left = MARGIN + place % columns * (side + GAP)
         top = MARGIN + head + place // columns * (side + CAPTION + GAP)
-        image = _shown(strip.pictures, moment)
+        clip = strip.pictures.clip
+        if video_frame is None:
+            image = _shown(strip.pictures, moment)
+        else:
+            image = clip[min(video_frame, len(clip) - 1)] if clip else None
         if image is None:
             draw.rectangle((left, top, left + side - 1, top + side - 1), MISSING)
         else:
@@ -151,7 +169,8 @@ def _shown(pictures: CellPictures, moment: float | None) -> Image.Image | None:
 
 def _side(strips: Sequence[Strip]) -> int:
     """Side of a picture: twice its size if it is small, and at most 256 pixels."""
-    first = next(image for strip in strips for _, image in strip.pictures.steps)
+    kept = [image for strip in strips for image in (*strip.pictures.clip, *(image for _, image in strip.pictures.steps))]
+    first = kept[0]
     return min(256, max(128, 2 * max(first.size)))
 
 

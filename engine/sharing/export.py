@@ -161,6 +161,8 @@ def _animation(cache: Path, study: str, path: Path, view: View) -> list[str]:
         pictures = load_pictures(db, list(by_lane.values()), view.kind, MAX_SIDE)
     labels = dict(zip(results.lane_table["lane"], results.lane_table["label"], strict=True))
     what = "clean-image estimate" if view.kind == "x0" else "noisy image"
+    if any(mine.clip for mine in pictures.values()):
+        what = "final clips"
     title = f"{' '.join(prompt.split()) or '(empty prompt)'}: {what}, seed {seed}"
     frames = draw_frames(title, strips_of(labels, by_lane, pictures))
     write = write_mp4 if path.suffix.lower() == ".mp4" else write_gif

@@ -14,6 +14,7 @@ from engine.sharing.picture_files import decoded, open_picture
 from engine.study.cells import evenly_spaced
 
 CELLS_AT_ONCE = 8
+CLIP_FRAME_MS = 140
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,13 @@ class CellPictures:
 
     Attributes:
         steps: (progress, picture) of its steps of one kind, in order of progress.
-        final: The final picture; None if there is none.
+        final: The final picture; None if there is none. Of a clip, its first frame.
+        clip: All frames of a final clip; empty for pictures.
     """
 
     steps: tuple[tuple[float, Image.Image], ...] = ()
     final: Image.Image | None = None
+    clip: tuple[Image.Image, ...] = ()
 
 
 class StoredPictures(Mapping[str, CellPictures]):
@@ -52,7 +55,8 @@ class StoredPictures(Mapping[str, CellPictures]):
         side, step_side = self._sides
         final = None if stored.final is None else self._small(stored.final, side)
         steps = ((progress, self._small(data, step_side)) for progress, data in stored.steps)
-        return CellPictures(tuple((progress, image) for progress, image in steps if image is not None), final)
+        clip = tuple(image for data in stored.clip if (image := self._small(data, side)) is not None)
+        return CellPictures(tuple((progress, image) for progress, image in steps if image is not None), final, clip)
 
     def _small(self, data: bytes, side: int) -> Image.Image | None:
         head = open_picture(data)
@@ -75,11 +79,12 @@ class _Stored:
 
     steps: tuple[tuple[float, bytes], ...] = ()
     final: bytes | None = None
+    clip: tuple[bytes, ...] = ()
 
     @property
     def size(self) -> int:
         """Size in memory (bytes)."""
-        return sum(len(data) for _, data in self.steps) + len(self.final or b"")
+        return sum(len(data) for data in (*(data for _, data in self.steps), self.final or b"", *self.clip))
 
 
 def load_pictures(
@@ -103,7 +108,7 @@ def load_pictures(
     for start in range(0, len(ids), CELLS_AT_ONCE):
         some = list(ids[start : start + CELLS_AT_ONCE])
         frames = queries.frames(db, some, ["final", kind] if kind else ["final"])
-        frames = frames[frames["video_frame"] == 0]
+        frames = frames[(frames["video_frame"] == 0) | (frames["kind"] == "final")]
         new = {key: _of_cell(frames[frames["trajectory_id"] == key], kind, most) for key in some}
         used += sum(stored.size for stored in new.values())
         refuse_bytes(used, ANSWER_BYTES)
@@ -118,7 +123,8 @@ def _of_cell(frames: pd.DataFrame, kind: str, most: int | None) -> _Stored:
     steps = tuple(
         (float(progress), bytes(data)) for progress, data in zip(rows["progress"], rows["image"], strict=True)
     )
-    return _Stored(steps, next((bytes(data) for data in frames[frames["kind"] == "final"]["image"]), None))
+    finals = [bytes(data) for data in frames[frames["kind"] == "final"].sort_values("video_frame")["image"]]
+    return _Stored(steps, finals[0] if finals else None, tuple(finals) if len(finals) > 1 else ())
 
 
 def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -132,8 +138,9 @@ def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
     )
 
 
-def encoded(image: Image.Image, quality: int = 80) -> bytes:
-    """The picture as WebP."""
+def encoded(image: Image.Image, quality: int = 80, more: Sequence[Image.Image] = ()) -> bytes:
+    """The picture as WebP; with `more` frames, as an animation that loops."""
     stream = io.BytesIO()
-    image.save(stream, "WEBP", quality=quality, method=4)
+    moving = {"save_all": True, "append_images": list(more), "duration": CLIP_FRAME_MS, "loop": 0} if more else {}
+    image.save(stream, "WEBP", quality=quality, method=4, **moving)
     return stream.getvalue()

@@ -56,7 +56,9 @@ def _film(mine: CellPictures, final_side: int, step_side: int, steps: int) -> Fi
     first = mine.final or (mine.steps[0][1] if mine.steps else None)
     if first is None:
         return Film(None, None, (), 0, 0)
-    final = fitted(first, min(final_side, first.width), min(final_side, first.height))
+    final, *more = (
+        fitted(image, min(final_side, first.width), min(final_side, first.height)) for image in mine.clip or (first,)
+    )
     strip = None
     if chosen:
         sized = [fitted(image, min(step_side, image.width), min(step_side, image.height)) for _, image in chosen]
@@ -65,7 +67,7 @@ def _film(mine: CellPictures, final_side: int, step_side: int, steps: int) -> Fi
             sheet.paste(image.resize(sized[0].size), (place * sized[0].width, 0))
         strip = html.inline_image("webp", encoded(sheet, 72 if sized[0].width >= 128 else 90))
     return Film(
-        html.inline_image("webp", encoded(final, 86)) if mine.final else None,
+        html.inline_image("webp", encoded(final, 86, more)) if mine.final else None,
         strip,
         tuple(progress for progress, _ in chosen),
         final.width,
