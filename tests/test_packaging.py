@@ -18,7 +18,7 @@ import pytest
 from engine.paths import DEFAULT_CACHE, ROOT, default_cache
 
 PATIENCE_SECONDS = 120
-RECIPES = ("data/bundled/recipe/", "data/scenes/")
+RECIPES = ("data/bundled/recipe/", "data/video/recipe/", "data/scenes/")
 LIST_FILES = """
 import json
 from setuptools import Distribution

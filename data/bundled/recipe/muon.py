@@ -60,11 +60,16 @@ class Muon(torch.optim.Optimizer):
             p.add_(update.view(p.shape), alpha=-group["lr"] * size)
 
 
-def split_parameters(module: torch.nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
-    """Return (matrices for Muon, everything else); the first and last convolution count as else."""
+EDGES = ("conv_in", "conv_out", "time_embedding")
+
+
+def split_parameters(
+    module: torch.nn.Module, edges: tuple[str, ...] = EDGES
+) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+    """Return (matrices for Muon, everything else); what has one of `edges` in its dotted name counts as else."""
     matrices, rest = [], []
     for name, p in module.named_parameters():
-        edge = name.startswith(("conv_in", "conv_out", "time_embedding"))
+        edge = any(part in edges for part in name.split("."))
         (rest if p.ndim < 2 or edge else matrices).append(p)
     return matrices, rest
 
@@ -72,8 +77,8 @@ def split_parameters(module: torch.nn.Module) -> tuple[list[torch.nn.Parameter],
 class MuonWithAdamW:
     """Muon for a module's matrices and AdamW for the rest, as one optimiser."""
 
-    def __init__(self, module: torch.nn.Module, lr: float, decay: float = 0.01) -> None:
-        matrices, rest = split_parameters(module)
+    def __init__(self, module: torch.nn.Module, lr: float, decay: float = 0.01, edges: tuple[str, ...] = EDGES) -> None:
+        matrices, rest = split_parameters(module, edges)
         self.parts = [
             Muon(matrices, lr=lr, decay=decay),
             torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.0),

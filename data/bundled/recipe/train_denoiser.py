@@ -167,7 +167,7 @@ def denoising_loss(
     target = scheduler.get_velocity(latents, noise, timesteps)
     with torch.autocast(latents.device.type, torch.bfloat16, enabled=bfloat16):
         velocity = unet(noisy, timesteps, text).sample
-    error = (velocity.float() - target).square().mean((1, 2, 3))
+    error = (velocity.float() - target).square().flatten(1).mean(1)
     weight = loss_weight(scheduler, timesteps, gamma)
     return (error * weight / weight.mean()).mean(), error.mean().item()
 

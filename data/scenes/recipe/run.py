@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +36,31 @@ def read_config(path: Path) -> dict[str, Any]:
     return merged
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the stage that the command line names."""
-    parser = argparse.ArgumentParser(prog="python -m data.scenes.recipe.run")
-    parser.add_argument("stage", choices=list(STAGES))
+def main(
+    argv: Sequence[str] | None = None,
+    stages: Mapping[str, tuple[str, str]] = STAGES,
+    package: str = "data.scenes.recipe",
+) -> None:
+    """Run the stage that the command line names.
+
+    Args:
+        argv: the command line's arguments.
+        stages: name of a stage to its table in the config and its module.
+        package: where the modules are.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {package}.run")
+    parser.add_argument("stage", choices=list(stages))
     parser.add_argument("--config", type=Path, required=True, help="a TOML file such as scenes_64.toml")
     parser.add_argument("--work", type=Path, required=True, help="folder for pictures, latents and checkpoints")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument("--halt-file", type=Path, help="training waits while this file exists")
     parser.add_argument("--pid-file", type=Path, help="where to write the number of this process")
     options = parser.parse_args(argv)
-    table, module = STAGES[options.stage]
+    table, module = stages[options.stage]
     write_pid(options.pid_file)
     try:
         stage = open_stage(table, read_config(options.config), options.work, options.device)
-        result = importlib.import_module(f"data.scenes.recipe.{module}").run(stage, Pause(options.halt_file))
+        result = importlib.import_module(f"{package}.{module}").run(stage, Pause(options.halt_file))
     except RecipeError as error:
         parser.exit(2, f"{error}\n")
     print(f"{options.stage}: {result}")

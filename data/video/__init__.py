@@ -1,0 +1,1 @@
+"""The video model: its recipe, its weights and its card."""

@@ -1,0 +1,1 @@
+"""How the video model is made: a painter of endless clips, and the trainings that learn from them."""
