@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import subprocess
+import sys
 
 import duckdb
 import numpy as np
@@ -239,8 +240,17 @@ def test_an_mp4_plays_as_long_as_the_gif(cache, tmp_path):
     assert float(found["format"]["duration"]) == pytest.approx((24 * FRAME_MS + HOLD_MS) / 1000, abs=0.4)
 
 
+def test_the_ffmpeg_of_a_package_will_do(cache, tmp_path, monkeypatch):
+    pytest.importorskip("imageio_ffmpeg", reason="the extra 'video' is not installed")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert run(cache, "-o", tmp_path / "a.mp4") == 0
+    assert (tmp_path / "a.mp4").read_bytes()[4:8] == b"ftyp"
+
+
 def test_without_ffmpeg_an_mp4_is_refused_with_the_remedy(cache, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     assert run(cache, "-o", tmp_path / "a.mp4") == 2
     assert "--format gif" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
