@@ -169,8 +169,8 @@ def _shown(pictures: CellPictures, moment: float | None) -> Image.Image | None:
 
 def _side(strips: Sequence[Strip]) -> int:
     """Side of a picture: twice its size if it is small, and at most 256 pixels."""
-    kept = [image for strip in strips for image in (*strip.pictures.clip, *(image for _, image in strip.pictures.steps))]
-    first = kept[0]
+    kept = (strip.pictures.clip or tuple(image for _, image in strip.pictures.steps) for strip in strips)
+    first = next(images[0] for images in kept if images)
     return min(256, max(128, 2 * max(first.size)))
 
 
