@@ -14,7 +14,7 @@ from engine.environment import DEVICES, cores, fast_bfloat16, processor_name, re
 from engine.errors import LabError
 from engine.paths import DEFAULT_CACHE
 from engine.study.cells import resolve_dtype
-from engine.study.source import EXAMPLE_HUB_ID, find_model
+from engine.study.source import EXAMPLE_HUB_ID, SHIPPED, find_model
 
 REQUIRED = (
     "torch",
@@ -101,7 +101,7 @@ def _device(problems: list[str]) -> list[str]:
 
 def _models(problems: list[str]) -> list[str]:
     lines: list[str] = []
-    for name in ("bundled", "gaussian", EXAMPLE_HUB_ID):
+    for name in (*SHIPPED, "gaussian", EXAMPLE_HUB_ID):
         try:
             source = find_model(name)
             here = "ready" if source.fingerprint else f"not downloaded; a run does so, or `hf download {name}`"

@@ -11,7 +11,7 @@ from engine.commands.files import check_json, write_json
 from engine.errors import CacheMissing, ModelError
 from engine.paths import ROOT
 from engine.study.schedulers import SCHEDULERS
-from engine.study.source import EXAMPLE_HUB_ID, ModelSource, find_model
+from engine.study.source import EXAMPLE_HUB_ID, SHIPPED, ModelSource, find_model
 
 
 def dashboard(arguments: argparse.Namespace) -> int:
@@ -52,7 +52,7 @@ def models(arguments: argparse.Namespace) -> int:
         _print_model(source)
         return 0
     rows = [("model", "pipeline", "pixels", "weights", "folder")]
-    for name in ("bundled", "gaussian", EXAMPLE_HUB_ID):
+    for name in (*SHIPPED, "gaussian", EXAMPLE_HUB_ID):
         try:
             source = find_model(name)
         except ModelError as error:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.measuring.evidence import Evidence, Pictures, Subject, Unmeasurable
-from engine.study.source import BUNDLED, ModelSource
+from engine.study.source import BUNDLED, BUNDLED_VIDEO, ModelSource
 
 if TYPE_CHECKING:
     from engine.measuring.clip_model import ClipModel
@@ -139,8 +139,9 @@ def find_clip(model: ModelSource) -> Path:
     """
     if model.kind == "gaussian":
         raise Unmeasurable("not available: no CLIP model was trained on the patterns of the model 'gaussian'")
-    if model.folder is not None and (model.folder / "clip").is_dir():
-        folder = model.folder / "clip"
+    home = BUNDLED if model.folder == BUNDLED_VIDEO else model.folder
+    if home is not None and (home / "clip").is_dir():
+        folder = home / "clip"
         missing = [name for name in NEEDED if not (folder / name).is_file()]
         if missing:
             raise Unmeasurable(f"not available: {folder} lacks {', '.join(missing)}; fetch the model again")

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 EXAMPLE_HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 BUNDLED = DATA / "bundled"
+BUNDLED_VIDEO = DATA / "video"
+# Models that come with the project, by name.
+SHIPPED = {"bundled": BUNDLED, "bundled_video": BUNDLED_VIDEO}
 # Pipelines whose constructor mends old configurations.
 MENDED = frozenset(
     f"StableDiffusion{kind}Pipeline" for kind in ("", "Img2Img", "Inpaint", "PAG", "PAGImg2Img", "PAGInpaint")
@@ -103,8 +106,8 @@ def find_model(name: str) -> ModelSource:
         return IN_MEMORY[name]
     if name in FAMILIES and FAMILIES[name].builder:
         return _computed(FAMILIES[name])
-    if name == "bundled":
-        return _from_folder(name, BUNDLED, "folder", "")
+    if name in SHIPPED:
+        return _from_folder(name, SHIPPED[name], "folder", "")
     try:
         path = Path(name).expanduser()
         if path.is_file() and path.suffix == ".safetensors":
@@ -114,10 +117,10 @@ def find_model(name: str) -> ModelSource:
     except (OSError, RuntimeError) as error:  # a name too long for a path, no home folder
         raise ModelError(f"No model '{name[:200]}': {error}.") from error
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", name):
-        known = did_you_mean(name, ["bundled", "gaussian"])
+        known = did_you_mean(name, [*SHIPPED, "gaussian"])
         raise ModelError(
-            f"No model '{name}'.{known} Give 'bundled', 'gaussian', a diffusers folder, or a hub id such as "
-            f"'{EXAMPLE_HUB_ID}'."
+            f"No model '{name}'.{known} Give 'bundled', 'bundled_video', 'gaussian', a diffusers folder, or a hub id "
+            f"such as '{EXAMPLE_HUB_ID}'."
         )
     repo, _, revision = name.partition("@")
     index = hub_file(repo, "model_index.json", revision or "main")
