@@ -12,6 +12,7 @@ from engine.environment import DEVICES, MEMORIES
 from engine.errors import LabError
 from engine.paths import CLAIMS, DEFAULT_CACHE
 from engine.progress import interruptible
+from engine.study.tuned import register_tuned
 
 INTERRUPTED = 130
 
@@ -30,6 +31,9 @@ def _run(parsed: argparse.Namespace) -> int:
     try:
         # Imported late, so that no command waits for imports of another one.
         with interruptible():
+            if hasattr(parsed, "cache"):
+                for problem in register_tuned(parsed.cache):
+                    print(f"warning: left out: {problem}", file=sys.stderr)
             command: Callable[[argparse.Namespace], int] = getattr(import_module(f"engine.commands.{module}"), name)
             return command(parsed)
     except LabError as error:
@@ -62,6 +66,11 @@ def parser() -> argparse.ArgumentParser:
     decide.add_argument("--max-batch", type=_positive, metavar="N", help="most images in flight (default: by device)")
     decide.add_argument("--progress", choices=("bar", "json", "none"), default="bar")
     decide.set_defaults(command="deciding.decide")
+
+    tune = add("tune", help="find a schedule that makes few steps as good as many, and prove it on other prompts")
+    _tune(tune)
+    _cache(tune)
+    tune.set_defaults(command="tuning.tune")
 
     plan = add("plan", help="show what is cached, what would run and how long it may take; runs nothing")
     _study(plan)
@@ -196,6 +205,26 @@ def _study(command: argparse.ArgumentParser) -> None:
         help="low: only the part at work is on the GPU; slicing: attention in slices as well, slower and often larger",
     )
     _cache(command)
+
+
+def _tune(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--model", default="bundled", help="bundled, gaussian, a diffusers folder or a hub id")
+    add("--scheduler", default="dpmpp_2m", help="which solver; it must take lists of timesteps or sigmas")
+    add("--steps", type=_positive, default=10, metavar="N")
+    add("--name", help="of what is found: its lane is tuned_NAME:N (default: by model, scheduler and steps)")
+    add("--guidance", type=float, metavar="SCALE", help="guidance that it is for (default: 2 for bundled, else 7.5)")
+    add("--prompts", type=Path, metavar="FILE", help="one a line (default: the pool of the model)")
+    add("--search", type=_positive, default=32, metavar="N", help="prompts that are searched on (default 32)")
+    add("--validation", type=_positive, default=32, metavar="N", help="prompts that choose what is kept (default 32)")
+    add("--test", type=_positive, default=300, metavar="N", help="prompts that prove it, at most (default 300)")
+    add("--rounds", type=_positive, default=5, metavar="N", help="rounds of refinement of a start (default 5)")
+    add("--objective", choices=("latent_error", "other_pictures"), default="latent_error")
+    add("--no-proof", action="store_false", dest="proof", help="search only; the prompts of the test stay unseen")
+    add("--budget", metavar="N", help="most of the proof: minutes (10m), prompts (200p) or calls (5000c)")
+    add("--device", choices=DEVICES, default="auto")
+    add("--max-batch", type=_positive, metavar="N", help="most images in flight (default: by device)")
+    add("--progress", choices=("bar", "json", "none"), default="bar")
 
 
 def _cache(command: argparse.ArgumentParser) -> None:

@@ -21,12 +21,15 @@ MAX_TRACKED_BYTES = 15_000_000
 
 FACE = "diffusion_scheduler_visualizer"
 HEAVY = ("torch", "diffusers", "transformers", "accelerate")
-BELOW_THE_PASSES = ("study", "sampling", "measuring", "cache", "analysis", "display", "sharing")
+BELOW_THE_PASSES = ("study", "sampling", "measuring", "cache", "analysis", "display", "sharing", "tune")
 # (who, what it must not import); a name stands for itself and all below it.
 FORBIDDEN = [
     ("engine", ("dashboard", FACE, "streamlit")),
     ("engine.sampling", ("engine.cache",)),
     ("engine.measuring", ("engine.cache",)),
+    ("engine.tune", ("engine.cache",)),
+    # Whoever runs studies needs no search: a tuned schedule is a file.
+    *((f"engine.{part}", ("engine.tune",)) for part in ("study", "sampling", "measuring", "cache", "sharing")),
     ("engine.analysis", HEAVY),
     # Passes stand on top: they know all of the engine below the commands, and nothing below knows them.
     *((f"engine.{below}", ("engine.passes", "engine.commands")) for below in BELOW_THE_PASSES),

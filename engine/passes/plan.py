@@ -13,12 +13,13 @@ from engine.errors import CacheError, CacheMissing
 from engine.passes.images import ImageJob, expected_bytes, expected_calls, in_running_order, missing_images
 from engine.passes.swaps import missing_swaps
 from engine.passes.timing import MissingTiming, missing_timings, timing_calls
-from engine.study.cells import Cell, cells, check_lanes, reference_cells
+from engine.study.cells import Cell, cells, check_lanes, picture_size, reference_cells
 from engine.study.lanes import Finding, Lane
 from engine.study.prompt_swaps import Swap, swaps
 from engine.study.reference import fitting_reference
 from engine.study.source import ModelSource
 from engine.study.study import Study
+from engine.study.tuned import tuned_findings
 from engine.study.vocabulary import vocabulary_notes
 
 
@@ -125,6 +126,8 @@ def plan_study(study: Study, source: ModelSource, cache: Path, device: str, memo
     study = replace(study, reference=references)
     lanes = (*study.lanes, references.lane, references.check) if references else study.lanes
     findings = check_lanes(lanes, source.scheduler_config, source.family)
+    if source.size or study.width:
+        findings += tuned_findings(study.lanes, source, study.guidance_scale, picture_size(study, source))
     environment = describe(resolve_device(device), memory)
     try:
         with reading(cache) as db:

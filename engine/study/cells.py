@@ -13,6 +13,7 @@ from engine.study.pipeline_settings import PipelineSettings
 from engine.study.schedulers import ALGORITHMS, SPACINGS, class_version
 from engine.study.source import ModelSource
 from engine.study.study import FrameSettings, Study, canonical
+from engine.study.tuned import tuned_findings
 
 # Raised whenever a change of ours alters pixels for the same settings.
 SAMPLING_VERSION = 1
@@ -71,12 +72,13 @@ def cells(study: Study, model: ModelSource, device: str) -> list[Cell]:
     """All cells of a study, prompt by prompt and seed by seed.
 
     Raises:
-        StudyError: The picture size is unknown, or a scheduler's module is missing.
+        StudyError: The picture size is unknown, a scheduler's module is missing, or a lane was tuned for another model.
     """
     if model.fingerprint is None:
         raise StudyError(f"Model '{model.name}' has to be fetched before its cells are known.")
     _check_inputs(study, model)
     width, height = picture_size(study, model)
+    tuned_findings(study.lanes, model, study.guidance_scale, (width, height))
     # Release 0.1.0 took such switches of a model's own scheduler over into other solvers, with other pictures.
     switches = "; switches pinned" if any(map(model.scheduler_config.get, (*SPACINGS, *ALGORITHMS))) else ""
     targets = {lane.key: lane.scheduler.target for lane in study.lanes}

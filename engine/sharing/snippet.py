@@ -1,0 +1,41 @@
+"""A tuned schedule as a few lines of Python for plain diffusers, to be pasted anywhere."""
+
+from collections.abc import Iterator
+
+from engine.study.tuned import TunedSchedule
+
+
+def snippet(tuned: TunedSchedule, prompt: str = "a photo of a lighthouse at dusk") -> str:
+    """The lines: pipeline, scheduler, schedule, picture. They need diffusers alone, unless the model is computed."""
+    return "\n".join(_lines(tuned, prompt)) + "\n"
+
+
+def _lines(tuned: TunedSchedule, prompt: str) -> Iterator[str]:
+    module, _, name = tuned.target.partition(":")
+    (kind, values), *_ = tuned.schedule.spec().items()
+    size = f"{tuned.width} x {tuned.height} px"
+    yield f"# For {tuned.model!r} at guidance {tuned.guidance_scale:g}, {size}, {tuned.steps} steps; for these alone."
+    yield "import torch"
+    if tuned.source:
+        yield f"from {module} import DiffusionPipeline, {name}"
+        yield f"pipe = DiffusionPipeline.from_pretrained({tuned.source!r})"
+    else:
+        yield f"from {module} import {name}"
+        yield "from engine.sampling.gaussian import build_pipeline"
+        yield "pipe = build_pipeline()"
+    settings = "".join(f", {key}={value!r}" for key, value in tuned.settings.items())
+    yield f"pipe.scheduler = {name}.from_config(pipe.scheduler.config{settings})"
+    call = [repr(prompt)]
+    if tuned.wrapped:
+        yield f"schedule, set_timesteps = {values}, pipe.scheduler.set_timesteps"
+        yield (
+            "pipe.scheduler.set_timesteps = lambda n=None, device=None, sigmas=None, timesteps=None, **more: "
+            f"set_timesteps(device=device, {kind}=schedule, **more)"
+        )
+        call.append(f"num_inference_steps={tuned.steps}")
+    else:
+        call.append(f"{kind}={values}")
+    call += [f"negative_prompt={tuned.negative_prompt!r}"] if tuned.negative_prompt else []
+    call += [f"guidance_scale={tuned.guidance_scale!r}", f"width={tuned.width}", f"height={tuned.height}"]
+    call.append('generator=torch.Generator("cpu").manual_seed(0)')
+    yield f"image = pipe({', '.join(call)}).images[0]"

@@ -1,0 +1,227 @@
+"""Tuned schedules: files in a folder `tuned` beside the cache, each of which registers a scheduler. Imports no torch.
+
+A schedule is made for one model, guidance, picture size, solver and number of steps; the file says which, and what it
+was worth there.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine.errors import StudyError
+from engine.study.custom_schedules import CustomSchedule
+from engine.study.lanes import Finding, Lane
+from engine.study.reading import Table, custom_schedule
+from engine.study.schedulers import SCHEDULERS, Scheduler
+from engine.study.source import ModelSource
+
+FORMAT = 1
+PREFIX = "tuned_"
+MOST_BYTES = 4_000_000
+
+
+@dataclass(frozen=True)
+class TunedSchedule:
+    """A schedule that was tuned, and for what.
+
+    Attributes:
+        name: The scheduler's key is `tuned_NAME`.
+        scheduler: Key of the scheduler that was tuned.
+        target: Its class, `module:Class`.
+        overrides: What the table sets of that class.
+        settings: What `from_config` of that class has to be told besides the model's own configuration.
+        schedule: As `set_timesteps` takes it.
+        steps: How many steps it takes.
+        model: Name of the model, for people.
+        source: Its folder or hub id; empty for computed models.
+        fingerprint: Digest of the model's files.
+        pipeline: Class of its pipeline.
+        wrapped: Whether that takes no such list, so that only the scheduler can be given it.
+        guidance_scale: Of the pictures it was tuned on.
+        negative_prompt: Likewise.
+        width: In pixels, likewise.
+        height: In pixels, likewise.
+        versions: Releases of the packages it was tuned with.
+        evidence: What it was worth, in the search and in the test.
+    """
+
+    name: str
+    scheduler: str
+    target: str
+    overrides: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    schedule: CustomSchedule
+    steps: int
+    model: str
+    source: str
+    fingerprint: str
+    pipeline: str
+    wrapped: bool
+    guidance_scale: float
+    negative_prompt: str
+    width: int
+    height: int
+    versions: Mapping[str, str] = field(default_factory=dict)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Of the scheduler that stands for it."""
+        return PREFIX + self.name
+
+    @property
+    def lane(self) -> str:
+        """The only lane there is of it."""
+        return f"{self.key}:{self.steps}"
+
+    def spec(self) -> dict[str, Any]:
+        """As plain data."""
+        plain = {key: value for key, value in vars(self).items() if key != "schedule"}
+        return {"format": FORMAT, **plain, **self.schedule.spec()}
+
+    def entry(self) -> Scheduler:
+        """The scheduler that stands for it.
+
+        Raises:
+            StudyError: Its name, or the class it names, is malformed.
+        """
+        base = SCHEDULERS.get(self.scheduler)
+        return SCHEDULERS.check(
+            Scheduler(
+                key=self.key,
+                label=f"{base.label if base else self.scheduler} tuned ({self.name})",
+                target=self.target,
+                overrides=dict(self.overrides),
+                order=base.order if base else 1,
+                calls=base.calls if base else "steps",
+                paper=base.paper if base else "",
+                note=f"tuned for {self.model}, guidance {self.guidance_scale:g}, {self.width} x {self.height} px, "
+                f"{self.steps} steps",
+                kinds=base.kinds if base else (),
+                levels="tuned",
+                schedule=self.schedule,
+            )
+        )
+
+    def findings(self, source: ModelSource, guidance_scale: float, size: tuple[int, int]) -> Iterator[Finding]:
+        """What differs from what it was tuned for; another model is refused."""
+        if source.fingerprint != self.fingerprint:
+            yield Finding("error", "tuned_elsewhere", f"it was tuned for model '{self.model}', not '{source.name}'.")
+        if guidance_scale != self.guidance_scale:
+            yield Finding(
+                "warning",
+                "tuned_elsewhere",
+                f"it was tuned at guidance {self.guidance_scale:g}; at {guidance_scale:g} another may be better.",
+            )
+        if size != (self.width, self.height):
+            yield Finding(
+                "warning",
+                "tuned_elsewhere",
+                f"it was tuned at {self.width} x {self.height} px; at {size[0]} x {size[1]} px another may be better.",
+            )
+
+
+# Those that files have registered, by the key of their scheduler.
+TUNED: dict[str, TunedSchedule] = {}
+
+
+def tuned_folder(cache: Path) -> Path:
+    """Where the tuned schedules of a cache lie."""
+    return cache.parent / "tuned"
+
+
+def read_tuned(file: Path) -> TunedSchedule:
+    """Reads a tuned schedule.
+
+    Raises:
+        StudyError: It is none.
+    """
+    try:
+        if file.stat().st_size > MOST_BYTES:
+            raise StudyError(f"{file} has more than {MOST_BYTES:,} bytes, which is no tuned schedule.")
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise StudyError(f"{file} cannot be read as a tuned schedule: {error}.") from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise StudyError(f"{file} is no tuned schedule of format {FORMAT}; `python -m engine tune` writes one.")
+    table = Table(data, str(file))
+    kind = "sigmas" if "sigmas" in table else "timesteps"
+    found = TunedSchedule(
+        name=table.text("name"),
+        scheduler=table.text("scheduler"),
+        target=table.text("target"),
+        overrides=_mapping(table, "overrides"),
+        settings=_mapping(table, "settings"),
+        schedule=custom_schedule(kind, table.value(kind), str(file)),
+        steps=table.integer("steps", 0, 1, 1000),
+        model=table.text("model"),
+        source=table.text("source", ""),
+        fingerprint=table.text("fingerprint"),
+        pipeline=table.text("pipeline", ""),
+        wrapped=bool(table.value("wrapped", False)),
+        guidance_scale=table.number("guidance_scale", 7.5, 0, 100),
+        negative_prompt=table.text("negative_prompt", ""),
+        width=table.integer("width", 0, 1, 100_000),
+        height=table.integer("height", 0, 1, 100_000),
+        versions=_mapping(table, "versions"),
+        evidence=_mapping(table, "evidence"),
+    )
+    table.value("format")
+    table.finish()
+    told = found.schedule.steps(found.target.rpartition(":")[2])
+    if told != found.steps or file.stem != found.name or not re.fullmatch(r"diffusers:\w+", found.target):
+        raise StudyError(f"{file}: name, steps and schedule must agree, and the class must be one of diffusers.")
+    return found
+
+
+def _mapping(table: Table, key: str) -> dict[str, Any]:
+    value = table.value(key, {})
+    if not isinstance(value, dict):
+        raise table.error(key, "must be a table")
+    return value
+
+
+def register_tuned(cache: Path) -> list[str]:
+    """Registers the tuned schedules that lie beside a cache; returns what is wrong with files that are left out."""
+    problems = []
+    for file in sorted(tuned_folder(cache).glob("*.json")):
+        try:
+            register_one(read_tuned(file))
+        except StudyError as error:
+            problems.append(str(error))
+    return problems
+
+
+def register_one(found: TunedSchedule) -> Scheduler:
+    """Registers a tuned schedule; one of the same name gives way.
+
+    Raises:
+        StudyError: It is malformed.
+    """
+    entry = found.entry()
+    TUNED[entry.key] = found
+    SCHEDULERS[entry.key] = entry
+    return entry
+
+
+def tuned_findings(
+    lanes: tuple[Lane, ...], source: ModelSource, guidance_scale: float, size: tuple[int, int]
+) -> list[tuple[Lane, Finding]]:
+    """What is to be said of lanes that were tuned for something else.
+
+    Raises:
+        StudyError: One was tuned for another model.
+    """
+    found = [
+        (lane, finding)
+        for lane in lanes
+        if lane.scheduler.key in TUNED
+        for finding in TUNED[lane.scheduler.key].findings(source, guidance_scale, size)
+    ]
+    errors = [f"Lane '{lane.key}': {finding.message}" for lane, finding in found if finding.severity == "error"]
+    if errors:
+        raise StudyError("\n".join(errors))
+    return found

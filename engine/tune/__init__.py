@@ -1,0 +1,1 @@
+"""Searching better schedules for a model, without gradients: recordings, a first guess, refinement by real runs."""

@@ -1,0 +1,179 @@
+"""Trials: real runs of the real scheduler on many pictures at once, whose common beginnings are computed once.
+
+A deterministic scheduler has the same latents before its call at t_i whatever follows t_i. Answers of the denoiser are
+therefore remembered by picture and timesteps so far: a schedule that differs from another one in its seventh level
+costs its last calls only, without any word of solvers here.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+
+from engine.sampling.batching import Hub, Parking
+from engine.sampling.building import build_scheduler
+from engine.sampling.calls import call_pipeline, pipeline_arguments
+from engine.sampling.idle import row_axes
+from engine.sampling.joining import TIMES, Axes, arguments_of
+from engine.sampling.models import Model
+from engine.sampling.recording import Recorder, StepRecord
+from engine.sampling.standins import Denoised, denoisers, family, model_config, remembering_text
+from engine.study.cells import Cell
+from engine.study.lanes import Lane
+
+MOST_BYTES = 400 * 2**20
+_Key = tuple[str, int, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A picture to be made: a prompt and the seed of its noise."""
+
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run.
+
+    Attributes:
+        lane: What runs.
+        shot: On which picture.
+        latents: To begin with, instead of the seed's noise.
+        remember: Whether its beginning may be shared with other trials: same solver, same number of steps.
+    """
+
+    lane: Lane
+    shot: Shot
+    latents: torch.Tensor | None = None
+    remember: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a trial.
+
+    Attributes:
+        trial: The trial.
+        final: Its final latents with a batch axis of 1; None if it failed.
+        steps: Its steps, with the latents of those that were asked for.
+        error: Why it failed.
+    """
+
+    trial: Trial
+    final: torch.Tensor | None
+    steps: Sequence[StepRecord] = ()
+    error: str = ""
+
+
+class Answers:
+    """What denoisers said, by picture and timesteps so far; the longest unused ones are forgotten first."""
+
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        self._most, self._bytes = most_bytes, 0
+        self._known: OrderedDict[_Key, torch.Tensor] = OrderedDict()
+
+    def get(self, key: _Key) -> torch.Tensor | None:
+        """A known answer."""
+        if key in self._known:
+            self._known.move_to_end(key)
+        return self._known.get(key)
+
+    def put(self, key: _Key, answer: torch.Tensor) -> None:
+        """Remembers an answer, which may be a part of a larger tensor."""
+        self._known[key] = answer.clone()
+        self._bytes += answer.numel() * answer.element_size()
+        while self._bytes > self._most:
+            _, old = self._known.popitem(last=False)
+            self._bytes -= old.numel() * old.element_size()
+
+
+class Recalling(Parking):
+    """Stands in for a denoiser whose answers may be known already."""
+
+    def __init__(self, real: Any, axes: Axes | None, shot: Shot, answers: Answers) -> None:
+        super().__init__(real, axes)
+        self.__dict__.update(shot=shot, answers=answers, path=())
+
+    def forward(self, *args: Any, **kwargs: Any) -> Denoised:
+        """The known answer, or that of the hub."""
+        given = arguments_of(self.real, args, kwargs)
+        time = next(given[name] for name in given if name in TIMES)
+        self.__dict__["path"] = (*self.path, float(torch.as_tensor(time).flatten()[0]))
+        key = (self.shot.prompt, self.shot.seed, self.path)
+        known = self.answers.get(key)
+        if known is not None:
+            return Denoised((known,))
+        answer = super().forward(*args, **kwargs)
+        if isinstance(answer[0], torch.Tensor):
+            self.answers.put(key, answer[0])
+        return answer
+
+
+class Trials:
+    """Runs trials of one model.
+
+    Args:
+        model: The loaded model.
+        like: A cell with all that trials have in common: guidance, size, number format.
+        max_batch: Most trials in flight.
+    """
+
+    def __init__(self, model: Model, like: Cell, max_batch: int) -> None:
+        self._pipe = remembering_text(model.pipe)
+        self._like, self._max_batch = like, max_batch
+        self._answers = Answers()
+        self.calls = 0
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The scheduler configuration that came with the model."""
+        return dict(model_config(self._pipe))
+
+    @property
+    def takes_latents(self) -> bool:
+        """Whether a run can begin anywhere on the way."""
+        return "latents" in type(self._pipe).__call__.__annotations__
+
+    @cached_property
+    def _axes(self) -> Axes | None:
+        return row_axes(self._pipe, pipeline_arguments(self._pipe, self._like))
+
+    @torch.no_grad()
+    def run(self, trials: Sequence[Trial], keep: Callable[[int], Collection[int]] = lambda _: ()) -> Iterator[Outcome]:
+        """Runs trials and yields each as it ends, in no fixed order.
+
+        Args:
+            trials: What to run.
+            keep: Given the number of calls, the steps whose latents are kept.
+        """
+        yield from Hub(self._max_batch, self._tell).run(partial(self._run, trial, keep) for trial in trials)
+
+    def _tell(self, calls: int) -> None:
+        self.calls += calls
+
+    def _run(self, trial: Trial, keep: Callable[[int], Collection[int]]) -> Outcome:
+        cell = replace(self._like, lane=trial.lane, prompt=trial.shot.prompt, seed=trial.shot.seed)
+        try:
+            scheduler = build_scheduler(trial.lane, self.config, cell.seed)
+            generator = torch.Generator("cpu").manual_seed(cell.seed)
+            recorder = Recorder(scheduler, keep, family(self._pipe).style, generator)
+            arguments = pipeline_arguments(self._pipe, cell)
+            if trial.latents is not None:
+                arguments["latents"] = trial.latents
+            parked: dict[str, Parking] = {
+                name: Recalling(real, self._axes, trial.shot, self._answers)
+                if trial.remember
+                else Parking(real, self._axes)
+                for name, real in denoisers(self._pipe).items()
+            }
+            final = call_pipeline(self._pipe, arguments, recorder, parked, generator)
+            steps = tuple(recorder.steps)
+            recorder.detach()
+        except Exception as error:  # whatever a scheduler raises: such a schedule is no good
+            return Outcome(trial, None, error=f"{type(error).__name__}: {error}"[:500])
+        return Outcome(trial, final.float().cpu(), steps)

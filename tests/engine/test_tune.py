@@ -1,0 +1,199 @@
+"""The search of schedules: what it finds on the exact mixture, what it keeps, and what its first guess rests on."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engine.errors import StudyError
+from engine.sampling.gaussian import sigma_at, solve_reference
+from engine.sampling.models import Model
+from engine.study.cells import Cell
+from engine.study.custom_schedules import CustomSchedule, training_sigmas
+from engine.study.lanes import Lane, parse_lane
+from engine.study.prompt_pool import read_prompts
+from engine.study.schedulers import SCHEDULERS
+from engine.tune.evaluations import Evaluations
+from engine.tune.local_errors import Recordings, gram_of, shortest, step_errors
+from engine.tune.placing import Placing
+from engine.tune.refining import Errors, Refiner, robust_mean
+from engine.tune.search import Search, Split, split_prompts
+from engine.tune.trials import Shot, Trial, Trials
+from tests.engine.miniatures import SD_SCHEDULER, cells_of
+
+POOL = read_prompts(Path("prompts/gaussian_154.txt"))
+BAD = CustomSchedule("timesteps", (999.0, 990.0, 980.0, 700.0, 690.0, 200.0))
+
+
+def like(guidance: float) -> Cell:
+    return replace(cells_of("gaussian", ["dpmpp_2m:10"], prompts=["disc"])[0], guidance_scale=guidance)
+
+
+def searching(model: Model, folder: Path, split: Split, steps: int = 10, guidance: float = 1.0) -> Search:
+    return Search(model, like(guidance), SCHEDULERS["dpmpp_2m"], steps, split, folder, 64)
+
+
+def truly(model: Model, lanes: Sequence[Lane], prompts: Sequence[str], guidance: float) -> np.ndarray:
+    """Relative distances to the solution of the ODE that shares no code with the sampler; rows are lanes."""
+    trials, rows = Trials(model, like(guidance), 64), []
+    truth = {}
+    for seed, prompt in enumerate(prompts):
+        noise = torch.randn((1, 3, 16, 16), generator=torch.Generator().manual_seed(seed))
+        end = solve_reference(noise.double(), prompt, guidance, float(sigma_at(999.0)), rtol=1e-6)
+        truth[seed] = end.numpy().ravel()
+    for lane in lanes:
+        row = np.full(len(prompts), np.inf)
+        for outcome in trials.run([Trial(lane, Shot(prompt, seed)) for seed, prompt in enumerate(prompts)]):
+            assert outcome.final is not None, outcome.error
+            end = truth[outcome.trial.shot.seed]
+            gap = outcome.final.double().numpy().ravel() - end
+            row[outcome.trial.shot.seed] = np.linalg.norm(gap) / np.linalg.norm(end)
+        rows.append(row)
+    return np.array(rows)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("guidance", "rival", "share"), [(1.0, "dpmpp_2m_karras:10", 0.5), (7.5, "dpmpp_2m:20", 1.0)])
+def test_ten_refined_calls_come_as_close_to_the_exact_solution_as_is_claimed(
+    guidance: float, rival: str, share: float, gaussian_model: Model, tmp_path: Path
+) -> None:
+    """At most half the mean error of Karras without guidance, and less than twice the calls of the default with it."""
+    split = split_prompts(POOL, 24, 24, 48)
+    search = searching(gaussian_model, tmp_path, split, guidance=guidance)
+    found = search.run(rounds=4)
+    lanes = [search.placing.with_schedule(found.best.schedule), parse_lane(rival)]
+    tuned, known = truly(gaussian_model, lanes, split.test, guidance).mean(axis=1)
+    assert tuned < share * known
+
+
+def test_a_planted_bad_start_loses_half_its_error_on_pictures_it_was_not_refined_on(
+    gaussian_model: Model, tmp_path: Path
+) -> None:
+    split = split_prompts(POOL, 8, 8, 12)
+    search = searching(gaussian_model, tmp_path, split, steps=6)
+    refiner = Refiner(search.placing, search.measure("search"), search.measure("validation"))
+    refined = refiner.refine("planted", search.placing.levels(BAD), rounds=2)
+    lanes = [search.placing.with_schedule(each) for each in (BAD, refined.schedule)]
+    bad, good = truly(gaussian_model, lanes, split.test, 1.0).mean(axis=1)
+    assert good < 0.5 * bad
+    assert refined.validation < 0.5 * refined.before
+
+
+def test_a_search_that_was_killed_goes_on_and_measures_nothing_twice(gaussian_model: Model, tmp_path: Path) -> None:
+    split = split_prompts(POOL, 3, 3, 3)
+    whole = searching(gaussian_model, tmp_path / "whole", split, steps=4)
+    expected = whole.run(rounds=1)
+    [file] = (tmp_path / "whole").glob("evaluations-*.jsonl")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len({(row["schedule"], row["picture"]) for row in rows}) == len(rows) == expected.evaluations[0]
+
+    half = file.read_text()[: len(file.read_text()) // 2]  # the last line is cut off in its middle
+    assert not half.endswith("\n")
+    file.write_text(half)
+    again = searching(gaussian_model, tmp_path / "whole", split, steps=4).run(rounds=1)
+    assert again.best.schedule == expected.best.schedule
+    assert again.evaluations == (len(rows) - half.count("\n"), len(rows))
+
+    third = searching(gaussian_model, tmp_path / "whole", split, steps=4).run(rounds=1)
+    assert (third.evaluations[0], third.calls) == (0, 0)
+
+
+def test_common_beginnings_are_computed_once_and_change_nothing(gaussian_model: Model) -> None:
+    placing = Placing(SCHEDULERS["dpmpp_2m"], 5, SD_SCHEDULER)
+    first, second = ((999.0, 800.0, 600.0, 300.0, last) for last in (100.0, 50.0))
+    lanes = [placing.with_schedule(CustomSchedule("timesteps", values)) for values in (first, second)]
+    trials, shot = Trials(gaussian_model, like(4.0), 8), Shot("disc ring", 3)
+    [alone] = Trials(gaussian_model, like(4.0), 8).run([Trial(lanes[1], shot)])
+    list(trials.run([Trial(lanes[0], shot, remember=True)]))
+    before = trials.calls
+    [shared] = trials.run([Trial(lanes[1], shot, remember=True)])
+    assert (before, trials.calls - before) == (5, 1)
+    assert alone.final is not None
+    assert shared.final is not None
+    torch.testing.assert_close(shared.final, alone.final)
+
+
+def test_no_prompt_is_in_two_parts_and_a_pool_that_is_too_small_is_refused() -> None:
+    split = split_prompts(POOL, 20, 20, 300)
+    assert len({*split.search, *split.validation, *split.test}) == len(POOL)
+    assert (len(split.search), len(split.validation), len(split.test)) == (20, 20, 114)
+    with pytest.raises(StudyError, match="need 160"):
+        split_prompts(POOL, 80, 80, 10)
+
+
+def test_local_errors_are_those_of_the_update_rules_written_out() -> None:
+    rng = np.random.default_rng(0)
+    levels = np.array([2.0, 1.1, 0.3, -1.0])
+    x, d, end = rng.normal(size=(4, 9)), rng.normal(size=(4, 9)), rng.normal(size=9)
+    recordings = Recordings(levels, gram_of(x, d, end), np.ones(4))
+    first, later, last = step_errors(recordings, 2)
+    sigma = np.exp(levels)
+    euler = x[0] + (sigma[2] - sigma[0]) * (x[0] - d[0]) / sigma[0]
+    assert first[0, 2] == pytest.approx(np.linalg.norm(euler - x[2]) / np.linalg.norm(end))
+    h, before = levels[1] - levels[3], levels[0] - levels[1]
+    leaning = d[1] + h / (2 * before) * (d[1] - d[0])
+    multistep = np.exp(-h) * x[1] + (1 - np.exp(-h)) * leaning
+    assert later[0, 1, 3] == pytest.approx(np.linalg.norm(multistep - x[3]) / np.linalg.norm(end))
+    assert last[2] == pytest.approx(np.linalg.norm(d[2] - end) / np.linalg.norm(end))
+
+
+def test_the_shortest_path_is_that_of_trying_all() -> None:
+    rng = np.random.default_rng(1)
+    levels = np.sort(rng.uniform(-3, 3, 8))[::-1]
+    gram = gram_of(rng.normal(size=(8, 20)), rng.normal(size=(8, 20)), rng.normal(size=20))
+    recordings = Recordings(levels, gram, rng.uniform(0.1, 1, 8))
+    first, later, last = step_errors(recordings, 2)
+
+    def total(path: Sequence[int]) -> float:
+        steps = [later[a, b, c] * recordings.gain[c] for a, b, c in zip(path, path[1:], path[2:], strict=False)]
+        return float(first[path[0], path[1]] * recordings.gain[path[1]] + sum(steps) + last[path[-1]])
+
+    best = min(((0, *rest) for rest in itertools.combinations(range(1, 8), 3)), key=total)
+    assert shortest(recordings, 4, 2, gap=0.0).tolist() == levels[list(best)].tolist()
+
+
+@pytest.mark.parametrize("key", ["dpmpp_2m", "dpmpp_2s", "euler", "heun"])
+def test_levels_become_the_list_that_the_class_takes_and_come_back(key: str) -> None:
+    placing = Placing(SCHEDULERS[key], 8, SD_SCHEDULER)
+    known = training_sigmas(SD_SCHEDULER)
+    assert known is not None
+    for levels in placing.starts().values():
+        schedule = placing.schedule(levels)
+        assert schedule is not None
+        assert schedule.steps(placing.lane.scheduler_class) == 8
+        gaps = np.abs(
+            np.interp(placing.levels(schedule), np.log(known), np.arange(1000))
+            - np.interp(levels, np.log(known), np.arange(1000))
+        )
+        assert gaps.max() <= (0.51 if placing.whole else 0.01)
+
+
+def test_flows_are_placed_before_their_shift_and_begin_with_noise() -> None:
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+    placing = Placing(SCHEDULERS["flow_euler"], 4, config)
+    schedule = placing.schedule(placing.starts()["default"])
+    assert schedule == CustomSchedule("sigmas", (1.0, 0.75, 0.5, 0.25))
+
+
+@pytest.mark.parametrize("key", ["ddim", "unipc", "euler_a"])
+def test_what_cannot_be_tuned_is_refused_by_name(key: str) -> None:
+    with pytest.raises(StudyError, match=f"'{key}'"):
+        Placing(SCHEDULERS[key], 8, SD_SCHEDULER)
+
+
+def test_pictures_that_went_elsewhere_do_not_rule_the_objective() -> None:
+    errors: Errors = np.array([0.01] * 31 + [1.0])
+    assert 0.01 < robust_mean(errors) < 0.5 * errors.mean()
+    assert robust_mean(np.array([0.1, np.inf])) == np.inf
+
+
+def test_evaluations_of_other_pictures_and_schedules_stay_apart(tmp_path: Path) -> None:
+    one, other = CustomSchedule("timesteps", (9.0, 1.0)), CustomSchedule("sigmas", (9.0, 1.0))
+    Evaluations(tmp_path / "e.jsonl").add([(one, "a", 0.5), (other, "a", float("inf"))])
+    again = Evaluations(tmp_path / "e.jsonl")
+    assert (again.get(one, "a"), again.get(other, "a"), again.get(one, "b")) == (0.5, float("inf"), None)
