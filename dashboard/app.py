@@ -16,6 +16,7 @@ def main() -> None:
             st.Page("views/cost.py", title="Cost", url_path="cost"),
         ],
         "Lab": [
+            st.Page("views/tune.py", title="Tune", url_path="tune"),
             st.Page("views/runs.py", title="Runs", url_path="runs"),
             st.Page("views/vote.py", title="Vote", url_path="vote"),
             st.Page("views/learn.py", title="Learn", url_path="learn"),

@@ -3,9 +3,11 @@
 import argparse
 
 from engine.commands.console import duration, print_table
+from engine.display.tables import Entry, TableCell
+from engine.display.tuned_words import sentences, tuned_table
 from engine.passes.search_budget import parse_budget
-from engine.passes.tuning import TuneOutcome, TuneRequest, sentences
-from engine.passes.tuning import tune as tune_schedule
+from engine.passes.tune_proof import TuneOutcome, TuneRequest
+from engine.passes.tune_proof import tune as tune_schedule
 from engine.progress import make_progress
 
 
@@ -30,18 +32,15 @@ def tune(arguments: argparse.Namespace) -> int:
 
 def _print(outcome: TuneOutcome) -> None:
     found, tuned = outcome.found, outcome.tuned
-    rows = [("schedule", "median error on validation", "median error on test")]
-    test = tuned.evidence.get("test", {}).get("lanes", {})
-    names = {"chosen": tuned.lane, "default": f"{tuned.scheduler}:{tuned.steps}"}
-    for name, value in sorted(found.validation.items(), key=lambda item: item[1]):
-        lane = names.get(name, f"{tuned.scheduler}_{name}:{tuned.steps}")
-        seen = test.get(lane)
-        shown = f"{seen['median']:.4f} ({seen['low']:.4f} to {seen['high']:.4f})" if seen else "-"
-        rows.append((f"{name}: {lane}" if name == "chosen" else name, f"{value:.4f}", shown))
-    print_table(rows)
+    shown = tuned_table(tuned)
+    print_table([[column.name for column in shown.columns], *(list(map(_text, row)) for row in shown.rows)])
     print()
-    print("\n".join(sentences(outcome)))
+    print("\n".join(sentences(tuned)))
     evaluations = f"{found.evaluations[0]:,} evaluations of {found.evaluations[1]:,} kept"
     print(f"\nThe search: {evaluations}, {found.calls:,} denoiser calls, {duration(found.seconds)}.")
     print(f"Schedule: {outcome.files[0]}, as a lane: {tuned.lane}\nSnippet: {outcome.files[1]}\n")
     print(outcome.files[1].read_text(encoding="utf-8"))
+
+
+def _text(cell: Entry | None) -> str:
+    return cell.text if isinstance(cell, TableCell) else cell or ""

@@ -20,7 +20,7 @@ from engine.study.lanes import Lane, parse_lane
 from engine.study.reference import DEFAULT_CHECK, DEFAULT_LANE, ReferenceSettings, fitting_reference
 from engine.tune.local_errors import Recordings, gram_of
 from engine.tune.placing import Placing
-from engine.tune.trials import Shot, Trial, Trials
+from engine.tune.trials import PromptSeed, Trial, Trials
 
 Floats = npt.NDArray[np.float64]
 # Levels of the grid, levels at which the gain is measured, pictures it is measured on, and steps of such a run.
@@ -30,7 +30,7 @@ CHUNK = 16
 
 
 @dataclass
-class Converged:
+class ConvergedPictures:
     """What the search compares with.
 
     Attributes:
@@ -42,7 +42,7 @@ class Converged:
     recordings: Recordings | None
 
 
-def picture_key(shot: Shot) -> str:
+def picture_key(shot: PromptSeed) -> str:
     """What a picture is known by."""
     return f"{shot.seed} {shot.prompt}"
 
@@ -69,11 +69,11 @@ def solver_of_high_budget(config: Mapping[str, Any], family: Family) -> Lane:
 def solve(
     trials: Trials,
     lane: Lane,
-    search: Sequence[Shot],
-    others: Sequence[Shot],
+    search: Sequence[PromptSeed],
+    others: Sequence[PromptSeed],
     folder: Path,
     tell: Callable[[int], None] = lambda _: None,
-) -> Converged:
+) -> ConvergedPictures:
     """Makes the converged solutions of all pictures, and records those of the search; what is on disk is read.
 
     Args:
@@ -104,11 +104,11 @@ def solve(
     stored = {key: dict(np.load(_file(folder, key, key in recorded))) for key in every}
     finals = {key: arrays["final"] for key, arrays in stored.items()}
     if not recorded:
-        return Converged(finals, None)
+        return ConvergedPictures(finals, None)
     grams = [stored[picture_key(shot)]["gram"] for shot in search]
     levels = stored[picture_key(search[0])]["levels"]
     gain = _gain(trials, lane, search[:GAIN_PICTURES], levels, folder)
-    return Converged(finals, Recordings(levels, np.mean(grams, axis=0), gain))
+    return ConvergedPictures(finals, Recordings(levels, np.mean(grams, axis=0), gain))
 
 
 def _recordable(trials: Trials) -> bool:
@@ -146,7 +146,7 @@ def _arrays(steps: Sequence[StepRecord], end: Floats) -> dict[str, Floats]:
     return {"levels": levels, "gram": gram_of(states, estimates, end)}
 
 
-def _gain(trials: Trials, lane: Lane, shots: Sequence[Shot], levels: Floats, folder: Path) -> Floats:
+def _gain(trials: Trials, lane: Lane, shots: Sequence[PromptSeed], levels: Floats, folder: Path) -> Floats:
     """What is left at the end of an error at each level: measured at a few, log-linear between them."""
     file = folder / "gain.npz"
     if not file.exists():
@@ -155,7 +155,7 @@ def _gain(trials: Trials, lane: Lane, shots: Sequence[Shot], levels: Floats, fol
     return gain
 
 
-def _measured_gain(trials: Trials, lane: Lane, shots: Sequence[Shot], levels: Floats) -> Floats:
+def _measured_gain(trials: Trials, lane: Lane, shots: Sequence[PromptSeed], levels: Floats) -> Floats:
     """Runs from recorded states, as they are and with a local error on top, to the end."""
     places = [place for place in evenly_spaced(len(levels), GAIN_LEVELS + 2)[1:-1] if place > 1]
     pairs: dict[int, list[float]] = {place: [] for place in places}
@@ -177,7 +177,7 @@ def _measured_gain(trials: Trials, lane: Lane, shots: Sequence[Shot], levels: Fl
 def _left(
     trials: Trials,
     solver: Placing,
-    shot: Shot,
+    shot: PromptSeed,
     recorded: tuple[Floats, Floats, Floats],
     places: Sequence[int],
     shape: torch.Size,

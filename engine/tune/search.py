@@ -20,12 +20,12 @@ from engine.sampling.models import Model
 from engine.study.cells import Cell, digest
 from engine.study.custom_schedules import CustomSchedule
 from engine.study.schedulers import Scheduler
-from engine.tune.converged import Converged, picture_key, solve, solver_of_high_budget
+from engine.tune.converged import ConvergedPictures, picture_key, solve, solver_of_high_budget
 from engine.tune.evaluations import Evaluations
 from engine.tune.local_errors import shortest, step_errors
 from engine.tune.placing import Levels, Placing
 from engine.tune.refining import Errors, Refined, Refiner, robust_mean
-from engine.tune.trials import Shot, Trial, Trials
+from engine.tune.trials import PromptSeed, Trial, Trials
 
 Objective = Literal["latent_error", "other_pictures"]
 # Each picture has a seed of its own, from these on; the test has those of its study, which begin at 0.
@@ -61,7 +61,7 @@ def split_prompts(pool: Sequence[str], search: int, validation: int, test: int, 
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundSchedule:
     """What a search found.
 
     Attributes:
@@ -93,7 +93,7 @@ class Found:
         return self.best.validation < min(known)
 
 
-class Search:
+class ScheduleSearch:
     """One search.
 
     Args:
@@ -125,8 +125,8 @@ class Search:
         self.placing = Placing(scheduler, steps, self.trials.config)
         self._solver = solver_of_high_budget(self.trials.config, model.source.family)
         self._shots = {
-            "search": [Shot(prompt, SEARCH_SEED + place) for place, prompt in enumerate(split.search)],
-            "validation": [Shot(prompt, VALIDATION_SEED + place) for place, prompt in enumerate(split.validation)],
+            "search": [PromptSeed(prompt, seed) for seed, prompt in enumerate(split.search, SEARCH_SEED)],
+            "validation": [PromptSeed(prompt, seed) for seed, prompt in enumerate(split.validation, VALIDATION_SEED)],
         }
         of_pictures = [like.model, like.dtype, like.guidance_scale, like.negative_prompt, like.width, like.height]
         of_pictures += [like.pipeline.identity(), self._solver.schedule.spec() if self._solver.schedule else ""]
@@ -136,10 +136,10 @@ class Search:
         ]
         self._pictures = folder / f"converged-{solved}"
         self.evaluations = Evaluations(folder / f"evaluations-{self.identity}.jsonl")
-        self._converged: Converged | None = None
+        self._converged: ConvergedPictures | None = None
 
     @property
-    def converged(self) -> Converged:
+    def converged(self) -> ConvergedPictures:
         """The converged solutions, made when they are first asked for."""
         if self._converged is None:
             shots = self._shots["search"], self._shots["validation"]
@@ -190,7 +190,7 @@ class Search:
             found[RECORDED_START] = shortest(recordings, self.placing.steps, self.placing.lane.scheduler.order)
         return found
 
-    def run(self, rounds: int = 5, keep: int = 2) -> Found:
+    def run(self, rounds: int = 5, keep: int = 2) -> FoundSchedule:
         """Races the starts, refines the best, and lets validation choose."""
         began, before = time.monotonic(), len(self.evaluations)
         starts = self.starts()
@@ -206,7 +206,7 @@ class Search:
         best = min((*refined, *plain), key=lambda each: each.validation)
         medians = {name: float(np.median(errors)) for name, errors in zip(lists, judged, strict=True)}
         medians["chosen"] = float(np.median(validation([best.schedule], None)[0]))
-        return Found(
+        return FoundSchedule(
             best,
             refined,
             figures,

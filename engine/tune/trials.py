@@ -1,6 +1,6 @@
 """Trials: real runs of the real scheduler on many pictures at once, whose common beginnings are computed once.
 
-A deterministic scheduler has the same latents before its call at t_i whatever follows t_i. Answers of the denoiser are
+A deterministic scheduler has the same latents before its call at t_i whatever follows t_i. Answers of denoisers are
 therefore remembered by picture and timesteps so far: a schedule that differs from another one in its seventh level
 costs its last calls only, without any word of solvers here.
 """
@@ -29,7 +29,7 @@ _Key = tuple[str, int, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
-class Shot:
+class PromptSeed:
     """A picture to be made: a prompt and the seed of its noise."""
 
     prompt: str
@@ -48,7 +48,7 @@ class Trial:
     """
 
     lane: Lane
-    shot: Shot
+    shot: PromptSeed
     latents: torch.Tensor | None = None
     remember: bool = False
 
@@ -70,7 +70,7 @@ class Outcome:
     error: str = ""
 
 
-class Answers:
+class KnownAnswers:
     """What denoisers said, by picture and timesteps so far; the longest unused ones are forgotten first."""
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
@@ -95,7 +95,7 @@ class Answers:
 class Recalling(Parking):
     """Stands in for a denoiser whose answers may be known already."""
 
-    def __init__(self, real: Any, axes: Axes | None, shot: Shot, answers: Answers) -> None:
+    def __init__(self, real: Any, axes: Axes | None, shot: PromptSeed, answers: KnownAnswers) -> None:
         super().__init__(real, axes)
         self.__dict__.update(shot=shot, answers=answers, path=())
 
@@ -126,7 +126,7 @@ class Trials:
     def __init__(self, model: Model, like: Cell, max_batch: int) -> None:
         self._pipe = remembering_text(model.pipe)
         self._like, self._max_batch = like, max_batch
-        self._answers = Answers()
+        self._answers = KnownAnswers()
         self.calls = 0
 
     @property

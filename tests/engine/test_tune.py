@@ -22,8 +22,8 @@ from engine.tune.evaluations import Evaluations
 from engine.tune.local_errors import Recordings, gram_of, shortest, step_errors
 from engine.tune.placing import Placing
 from engine.tune.refining import Errors, Refiner, robust_mean
-from engine.tune.search import Search, Split, split_prompts
-from engine.tune.trials import Shot, Trial, Trials
+from engine.tune.search import ScheduleSearch, Split, split_prompts
+from engine.tune.trials import PromptSeed, Trial, Trials
 from tests.engine.miniatures import SD_SCHEDULER, cells_of
 
 POOL = read_prompts(Path("prompts/gaussian_154.txt"))
@@ -34,8 +34,8 @@ def like(guidance: float) -> Cell:
     return replace(cells_of("gaussian", ["dpmpp_2m:10"], prompts=["disc"])[0], guidance_scale=guidance)
 
 
-def searching(model: Model, folder: Path, split: Split, steps: int = 10, guidance: float = 1.0) -> Search:
-    return Search(model, like(guidance), SCHEDULERS["dpmpp_2m"], steps, split, folder, 64)
+def searching(model: Model, folder: Path, split: Split, steps: int = 10, guidance: float = 1.0) -> ScheduleSearch:
+    return ScheduleSearch(model, like(guidance), SCHEDULERS["dpmpp_2m"], steps, split, folder, 64)
 
 
 def truly(model: Model, lanes: Sequence[Lane], prompts: Sequence[str], guidance: float) -> np.ndarray:
@@ -48,7 +48,7 @@ def truly(model: Model, lanes: Sequence[Lane], prompts: Sequence[str], guidance:
         truth[seed] = end.numpy().ravel()
     for lane in lanes:
         row = np.full(len(prompts), np.inf)
-        for outcome in trials.run([Trial(lane, Shot(prompt, seed)) for seed, prompt in enumerate(prompts)]):
+        for outcome in trials.run([Trial(lane, PromptSeed(prompt, seed)) for seed, prompt in enumerate(prompts)]):
             assert outcome.final is not None, outcome.error
             end = truth[outcome.trial.shot.seed]
             gap = outcome.final.double().numpy().ravel() - end
@@ -107,7 +107,7 @@ def test_common_beginnings_are_computed_once_and_change_nothing(gaussian_model: 
     placing = Placing(SCHEDULERS["dpmpp_2m"], 5, SD_SCHEDULER)
     first, second = ((999.0, 800.0, 600.0, 300.0, last) for last in (100.0, 50.0))
     lanes = [placing.with_schedule(CustomSchedule("timesteps", values)) for values in (first, second)]
-    trials, shot = Trials(gaussian_model, like(4.0), 8), Shot("disc ring", 3)
+    trials, shot = Trials(gaussian_model, like(4.0), 8), PromptSeed("disc ring", 3)
     [alone] = Trials(gaussian_model, like(4.0), 8).run([Trial(lanes[1], shot)])
     list(trials.run([Trial(lanes[0], shot, remember=True)]))
     before = trials.calls

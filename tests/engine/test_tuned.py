@@ -11,8 +11,9 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from engine.cli import main
+from engine.display.tuned_words import sentences
 from engine.errors import StudyError
-from engine.passes.tuning import TuneRequest, sentences, tune
+from engine.passes.tune_proof import TuneRequest, tune
 from engine.sampling.image_pass import sample_cells
 from engine.sampling.loaded import register_pipeline
 from engine.sampling.models import Model, load
@@ -156,7 +157,7 @@ def test_tune_writes_a_lane_and_proves_it_on_prompts_that_the_search_has_not_see
     assert outcome.decision is not None
     assert outcome.decision.decision is not None
     assert outcome.decision.decision.lane is None, "no CLIP knows these patterns, so that nothing may be named"
-    assert "Keep dpmpp_2m:8" in sentences(outcome)[-1]
+    assert "Keep dpmpp_2m:8" in sentences(outcome.tuned)[-1]
 
 
 def test_the_command_prints_the_snippet_and_lists_the_lane(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

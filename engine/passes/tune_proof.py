@@ -33,7 +33,7 @@ from engine.study.study import Study, parse_study
 from engine.study.tuned import TunedSchedule, register_one, tuned_folder
 
 if TYPE_CHECKING:
-    from engine.tune.search import Found
+    from engine.tune.search import FoundSchedule
 
 Floats = npt.NDArray[np.float64]
 BUNDLED_GUIDANCE, GUIDANCE = 2.0, 7.5
@@ -83,7 +83,7 @@ class TuneOutcome:
         decision: The proof; None without one.
     """
 
-    found: "Found"
+    found: "FoundSchedule"
     tuned: TunedSchedule
     files: tuple[Path, Path]
     decision: DecideOutcome | None = None
@@ -104,7 +104,7 @@ def tune(
         LabError: Something on the user's side is wrong; raised before any work.
     """
     from engine.tune.exporting import tuned_schedule, write_tuned
-    from engine.tune.search import Search, split_prompts
+    from engine.tune.search import ScheduleSearch, split_prompts
 
     progress = progress or Progress()
     scheduler = SCHEDULERS.lookup(request.scheduler)
@@ -114,7 +114,7 @@ def tune(
     pool = read_prompts(request.prompts or POOLS.get(request.model, GENERAL_POOL))
     split = split_prompts(pool, request.search, request.validation, request.test)
     folder = tuned_folder(cache) / f"{request.called}.search"
-    search = Search(
+    search = ScheduleSearch(
         context.model,
         like,
         scheduler,
@@ -152,7 +152,7 @@ def _study(request: TuneRequest, lanes: Sequence[Lane], prompts: Sequence[str], 
     return replace(plain, lanes=tuple(lanes), prompts=tuple(prompts), baseline=lanes[0].key)
 
 
-def _search_evidence(found: "Found", request: TuneRequest, config: Any) -> dict[str, Any]:
+def _search_evidence(found: "FoundSchedule", request: TuneRequest, config: Any) -> dict[str, Any]:
     from engine.tune.placing import Placing
 
     placing = Placing(SCHEDULERS.lookup(request.scheduler), request.steps, config)
@@ -257,27 +257,3 @@ def _compared(errors: dict[str, Any]) -> dict[str, Any]:
 def _medians(values: Floats, draws: npt.NDArray[np.int64]) -> Floats:
     medians: Floats = np.median(values[draws], axis=1)
     return medians
-
-
-def sentences(outcome: TuneOutcome) -> list[str]:
-    """What was found, in words: of the search, and of the proof."""
-    found, evidence = outcome.found, outcome.tuned.evidence
-    known = {name: value for name, value in found.validation.items() if name not in {"chosen", "local errors"}}
-    best = min(known, key=lambda name: known[name])
-    told = [
-        f"On validation: median latent error {found.validation['chosen']:.4g}, best known schedule ({best}) "
-        f"{known[best]:.4g}."
-        if found.better
-        else f"Nothing better was found: keep {best} ({known[best]:.4g} on validation)."
-    ]
-    test = evidence.get("test")
-    if not test or not test["lanes"]:
-        return told
-    ratio, lane = test["ratio"], test["best_known"]
-    figures = f"{ratio['value']:.2f} of that of {lane} ({ratio['low']:.2f} to {ratio['high']:.2f}, n = {test['n']})"
-    told.append(
-        f"On the test, at the same calls: median latent error {figures}."
-        if ratio["high"] < 1
-        else f"On the test, keep {lane}: it isn't shown that the tuned schedule is better, median error {figures}."
-    )
-    return [*told, f"Against {test['baseline']}: {test['decision']}"]
