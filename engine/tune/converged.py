@@ -20,7 +20,7 @@ from engine.study.lanes import Lane, parse_lane
 from engine.study.reference import DEFAULT_CHECK, DEFAULT_LANE, ReferenceSettings, fitting_reference
 from engine.tune.local_errors import Recordings, gram_of
 from engine.tune.placing import Placing
-from engine.tune.trials import PromptSeed, Trial, Trials
+from engine.tune.trials import PromptSeed, TrialRun, Trials
 
 Floats = npt.NDArray[np.float64]
 # Levels of the grid, levels at which the gain is measured, pictures it is measured on, and steps of such a run.
@@ -93,7 +93,7 @@ def solve(
     missing = [shot for key, shot in every.items() if not _file(folder, key, key in recorded).exists()]
     tell(len(every) - len(missing))
     for start in range(0, len(missing), CHUNK):
-        for outcome in trials.run([Trial(lane, shot) for shot in missing[start : start + CHUNK]], _grid):
+        for outcome in trials.run([TrialRun(lane, shot) for shot in missing[start : start + CHUNK]], _grid):
             key = picture_key(outcome.trial.shot)
             if outcome.final is None:
                 raise LabError(f"The converged solution of {key!r} by {lane.key} failed: {outcome.error}.")
@@ -160,7 +160,7 @@ def _measured_gain(trials: Trials, lane: Lane, shots: Sequence[PromptSeed], leve
     places = [place for place in evenly_spaced(len(levels), GAIN_LEVELS + 2)[1:-1] if place > 1]
     pairs: dict[int, list[float]] = {place: [] for place in places}
     solver = Placing(parse_lane("dpmpp_2m:2").scheduler, GAIN_STEPS, trials.config)
-    for outcome in trials.run([Trial(lane, shot) for shot in shots], _grid):
+    for outcome in trials.run([TrialRun(lane, shot) for shot in shots], _grid):
         if outcome.final is None:
             continue
         shape = outcome.final.shape
@@ -184,7 +184,7 @@ def _left(
 ) -> Iterator[tuple[int, float]]:
     """||difference at the end|| / ||error|| for each place of the grid."""
     levels, states, estimates = recorded
-    runs: list[Trial] = []
+    runs: list[TrialRun] = []
     sizes: list[tuple[int, float]] = []
     for place in places:
         schedule = _rest(solver, levels[place])
@@ -197,7 +197,7 @@ def _left(
         signal = 1 / math.sqrt(1 + math.exp(2 * levels[place]))
         run = replace(solver.with_schedule(schedule), steps=len(schedule.values))
         for state in (states[place], states[place] + error):
-            runs.append(Trial(run, shot, torch.from_numpy(state * signal).float().view(shape)))
+            runs.append(TrialRun(run, shot, torch.from_numpy(state * signal).float().view(shape)))
         sizes.append((place, float(np.linalg.norm(error))))
     found = {id(outcome.trial): outcome.final for outcome in trials.run(runs)}
     for number, (place, size) in enumerate(sizes):

@@ -25,7 +25,7 @@ from engine.tune.evaluations import Evaluations
 from engine.tune.local_errors import shortest, step_errors
 from engine.tune.placing import Levels, Placing
 from engine.tune.refining import Errors, Refined, Refiner, robust_mean
-from engine.tune.trials import PromptSeed, Trial, Trials
+from engine.tune.trials import PromptSeed, TrialRun, Trials
 
 Objective = Literal["latent_error", "other_pictures"]
 # Each picture has a seed of its own, from these on; the test has those of its study, which begin at 0.
@@ -153,7 +153,7 @@ class ScheduleSearch:
         def errors(schedules: Sequence[CustomSchedule], pictures: int | None) -> Errors:
             shots = self._shots[split][:pictures]
             jobs = [
-                Trial(self.placing.with_schedule(schedule), shot, remember=True)
+                TrialRun(self.placing.with_schedule(schedule), shot, remember=True)
                 for schedule in dict.fromkeys(schedules)
                 for shot in shots
                 if self.evaluations.get(schedule, picture_key(shot)) is None
@@ -164,7 +164,7 @@ class ScheduleSearch:
 
         return errors
 
-    def _run(self, jobs: Sequence[Trial]) -> None:
+    def _run(self, jobs: Sequence[TrialRun]) -> None:
         finals = self.converged.finals
         for outcome in self.trials.run(jobs):
             schedule, key = outcome.trial.lane.schedule, picture_key(outcome.trial.shot)

@@ -37,7 +37,7 @@ class PromptSeed:
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialRun:
     """One run.
 
     Attributes:
@@ -64,7 +64,7 @@ class Outcome:
         error: Why it failed.
     """
 
-    trial: Trial
+    trial: TrialRun
     final: torch.Tensor | None
     steps: Sequence[StepRecord] = ()
     error: str = ""
@@ -144,7 +144,9 @@ class Trials:
         return row_axes(self._pipe, pipeline_arguments(self._pipe, self._like))
 
     @torch.no_grad()
-    def run(self, trials: Sequence[Trial], keep: Callable[[int], Collection[int]] = lambda _: ()) -> Iterator[Outcome]:
+    def run(
+        self, trials: Sequence[TrialRun], keep: Callable[[int], Collection[int]] = lambda _: ()
+    ) -> Iterator[Outcome]:
         """Runs trials and yields each as it ends, in no fixed order.
 
         Args:
@@ -156,7 +158,7 @@ class Trials:
     def _tell(self, calls: int) -> None:
         self.calls += calls
 
-    def _run(self, trial: Trial, keep: Callable[[int], Collection[int]]) -> Outcome:
+    def _run(self, trial: TrialRun, keep: Callable[[int], Collection[int]]) -> Outcome:
         cell = replace(self._like, lane=trial.lane, prompt=trial.shot.prompt, seed=trial.shot.seed)
         try:
             scheduler = build_scheduler(trial.lane, self.config, cell.seed)

@@ -23,7 +23,7 @@ from engine.tune.local_errors import Recordings, gram_of, shortest, step_errors
 from engine.tune.placing import Placing
 from engine.tune.refining import Errors, Refiner, robust_mean
 from engine.tune.search import ScheduleSearch, Split, split_prompts
-from engine.tune.trials import PromptSeed, Trial, Trials
+from engine.tune.trials import PromptSeed, TrialRun, Trials
 from tests.engine.miniatures import SD_SCHEDULER, cells_of
 
 POOL = read_prompts(Path("prompts/gaussian_154.txt"))
@@ -48,7 +48,7 @@ def truly(model: Model, lanes: Sequence[Lane], prompts: Sequence[str], guidance:
         truth[seed] = end.numpy().ravel()
     for lane in lanes:
         row = np.full(len(prompts), np.inf)
-        for outcome in trials.run([Trial(lane, PromptSeed(prompt, seed)) for seed, prompt in enumerate(prompts)]):
+        for outcome in trials.run([TrialRun(lane, PromptSeed(prompt, seed)) for seed, prompt in enumerate(prompts)]):
             assert outcome.final is not None, outcome.error
             end = truth[outcome.trial.shot.seed]
             gap = outcome.final.double().numpy().ravel() - end
@@ -108,10 +108,10 @@ def test_common_beginnings_are_computed_once_and_change_nothing(gaussian_model: 
     first, second = ((999.0, 800.0, 600.0, 300.0, last) for last in (100.0, 50.0))
     lanes = [placing.with_schedule(CustomSchedule("timesteps", values)) for values in (first, second)]
     trials, shot = Trials(gaussian_model, like(4.0), 8), PromptSeed("disc ring", 3)
-    [alone] = Trials(gaussian_model, like(4.0), 8).run([Trial(lanes[1], shot)])
-    list(trials.run([Trial(lanes[0], shot, remember=True)]))
+    [alone] = Trials(gaussian_model, like(4.0), 8).run([TrialRun(lanes[1], shot)])
+    list(trials.run([TrialRun(lanes[0], shot, remember=True)]))
     before = trials.calls
-    [shared] = trials.run([Trial(lanes[1], shot, remember=True)])
+    [shared] = trials.run([TrialRun(lanes[1], shot, remember=True)])
     assert (before, trials.calls - before) == (5, 1)
     assert alone.final is not None
     assert shared.final is not None
