@@ -7,12 +7,14 @@ import streamlit as st
 
 from dashboard import components
 from dashboard.speed.data import column_formats, csv_of, wide_table
+from engine.analysis.recommendation import undecided
 from engine.analysis.sets import feature_lines, refusal_lines
 from engine.display import html
 from engine.display.formats import batch_of, count, number, when
 from engine.display.headline import NOT_SCORED
 from engine.display.speed_charts import COSTS, convergence_chart, trade_off_chart
 from engine.display.tables import lane_name, order_table, set_table
+from engine.display.use_cases import use_case_table
 from engine.results import Results
 
 _READING = "Beside marks: {name}. Filled: as good by all guards. Band: the metric's margin."
@@ -21,6 +23,10 @@ _DIRECTIONS = {
     "higher": f" Up is better.{_FRONT}",
     "lower": f" Lower is better, so the axis runs down and up is better.{_FRONT}",
 }
+_USES = (
+    "Only lanes that every guard of the decision has accepted; of several the one with the fewest other pictures, then "
+    "the cheapest. Times are shares of the baseline's, paired by repeat."
+)
 _CONVERGE = "Distance to where the same noise leads with ever more steps; lower is better."
 _ORDER = (
     "Observed order p: ten times the calls, 10^p times less error. A solver of order k comes near k where its error is "
@@ -87,6 +93,14 @@ def _footer(study: Results, shown: pd.DataFrame, cost: str) -> list[str]:
         ]
         return parts
     return [*parts, *components.image_places(study)]
+
+
+def best_under_each_latency(study: Results) -> None:
+    """The lane to take for each use, by the decision."""
+    st.html(html.heading("Which lane for which use", _USES))
+    st.html(html.table(use_case_table(study)))
+    rests = study.decision.sentence if study.decision else undecided(study.lane_label(study.baseline))
+    components.footer(study, rests)
 
 
 def converging(study: Results) -> None:

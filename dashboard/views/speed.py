@@ -17,6 +17,7 @@ if labels:
     with right:
         metric = controls.choose_metric(labels, study.deciding)
 sections.trade_off(study, table, cost, metric)
+sections.best_under_each_latency(study)
 sections.figures(study, table, metric)
 sections.converging(study)
 sections.whole_sets(study)

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from engine.analysis.calibration import Calibration
-from engine.analysis.guards import GuardEvidence, leading, weigh
+from engine.analysis.guards import OTHER, GuardEvidence, leading, weigh
 from engine.study.decision_settings import DecisionSettings, Goal
 
 Status = Literal["accepted", "dropped", "open", "refused"]
@@ -84,6 +84,20 @@ class LaneDecision:
     guards: tuple[GuardEvidence, ...]
     needed: tuple[int | None, int | None]
     reason: str
+
+    @property
+    def others(self) -> GuardEvidence | None:
+        """The guard on other pictures, where it has values."""
+        return next((row for row in self.guards if row.guard.key == OTHER and row.n), None)
+
+    @property
+    def kept(self) -> str:
+        """What it does to pictures, e.g. "keeps the picture in 99.1 % [97, 99.8] of 130 prompts"; or empty."""
+        share = self.others
+        if share is None:
+            return f"is as good by every guard, in {self.n:,} prompts" if self.status == "accepted" else ""
+        kept, low, high = (f"{100 * (1 - part):.3g}" for part in (share.value, share.high, share.low))
+        return f"keeps the picture in {kept} % [{low}, {high}] of {share.n:,} prompt{'s' * (share.n != 1)}"
 
 
 @dataclass(frozen=True)

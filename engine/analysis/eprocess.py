@@ -170,6 +170,28 @@ def prompts_for_few(events: int, level: float, share: float, rate: float = 0.0, 
     return int(prompts[np.argmax(enough)]) if enough.any() else None
 
 
+def usual_prompts_for_few(level: float, share: float, rate: float, most: int = 5_000) -> int | None:
+    """Prompts by which `log_e_few` has rejected in half of all studies, if the event strikes `rate` of the prompts.
+
+    Returns:
+        None if that takes more than `most`.
+    """
+    if rate >= share:
+        return None
+    counts = np.arange(200)
+    alive, rejected = np.where(counts == 0, 1.0, 0.0), 0.0  # studies by their events, as far as they still go on
+    for n in range(1, most + 1):
+        alive = (1 - rate) * alive + rate * np.concatenate([[0.0], alive[:-1]])
+        known = counts <= n
+        enough = np.zeros(len(counts), dtype=bool)
+        enough[known] = log_e_few(counts[known], n, share) >= threshold(level)
+        rejected += float(alive[enough].sum())
+        alive[enough] = 0.0
+        if rejected >= 0.5:
+            return n
+    return None
+
+
 def prompts_for_above(values: npt.ArrayLike, mean: float, low: float, level: float) -> int | None:
     """Prompts in all at which `log_e_above` rejects, if those to come are like those seen, over and over.
 

@@ -5,6 +5,7 @@ that every guard of the decision (decision.py) has shown it. What was never deci
 known, whatever single metrics say. The baseline itself is always a candidate.
 """
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,7 @@ import pandas as pd
 
 from engine.analysis import timing_summary as timing
 from engine.analysis.comparison import Comparison
-from engine.analysis.decision import Decision, Status
+from engine.analysis.decision import Decision, LaneDecision, Status
 
 PREFERRED = ("clip_score", "ssim", "latent_error")
 ACCEPTED = "as good"
@@ -67,6 +68,58 @@ class Recommendation:
     def order_is_open(self) -> bool:
         """Whether the intervals of the first two lanes' times overlap, so that either may be the cheaper one."""
         return self.best is not None and self.runner_up is not None and self.runner_up.low_ms <= self.best.high_ms
+
+
+@dataclass(frozen=True)
+class UseCase:
+    """The lane to take where an image may take so much of the baseline's time.
+
+    Attributes:
+        name: Of the use.
+        most: Largest share of the baseline's time; infinite: time does not matter.
+        lane: Its key; "" if none is known to be as good.
+        why: What it has shown, or what would tell.
+    """
+
+    name: str
+    most: float
+    lane: str
+    why: str
+
+
+USES = (("Offline", math.inf), ("Balanced", 0.75), ("Real time", 0.5))
+
+
+def use_cases(decision: Decision | None, baseline: str) -> list[UseCase]:
+    """The best lane under each latency, by the rule that names the recommended one: of those that every guard accepts.
+
+    Where time does not matter that is the baseline, which the others are held to. Otherwise it is the lane with the
+    fewest other pictures, and of several the cheapest.
+    """
+    found = []
+    for name, most in USES:
+        if math.isinf(most):
+            found.append(UseCase(name, most, baseline, "what the others are held to"))
+            continue
+        rows = [row for row in decision.lanes if row.cost <= most] if decision else []
+        good = [row for row in rows if row.status == "accepted"]
+        if good:
+            best = min(good, key=lambda row: (row.others.value if row.others else 0.0, row.cost))
+            found.append(UseCase(name, most, best.lane, best.kept))
+        else:
+            found.append(UseCase(name, most, "", _none_yet(rows, decided=decision is not None)))
+    return found
+
+
+def _none_yet(rows: Sequence[LaneDecision], *, decided: bool) -> str:
+    """Why no lane is known to be as good under a latency, and what would tell."""
+    if not decided:
+        return "not asked yet"
+    open_rows = [row for row in rows if row.status == "open"]
+    if not open_rows:
+        return "no lane this fast is as good" if rows else "no lane is this fast"
+    first = min(open_rows, key=lambda row: (row.needed[0] is None, row.needed[0] or 0))
+    return f"none is known to be; {first.lane} comes next. {first.reason}"
 
 
 def deciding(scored: Collection[str]) -> str:

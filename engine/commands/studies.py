@@ -11,6 +11,7 @@ from engine.cache.connection import reading
 from engine.commands.console import duration, print_table
 from engine.commands.files import cached_name, check_json, migrate_existing, write_json
 from engine.errors import StudyError
+from engine.passes.decision_forecast import forecasts
 from engine.passes.foresight import Foresight, foresee_plan
 from engine.passes.plan import StudyPlan, plan_study
 from engine.passes.run import RunOutcome, run_study
@@ -19,6 +20,7 @@ from engine.passes.scores import score, scoring_lines
 from engine.progress import make_progress
 from engine.results import Results, read_results
 from engine.study.model_parts import equipped
+from engine.study.prompt_pool import pool_prompts
 from engine.study.source import find_model
 from engine.study.study import load_study
 
@@ -99,6 +101,7 @@ def _work_lines(found: StudyPlan) -> Iterator[str]:
         )
     yield f"Statistics   {power(len(study.prompts))}"
     yield from (f"No verdict   {line}" for line in metrics_without_verdict(study, found.source))
+    yield from _decision_lines(found)
     if found.nothing_to_do:
         yield "Nothing to do."
     elif found.seconds is None:
@@ -108,6 +111,19 @@ def _work_lines(found: StudyPlan) -> Iterator[str]:
             f"Time         about {duration(found.seconds)} for the denoiser calls alone, one by one at "
             f"{found.seconds_per_call:.3f} s; loading, decoding and scoring come on top"
         )
+
+
+def _decision_lines(found: StudyPlan) -> Iterator[str]:
+    """What `decide` would take, one line for each truth."""
+    pool = len(pool_prompts(found.study, found.source))
+    for case in forecasts(found.study):
+        if case.prompts is None:
+            yield f"Decision     {case.truth}: more prompts than anyone has"
+            continue
+        pace = found.seconds_per_call
+        time = f", about {duration(pace * case.calls)} one by one" if pace is not None else ""
+        short = f"; the pool has {pool}" if case.prompts > pool else ""
+        yield f"Decision     {case.truth}: {case.prompts} prompts{short}, {case.calls:,} denoiser calls{time}"
 
 
 def score_study(arguments: argparse.Namespace) -> int:

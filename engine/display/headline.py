@@ -6,7 +6,6 @@ from functools import cached_property
 from engine.analysis.comparison import Comparison
 from engine.analysis.cost import Pricing, price_lanes
 from engine.analysis.decision import LaneDecision
-from engine.analysis.guards import OTHER
 from engine.analysis.recommendation import NOT_DECIDED, NOT_TIMED, WORDS, Recommendation, undecided
 from engine.display.formats import (
     NONE,
@@ -138,12 +137,7 @@ class Headline:
     @property
     def _kept(self) -> str:
         """The evidence for the recommended lane, e.g. "keeps the picture in 99 % [97, 100] of 130 prompts"."""
-        row = self.decided
-        share = next((guard for guard in row.guards if guard.guard.key == OTHER), None) if row else None
-        if share is None:
-            return "is as good by every guard"
-        kept, low, high = (f"{100 * (1 - part):.3g}" for part in (share.value, share.high, share.low))
-        return f"keeps the picture in {kept} % [{low}, {high}] of {count(share.n, 'prompt')}"
+        return self.decided.kept if self.decided else ""
 
     @property
     def reservations(self) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ cache, and a batch's evidence is written at once: a search that is stopped, even
 
 import contextlib
 import math
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,8 +35,8 @@ from engine.passes.images import NO_FRAMES, ImageJob, expected_calls, make_image
 from engine.passes.live import shown_live, standings
 from engine.passes.plan import plan_study
 from engine.passes.scores import score, score_cells
-from engine.passes.search_budget import DecideOutcome, SearchBudget
-from engine.passes.timing import MissingTiming, first_of_each_lane, missing_timings, take_times
+from engine.passes.search_budget import DecideOutcome, Meter, SearchBudget
+from engine.passes.timing import MissingTiming, first_of_each_lane, missing_timings, take_times, timing_calls
 from engine.progress import Progress
 from engine.study.cells import Cell, reference_cells
 from engine.study.lanes import Lane
@@ -47,6 +46,7 @@ from engine.study.study import FrameSettings, Study
 BATCH = 10
 # Prompts of which lanes that are only shown are made, and of how many the step frames are kept.
 SHOWN_PROMPTS, FRAMED_PROMPTS = 8, 3
+UNTIMED = "The lanes have not been timed beside the baseline yet; another call, or a larger budget, begins with that."
 # Prompts whose converged solution tells whether the guard on the latent error finds the negative control.
 CONTROL_REFERENCES = 10
 
@@ -91,7 +91,7 @@ def decide_study(
         search = Search(replace(who, context=replace(context, progress=told)), budget)
         search.run()
     outcome = search.outcome
-    outcome.seconds = time.monotonic() - search.start
+    outcome.seconds = search.meter.seconds
     context.progress.finish({**outcome.facts(), "study": study.name, "cache": str(cache)})
     return outcome
 
@@ -100,20 +100,14 @@ class Search:
     """One call of `decide`."""
 
     def __init__(self, who: Roles, budget: SearchBudget) -> None:
-        self.who, self.budget, self.outcome, self.start = who, budget, DecideOutcome(), time.monotonic()
+        self.who, self.outcome = who, DecideOutcome()
+        self.meter = Meter(budget, self.outcome)
         self.study, self.context = who.study, who.context
         self.subject = Subject(self.context.source, self.study.reference)
         self.entries = guard_entries(self.subject, self.study.decide.guards)
         self.solutions: dict[tuple[str, int], tuple[Cell, Cell]] = {}
         self.failed: dict[str, int] = {}
         self.used = 0
-
-    @property
-    def spent(self) -> bool:
-        """Whether the budget of this call is spent."""
-        seconds = time.monotonic() - self.start
-        done, most = self.outcome, self.budget
-        return seconds >= most.seconds or done.prompts >= most.prompts or done.calls >= most.calls
 
     @property
     def reference(self) -> Reference | None:
@@ -155,6 +149,8 @@ class Search:
         costs = [] if calibration.obstacles else self._costs(order)
         if not costs:
             costs = [self._cost(lane, math.nan) for lane in self.who.candidates]
+            untimed = () if calibration.obstacles else (UNTIMED,)
+            calibration = replace(calibration, obstacles=(*calibration.obstacles, *untimed))
         terms = fix_terms(self.study.decide, calibration, self.who.baseline.key, by_cost(costs, self.study.decide.tie))
         changed = before is not None and (before.changed or (used > 0 and before.study != self.who.digest))
         fixed = FixedTerms(terms, order, scale, self.who.digest, changed)
@@ -198,19 +194,20 @@ class Search:
         """Makes baseline and controls on the first prompts, as far as the budget goes."""
         who, wanted = self.who, order[: self.study.decide.calibration_prompts]
         cells: list[Cell] = []
-        for start in range(0, len(wanted), BATCH):
-            if self.spent:
+        start = 0
+        while start < len(wanted):
+            prompts, solved = wanted[start : start + BATCH], wanted[start : min(start + BATCH, CONTROL_REFERENCES)]
+            fits = self._fits([*self._controls(prompts), *self._solutions(solved)], len(prompts))
+            if not fits:
                 break
-            prompts = wanted[start : start + BATCH]
-            batch = [
-                *who.cells((who.baseline, who.negative, who.positive), prompts, who.seeds[:1]),
-                *who.cells((who.baseline,), prompts, (who.other_seed,)),
-            ]
-            made = self.outcome.made
-            self._make(batch)
-            self._solve([prompt for prompt in prompts if order.index(prompt) < CONTROL_REFERENCES])
-            self._score(batch)
+            prompts, solved = prompts[:fits], solved[:fits]
+            batch, made = self._controls(prompts), self.outcome.made
+            with self.meter.working():
+                self._make(batch)
+                self._solve(solved)
+                self._score(batch)
             cells += batch
+            start += len(prompts)
             if self.outcome.made > made:  # those of an earlier call cost this one nothing
                 self.outcome.prompts += len(prompts)
         facts = self._facts(cells)
@@ -222,12 +219,23 @@ class Search:
         found = calibrate(settings, asked, values, controls, referenced=self.study.reference is not None)
         return replace(found, obstacles=(*found.obstacles, *self._unavailable())), scale
 
+    def _controls(self, prompts: Sequence[str]) -> list[Cell]:
+        """What calibrates: baseline and both controls with the first seed, and the baseline with another."""
+        who = self.who
+        return [
+            *who.cells((who.baseline, who.negative, who.positive), prompts, who.seeds[:1]),
+            *who.cells((who.baseline,), prompts, (who.other_seed,)),
+        ]
+
     def _unavailable(self) -> list[str]:
         why = self.entries.unavailable.get("clip_score")
         return [f"CLIP score is {why}"] if why else []
 
     def _costs(self, order: Sequence[str]) -> list[LaneCost]:
-        """Times of all candidates beside the baseline, interleaved; taken again together if they can't be paired."""
+        """Times of all candidates beside the baseline, interleaved; taken again together if they can't be paired.
+
+        None if they don't fit what is left of the budget.
+        """
         who = self.who
         lanes = (who.baseline, *who.candidates)
         cells = who.cells(lanes, order[:1], who.seeds[:1])
@@ -236,6 +244,9 @@ class Search:
         settings = replace(self.study.timing, batch_sizes=(1,), repeats=max(self.study.timing.repeats, FEWEST_SAMPLES))
         with reading(self.context.cache) as db:
             missing = missing_timings(db, cells, settings, self.context.source, self.context.environment)
+            pace = queries.durations(db, self.context.environment.environment_id, self.context.source.model_id)
+        if missing and not self.meter.fits_calls(timing_calls(missing, self.study.timing.warmup), pace):
+            return []
         if missing:
             self._time(missing, cells)
         paces = self._paces()
@@ -266,19 +277,20 @@ class Search:
 
     # Candidates.
 
-    def _decision(self, fixed: FixedTerms) -> Decision:
-        """The decision by what the cache holds, as every page shows it."""
+    def _decision(self, fixed: FixedTerms, prompts: int | None = None) -> Decision:
+        """The decision by what the cache holds, as every page shows it; or by the first prompts alone."""
         self._write(fixed, [])
         with reading(self.context.cache) as db:
             evidence = decision_tables.evidence(db, self.study.name)
             stored = decision_tables.stored_decision(db, self.study.name)
-        return decision_by(fixed, evidence, stored[1] if stored else {})
+        seen = evidence if prompts is None else evidence[evidence["position"] < prompts]
+        return decision_by(fixed, seen, stored[1] if stored else {})
 
     def _write(self, fixed: FixedTerms, rows: Sequence[decision_tables.EvidenceRow]) -> None:
         state = {
             "used": self.used,
             "left": len(fixed.order) - self.used,
-            "spent": self.spent,
+            "spent": self.meter.spent,
             "failed": self.failed,
             "obstacles": self._lost(),
         }
@@ -300,18 +312,27 @@ class Search:
     def _add_batch(self, fixed: FixedTerms, decision: Decision) -> None:
         """Makes the next prompts for every lane that may still prove the cheapest, and writes what they say."""
         who, start = self.who, self.used
-        prompts = fixed.order[start : start + BATCH]
+        whole = start - start % BATCH
+        if whole < start:  # the rest of a batch that the last call had no time for: the same lanes go on
+            decision = self._decision(fixed, whole)
         named = next((row for row in decision.lanes if row.lane == decision.lane), None)
         cheaper = decision.lanes[decision.lanes.index(named) + 1 :] if named else decision.lanes
         waiting = {row.lane for row in cheaper if row.status == "open" and row.level > 0}
         lanes = [lane for lane in who.candidates if lane.key in waiting]
+        prompts = fixed.order[start : whole + BATCH]
+        solved = prompts if self._needs_reference(decision, waiting) else ()
+        cells = who.cells((who.baseline, *lanes), prompts, who.seeds)
+        fits = self._fits([*cells, *self._solutions(solved)], len(prompts))
+        if not fits:
+            return
+        prompts, solved = prompts[:fits], solved[:fits]
         cells = who.cells((who.baseline, *lanes), prompts, who.seeds)
         self._record(fixed.order[: start + len(prompts)])
-        self._make_shown(fixed.order, start, len(prompts))
-        self._make(cells)
-        if self._needs_reference(decision, waiting):
-            self._solve(prompts)
-        self._score(cells)
+        with self.meter.working():
+            self._make_shown(fixed.order, start, len(prompts))
+            self._make(cells)
+            self._solve(solved)
+            self._score(cells)
         facts = self._facts(cells)
         for cell in cells:
             if cell.trajectory_id not in facts.finished:
@@ -335,6 +356,12 @@ class Search:
 
     # Cells.
 
+    def _fits(self, cells: Sequence[Cell], prompts: int) -> int:
+        """How many of the prompts that some cells are of fit what is left of the budget."""
+        with reading(self.context.cache) as db:
+            jobs = missing_images(db, [ImageJob(cell) for cell in cells])
+        return self.meter.fits(expected_calls(job.cell for job in jobs), prompts)
+
     def _make(self, cells: Sequence[Cell], frames: FrameSettings = NO_FRAMES, title: str = "images") -> None:
         with reading(self.context.cache) as db:
             jobs = missing_images(db, [ImageJob(cell, frames) for cell in cells])
@@ -353,12 +380,20 @@ class Search:
 
     def _solve(self, prompts: Sequence[str]) -> None:
         """Makes the converged solutions of prompts, and remembers them."""
+        cells = self._solutions(prompts)
+        if cells:
+            self._make(cells, title="references")
+            self.solutions |= {
+                (one.prompt, one.seed): (one, two) for one, two in zip(cells[::2], cells[1::2], strict=True)
+            }
+
+    def _solutions(self, prompts: Sequence[str]) -> list[Cell]:
+        """Of each prompt and seed the converged solution, then its check; none without a reference."""
         if self.study.reference is None or not prompts:
-            return
+            return []
         asked = replace(self.study, prompts=tuple(prompts), seeds=self.who.seeds)
         pairs = reference_cells(asked, self.context.source, self.context.environment.device)
-        self._make([cell for pair in pairs for cell in pair], title="references")
-        self.solutions |= {(pair[0].prompt, pair[0].seed): pair for pair in pairs}
+        return [cell for pair in pairs for cell in pair]
 
     def _score(self, cells: Sequence[Cell]) -> None:
         keys = list(self.entries.usable)
@@ -366,7 +401,12 @@ class Search:
         self.outcome.failed += tally.failed
 
     def _score_study(self, fixed: FixedTerms) -> None:
-        """Measures what was made by all metrics, for pages to show."""
+        """Measures what was made by all metrics, for pages to show; if there is time left."""
+        if self.meter.seconds >= self.meter.budget.seconds:
+            self.context.progress.note(
+                f"No time is left to measure it all; `python -m engine score {self.study.name}` does."
+            )
+            return
         study = self._shown(fixed.order[: max(self.used, 1)])
         environment = self.context.environment
         plan = plan_study(study, self.context.source, self.context.cache, environment.device, environment.memory)

@@ -92,10 +92,14 @@ def roles(study: Study, context: PassContext, pool: Sequence[str] | None = None)
         )
     references = (study.reference.lane, study.reference.check) if study.reference else ()
     check_lanes((*study.lanes, *references), context.source.scheduler_config, context.source.family)
-    negative = baseline.at(2 if baseline.steps > FEW_STEPS else 1)
-    positive = baseline.at(min(2 * baseline.steps, MAX_STEPS))
+    negative, positive = controls(baseline)
     prompts = pool_prompts(study, context.source) if pool is None else tuple(dict.fromkeys(pool))
     return Roles(study, context, baseline, negative, positive, candidates, shown, prompts)
+
+
+def controls(baseline: Lane) -> tuple[Lane, Lane]:
+    """The negative control of a baseline, and the positive one."""
+    return baseline.at(2 if baseline.steps > FEW_STEPS else 1), baseline.at(min(2 * baseline.steps, MAX_STEPS))
 
 
 def seeds_from(seeds: Sequence[int], count: int) -> tuple[int, ...]:

@@ -1,7 +1,10 @@
-"""What one call of `decide` may spend, and what it did."""
+"""What one call of `decide` may spend, what it did, and how many more prompts fit."""
 
+import contextlib
 import math
 import re
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,3 +71,76 @@ class DecideOutcome:
         )
         numbers = ("made", "failed", "prompts", "calls", "seconds", "exit_code")
         return {key: getattr(self, key) for key in numbers} | told
+
+
+# Prompts of the first batch under a limit of time, as long as the pace is not known.
+FIRST_PROMPTS = 2
+# Share of the time that is kept for measuring, by all metrics, what was made.
+MEASURING = 0.1
+
+
+class Meter:
+    """How much of its budget a call has spent.
+
+    Args:
+        budget: Of the call.
+        outcome: What it did so far; cells and calls are counted there.
+    """
+
+    def __init__(self, budget: SearchBudget, outcome: DecideOutcome) -> None:
+        self.budget, self.outcome = budget, outcome
+        self._start, self._seconds, self._calls, self._full = time.monotonic(), 0.0, 0, False
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds since the call began."""
+        return time.monotonic() - self._start
+
+    @property
+    def spent(self) -> bool:
+        """Whether no further prompt fits."""
+        done, most = self.outcome, self.budget
+        over = done.prompts >= most.prompts or done.calls >= most.calls
+        return self._full or over or self.seconds >= (1 - MEASURING) * most.seconds
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Round the making of cells: their pace tells how many more fit."""
+        start, before = time.monotonic(), self.outcome.calls
+        yield
+        if self.outcome.calls > before:  # what was cached tells no pace
+            self._seconds += time.monotonic() - start
+            self._calls += self.outcome.calls - before
+
+    def fits(self, calls: int, prompts: int) -> int:
+        """How many of some prompts fit; none if the budget is spent, at least one in a call that has made nothing yet.
+
+        A budget of prompts is spent in whole batches.
+
+        Args:
+            calls: Denoiser calls that all of them take, cells that the cache holds left out.
+            prompts: How many there are.
+        """
+        if self.spent:
+            return 0
+        if not calls:
+            return prompts
+        each, most, done = calls / prompts, self.budget, self.outcome
+        size = min(prompts, (most.calls - done.calls) / each)
+        if math.isfinite(most.seconds):
+            pace = self._seconds / self._calls if self._calls else 0.0
+            left = (1 - MEASURING) * most.seconds - self.seconds
+            size = min(size, left / (pace * each) if pace else FIRST_PROMPTS)
+        found = int(size) if self._calls else max(1, int(size))
+        self._full = found < 1
+        return found
+
+    def fits_calls(self, calls: int, pace: float | None) -> bool:
+        """Whether so many further calls fit, which can't be broken off and make no prompt.
+
+        Args:
+            calls: Denoiser calls.
+            pace: Seconds a call; None: that so far.
+        """
+        pace = pace or (self._seconds / self._calls if self._calls else 0.0)
+        return self.outcome.calls < self.budget.calls and pace * calls <= self.budget.seconds - self.seconds

@@ -1,6 +1,7 @@
 """Deciding from end to end on the bundled model: few steps and loose margins, so that it takes seconds."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import pytest
 
 from engine.analysis.decision import Decision
 from engine.cache.connection import reading
-from engine.cache.decision_tables import evidence, stored_decision
+from engine.cache.decision_tables import evidence, stored_decision, write_evidence, write_terms
 from engine.cli import main
 from engine.errors import StudyError
 from engine.passes import decide as deciding
+from engine.passes import search_budget
 from engine.passes.decide import decide_study
 from engine.passes.search_budget import DecideOutcome, SearchBudget, parse_budget
 from engine.results import read_results
@@ -122,6 +124,27 @@ def test_a_killed_batch_leaves_the_evidence_of_those_before(tmp_path: Path, monk
     with reading(cache) as db:
         assert evidence(db, "search")["position"].max() == deciding.BATCH - 1
     assert not _decision(cache).known
+
+
+@pytest.mark.slow
+def test_a_batch_that_is_broken_off_goes_on_with_the_lanes_it_began_with(
+    searched: tuple[Path, DecideOutcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = searched
+    cache = tmp_path / "c.duckdb"
+    shutil.copy(whole, cache)  # what was made is there; the evidence is gathered anew
+    with reading(cache) as db:
+        stored = stored_decision(db, "search")
+        expected = evidence(db, "search").to_dict("records")
+    assert stored is not None
+    write_terms(cache, "search", stored[0], keep_evidence=False)
+    write_evidence(cache, "search", [], {"used": 0})
+    monkeypatch.setattr(search_budget.Meter, "fits", lambda self, calls, prompts: min(prompts, 3))
+    decide_study(_study(), cache, device="cpu")
+    with reading(cache) as db:
+        found = evidence(db, "search").to_dict("records")
+    assert [row for row in found if row["position"] < 10] == [row for row in expected if row["position"] < 10]
+    assert all(row in expected for row in found)
 
 
 def test_fifteen_prompts_name_no_lane_and_the_command_says_what_is_missing(

@@ -146,3 +146,15 @@ def test_intervals_of_means_looked_at_after_every_prompt_keep_what_they_promise(
     need = ep.threshold(LEVEL)
     assert (ep.log_e_above(values, mean, -2.0, start).max(axis=1) >= need).mean() <= limit
     assert (ep.log_e_below(values, mean, 2.0, start).max(axis=1) >= need).mean() <= limit
+
+
+def test_half_of_simulated_studies_have_rejected_by_the_usual_number_of_prompts() -> None:
+    events = np.random.default_rng(3).uniform(size=(20_000, 200)) < 0.01
+    enough = ep.log_e_few(np.cumsum(events, axis=1), np.arange(1, 201), 0.05) >= ep.threshold(0.05)
+    first = np.where(enough.any(axis=1), enough.argmax(axis=1) + 1, 201)
+    usual = ep.usual_prompts_for_few(0.05, 0.05, 0.01)
+    assert usual is not None
+    assert np.mean(first < usual) < 0.51
+    assert np.mean(first <= usual) > 0.6
+    assert ep.usual_prompts_for_few(0.05, 0.05, 0.0) == ep.prompts_for_few(0, 0.05, 0.05) == 70
+    assert ep.usual_prompts_for_few(0.05, 0.05, 0.05) is None

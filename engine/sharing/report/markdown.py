@@ -19,6 +19,7 @@ from engine.display.formats import (
     whole,
 )
 from engine.display.tables import Entry, FilledColumn, ResultTable, bold, claim_figure, lane_name, table_of
+from engine.display.use_cases import use_case_table
 from engine.sharing.report.contents import Report
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&@!])")
@@ -45,6 +46,7 @@ def render_markdown(report: Report) -> str:
             f"Times: median of whole calls, {batch_of(float(first['batch_size']))}, on {device}, {moment}. "
             "Intervals: 95 %."
         )
+    lines += ["", "### Which lane for which use", "", *_table(use_case_table(results))]
     lines += ["", *(f"- Computed on {plain(line)}." for line in results.environment_lines)]
     lines += [f"- {plain(line)}" for line in [results.reference_line] if line]
     if results.missing:

@@ -14,6 +14,7 @@ import pandas as pd
 from engine.display import html, tables, theme
 from engine.display.formats import batch_of, count, known, when
 from engine.display.timing_charts import MARKS
+from engine.display.use_cases import use_case_table
 from engine.sharing.report import report_charts as charts
 from engine.sharing.report.contents import Report
 from engine.sharing.report.film import film_table
@@ -136,6 +137,7 @@ def _quality(report: Report) -> dict[str, Any]:
     names = {row.lane: (row.label, row.scheduler) for row in results.lane_table.itertuples()}
     return {
         "quality": [(label, facts, tables.quality_table(rows)) for label, facts, rows in _metrics(report)],
+        "uses": use_case_table(results),
         "sets": tables.set_table(sets, names) if len(sets) else None,
     }
 
