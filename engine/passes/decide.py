@@ -14,7 +14,7 @@ from engine.analysis.calibration import Calibration, calibrate
 from engine.analysis.decision import Decision, LaneCost, fix_terms, prompt_order
 from engine.analysis.fixed_terms import FixedTerms, decision_by, read_terms
 from engine.analysis.guards import EXCESS
-from engine.analysis.pace import FEWEST_SAMPLES, Pace, by_cost, paired_paces, runs_of
+from engine.analysis.pace import FEWEST_SAMPLES, by_cost
 from engine.cache import decision_tables, queries
 from engine.cache.connection import migrate, reading
 from engine.environment import Memory
@@ -28,8 +28,10 @@ from engine.passes.decision_evidence import (
     cell_facts,
     evidence_rows,
     guard_entries,
+    paces_here,
 )
 from engine.passes.decision_roles import Roles, roles
+from engine.passes.decision_vetoes import vetoes
 from engine.passes.foresight import Foresight, foresee_run, keep
 from engine.passes.images import NO_FRAMES, ImageJob, expected_calls, make_images, missing_images
 from engine.passes.live import shown_live, standings
@@ -107,6 +109,8 @@ class Search:
         self.entries = guard_entries(self.subject, self.study.decide.guards)
         self.solutions: dict[tuple[str, int], tuple[Cell, Cell]] = {}
         self.failed: dict[str, int] = {}
+        self.vetoes: dict[str, str] = {}
+        self.heard: set[tuple[str, int]] = set()
         self.used = 0
 
     @property
@@ -119,7 +123,7 @@ class Search:
         """Fixes the terms unless that is done, then adds batches until nothing more can be learnt here and now."""
         fixed = self._fixed()
         while True:
-            decision = self._decision(fixed)
+            decision = self._heeded(fixed)
             self.outcome.decision = decision
             self.context.progress.note(decision.sentence)
             self.context.progress.standing(decision.sentence, standings(decision), ())
@@ -249,7 +253,7 @@ class Search:
             return []
         if missing:
             self._time(missing, cells)
-        paces = self._paces()
+        paces = paces_here(self.context, self.study.name, who.baseline.key)
         if any(lane.key not in paces or paces[lane.key].n < FEWEST_SAMPLES for lane in who.candidates):
             have = {timing.cell.lane.key: timing.have for timing in missing}
             again = [
@@ -257,7 +261,7 @@ class Search:
                 for cell in first_of_each_lane(cells)
             ]
             self._time(again, cells)
-            paces = self._paces()
+            paces = paces_here(self.context, self.study.name, who.baseline.key)
         return [self._cost(lane, paces[lane.key].value if lane.key in paces else math.nan) for lane in who.candidates]
 
     def _cost(self, lane: Lane, cost: float) -> LaneCost:
@@ -267,15 +271,19 @@ class Search:
     def _time(self, missing: Sequence[MissingTiming], cells: Sequence[Cell]) -> None:
         self.outcome.failed += take_times(self.context, missing, cells, self.study.timing.warmup).failed
 
-    def _paces(self) -> dict[str, Pace]:
-        with reading(self.context.cache) as db:
-            samples = queries.timings(db, self.study.name)
-        here = samples["environment_id"] == self.context.environment.environment_id
-        samples = samples[here & (samples["batch_size"] == 1) & (samples["stage"] == "total")]
-        samples = samples.assign(run=runs_of(samples["created_at"]))
-        return paired_paces(samples[["lane", "run", "repeat", "seconds"]], self.who.baseline.key)
-
     # Candidates.
+
+    def _heeded(self, fixed: FixedTerms) -> Decision:
+        """The decision once sets and votes, where they may object, were asked about the lane it names."""
+        decision = self._decision(fixed)
+        while decision.goal == "as-good" and decision.lane and (decision.lane, self.used) not in self.heard:
+            self.heard.add((decision.lane, self.used))
+            self._score_study(fixed)
+            steps = {lane.key: lane.steps for lane in self.study.lanes}
+            with reading(self.context.cache) as db:
+                self.vetoes = vetoes(db, self.study.name, self.who.baseline.key, steps)
+            decision = self._decision(fixed)
+        return decision
 
     def _decision(self, fixed: FixedTerms, prompts: int | None = None) -> Decision:
         """The decision by what the cache holds, as every page shows it; or by the first prompts alone."""
@@ -292,6 +300,7 @@ class Search:
             "left": len(fixed.order) - self.used,
             "spent": self.meter.spent,
             "failed": self.failed,
+            "vetoes": self.vetoes,
             "obstacles": self._lost(),
         }
         decision_tables.write_evidence(self.context.cache, self.study.name, rows, state)
@@ -300,14 +309,7 @@ class Search:
         """Says that there is hardly any ground truth, which no lane is to blame for."""
         if self.reference is None or len(self.solutions) < CONTROL_REFERENCES:
             return []
-        cells = [cell for pair in self.solutions.values() for cell in pair]
-        told = self.reference.told(self._facts(cells))
-        if 2 * told > len(self.solutions):
-            return []
-        return [
-            f"The reference and its check agree on {told} of {len(self.solutions)} pictures only; give [reference] "
-            "more steps, or take it out."
-        ]
+        return self.reference.lost(self._facts([cell for pair in self.solutions.values() for cell in pair]))
 
     def _add_batch(self, fixed: FixedTerms, decision: Decision) -> None:
         """Makes the next prompts for every lane that may still prove the cheapest, and writes what they say."""

@@ -10,6 +10,7 @@ import pandas as pd
 
 from engine.analysis.calibration import GuardMetric, exceeds, is_other, picture_scale
 from engine.analysis.guards import EXCESS, OTHER, Guard
+from engine.analysis.pace import Pace, paired_paces, runs_of
 from engine.cache import decision_tables, queries
 from engine.cache.connection import reading
 from engine.cache.decision_tables import EvidenceRow
@@ -129,9 +130,29 @@ class Reference:
             return 1.0
         return float(exceeds(facts.distance(cell, solution), facts.distance(base, solution), margin))
 
-    def told(self, facts: CellFacts) -> int:
-        """How many have a ground truth."""
-        return sum(facts.distance(check, solution) <= self.tolerance for solution, check in self.pairs.values())
+    def lost(self, facts: CellFacts) -> list[str]:
+        """Why nothing can be told, where half of the pictures or more have no ground truth."""
+        told = sum(facts.distance(check, solution) <= self.tolerance for solution, check in self.pairs.values())
+        if 2 * told > len(self.pairs):
+            return []
+        return [
+            f"The reference and its check agree on {told} of {len(self.pairs)} pictures only; give [reference] more "
+            "steps, or take it out."
+        ]
+
+
+def paces_here(context: PassContext, study: str, baseline: str) -> dict[str, Pace]:
+    """Times of a study's lanes over the baseline's, of this environment, one image at a time.
+
+    Raises:
+        CacheError: The cache cannot be read.
+    """
+    with reading(context.cache) as db:
+        samples = queries.timings(db, study)
+    here = samples["environment_id"] == context.environment.environment_id
+    samples = samples[here & (samples["batch_size"] == 1) & (samples["stage"] == "total")]
+    samples = samples.assign(run=runs_of(samples["created_at"]))
+    return paired_paces(samples[["lane", "run", "repeat", "seconds"]], baseline)
 
 
 def by_place(cells: Iterable[Cell]) -> dict[tuple[str, str, int], Cell]:
