@@ -4,7 +4,6 @@ First the controls on the first prompts of the order, then times, then candidate
 cache, and a batch's evidence is written at once: a search that is stopped, even killed, goes on where it was.
 """
 
-import contextlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from engine.analysis.calibration import Calibration, calibrate
 from engine.analysis.decision import Decision, LaneCost, fix_terms, prompt_order
-from engine.analysis.fixed_terms import FixedTerms, decision_by, read_terms
+from engine.analysis.fixed_terms import FixedTerms, decision_by
 from engine.analysis.guards import EXCESS
 from engine.analysis.pace import FEWEST_SAMPLES, by_cost
 from engine.cache import decision_tables, queries
@@ -29,10 +28,10 @@ from engine.passes.decision_evidence import (
     evidence_rows,
     guard_entries,
     paces_here,
+    stored_terms,
 )
-from engine.passes.decision_roles import Roles, roles
+from engine.passes.decision_roles import Roles, roles, try_lanes
 from engine.passes.decision_vetoes import vetoes
-from engine.passes.foresight import Foresight, foresee_run, keep
 from engine.passes.images import NO_FRAMES, ImageJob, expected_calls, make_images, missing_images
 from engine.passes.live import shown_live, standings
 from engine.passes.plan import plan_study
@@ -135,9 +134,9 @@ class Search:
     # What is fixed before candidates are looked at.
 
     def _fixed(self) -> FixedTerms:
-        before, used, failed = self._stored()
+        before, used, failed = stored_terms(self.context, self.study.name)
         stored = before.order if before else ()
-        ahead = self._ahead((*stored, *self.who.pool)[0])
+        ahead = try_lanes(self.who, (*stored, *self.who.pool)[0])
         order = tuple(prompt_order(ahead.distinct(self.who.pool), self.study.decide.order_seed, stored))
         if before and before.study == self.who.digest and not before.terms.calibration.obstacles:
             # New prompts stand behind those that were there; cells that failed are tried again, from the first prompt.
@@ -160,39 +159,6 @@ class Search:
         fixed = FixedTerms(terms, order, scale, self.who.digest, changed)
         decision_tables.write_terms(self.context.cache, self.study.name, fixed.spec(), keep_evidence=False)
         return fixed
-
-    def _ahead(self, prompt: str) -> Foresight:
-        """Tries the lanes that lack the cell of a prompt, and reads the pool; tells what is to be known of it."""
-        who, study, context = self.who, self.study, self.context
-        lanes = (who.baseline, who.negative, who.positive, *who.candidates, *who.shown)
-        cells = who.cells(lanes, (prompt,), who.seeds[:1])
-        asked = replace(study, prompts=(prompt,), seeds=who.seeds[:1])
-        pairs = reference_cells(asked, context.source, context.environment.device)
-        jobs = [ImageJob(cell) for cell in (*cells, *(cell for pair in pairs for cell in pair))]
-        db = contextlib.nullcontext() if not context.cache.exists() else reading(context.cache)
-        with db as connection:
-            missing = missing_images(connection, jobs)
-        lacking = [job.cell for job in missing]
-        ahead = foresee_run(context, lacking, replace(study, prompts=who.pool))
-        keep(context.cache, lacking, context.source, ahead)
-        for note in ahead.notes:
-            context.progress.note(note)
-        return ahead
-
-    def _stored(self) -> tuple[FixedTerms | None, int, bool]:
-        """Terms that the cache holds, how many prompts were used, and whether cells failed; None if it holds none."""
-        nothing = None, 0, False
-        if not self.context.cache.exists():
-            return nothing
-        with reading(self.context.cache) as db:
-            found = decision_tables.stored_decision(db, self.study.name)
-        if found is None:
-            return nothing
-        try:
-            return read_terms(found[0]), int(found[1].get("used", 0)), bool(found[1].get("failed"))
-        except (ValueError, TypeError, AttributeError) as error:
-            self.context.progress.note(f"{error} A new search begins.")
-            return nothing
 
     def _calibration(self, order: Sequence[str]) -> tuple[Calibration, float]:
         """Makes baseline and controls on the first prompts, as far as the budget goes."""

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from engine.analysis.calibration import GuardMetric, exceeds, is_other, picture_scale
+from engine.analysis.fixed_terms import FixedTerms, read_terms
 from engine.analysis.guards import EXCESS, OTHER, Guard
 from engine.analysis.pace import Pace, paired_paces, runs_of
 from engine.cache import decision_tables, queries
@@ -280,3 +281,19 @@ def evidence_rows(
                 if not math.isnan(value):
                     rows.append(EvidenceRow(lane.key, guard.key, position, value))
     return rows
+
+
+def stored_terms(context: PassContext, study: str) -> tuple[FixedTerms | None, int, bool]:
+    """Return a study's terms in the cache (None without any), prompts used, and whether cells failed."""
+    nothing = None, 0, False
+    if not context.cache.exists():
+        return nothing
+    with reading(context.cache) as db:
+        found = decision_tables.stored_decision(db, study)
+    if found is None:
+        return nothing
+    try:
+        return read_terms(found[0]), int(found[1].get("used", 0)), bool(found[1].get("failed"))
+    except (ValueError, TypeError, AttributeError) as error:
+        context.progress.note(f"{error} A new search begins.")
+        return nothing

@@ -1,12 +1,16 @@
 """Who takes part in a decision: baseline, controls, candidates and references, prompt by prompt. Imports no torch."""
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from engine.cache.connection import reading
 from engine.errors import StudyError
 from engine.passes.context import PassContext
-from engine.study.cells import Cell, cells, check_lanes, digest
+from engine.passes.foresight import Foresight, foresee_run, keep
+from engine.passes.images import ImageJob, missing_images
+from engine.study.cells import Cell, cells, check_lanes, digest, reference_cells
 from engine.study.lanes import MAX_STEPS, Lane
 from engine.study.prompt_pool import pool_prompts
 from engine.study.study import Study
@@ -106,3 +110,22 @@ def seeds_from(seeds: Sequence[int], count: int) -> tuple[int, ...]:
     """The first `count` of the study's seeds; where it has fewer, those after its largest."""
     more = range(max(seeds) + 1, max(seeds) + 1 + count)
     return (*seeds, *more)[:count]
+
+
+def try_lanes(who: Roles, prompt: str) -> Foresight:
+    """Try the lanes that lack the cell of a prompt, without their weights, and read the pool."""
+    study, context = who.study, who.context
+    lanes = (who.baseline, who.negative, who.positive, *who.candidates, *who.shown)
+    cells = who.cells(lanes, (prompt,), who.seeds[:1])
+    asked = replace(study, prompts=(prompt,), seeds=who.seeds[:1])
+    pairs = reference_cells(asked, context.source, context.environment.device)
+    jobs = [ImageJob(cell) for cell in (*cells, *(cell for pair in pairs for cell in pair))]
+    db = contextlib.nullcontext() if not context.cache.exists() else reading(context.cache)
+    with db as connection:
+        missing = missing_images(connection, jobs)
+    lacking = [job.cell for job in missing]
+    ahead = foresee_run(context, lacking, replace(study, prompts=who.pool))
+    keep(context.cache, lacking, context.source, ahead)
+    for note in ahead.notes:
+        context.progress.note(note)
+    return ahead

@@ -48,4 +48,3 @@ def test_plan_tells_prompts_calls_and_the_size_of_the_pool(tmp_path, capsys) -> 
     out = capsys.readouterr().out
     assert "Decision     all lanes equal: 110 prompts, " in out
     assert "Decision     1 % other pictures: " in out
-    assert not (tmp_path / "c.duckdb").exists()
