@@ -17,7 +17,8 @@ from engine.cache.connection import Connection, writing
 from engine.errors import CacheBusy
 
 VIEWS = Path(__file__).resolve().parents[2] / "dashboard" / "views"
-PAGES = sorted(file.stem for file in VIEWS.glob("*.py") if file.stem != "__init__")
+NO_STUDY = {"__init__", "tune"}  # the tuned schedules are files beside the cache
+PAGES = sorted(file.stem for file in VIEWS.glob("*.py") if file.stem not in NO_STUDY)
 AT_MOST = 2
 
 

@@ -59,7 +59,7 @@ def test_at_a_larger_batch_the_time_of_an_image_is_its_share_of_the_batch(
     of_one = [formats.duration(median[lane] / 4) for lane in ("dpmpp_2m:20", "ddim:50")]
     assert note.startswith(f"{of_one[0]} instead of {of_one[1]}")
     assert "batch of 4" in note
-    assert f"Runner-up: Euler 30, {formats.duration(median['euler:30'] / 4)} an image" in words(page)
+    assert f"Runner-up: Euler 30, {formats.duration(median['euler:30'] / 4)} per image" in words(page)
 
 
 def test_the_saving_is_that_of_the_cost_page_at_its_first_assumptions_and_leads_there(
