@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.measuring.clip import judge_on
 from tests.accelerator import pretend
 
 
@@ -21,12 +22,14 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> None:
 def cuda(guard: None) -> Iterator[pretend.Accelerator]:
     with pretend.accelerator("cuda") as accelerator:
         yield accelerator
+    judge_on("")
 
 
 @pytest.fixture
 def mps(guard: None) -> Iterator[pretend.Accelerator]:
     with pretend.accelerator("mps") as accelerator:
         yield accelerator
+    judge_on("")
 
 
 @pytest.fixture(scope="session")

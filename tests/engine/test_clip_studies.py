@@ -79,7 +79,8 @@ pipeline = {{ video_length = {FRAMES}, clean_caption = false }}
         encoding="utf-8",
     )
     cache = place / "cache.duckdb"
-    assert main(["run", str(file), "--cache", str(cache), "--device", "cpu", "--progress", "none"]) == 0
+    run = [sys.executable, "-m", "engine", "run", str(file), "--cache", str(cache), "--device", "cpu"]
+    subprocess.run([*run, "--progress", "none"], cwd=ROOT, check=True)
     return file, cache
 
 

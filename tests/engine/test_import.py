@@ -150,7 +150,7 @@ def test_times_of_another_machine_stand_beside_those_of_this_one(here, there):
         with writing(path) as db:
             db.execute(
                 "INSERT INTO timings SELECT ?, model_id, scheduler, steps, lane, config_id, width, height, "
-                "dtype, true, 1, 0, 'total', 0.5, 4, created_at FROM trajectories",
+                "dtype, true, 1, 0, 'total', 0.5, 4, created_at, NULL FROM trajectories",
                 [environment.environment_id],
             )
         assert len(planned) == 2

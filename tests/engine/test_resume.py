@@ -97,7 +97,7 @@ def test_pictures_of_written_cells_are_let_go(tmp_path, monkeypatch):
     # In flight, waiting for the decoder, and being measured and encoded.
     assert max(alive) <= 4 + 2 * DECODE_TOGETHER + MOST_BEHIND + 1
     # Two steps of two kinds and the final one; rows of groups that wait or are written hold theirs as other objects.
-    assert max(sizes) <= 5 * (2 * DECODE_TOGETHER + MOST_BEHIND)
+    assert max(sizes) <= 5 * (4 + 2 * DECODE_TOGETHER + MOST_BEHIND + 1)
 
 
 @pytest.mark.slow

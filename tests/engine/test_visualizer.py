@@ -223,7 +223,7 @@ def test_a_scheduler_that_fails_raises_its_error_from_capture_and_is_noted_in_th
 def test_an_unknown_name_is_answered_with_the_names_there_are(quick: DiffusionSchedulerVisualizer) -> None:
     with pytest.raises(StudyError, match=r"no 'Eule' in scheduler_configs. Did you mean 'Euler'\?.*Euler, DDIM"):
         quick.capture_denoising_trajectory(PROMPT, "Eule")
-    with pytest.raises(StudyError, match="baseline 'nothing' is none of scheduler_configs"):
+    with pytest.raises(StudyError, match="baseline 'nothing' is not in scheduler_configs"):
         quick.analyze_scheduler_efficiency([PROMPT], baseline="nothing")
 
 
