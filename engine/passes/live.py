@@ -18,7 +18,7 @@ from engine.study.study import Study
 SECONDS_APART = 0.5
 # Of each lane, so that lanes that are ahead can be shown beside those that are behind.
 KEPT_TILES = 16
-_STATUS = {"accepted": "as good", "dropped": "not as good", "open": "open", "refused": ""}
+_STATUS = {"accepted": "as good", "open": "open", "refused": ""}
 
 
 @contextlib.contextmanager
@@ -128,9 +128,10 @@ def standings(decision: Decision) -> dict[str, str]:
 
 
 def _standing(row: LaneDecision) -> str:
+    if row.status == "dropped":
+        return f"not as good by {', '.join(guard.guard.label for guard in row.guards if guard.state == 'refuted')}"
     told = next((guard for guard in row.guards if guard.guard.key == OTHER and guard.n), None)
     if told is None:
         return _STATUS[row.status]
     kept = f"keeps the picture in {told.n - told.events:.3g} of {told.n}"
-    word = _STATUS[row.status]
-    return f"{word}: {kept}" if word not in {"open", ""} else f"{kept} so far"
+    return f"as good: {kept}" if row.status == "accepted" else f"{kept} so far"

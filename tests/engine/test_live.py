@@ -200,19 +200,26 @@ def test_lanes_are_shown_at_the_prompt_that_is_on_its_way(tmp_path: Path, seen: 
     assert [(tile.lane, tile.prompt, tile.call) for tile in seen[-1].tiles] == [("a", "disc", 2), ("b", "disc", 4)]
 
 
-def test_a_lane_is_told_how_often_it_kept_the_picture() -> None:
+def test_a_lane_is_told_how_often_it_kept_the_picture_or_what_dropped_it() -> None:
     from engine.analysis.guards import OTHER
 
-    def guard(n: int, events: float) -> SimpleNamespace:
-        return SimpleNamespace(guard=SimpleNamespace(key=OTHER), n=n, events=events)
+    def guard(n: int, events: float, state: str = "open") -> SimpleNamespace:
+        return SimpleNamespace(
+            guard=SimpleNamespace(key=OTHER, label="other pictures"), n=n, events=events, state=state
+        )
 
     def row(lane: str, status: str, *guards: SimpleNamespace) -> SimpleNamespace:
         return SimpleNamespace(lane=lane, status=status, guards=guards)
 
-    lanes = [row("a", "open", guard(38, 0)), row("b", "dropped", guard(20, 6)), row("c", "refused"), row("d", "open")]
+    lanes = [
+        row("a", "open", guard(38, 0)),
+        row("b", "dropped", guard(20, 6, "refuted")),
+        row("c", "refused"),
+        row("d", "open"),
+    ]
     told = live.standings(cast(Any, SimpleNamespace(lanes=lanes)))
     assert told == {
         "a": "keeps the picture in 38 of 38 so far",
-        "b": "not as good: keeps the picture in 14 of 20",
+        "b": "not as good by other pictures",
         "d": "open",
     }
