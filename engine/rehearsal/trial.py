@@ -11,6 +11,7 @@ import torch
 
 from engine.environment import describe, resolve_device
 from engine.errors import LabError, did_you_mean
+from engine.measuring.lane_timing import synchronise
 from engine.rehearsal.configurations import REHEARSED, Rehearsed
 from engine.rehearsal.on_paper import OnPaper, built, rehearse_on_paper
 from engine.sampling.models import check_device
@@ -181,11 +182,3 @@ def _timed(device: str, work: Callable[[], Any]) -> tuple[float, Any]:
     answer = work()
     synchronise(device)
     return time.perf_counter() - start, answer
-
-
-def synchronise(device: str) -> None:
-    """Waits until the device has done all it was given."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    elif device == "mps":
-        torch.mps.synchronize()
