@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Literal, NoReturn, TextIO
 
@@ -16,6 +15,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from engine.cache.live_state import CellPicture
 from engine.plain_text import plain
 
 REFRESH_SECONDS, LINE_SECONDS = 0.2, 10.0
@@ -52,28 +52,6 @@ def interruptible() -> Iterator[None]:
 def _raise_if_interrupted() -> None:
     if _interrupted.is_set():
         raise KeyboardInterrupt
-
-
-@dataclass(frozen=True)
-class CellPicture:
-    """A small picture of a cell, on its way or finished.
-
-    Attributes:
-        lane: Key of its lane.
-        label: Of its lane, for people.
-        call: Denoiser calls behind it, of `calls`; equal: it is finished.
-        image: x0 as a JPEG.
-        noisy: x_t likewise; empty of finished cells, and where it was not drawn.
-    """
-
-    lane: str
-    label: str
-    prompt: str
-    seed: int
-    call: int
-    calls: int
-    image: bytes = field(repr=False)
-    noisy: bytes = field(default=b"", repr=False)
 
 
 class Progress:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dashboard.images import data_uri
-from engine.cache.live_state import LiveState, Tile
+from engine.cache.live_state import CellPicture, LiveState
 from engine.display import theme
 from engine.display.formats import count, cut
 
@@ -54,7 +54,7 @@ def lasting(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _tile(lane: str, label: str, tile: Tile | None, state: LiveState) -> dict[str, Any]:
+def _tile(lane: str, label: str, tile: CellPicture | None, state: LiveState) -> dict[str, Any]:
     look = theme.look(lane.partition(":")[0])
     return {
         "lane": lane,
@@ -67,7 +67,7 @@ def _tile(lane: str, label: str, tile: Tile | None, state: LiveState) -> dict[st
     }
 
 
-def _shown(tile: Tile) -> dict[str, Any]:
+def _shown(tile: CellPicture) -> dict[str, Any]:
     finished = tile.call >= tile.calls
     return {
         "cell": f"{tile.lane} {tile.prompt} {tile.seed}",

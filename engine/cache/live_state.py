@@ -22,10 +22,12 @@ MOST_TILES = 64
 
 
 @dataclass(frozen=True)
-class Tile:
-    """The latest picture of a lane.
+class CellPicture:
+    """A small picture of a cell, on its way or finished.
 
     Attributes:
+        lane: Key of its lane.
+        label: Of its lane, for people.
         call: Denoiser calls behind it, of `calls`; equal: it is finished.
         image: x0 as a JPEG.
         noisy: x_t likewise; empty of finished cells, and where it was not drawn.
@@ -73,7 +75,7 @@ class LiveState:
     seconds_left: float | None = None
     sentence: str = ""
     standings: Mapping[str, str] = field(default_factory=dict)
-    tiles: tuple[Tile, ...] = ()
+    tiles: tuple[CellPicture, ...] = ()
 
     @property
     def is_timing(self) -> bool:
@@ -163,9 +165,9 @@ def _read(values: dict[str, Any]) -> LiveState:
     return replace(LiveState(**values), tiles=tiles, waiting=tuple(values["waiting"]))
 
 
-def _tile(values: dict[str, Any]) -> Tile:
+def _tile(values: dict[str, Any]) -> CellPicture:
     try:
         pictures = {name: base64.b64decode(values[name], validate=True) for name in ("image", "noisy")}
-        return Tile(**{**values, **pictures})
+        return CellPicture(**{**values, **pictures})
     except binascii.Error as error:
         raise ValueError("no picture") from error

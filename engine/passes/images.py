@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from engine.cache import queries
 from engine.cache.connection import Connection
+from engine.cache.live_state import CellPicture
 from engine.cache.records import FrameRow, LatentsRow, StepRow, TrajectoryRow, step_rows
 from engine.passes.committing import Committer
 from engine.passes.context import PassContext, PassOutcome
-from engine.progress import CellPicture
 from engine.study.cells import Cell
 from engine.study.study import FrameSettings, Study
 

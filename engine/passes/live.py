@@ -11,8 +11,8 @@ from typing import Any
 
 from engine.analysis.decision import Decision, LaneDecision
 from engine.analysis.guards import OTHER
-from engine.cache.live_state import LiveFile, LiveState, Tile
-from engine.progress import CellPicture, Progress
+from engine.cache.live_state import CellPicture, LiveFile, LiveState
+from engine.progress import Progress
 from engine.study.study import Study
 
 SECONDS_APART = 0.5
@@ -52,7 +52,7 @@ class LiveProgress(Progress):
 
     def __init__(self, told: Progress, file: LiveFile, state: LiveState) -> None:
         self._told, self._file, self._state = told, file, state
-        self._tiles: dict[str, OrderedDict[tuple[str, int], Tile]] = {}
+        self._tiles: dict[str, OrderedDict[tuple[str, int], CellPicture]] = {}
         self._front = ("", 0)
         self._written, self._pass_began = 0.0, 0.0
         self._write(now=True)
@@ -93,7 +93,7 @@ class LiveProgress(Progress):
         if picture.call < picture.calls:
             self._front = subject
         tiles = self._tiles.setdefault(picture.lane, OrderedDict())
-        tiles[subject] = Tile(**vars(picture))
+        tiles[subject] = picture
         tiles.move_to_end(subject)
         if len(tiles) > KEPT_TILES:
             tiles.popitem(last=False)
@@ -123,7 +123,7 @@ class LiveProgress(Progress):
 
 
 def standings(decision: Decision) -> dict[str, str]:
-    """What lanes have shown so far, e.g. "keeps the picture so far in 38 of 38"."""
+    """What lanes have shown so far, e.g. "keeps the picture in 38 of 38 so far"."""
     return {row.lane: text for row in decision.lanes if (text := _standing(row))}
 
 

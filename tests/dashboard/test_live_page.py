@@ -14,7 +14,7 @@ from dashboard.jobs.queue import Queue, QueueError
 from dashboard.live import sections as live
 from dashboard.live.data import payload
 from dashboard.options import Options, parse
-from engine.cache.live_state import LiveFile, LiveState, Tile
+from engine.cache.live_state import CellPicture, LiveFile, LiveState
 from tests.dashboard.reading_pages import words
 
 OpenPage = Callable[..., AppTest]
@@ -35,8 +35,8 @@ def jpeg() -> bytes:
     return stream.getvalue()
 
 
-def tile(call: int = 3, noisy: bytes = b"") -> Tile:
-    return Tile("ddim:50", "DDIM 50", "red apple", 0, call, 50, jpeg(), noisy)
+def tile(call: int = 3, noisy: bytes = b"") -> CellPicture:
+    return CellPicture("ddim:50", "DDIM 50", "red apple", 0, call, 50, jpeg(), noisy)
 
 
 def test_a_run_is_told_in_one_line_with_a_tile_for_each_lane() -> None:
@@ -55,7 +55,9 @@ def test_a_run_is_told_in_one_line_with_a_tile_for_each_lane() -> None:
 
 
 def test_what_is_no_picture_is_not_shown() -> None:
-    shown = payload(LiveState("quick", lanes=LANES, tiles=(Tile("ddim:50", "", "x", 0, 1, 2, b"<svg>", b"junk"),)), 0)
+    shown = payload(
+        LiveState("quick", lanes=LANES, tiles=(CellPicture("ddim:50", "", "x", 0, 1, 2, b"<svg>", b"junk"),)), 0
+    )
     assert (shown["tiles"][0]["x0"], shown["tiles"][0]["xt"]) == ("", "")
 
 

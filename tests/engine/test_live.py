@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pytest
 
-from engine.cache.live_state import LiveFile, LiveState, read_live, runs_folder
+from engine.cache.live_state import CellPicture, LiveFile, LiveState, read_live, runs_folder
 from engine.passes import live
 from engine.passes.live import LiveProgress, shown_live
 from engine.passes.run import run_study
-from engine.progress import CellPicture, Progress
+from engine.progress import Progress
 from tests.engine.helpers import parsed
 
 if TYPE_CHECKING:
