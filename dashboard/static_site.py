@@ -5,7 +5,6 @@ a disk too, where browsers fetch nothing.
 """
 
 import html as markup
-import json
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from engine.sharing.export import write_whole
 from engine.sharing.report.contents import read_report
 from engine.sharing.report.page import render
 from engine.sharing.report.poster import render_png
+from engine.sharing.report.report_charts import safe_json
 
 MOST_SCENES = 40
 POSTER = "picture.png"
@@ -93,7 +93,7 @@ def write_site(cache: Path, study_id: str, folder: Path, url: str = "") -> list[
         "player.js": script().replace("export default function (component)", "function player(component)") + _LOADER,
         POSTER: render_png(report),
     }
-    files |= {f"scenes/{number}.js": f"labScene({_json(data)});\n" for number, (_, data) in enumerate(scenes)}
+    files |= {f"scenes/{number}.js": f"labScene({safe_json(data)});\n" for number, (_, data) in enumerate(scenes)}
     for name, content in files.items():
         data = content.encode("utf-8") if isinstance(content, str) else content
         write_whole(folder / name, lambda file, data=data: file.write_bytes(data))  # type: ignore[misc]
@@ -141,8 +141,3 @@ def _style() -> str:
     """The player's, with the names that Streamlit gives to its colours."""
     own = (_HERE / "static_site.css").read_text(encoding="utf-8")
     return own + (_HERE / "compare" / "player.css").read_text(encoding="utf-8")
-
-
-def _json(value: Any) -> str:
-    """JSON that may stand in a script."""
-    return json.dumps(value).replace("<", "\\u003c")
