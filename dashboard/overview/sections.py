@@ -14,6 +14,7 @@ from dashboard.loaders import PagePicture
 from dashboard.options import Options
 from dashboard.overview.controls import choose_likeness
 from engine.analysis.claims import ClaimVerdict
+from engine.analysis.decision import BATCH
 from engine.analysis.differences import Differences, Likeness
 from engine.analysis.outcomes import StudyLane
 from engine.display import html
@@ -38,8 +39,6 @@ from engine.results import Results
 PICTURE_SUBJECTS = 3
 PICTURE_LANES = 16
 SHOWN_PAIRS = 20
-# A search looks at so many prompts at once.
-DECISION_BATCH = 10
 _PICTURES_NOTE = "Same prompt, seed and starting noise in each row; a picture opens Compare."
 _CLAIMS = "Common claims, put to the test"
 _TIME_NOTE = "Each lane by itself, fastest first."
@@ -81,7 +80,7 @@ def prompts_that_would_tell(study: Results) -> int:
         return 0
     needed = [row.needed for row in decision.lanes if row.status == "open"]
     told = [high or low for low, high in needed if low]
-    return -(-min(told) // DECISION_BATCH) * DECISION_BATCH if told else 0
+    return -(-min(told) // BATCH) * BATCH if told else 0
 
 
 def _decide(chosen: Options, name: str, budget: str) -> None:

@@ -22,6 +22,9 @@ from engine.analysis.calibration import Calibration
 from engine.analysis.guards import OTHER, GuardEvidence, leading, weigh
 from engine.study.decision_settings import DecisionSettings, Goal
 
+# Prompts that a search adds at once.
+BATCH = 10
+
 Status = Literal["accepted", "dropped", "open", "refused"]
 Stop = Literal["", "known", "little left to save", "cannot tell", "pool spent", "budget spent"]
 

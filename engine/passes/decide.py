@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.analysis.calibration import Calibration, calibrate
-from engine.analysis.decision import Decision, LaneCost, fix_terms, prompt_order
+from engine.analysis.decision import BATCH, Decision, LaneCost, fix_terms, prompt_order
 from engine.analysis.fixed_terms import FixedTerms, decision_by
 from engine.analysis.guards import EXCESS
 from engine.analysis.pace import FEWEST_SAMPLES, by_cost
@@ -44,7 +44,6 @@ from engine.study.lanes import Lane
 from engine.study.reference import fitting_reference
 from engine.study.study import FrameSettings, Study
 
-BATCH = 10
 # Prompts of which lanes that are only shown are made, and of how many the step frames are kept.
 SHOWN_PROMPTS, FRAMED_PROMPTS = 8, 3
 UNTIMED = "The lanes have not been timed beside the baseline yet; another call, or a larger budget, begins with that."

@@ -7,9 +7,10 @@ can take more, lanes that are dropped on the way less. Calls are counted whether
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from engine.analysis.decision import BATCH
 from engine.analysis.eprocess import usual_prompts_for_few
 from engine.analysis.pace import FEWEST_SAMPLES
-from engine.passes.decide import BATCH, CONTROL_REFERENCES
+from engine.passes.decide import CONTROL_REFERENCES
 from engine.passes.decision_roles import controls
 from engine.study.lanes import Lane
 from engine.study.study import Study

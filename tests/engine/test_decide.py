@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.analysis.decision import Decision
+from engine.analysis.decision import BATCH, Decision
 from engine.cache.connection import reading
 from engine.cache.decision_tables import evidence, stored_decision, write_evidence, write_terms
 from engine.cli import main
@@ -122,7 +122,7 @@ def test_a_killed_batch_leaves_the_evidence_of_those_before(tmp_path: Path, monk
     with pytest.raises(KeyboardInterrupt):
         decide_study(_study(), cache, device="cpu")
     with reading(cache) as db:
-        assert evidence(db, "search")["position"].max() == deciding.BATCH - 1
+        assert evidence(db, "search")["position"].max() == BATCH - 1
     assert not _decision(cache).known
 
 
