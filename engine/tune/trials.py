@@ -93,18 +93,29 @@ class KnownAnswers:
 
 
 class Recalling(Parking):
-    """Stands in for a denoiser whose answers may be known already."""
+    """Stands in for a denoiser whose answers may be known already.
 
-    def __init__(self, real: Any, axes: Axes | None, shot: PromptSeed, answers: KnownAnswers) -> None:
+    Args:
+        real: The denoiser.
+        axes: As for `Parking`.
+        shot: The picture.
+        answers: What is known.
+        path: Timesteps of the run so far. All denoisers of a run share it: what one of them is given depends on the
+            steps of those before it (Wan 2.2 has two).
+    """
+
+    def __init__(
+        self, real: Any, axes: Axes | None, shot: PromptSeed, answers: KnownAnswers, path: list[float]
+    ) -> None:
         super().__init__(real, axes)
-        self.__dict__.update(shot=shot, answers=answers, path=())
+        self.__dict__.update(shot=shot, answers=answers, path=path)
 
     def forward(self, *args: Any, **kwargs: Any) -> Denoised:
         """The known answer, or that of the hub."""
         given = arguments_of(self.real, args, kwargs)
         time = next(given[name] for name in given if name in TIMES)
-        self.__dict__["path"] = (*self.path, float(torch.as_tensor(time).flatten()[0]))
-        key = (self.shot.prompt, self.shot.seed, self.path)
+        self.path.append(float(torch.as_tensor(time).flatten()[0]))
+        key = (self.shot.prompt, self.shot.seed, tuple(self.path))
         known = self.answers.get(key)
         if known is not None:
             return Denoised((known,))
@@ -167,8 +178,9 @@ class Trials:
             arguments = pipeline_arguments(self._pipe, cell)
             if trial.latents is not None:
                 arguments["latents"] = trial.latents
+            path: list[float] = []
             parked: dict[str, Parking] = {
-                name: Recalling(real, self._axes, trial.shot, self._answers)
+                name: Recalling(real, self._axes, trial.shot, self._answers, path)
                 if trial.remember
                 else Parking(real, self._axes)
                 for name, real in denoisers(self._pipe).items()

@@ -23,7 +23,7 @@ from engine.tune.local_errors import Recordings, gram_of, shortest, step_errors
 from engine.tune.placing import Placing
 from engine.tune.refining import Errors, Refiner, robust_mean
 from engine.tune.search import ScheduleSearch, Split, split_prompts
-from engine.tune.trials import PromptSeed, TrialRun, Trials
+from engine.tune.trials import KnownAnswers, PromptSeed, Recalling, TrialRun, Trials
 from tests.engine.miniatures import SD_SCHEDULER, cells_of
 
 POOL = read_prompts(Path("prompts/gaussian_154.txt"))
@@ -197,3 +197,16 @@ def test_evaluations_of_other_pictures_and_schedules_stay_apart(tmp_path: Path) 
     Evaluations(tmp_path / "e.jsonl").add([(one, "a", 0.5), (other, "a", float("inf"))])
     again = Evaluations(tmp_path / "e.jsonl")
     assert (again.get(one, "a"), again.get(other, "a"), again.get(one, "b")) == (0.5, float("inf"), None)
+
+
+def test_the_second_of_two_denoisers_recalls_only_what_followed_the_same_beginning() -> None:
+    class Denoiser(torch.nn.Module):
+        def forward(self, sample: torch.Tensor, timestep: float) -> tuple[torch.Tensor]:
+            raise AssertionError("all answers are known")
+
+    answers, shot, path, sample = KnownAnswers(), PromptSeed("disc", 0), list[float](), torch.zeros(1)
+    for value, times in enumerate([(900.0,), (900.0, 300.0), (300.0,)]):
+        answers.put(("disc", 0, times), torch.full((1,), float(value)))
+    first, second = (Recalling(Denoiser(), None, shot, answers, path) for _ in range(2))
+    assert first(sample, 900.0)[0] == 0
+    assert second(sample, 300.0)[0] == 1
