@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +25,15 @@ from data.scenes.recipe.grammar import sample_caption
 from data.scenes.recipe.pause import Pause
 from data.scenes.recipe.scene import training_scene
 from data.scenes.recipe.train_clip import make_tokenizer
+
+
+class LatentBatches(Protocol):
+    """Latents with their texts, for ever, `size` at a time."""
+
+    size: int
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, Any]]:
+        """Yield latents and what the module takes as text."""
 
 
 class Drawer(torch.nn.Module):
@@ -102,16 +112,21 @@ def build(stage: Stage, shape: tuple[int, ...], tokenizer: CLIPTokenizer) -> Dra
     return Drawer(unet, text.float().train().requires_grad_(True)).to(stage.device)
 
 
-def save(drawer: Drawer, ema: Ema, target: Path, text_target: Path) -> None:
-    """Write the running mean of the weights as a UNet folder and a text tower folder, each replaced as a whole."""
+def save(drawer: Drawer, ema: Ema, folders: tuple[Path, Path]) -> None:
+    """Write the running mean of the weights as a UNet folder and a text tower folder."""
     unet, text = UNet2DConditionModel.from_config(drawer.unet.config), CLIPTextModel(drawer.text.config)
     ema.copy_to(Drawer(unet, text))
-    for module, folder in ((unet, target), (text, text_target)):
-        partial = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        module.save_pretrained(partial)
+    save_parts((unet, text), folders)
+
+
+def save_parts(parts: Sequence[Any], folders: Sequence[Path]) -> None:
+    """Write models into folders, each replaced as a whole."""
+    for part, folder in zip(parts, folders, strict=True):
+        partial_folder = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        part.save_pretrained(partial_folder)
         shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        partial_folder.rename(folder)
 
 
 def make_optimizer(drawer: Drawer, table: dict[str, Any]) -> torch.optim.Optimizer:
@@ -121,27 +136,42 @@ def make_optimizer(drawer: Drawer, table: dict[str, Any]) -> torch.optim.Optimiz
 
 
 def train(
-    stage: Stage, table: dict[str, Any], drawer: Drawer, batches: SceneBatches, learner: Learner, pause: Pause
+    table: dict[str, Any],
+    module: torch.nn.Module,
+    batches: LatentBatches,
+    learner: Learner,
+    save: Callable[[], None],
+    pause: Pause,
+    unit: str = "pictures",
 ) -> float:
-    """Train until the learner's budget is used; returns the running mean square error of v."""
+    """Train until the learner's budget is used; returns the running mean square error of v.
+
+    Args:
+        table: `gamma` and `bfloat16` of the config.
+        module: Text tower and denoiser as one.
+        batches: Latents with their texts, for ever.
+        learner: Of the module.
+        save: Writes the running mean of the weights; called at each checkpoint and at the end.
+        pause: Waits while it should.
+        unit: What the latents are of.
+    """
     scheduler: DDPMScheduler = build_scheduler()
     options = {"gamma": table.get("gamma", 5.0), "bfloat16": table.get("bfloat16", False)}
-    folders = stage.path("denoiser"), stage.path("text_encoder")
     mean = math.nan
-    for latents, ids in batches:
+    for latents, text in batches:
         if (factor := learner.factor()) <= 0:
             break
         pause.wait(learner)
-        loss, error = denoising_loss(drawer, scheduler, latents, ids, **options)
+        loss, error = denoising_loss(module, scheduler, latents, text, **options)
         saved = learner.step(loss, factor)
         mean = error if math.isnan(mean) else mean + 0.02 * (error - mean)
         step, seconds = learner.budget.step, learner.budget.seconds
         if step % 25 == 0:
-            print(f"denoiser {step} {seconds:.0f}s error {mean:.4f} pictures {step * batches.size}", flush=True)
+            print(f"denoiser {step} {seconds:.0f}s error {mean:.4f} {unit} {step * batches.size}", flush=True)
         if saved:
-            save(drawer, learner.ema, *folders)
+            save()
     learner.save()
-    save(drawer, learner.ema, *folders)
+    save()
     return mean
 
 
@@ -165,7 +195,8 @@ def run(stage: Stage, pause: Pause | None = None) -> float:
         print(f"resumed at step {learner.budget.step}, {learner.budget.seconds:.0f} s", flush=True)
     batches.rng.seed(stage.seed + learner.budget.step)
     torch.manual_seed(stage.seed + learner.budget.step)
-    return train(stage, stage.table, drawer, batches, learner, pause or Pause())
+    save_now = partial(save, drawer, learner.ema, _folders(stage))
+    return train(stage.table, drawer, batches, learner, save_now, pause or Pause())
 
 
 def finish(stage: Stage, pause: Pause | None = None) -> float:
@@ -183,4 +214,9 @@ def finish(stage: Stage, pause: Pause | None = None) -> float:
     path = stage.path("checkpoints/finish.pt")
     learner = Learner(drawer, optimizer, table, path, ema_decay=0.995, warmup_steps=1)
     batches.rng.seed(stage.seed + 1 + state["step"] + learner.budget.step)
-    return train(stage, table, drawer, batches, learner, pause or Pause())
+    save_now = partial(save, drawer, learner.ema, _folders(stage))
+    return train(table, drawer, batches, learner, save_now, pause or Pause())
+
+
+def _folders(stage: Stage) -> tuple[Path, Path]:
+    return stage.path("denoiser"), stage.path("text_encoder")

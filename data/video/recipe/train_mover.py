@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import random
-import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, LatteTransformer3DModel
+from diffusers import LatteTransformer3DModel
 from diffusers.models.attention_processor import Attention, AttnProcessor
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from transformers import T5EncoderModel
@@ -19,9 +18,9 @@ from transformers import T5EncoderModel
 from data.bundled.recipe.common import Ema, RecipeError, Stage, second_table
 from data.bundled.recipe.learning import Learner
 from data.bundled.recipe.muon import MuonWithAdamW
-from data.bundled.recipe.train_denoiser import build_scheduler, denoising_loss
 from data.scenes.recipe.encode import shards
 from data.scenes.recipe.pause import Pause
+from data.scenes.recipe.train_denoiser import save_parts, train
 from data.video.recipe.clip_text import build_text_tower, make_tokenizer, token_ids
 from data.video.recipe.clips import FRAMES, caption, training_clip
 
@@ -137,41 +136,11 @@ def build(stage: Stage, shape: tuple[int, ...]) -> Mover:
 
 
 def save(mover: Mover, ema: Ema, folders: tuple[Path, Path]) -> None:
-    """Write the running mean of the weights as a transformer folder and a text tower folder, each replaced whole."""
+    """Write the running mean of the weights as a transformer folder and a text tower folder."""
     transformer = LatteTransformer3DModel.from_config(mover.transformer.config)
     text = T5EncoderModel(mover.text.config)
     ema.copy_to(Mover(transformer, text))
-    for module, folder in zip((transformer, text), folders, strict=True):
-        partial = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        module.save_pretrained(partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-
-
-def train(
-    stage: Stage, table: dict[str, Any], mover: Mover, batches: ClipBatches, learner: Learner, pause: Pause
-) -> float:
-    """Train until the learner's budget is used; returns the running mean square error of v."""
-    scheduler: DDPMScheduler = build_scheduler()
-    options = {"gamma": table.get("gamma", 5.0), "bfloat16": table.get("bfloat16", False)}
-    folders = stage.path("transformer"), stage.path("text_encoder")
-    mean = math.nan
-    for latents, text in batches:
-        if (factor := learner.factor()) <= 0:
-            break
-        pause.wait(learner)
-        loss, error = denoising_loss(mover, scheduler, latents, text, **options)
-        saved = learner.step(loss, factor)
-        mean = error if math.isnan(mean) else mean + 0.02 * (error - mean)
-        step, seconds = learner.budget.step, learner.budget.seconds
-        if step % 25 == 0:
-            print(f"denoiser {step} {seconds:.0f}s error {mean:.4f} clips {step * batches.size}", flush=True)
-        if saved:
-            save(mover, learner.ema, folders)
-    learner.save()
-    save(mover, learner.ema, folders)
-    return mean
+    save_parts((transformer, text), folders)
 
 
 def run(stage: Stage, pause: Pause | None = None) -> float:
@@ -190,7 +159,8 @@ def run(stage: Stage, pause: Pause | None = None) -> float:
     )
     batches.rng.seed(stage.seed + learner.budget.step)
     torch.manual_seed(stage.seed + learner.budget.step)
-    return train(stage, stage.table, mover, batches, learner, pause or Pause())
+    save_now = partial(save, mover, learner.ema, _folders(stage))
+    return train(stage.table, mover, batches, learner, save_now, pause or Pause(), "clips")
 
 
 def finish(stage: Stage, pause: Pause | None = None) -> float:
@@ -207,4 +177,9 @@ def finish(stage: Stage, pause: Pause | None = None) -> float:
     path = stage.path("checkpoints/finish.pt")
     learner = Learner(mover, optimizer, table, path, ema_decay=0.99, warmup_steps=1)
     batches.rng.seed(stage.seed + 1 + state["step"] + learner.budget.step)
-    return train(stage, table, mover, batches, learner, pause or Pause())
+    save_now = partial(save, mover, learner.ema, _folders(stage))
+    return train(table, mover, batches, learner, save_now, pause or Pause(), "clips")
+
+
+def _folders(stage: Stage) -> tuple[Path, Path]:
+    return stage.path("transformer"), stage.path("text_encoder")
