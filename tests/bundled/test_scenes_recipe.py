@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from PIL import Image, ImageDraw
+from PIL import Image
 
 pytest.importorskip("skia", reason="skia-python needs libEGL and libGL", exc_type=ImportError)
 
@@ -30,6 +30,7 @@ from data.scenes.recipe import (
 )
 from data.scenes.recipe.run import main, read_config
 from data.scenes.recipe.vocabulary import STYLES, THINGS
+from tests.bundled.packages import make_package
 
 TINY: dict[str, Any] = {
     "seed": 0,
@@ -87,16 +88,6 @@ TINY: dict[str, Any] = {
 }
 
 
-def make_packages(work: Path) -> None:
-    """Write a package with a picture of every thing as `npm pack` would leave it."""
-    folder = work / "packages/pictures@1/png"
-    folder.mkdir(parents=True)
-    for number, thing in enumerate(THINGS.values()):
-        image = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
-        ImageDraw.Draw(image).ellipse((4, 4, 27, 27), fill=(number * 37 % 256, number * 91 % 256, 80))
-        image.save(folder / f"{thing.code}.png")
-
-
 def stage(name: str, work: Path, **changes: Any) -> common.Stage:
     return common.open_stage(name, TINY | {name: TINY[name] | changes}, work, "cpu")
 
@@ -105,7 +96,7 @@ def stage(name: str, work: Path, **changes: Any) -> common.Stage:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A work folder after a few steps of every stage."""
     work = tmp_path_factory.mktemp("scenes")
-    make_packages(work)
+    make_package(work, [thing.code for thing in THINGS.values()])
     paint.run(stage("dataset", work))
     train_autoencoder.run(stage("autoencoder", work))
     train_autoencoder.sharpen(stage("autoencoder", work))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, LattePipeline
-from PIL import Image, ImageDraw
+from PIL import Image
 
 pytest.importorskip("skia", reason="skia-python needs libEGL and libGL", exc_type=ImportError)
 
@@ -30,6 +30,7 @@ from data.video.recipe.clip_judge import motion_of
 from data.video.recipe.clip_painter import ClipPainter, plain_sprites
 from data.video.recipe.clip_text import make_tokenizer, token_ids
 from data.video.recipe.clips import FRAMES, HELD_OUT, LEARNT, MOTIONS, THINGS, caption, clip_of, poses, training_clip
+from tests.bundled.packages import make_package
 
 BUNDLED = Path(__file__).parents[2] / "data/bundled"
 TINY: dict[str, Any] = {
@@ -59,16 +60,6 @@ TINY: dict[str, Any] = {
 }
 
 
-def make_package(work: Path) -> None:
-    """Write a package with a picture of every thing as `npm pack` would leave it."""
-    folder = work / "packages/pictures@1/png"
-    folder.mkdir(parents=True)
-    for number, code in enumerate(THINGS.values()):
-        image = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
-        ImageDraw.Draw(image).ellipse((4, 4, 27, 27), fill=(number * 37 % 256, number * 91 % 256, 80))
-        image.save(folder / f"{code}.png")
-
-
 def stage(name: str, work: Path, **changes: Any) -> common.Stage:
     return common.open_stage(name, TINY | {name: TINY[name] | changes}, work, "cpu")
 
@@ -77,7 +68,7 @@ def stage(name: str, work: Path, **changes: Any) -> common.Stage:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A work folder after a few steps of every stage."""
     work = tmp_path_factory.mktemp("video")
-    make_package(work)
+    make_package(work, THINGS.values())
     torch.manual_seed(0)
     tiny = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,

@@ -54,9 +54,14 @@ def run(stage: Stage, pause: Pause | None = None) -> int:
             known = high <= len(painted)
             pictures = painted[low:high] if known else paint_many(painter, range(first + low, first + high), size)
             parts.append(encode(model, pictures))
-        partial = target.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.save(file, np.concatenate(parts))
-        partial.rename(target)
+        write_whole(target, np.concatenate(parts))
         print(f"encoded {start + shard} of {total}", flush=True)
     return sum(len(np.load(path, mmap_mode="r")) for path in shards(stage.work))
+
+
+def write_whole(target: Path, values: np.ndarray) -> None:
+    """Write an array so that nobody ever sees half of it."""
+    partial = target.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.save(file, values)
+    partial.rename(target)

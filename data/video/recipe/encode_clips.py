@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from diffusers import AutoencoderKL
 
 from data.bundled.recipe.common import Stage, dropout_free
-from data.scenes.recipe.encode import encode, shards
+from data.scenes.recipe.encode import encode, shards, write_whole
 from data.scenes.recipe.pause import Pause
 from data.video.recipe.clip_painter import ClipPainter
 from data.video.recipe.clips import FRAMES
@@ -38,11 +36,3 @@ def run(stage: Stage, pause: Pause | None = None) -> int:
         write_whole(target, np.concatenate(parts))
         print(f"encoded {end} of {total}", flush=True)
     return sum(len(np.load(path, mmap_mode="r")) for path in shards(stage.work))
-
-
-def write_whole(target: Path, values: np.ndarray) -> None:
-    """Write an array so that nobody ever sees half of it."""
-    partial = target.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.save(file, values)
-    partial.rename(target)
