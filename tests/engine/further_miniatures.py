@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from tests.engine import miniature_parts as parts
+from tests.engine.many_part_miniatures import flux2_trunk
 from tests.engine.miniatures import SD_SCHEDULER, SDXL_SCHEDULER, clip_text_encoder, clip_tokenizer
 
 WIDTH = parts.WIDTH
@@ -92,26 +93,6 @@ def kolors() -> DiffusionPipeline:
 
 
 def flux2() -> DiffusionPipeline:
-    transformer = diffusers.Flux2Transformer2DModel(
-        patch_size=1,
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=3 * WIDTH,
-        timestep_guidance_channels=32,
-        axes_dims_rope=[4, 4, 4, 4],
-        guidance_embeds=True,
-    )
-    autoencoder = diffusers.AutoencoderKLFlux2(
-        block_out_channels=(8, 8, 16, 16),
-        down_block_types=["DownEncoderBlock2D"] * 4,
-        up_block_types=["UpDecoderBlock2D"] * 4,
-        norm_num_groups=4,
-        latent_channels=4,
-        sample_size=64,
-    )
     words = parts.tokenizer()
     words.chat_template = TWO_PARTS
     config = transformers.Mistral3Config(
@@ -127,13 +108,7 @@ def flux2() -> DiffusionPipeline:
     )
     with torch.no_grad():
         encoder = parts.stirred(transformers.Mistral3ForConditionalGeneration(config).eval())
-    return diffusers.Flux2Pipeline(
-        scheduler=parts.flow(**parts.DYNAMIC),
-        vae=autoencoder,
-        text_encoder=encoder,
-        tokenizer=words,
-        transformer=transformer,
-    )
+    return diffusers.Flux2Pipeline(text_encoder=encoder, tokenizer=words, **flux2_trunk(guidance=True))
 
 
 BUILDERS = {"latent_consistency": latent_consistency, "kolors": kolors, "flux2": flux2}

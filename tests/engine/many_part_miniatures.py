@@ -1,5 +1,7 @@
 """Miniatures of picture families with many parts; see `family_miniatures`."""
 
+from typing import Any
+
 import diffusers
 import transformers
 from diffusers import DiffusionPipeline
@@ -102,7 +104,8 @@ def qwen_image() -> DiffusionPipeline:
     )
 
 
-def flux2_klein() -> DiffusionPipeline:
+def flux2_trunk(guidance: bool) -> dict[str, Any]:
+    """Transformer, autoencoder and scheduler of Flux.2, with or without guidance as an input."""
     transformer = diffusers.Flux2Transformer2DModel(
         patch_size=1,
         in_channels=16,
@@ -113,7 +116,7 @@ def flux2_klein() -> DiffusionPipeline:
         joint_attention_dim=3 * WIDTH,
         timestep_guidance_channels=32,
         axes_dims_rope=[4, 4, 4, 4],
-        guidance_embeds=False,
+        guidance_embeds=guidance,
     )
     autoencoder = diffusers.AutoencoderKLFlux2(
         block_out_channels=(8, 8, 16, 16),
@@ -123,10 +126,10 @@ def flux2_klein() -> DiffusionPipeline:
         latent_channels=4,
         sample_size=64,
     )
+    return {"transformer": transformer, "vae": autoencoder, "scheduler": parts.flow(**parts.DYNAMIC)}
+
+
+def flux2_klein() -> DiffusionPipeline:
     return diffusers.Flux2KleinPipeline(
-        scheduler=parts.flow(**parts.DYNAMIC),
-        vae=autoencoder,
-        text_encoder=parts.qwen3(3),
-        tokenizer=parts.tokenizer(),
-        transformer=transformer,
+        text_encoder=parts.qwen3(3), tokenizer=parts.tokenizer(), **flux2_trunk(guidance=False)
     )
