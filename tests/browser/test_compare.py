@@ -20,6 +20,7 @@ def dashboard(start_dashboard: StartDashboard, synthetic: ModuleType, tmp_path_f
     cache = tmp_path_factory.mktemp("usual") / "cache.duckdb"
     hostile = synthetic.study("hostile", prompts=(synthetic.HOSTILE, synthetic.LONG), seeds=(0,), frames={"count": 2})
     synthetic.write(cache, hostile, failed=("euler:30",))
+    synthetic.write(cache, synthetic.study("finals", prompts=("pear",), seeds=(7,), frames={"count": 0}))
     synthetic.write(cache)
     return start_dashboard(cache, "--read-only")
 
@@ -142,3 +143,9 @@ def _run(cache: Path, synthetic: ModuleType) -> None:
         time.sleep(0.2)
     for cell in cells[: len(plan.lanes)]:
         writer.timings(synthetic.timing_rows(cell, plan, synthetic.LAPTOP), synthetic.MODEL, synthetic.LAPTOP)
+
+
+def test_final_pictures_alone_are_at_the_end_of_their_steps(chromium_page: Any, dashboard: str) -> None:
+    chromium_page.goto(f"{dashboard}/compare?study=finals")
+    chromium_page.locator(".player .tiles img").nth(LANES - 1).wait_for(timeout=PATIENCE)
+    assert chromium_page.locator(".player output").first.inner_text() == "100 % of steps"

@@ -13,7 +13,7 @@ function stepScale(frames) {
   const span = 1 - first || 1;
   return {
     of: (frame) => (frame.progress - first) / span,
-    text: (at) => `${Math.round((first + at * span) * 100)} %`,
+    text: (at) => `${Math.round(Math.min(1, first + at * span) * 100)} %`, // final pictures alone: all are at 100 %
     label: (text) => `${text} of steps`,
     pick: nearest,
   };
