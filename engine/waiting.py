@@ -25,6 +25,11 @@ def bound() -> None:
     os.environ.update(_BOUNDS)
 
 
+def is_bounded() -> bool:
+    """Whether the spinning of new processes is bounded by this module, and by nobody else's choice."""
+    return "OMP_WAIT_POLICY" not in os.environ and all(os.environ.get(key) == bound for key, bound in _BOUNDS.items())
+
+
 def described() -> str:
     """How threads wait in this process, for the record of an environment."""
     if _came_too_late:

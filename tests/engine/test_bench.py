@@ -1,6 +1,8 @@
 """The benchmark writes the figures it promises; how large they are is no matter of tests."""
 
+import contextlib
 import json
+from concurrent.futures import Future
 
 import pytest
 
@@ -10,7 +12,8 @@ from engine.cli import main
 
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
-    """Fewer and shorter lanes, and one small run in a process of its own for the memory figures."""
+    """Fewer and shorter lanes, no second way of waiting, and one small run for the memory figures."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     monkeypatch.setattr(bench, "LANES", ("ddim:3", "euler:2"))
     monkeypatch.setattr(bench, "_memory_by_cells", lambda: {2: bench.peak_memory_of_run(2, tmp_path)})
 
@@ -38,12 +41,33 @@ def test_bench_writes_the_documented_figures(quick, tmp_path, capsys):
 
 
 def test_a_cell_that_fails_ends_the_benchmark(monkeypatch):
-    monkeypatch.setattr(bench, "LANES", ("ddim:3",))
-    short = {"prompt": "disc", "num_inference_steps": 1}
-    monkeypatch.setattr(bench, "pipeline_arguments", lambda pipe, cell: short)
     monkeypatch.setattr("engine.sampling.cell_maker.pipeline_arguments", lambda pipe, cell: 1 / 0)
     with pytest.raises(RuntimeError, match="ddim:3 failed: ZeroDivisionError"):
-        bench.run_bench("gaussian", "cpu", 1, None, lambda text: None)
+        bench.generate("engine", bench.Task("gaussian", "cpu", ("ddim:3",), None))
+
+
+def test_plain_diffusers_competes_with_threads_that_spin_too_unless_the_user_chose(monkeypatch):
+    started = []
+
+    class Pool(contextlib.nullcontext):
+        def submit(self, call, way, task):
+            future = Future()
+            future.set_result(bench.BenchSample(2.0 if way.endswith("loop") else 1.0, 0.5, 0.25, 100.0))
+            return future
+
+    monkeypatch.setattr(bench.Contestant, "start", lambda self: started.append(self) or Pool(Pool()))
+    for name, bound in (("GOMP_SPINCOUNT", "1000"), ("KMP_BLOCKTIME", "1")):
+        monkeypatch.setenv(name, bound)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    task = bench.Task("gaussian", "cpu", ("ddim:3",), None)
+    samples = bench._compete(task, 2, lambda text: None)
+    assert all(len(taken) == 2 for taken in samples.values()), "the warm-up does not count"
+    spinning = {(who.way, who.spins) for who in started}
+    assert spinning == {("loop", False), ("batched", False), ("engine", False), ("loop", True), ("batched", True)}
+    started.clear()
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    bench._compete(task, 2, lambda text: None)
+    assert not any(who.spins for who in started)
 
 
 def test_growth_tells_what_a_cell_of_a_large_study_costs_beside_one_of_a_small_one(tmp_path, capsys):
