@@ -13,7 +13,7 @@ from engine.analysis.claims import Claim, ClaimVerdict, lanes_of, read_claims
 from engine.analysis.cost import Preset, PriceError, load_presets
 from engine.analysis.differences import Differences, differences
 from engine.analysis.outcomes import StudyProgress
-from engine.cache import queries, score_tables
+from engine.cache import input_pictures, queries, score_tables
 from engine.cache.connection import Connection, stamp
 from engine.cache.limits import PAGE_BYTES
 from engine.errors import StudyError
@@ -23,6 +23,7 @@ from engine.results import Results, read_results, read_steps
 GPU_PRICES = DATA / "gpu_prices.toml"
 LATENT_BYTES = 64 * 2**20
 VIDEO_BYTES = 24 * 2**20
+INPUT_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,23 @@ class Converged:
     def agrees(self) -> bool:
         """Whether it can be taken as the true solution."""
         return self.distance <= self.tolerance
+
+
+@dataclass(frozen=True)
+class InputPicture:
+    """A picture that the pipeline of a study started from.
+
+    Attributes:
+        argument: Of the pipeline's call.
+        file: Name that it had.
+        digest: SHA-256 of the file.
+        source: The picture; None if the cache lacks it, or it is no picture that a page can show.
+    """
+
+    argument: str
+    file: str
+    digest: str
+    source: str | None
 
 
 def catalogue(path: Path) -> Answer[pd.DataFrame] | Problem:
@@ -116,6 +134,11 @@ def pictures_of(
 def converged_at(study_id: str, prompt: str, seed: int) -> Question[Converged | None]:
     """The converged solution of a prompt and seed; None if the study has none."""
     return Question(_converged, (study_id, prompt, seed))
+
+
+def inputs_of(study: Results) -> Question[list[InputPicture]]:
+    """The pictures that the pipeline of a study started from."""
+    return Question(_inputs, (tuple(input_pictures.inputs_of(study.spec).items()),))
 
 
 def differences_of(study: Results) -> Question[Differences]:
@@ -188,6 +211,12 @@ def _converged(db: Connection, study_id: str, prompt: str, seed: int) -> Converg
         pictures = _pictures(db, (row.reference_id,), ("final",), True)
         return Converged(row.reference, str(row.check), float(row.distance), float(row.tolerance), tuple(pictures))
     return None
+
+
+def _inputs(db: Connection, named: Sequence[tuple[str, tuple[str, str]]]) -> list[InputPicture]:
+    kept = input_pictures.inputs(db, [digest for _, (_, digest) in named])
+    shown = {digest: data_uri(data) for digest, data in kept.items() if len(data) <= INPUT_BYTES}
+    return [InputPicture(key, file, digest, shown.get(digest)) for key, (file, digest) in named]
 
 
 def _differences(db: Connection, study_id: str, baseline: str) -> Differences:

@@ -12,7 +12,7 @@ from dashboard import loaders, state
 from dashboard.cache_access import Question
 from dashboard.compare.data import ALT_PROMPT_CHARACTERS, CompareScene, farthest_pair, lane_times, payload, time_line
 from dashboard.components import image_places
-from dashboard.loaders import Converged, PagePicture
+from dashboard.loaders import Converged, InputPicture, PagePicture
 from dashboard.options import Options
 from dashboard.page import require_all
 from engine.analysis.differences import Differences
@@ -50,6 +50,7 @@ class Loaded:
     differences: Differences
     pictures: list[PagePicture]
     converged: Converged | None
+    inputs: list[InputPicture]
 
 
 def load(chosen: Options, study: Results) -> Loaded:
@@ -66,7 +67,10 @@ def load(chosen: Options, study: Results) -> Loaded:
     def converged(_: list[PagePicture]) -> Question[Converged | None]:
         return loaders.converged_at(study.id, *subjects[0])
 
-    answers = require_all(chosen.cache, loaders.differences_of(study), pictures, converged)
+    def inputs(_: Converged | None) -> Question[list[InputPicture]]:
+        return loaders.inputs_of(study)
+
+    answers = require_all(chosen.cache, loaders.differences_of(study), pictures, converged, inputs)
     return Loaded(*subjects[0], kind, *answers)
 
 
@@ -81,7 +85,22 @@ def show(study: Results, loaded: Loaded) -> None:
     notes = [" · ".join(part for part in made if part), timed]
     if len(prompt) > ALT_PROMPT_CHARACTERS:
         st.html(html.folded(f"The whole prompt, {count(len(prompt), 'character')}", prompt, "lab-soft"))
+    _show_inputs(loaded.inputs)
     times = lane_times(study.times)
     scene = CompareScene(study, prompt, seed, loaded.kind, found, times, loaded.converged, notes, measured)
     _player(key="player", data=payload(scene) | {"pair": farthest_pair(study, prompt, seed, loaded.differences)})
     st.html("".join(html.footer([note]) for note in notes))
+
+
+def _show_inputs(inputs: list[InputPicture]) -> None:
+    """The pictures that every lane started from; of those that cannot be shown, the digest."""
+    shots = [
+        html.Shot(each.source, f"{each.argument} that every lane started from", f"{each.argument}: {each.file}")
+        for each in inputs
+        if each.source
+    ]
+    if shots:
+        st.html(html.shots(shots))
+    for each in inputs:
+        if not each.source:
+            st.html(html.soft(f"{each.argument}: {each.file} (not shown; SHA-256 {each.digest[:12]})"))

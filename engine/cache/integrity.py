@@ -65,7 +65,12 @@ def check(path: Path, is_picture: IsPicture) -> list[Fault]:
         CacheError: The file cannot be read at all; restore a copy.
     """
     with reading(path) as db:
-        return [*_orphaned_rows(db), *_incomplete_cells(db), *_undecodable_pictures(db, is_picture)]
+        return [
+            *_orphaned_rows(db),
+            *_incomplete_cells(db),
+            *_undecodable_pictures(db, is_picture),
+            *_changed_inputs(db),
+        ]
 
 
 def repair(path: Path, faults: list[Fault]) -> int:
@@ -115,6 +120,13 @@ def _undecodable_pictures(db: Connection, is_picture: IsPicture) -> Iterator[Fau
             broken += [row[0] for row in rows if not is_picture(bytes(row[3]), row[1], row[2])]
     if broken:
         yield Fault("pictures that do not decode to their size", len(broken), tuple(dict.fromkeys(broken)))
+
+
+def _changed_inputs(db: Connection) -> Iterator[Fault]:
+    wrong = "sha256(image) <> sha256"
+    count = _number(db, f"SELECT count(*) FROM input_pictures WHERE {wrong}")
+    if count:
+        yield Fault("input pictures that are not what their digest names", count, rows=("input_pictures", wrong))
 
 
 def _number(db: Connection, query: str) -> int:

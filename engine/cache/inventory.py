@@ -61,6 +61,8 @@ _ENVIRONMENTS = f"""environment_id IN (
 _MODELS = f"""model_id IN (
     SELECT model_id FROM {_RUNS}
     UNION SELECT model_id FROM commitment WHERE swap_id IN ({_SWAPS}))"""
+# The settings of a study name its pictures by digest.
+_STARTED_FROM = "EXISTS (SELECT 1 FROM studies WHERE study_id = $study AND contains(spec::VARCHAR, sha256))"
 _LANE = ("model_id", "config_id")
 _SIZE = ("dtype", "guidance_scale", "width", "height")
 _SAMPLE = ("width", "height", "dtype", "guided", "batch_size", "repeat")
@@ -76,6 +78,7 @@ TABLES: tuple[CacheTable, ...] = (
     CacheTable("lints", "shared", _LANE, _OF_LANES),
     CacheTable("noise_floors", "shared", ("environment_id", *_LANE, *_SIZE, "variation", "metric"), _OF_LANES),
     CacheTable("commitment", "shared", ("swap_id",), f"swap_id IN ({_SWAPS})"),
+    CacheTable("input_pictures", "shared", ("sha256",), _STARTED_FROM, on_write="keep"),
     CacheTable("trajectories", "cell", ("trajectory_id",)),
     CacheTable("frames", "cell", ("trajectory_id",)),
     CacheTable("latents", "cell", ("trajectory_id",)),

@@ -297,11 +297,19 @@ ALTER TABLE lints ADD COLUMN dry_run JSON; -- a call whose denoiser says nothing
 ALTER TABLE trajectories ADD COLUMN reading VARCHAR; -- digest of what the model reads of the prompt: equal ones are one
 """
 
+_INPUTS = """
+CREATE TABLE input_pictures (              -- picture files that pipelines start from; specs name them by digest
+    sha256 VARCHAR PRIMARY KEY,            -- of the file
+    image BLOB NOT NULL                    -- the file as it was
+);
+"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(7, "tables of release 0.2", "".join([_STUDIES, _CELLS, _SCORES, _LANES])),
     Migration(8, "decisions", _DECISIONS),
     Migration(9, "load of the machine beside each time", _LOAD),
     Migration(10, "what is known before cells are made", _FORESIGHT),
+    Migration(11, "pictures that pipelines start from", _INPUTS),
 )
 
 SCHEMA_VERSION = MIGRATIONS[-1].version

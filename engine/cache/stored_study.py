@@ -42,6 +42,7 @@ _SHAPE: dict[str, Any] = {
     "reference": {"lane": str, "check": str, "tolerance": float},
     "commitment": dict,
     "decide": dict,
+    "pipeline": dict,
 }
 _NAMES = {str: "a text", int: "a whole number", float: "a number", dict: "a table"}
 

@@ -100,6 +100,8 @@ def inspect(db: duckdb.DuckDBPyConnection, path: Path) -> None:
                 raise CacheRefused(f"{path} is refused: {error}") from error
         if "scores" in _columns(db):
             _refuse_duplicate_scores(db, path)
+        if "input_pictures" in _columns(db):
+            _refuse_other_inputs(db, path)
 
 
 def _refuse_duplicate_scores(db: duckdb.DuckDBPyConnection, path: Path) -> None:
@@ -112,6 +114,13 @@ def _refuse_duplicate_scores(db: duckdb.DuckDBPyConnection, path: Path) -> None:
             ).fetchall()[0][0]
             if twice:
                 raise CacheRefused(f"{path} was not written by this lab: it has {twice:,} duplicate scores.")
+
+
+def _refuse_other_inputs(db: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Files that don't have the digest they claim: a study would start from another picture than it names."""
+    found = db.execute("SELECT sha256 FROM input_pictures WHERE sha256(image) <> sha256 LIMIT 1").fetchall()
+    if found:
+        raise CacheRefused(f"{path} was not written by this lab: its input picture {found[0][0][:64]} is another one.")
 
 
 @contextlib.contextmanager

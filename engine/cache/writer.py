@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 
 from engine.cache.connection import migrate, writing
+from engine.cache.input_pictures import put_inputs
 from engine.cache.inventory import of_kind
 from engine.cache.records import TimingRow, TrajectoryRow
 from engine.cache.rows import clear, now, put
@@ -39,7 +40,7 @@ class CacheWriter:
         migrate(path)
 
     def begin(self, study: Study, cells: Sequence[Cell], model: ModelSource, environment: Environment) -> None:
-        """Writes the study, its cells, the model and the environment."""
+        """Writes the study, its cells, the pictures it starts from, the model and the environment."""
         time = now()
         with writing(self.path) as db:
             known = db.execute("SELECT created_at FROM studies WHERE study_id = ?", [study.name]).fetchall()
@@ -51,6 +52,7 @@ class CacheWriter:
                 for place, cell in enumerate(cells)
             ]
             put(db, "study_trajectories", links)
+            put_inputs(db, study.pipeline.pictures.values())
             _put_places(db, model, environment)
 
     def places(self, model: ModelSource, environment: Environment) -> None:

@@ -24,7 +24,7 @@ from engine.results import read_results
 def show_convergence(arguments: argparse.Namespace) -> int:
     """`convergence STUDY`."""
     check_json(arguments.json)
-    name = cached_name(arguments.study)
+    name = cached_name(arguments.study, arguments.cache)
     migrate_existing(arguments.cache)
     with reading(arguments.cache) as db:
         results = read_results(db, name)
@@ -68,7 +68,7 @@ def _convergence_plain(part: Convergence) -> dict[str, Any]:
 def show_phases(arguments: argparse.Namespace) -> int:
     """`phases STUDY`."""
     check_json(arguments.json)
-    name = cached_name(arguments.study)
+    name = cached_name(arguments.study, arguments.cache)
     migrate_existing(arguments.cache)
     with reading(arguments.cache) as db:
         results = read_results(db, name)

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterator
 
 from engine.analysis.decision import Decision
+from engine.cache.input_pictures import kept_in
 from engine.commands.console import print_table
 from engine.passes.decide import decide_study
 from engine.passes.search_budget import DecideOutcome, parse_budget
@@ -14,7 +15,7 @@ from engine.study.study import load_study
 def decide(arguments: argparse.Namespace) -> int:
     """`decide STUDY`."""
     budget = parse_budget(arguments.budget) if arguments.budget else None
-    study = load_study(arguments.study, arguments.settings)
+    study = load_study(arguments.study, arguments.settings, kept_in(arguments.cache))
     outcome = decide_study(
         study,
         arguments.cache,

@@ -8,13 +8,17 @@ from engine.errors import LabError
 from engine.study.study import load_study
 
 
-def cached_name(study: str) -> str:
+def cached_name(study: str, cache: Path) -> str:
     """The name a study goes by in a cache: that of a TOML file, or the name itself.
 
     Raises:
         StudyError: The file is no study.
     """
-    return load_study(study).name if study.endswith(".toml") else study
+    if not study.endswith(".toml"):
+        return study
+    from engine.cache.input_pictures import kept_in  # here, so that commands without a cache need no DuckDB
+
+    return load_study(study, kept=kept_in(cache)).name
 
 
 def migrate_existing(cache: Path) -> None:

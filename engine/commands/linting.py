@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.cache.connection import reading
+from engine.cache.input_pictures import kept_in
 from engine.commands.console import print_table
 from engine.commands.files import check_json, write_json
 from engine.errors import LabError, StudyError
 from engine.passes.foresight import NOTHING, Foresight, foresee
 from engine.study.families import kind_of
-from engine.study.lanes import Finding, Lane, for_family, parse_lane
+from engine.study.lanes import Finding, Lane, for_family
 from engine.study.model_parts import equipped
 from engine.study.source import ModelSource, find_model
-from engine.study.study import Study, load_study
+from engine.study.study import Study, load_study, parse_study
 
 if TYPE_CHECKING:
     from engine.sampling.lint import Lint
@@ -33,64 +34,60 @@ def lint(arguments: argparse.Namespace) -> int:
         return _bugs(arguments.json)
     if not arguments.what:
         raise StudyError("Name a study or a lane, e.g. `python -m engine lint dpmpp_2m:20`, or give --bugs.")
-    lanes, model = _lanes(arguments)
-    source = find_model(model)
+    study = _study(arguments)
+    source = equipped(find_model(study.model), study.pipeline.parts)
     if not source.scheduler_config:
         raise StudyError(
             f"Model '{source.name}' is not here, so its scheduler configuration is not known; fetch it "
             "first (`run` does), or give another --model."
         )
-    lanes = [for_family(lane, source.family) for lane in lanes]
-    ahead = _ahead(arguments, lanes, source)
+    references = [study.reference.lane, study.reference.check] if study.reference else []
+    named = {lane.key: lane for lane in [*study.lanes, *references]}
+    lanes = [for_family(lane, source.family) for lane in named.values()]
+    ahead = _ahead(study, lanes, source, arguments.cache)
     handed = {tried.lane: tried.handed for tried in ahead.tried.values()}
     found = [lint_lane(lane, source.scheduler_config, source.pipeline, handed.get(lane.key)) for lane in lanes]
     _print(found, levels=arguments.levels or len(found) == 1)
     write_json(arguments.json, [_plain(row) for row in found])
     if arguments.store:
-        _store(arguments, ahead)
+        _store(study, source, ahead, arguments.cache)
     return 1 if any(finding.severity == "error" for row in found for finding in row.findings) else 0
 
 
-def _lanes(arguments: argparse.Namespace) -> tuple[list[Lane], str]:
-    """The lanes to look at and their model."""
+def _study(arguments: argparse.Namespace) -> Study:
+    """The study whose lanes are looked at; a lane alone makes one, to which --set applies as well."""
+    kept = kept_in(arguments.cache)
     if ":" in arguments.what and not arguments.what.endswith(".toml"):
         if arguments.store:
             raise StudyError("--store keeps what is found of a study's lanes; name a study instead of a lane.")
-        return [parse_lane(arguments.what)], arguments.model or "bundled"
-    study = load_study(arguments.what, arguments.settings)
-    references = [study.reference.lane, study.reference.check] if study.reference else []
-    lanes = {lane.key: lane for lane in [*study.lanes, *references]}
-    return list(lanes.values()), arguments.model or study.model
+        plain = {"name": "lint", "model": arguments.model or "bundled", "prompts": [""], "lanes": [arguments.what]}
+        return parse_study(plain, "lint", Path.cwd(), kept, arguments.settings)
+    model = [f"model={json.dumps(arguments.model)}"] if arguments.model else []
+    return load_study(arguments.what, [*arguments.settings, *model], kept)
 
 
-def _ahead(arguments: argparse.Namespace, lanes: Sequence[Lane], source: ModelSource) -> Foresight:
+def _ahead(study: Study, lanes: Sequence[Lane], source: ModelSource, cache: Path) -> Foresight:
     """What the model's pipeline hands the scheduler of each lane, tried without weights; only flows are handed any."""
     from engine.study.cells import cells
 
     if kind_of(source.scheduler_config) != "flow":
         return NOTHING
-    study = Study("lint", source.name, ("",), tuple(lanes), lanes[0].key)
-    if arguments.what.endswith(".toml"):
-        study = replace(load_study(arguments.what, arguments.settings), model=source.name, lanes=tuple(lanes))
+    study = replace(study, lanes=tuple(lanes), prompts=study.prompts[:1])
     try:
-        found = foresee(cells(study, source, "cpu")[: len(lanes)], replace(study, prompts=()), source, arguments.cache)
+        return foresee(cells(study, source, "cpu")[: len(lanes)], replace(study, prompts=()), source, cache)
     except LabError:
         return NOTHING  # it wants a picture, say
-    return found
 
 
-def _store(arguments: argparse.Namespace, ahead: Foresight) -> None:
+def _store(study: Study, source: ModelSource, ahead: Foresight, cache: Path) -> None:
     from engine.passes.lints import store_lints
     from engine.study.cells import cells, reference_cells
 
-    settings = [*arguments.settings, *([f"model={arguments.model}"] if arguments.model else [])]
-    study = load_study(arguments.what, settings)
-    source = equipped(find_model(study.model), study.pipeline.parts)
-    with reading(arguments.cache):
+    with reading(cache):
         pass  # refuses what is no cache, or is not there
     every = [*cells(study, source, "cpu"), *(cell for pair in reference_cells(study, source, "cpu") for cell in pair)]
-    count = store_lints(arguments.cache, every, source, source.scheduler_config, ahead)
-    print(f"{count} lanes stored in {arguments.cache}." if count else f"{arguments.cache} holds all of it.")
+    count = store_lints(cache, every, source, source.scheduler_config, ahead)
+    print(f"{count} lanes stored in {cache}." if count else f"{cache} holds all of it.")
 
 
 def _print(found: Sequence["Lint"], *, levels: bool) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 
+from engine.cache.input_pictures import kept_in
 from engine.commands.console import print_table
 from engine.display.formats import cut
 from engine.study.study import load_study
@@ -11,7 +12,7 @@ def noise(arguments: argparse.Namespace) -> int:
     """`noise STUDY`."""
     from engine.passes.noise import run_noise
 
-    study = load_study(arguments.study, arguments.settings)
+    study = load_study(arguments.study, arguments.settings, kept_in(arguments.cache))
     rows = run_noise(
         study,
         arguments.cache,
@@ -46,7 +47,7 @@ def verify(arguments: argparse.Namespace) -> int:
     """`verify STUDY`. 0: all cells come out as stored; 1: some do not."""
     from engine.passes.verify import verify as remake
 
-    study = load_study(arguments.study, arguments.settings)
+    study = load_study(arguments.study, arguments.settings, kept_in(arguments.cache))
     found = remake(study, arguments.cache, count=arguments.cells, device=arguments.device, memory=arguments.memory)
     print_table(
         [

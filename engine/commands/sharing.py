@@ -27,7 +27,8 @@ def report(arguments: argparse.Namespace) -> int:
     options = ReportOptions(
         arguments.claims, arguments.price, arguments.usd_per_hour, arguments.seconds, arguments.images, arguments.busy
     )
-    for file in write_report(arguments.cache, cached_name(arguments.study), path, form, options, pdf=arguments.pdf):
+    study = cached_name(arguments.study, arguments.cache)
+    for file in write_report(arguments.cache, study, path, form, options, pdf=arguments.pdf):
         print(f"{file}: {file.stat().st_size / 1e6:,.2f} MB")
     return 0
 
@@ -42,7 +43,7 @@ def export_study(arguments: argparse.Namespace) -> int:
     if SUFFIXES.get(suffix, form) != form and not path.is_dir():
         raise LabError(f"-o {path} ends like {SUFFIXES[suffix]}, but --format says {form}; make them agree.")
     view = View(arguments.prompt, arguments.seed, arguments.kind)
-    study = None if arguments.study is None else cached_name(arguments.study)
+    study = None if arguments.study is None else cached_name(arguments.study, arguments.cache)
     print("\n".join(export(arguments.cache, study, form, path, view)))
     return 0
 
@@ -52,7 +53,7 @@ def share(arguments: argparse.Namespace) -> int:
     migrate_existing(arguments.cache)
     # By name: the engine does not know the pages, which are started by name as well (`lab.dashboard`).
     write_site = import_module("dashboard.static_site").write_site
-    files = write_site(arguments.cache, cached_name(arguments.study), arguments.to, arguments.url)
+    files = write_site(arguments.cache, cached_name(arguments.study, arguments.cache), arguments.to, arguments.url)
     size = sum(file.stat().st_size for file in files) / 1e6
     print(
         f"{arguments.to}: {len(files)} files, {size:,.1f} MB. Open {arguments.to / 'index.html'}, or copy the folder."

@@ -8,6 +8,7 @@ from engine.analysis.claims import claim_lines, evaluate, read_claims
 from engine.analysis.comparison import comparison_rows, undecided_lines
 from engine.analysis.sets import feature_lines, refusal_lines, set_rows
 from engine.cache.connection import reading
+from engine.cache.input_pictures import kept_in
 from engine.commands.console import duration, print_table
 from engine.commands.files import cached_name, check_json, migrate_existing, write_json
 from engine.errors import StudyError
@@ -27,7 +28,7 @@ from engine.study.study import load_study
 
 def run(arguments: argparse.Namespace) -> int:
     """`run STUDY`."""
-    study = load_study(arguments.study, arguments.settings)
+    study = load_study(arguments.study, arguments.settings, kept_in(arguments.cache))
     outcome = run_study(
         study,
         arguments.cache,
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def plan(arguments: argparse.Namespace) -> int:
     """`plan STUDY`."""
-    study = load_study(arguments.study, arguments.settings)
+    study = load_study(arguments.study, arguments.settings, kept_in(arguments.cache))
     source = equipped(find_model(study.model), study.pipeline.parts)
     if source.fingerprint is None:
         count = len(study.lanes) * len(study.prompts) * len(study.seeds)
@@ -128,7 +129,7 @@ def _decision_lines(found: StudyPlan) -> Iterator[str]:
 
 def score_study(arguments: argparse.Namespace) -> int:
     """`score STUDY`."""
-    study = load_study(arguments.study, arguments.settings)
+    study = load_study(arguments.study, arguments.settings, kept_in(arguments.cache))
     source = equipped(find_model(study.model), study.pipeline.parts)
     progress = make_progress(arguments.progress)
     migrate_existing(arguments.cache)
@@ -159,7 +160,7 @@ def score_study(arguments: argparse.Namespace) -> int:
 def claims(arguments: argparse.Namespace) -> int:
     """`claims [STUDY]`."""
     check_json(arguments.json)
-    name = cached_name(arguments.study)
+    name = cached_name(arguments.study, arguments.cache)
     migrate_existing(arguments.cache)
     with reading(arguments.cache) as db:
         results = read_results(db, name, None)

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.cache import queries
 from engine.cache.connection import Connection, reading
+from engine.cache.input_pictures import refuse_large
 from engine.environment import Environment, Memory, describe, resolve_device
 from engine.errors import CacheError, CacheMissing
 from engine.passes.images import ImageJob, expected_bytes, expected_calls, in_running_order, missing_images
@@ -62,7 +63,8 @@ class StudyPlan:
     @property
     def notes(self) -> list[str]:
         """What a person should know before pictures are made: of the prompts, and of what was exchanged."""
-        return [*vocabulary_notes(self.source.name, self.study.prompts), *self.remarks]
+        started = [picture.remark for picture in self.study.pipeline.pictures.values() if picture.remark]
+        return [*vocabulary_notes(self.source.name, self.study.prompts), *self.remarks, *started]
 
     @property
     def image_calls(self) -> int:
@@ -119,9 +121,10 @@ def plan_study(study: Study, source: ModelSource, cache: Path, device: str, memo
     """Compares a study with a cache; a cache that isn't there yet holds nothing.
 
     Raises:
-        StudyError: A lane is known to be wrong on this model.
+        StudyError: A lane is known to be wrong on this model, or a picture is too large.
         CacheError: The cache cannot be read, or an older version wrote it.
     """
+    refuse_large(study.pipeline.pictures)
     references, remark = fitting_reference(study.reference, source.scheduler_config, source.family)
     study = replace(study, reference=references)
     lanes = (*study.lanes, references.lane, references.check) if references else study.lanes

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from PIL import Image
+from PIL import Image, ImageOps
 
 from engine.sampling.batching import Parking
 from engine.sampling.idle import parameters
@@ -14,6 +14,7 @@ from engine.sampling.joining import Axes
 from engine.sampling.recording import Recorder
 from engine.sampling.standins import denoisers, family, with_parts
 from engine.study.cells import Cell
+from engine.study.pipeline_settings import PictureFile
 
 
 def pipeline_arguments(pipe: DiffusionPipeline, cell: Cell) -> dict[str, Any]:
@@ -30,16 +31,16 @@ def pipeline_arguments(pipe: DiffusionPipeline, cell: Cell) -> dict[str, Any]:
         arguments["negative_prompt"] = cell.negative_prompt
     arguments |= cell.pipeline.arguments
     for name, picture in cell.pipeline.pictures.items():
-        arguments[name] = opened(picture.path, "L" if "mask" in name else "RGB")
+        arguments[name] = opened(picture, "L" if "mask" in name else "RGB")
     known = parameters(pipe)
     return {key: value for key, value in arguments.items() if key in known}
 
 
 @lru_cache(maxsize=8)
-def opened(path: str, mode: str) -> Image.Image:
-    """A picture file that a study names, in memory."""
-    with Image.open(path) as picture:
-        return picture.convert(mode)
+def opened(file: PictureFile, mode: str) -> Image.Image:
+    """A picture file that a study names, upright as `diffusers.utils.load_image` turns it."""
+    with file.open() as picture:
+        return ImageOps.exif_transpose(picture).convert(mode)
 
 
 def parked_denoisers(pipe: DiffusionPipeline, axes: Axes | None, recorder: Recorder) -> dict[str, Parking]:

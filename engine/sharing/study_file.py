@@ -29,10 +29,22 @@ def study_toml(spec: Mapping[str, Any]) -> str:
     for name, table in values.items():
         if isinstance(table, Mapping):
             lines += ["", f"[{_key(name)}]"]
+            table = _named_parts(table) if name == "pipeline" else table
             lines += [f"{_key(_RENAMED.get((name, key), key))} = {_value(value)}" for key, value in table.items()]
     for lane in lanes[len(simple) :]:
         lines += ["", "[[lane]]", *_lane(lane)]
     return "\n".join(lines) + "\n"
+
+
+def _named_parts(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored `[pipeline]` table with its weight files by name; pictures keep their digest, which finds them again."""
+    plain = dict(table)
+    if isinstance(table.get("controlnet"), Mapping):
+        plain["controlnet"] = str(table["controlnet"].get("name"))
+    if isinstance(table.get("lora"), Sequence):
+        files = [each for each in table["lora"] if isinstance(each, Mapping)]
+        plain["lora"] = [f"{each.get('name')}:{each.get('scale', 1.0)}" for each in files]
+    return plain
 
 
 def _is_simple(lane: Mapping[str, Any]) -> bool:

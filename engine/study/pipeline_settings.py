@@ -4,12 +4,15 @@ It names files of this machine, so it is read from study files and the command l
 Imports no torch.
 """
 
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from engine.study.model_parts import ModelParts, read_parts
 from engine.study.reading import Table
@@ -30,7 +33,11 @@ SET_BY_THE_LAB = frozenset(
     {"output_type", "return_dict", "latents", "callback", "callback_steps", "callback_on_step_end"}
     | {"callback_on_step_end_tensor_inputs", "num_images_per_prompt", "num_videos_per_prompt"}
 )
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+# What Pillow may take a file for; a picture may come from a stranger's cache.
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+# (file name, SHA-256 or "") -> the file as a cache has kept it, or None.
+FindPicture = Callable[[str, str], bytes | None]
 
 
 @dataclass(frozen=True)
@@ -38,12 +45,30 @@ class PictureFile:
     """A picture that a pipeline starts from.
 
     Attributes:
-        path: Where it lies.
+        name: Of the file, without its folder.
         digest: SHA-256 of the file.
+        data: The file as it was when the study was read, so that what is drawn is what the digest names.
+        remark: Where it came from, if not from the file that the study names.
     """
 
-    path: str
+    name: str
     digest: str
+    data: bytes = field(repr=False, compare=False)
+    remark: str = field(default="", compare=False)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        with self.open() as picture:
+            return picture.size
+
+    def open(self) -> Image.Image:
+        """The picture, not decoded yet.
+
+        Raises:
+            OSError: It is none, or of another format than `PICTURE_FORMATS`.
+        """
+        return Image.open(io.BytesIO(self.data), formats=PICTURE_FORMATS)
 
 
 @dataclass(frozen=True)
@@ -70,18 +95,17 @@ class PipelineSettings:
 
     def spec(self) -> dict[str, Any]:
         """As plain data, for the cache."""
-        named = {
-            name: {"file": Path(picture.path).name, "sha256": picture.digest} for name, picture in self.pictures.items()
-        }
+        named = {name: {"file": picture.name, "sha256": picture.digest} for name, picture in self.pictures.items()}
         return {**self.arguments, **named, **self.parts.spec()}
 
 
-def read_pipeline(table: Table, folder: Path | None) -> PipelineSettings:
+def read_pipeline(table: Table, folder: Path | None, kept: FindPicture | None = None) -> PipelineSettings:
     """Reads `[pipeline]`.
 
     Args:
         table: The table, empty if the study has none.
         folder: Where relative paths start.
+        kept: Finds pictures whose files are gone.
 
     Raises:
         StudyError: A key that is said elsewhere, a value that is no plain data, or a picture that is not there.
@@ -94,8 +118,8 @@ def read_pipeline(table: Table, folder: Path | None) -> PipelineSettings:
             raise table.error(name, f"is said elsewhere in a study: {SAID_ELSEWHERE[name]}")
         if name in SET_BY_THE_LAB:
             raise table.error(name, "is set by the lab itself; leave it out")
-        if isinstance(value, str) and value.lower().endswith(PICTURE_SUFFIXES):
-            pictures[name] = _picture(table, name, value, folder)
+        if (named := _named_picture(name, value)) is not None:
+            pictures[name] = _picture(table, name, *named, folder, kept)
             continue
         try:
             json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
@@ -106,9 +130,39 @@ def read_pipeline(table: Table, folder: Path | None) -> PipelineSettings:
     return PipelineSettings(arguments, pictures, parts)
 
 
-def _picture(table: Table, name: str, value: str, folder: Path | None) -> PictureFile:
-    path = ((folder or Path.cwd()) / Path(value).expanduser()).resolve()
+def _named_picture(name: str, value: Any) -> tuple[str, str] | None:
+    """File and digest of a value that names a picture: a file name, or what `PipelineSettings.spec` writes."""
+    if isinstance(value, Mapping) and value.keys() == {"file", "sha256"} and all(map(_is_text, value.values())):
+        return value["file"], value["sha256"]
+    if _is_text(value) and (name.endswith("image") or value.lower().endswith(PICTURE_SUFFIXES)):
+        return value, ""
+    return None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _picture(
+    table: Table, key: str, name: str, digest: str, folder: Path | None, kept: FindPicture | None
+) -> PictureFile:
+    """The file of a picture, or else the copy that a cache has kept."""
+    path, data, remark = (folder or Path.cwd()) / Path(name).expanduser(), None, ""
     try:
-        return PictureFile(str(path), sha256(path.read_bytes()).hexdigest())
-    except OSError as error:
-        raise table.error(name, f"{path} cannot be read: {error.strerror}") from error
+        data = path.read_bytes()
+        wrong = f"{path} is another picture" if digest and sha256(data).hexdigest() != digest else ""
+    except (OSError, ValueError) as error:
+        wrong = f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
+    if wrong:
+        data, remark = kept(path.name, digest) if kept else None, f"{wrong}; the copy in the cache is used."
+    if data is None:
+        named = f"with SHA-256 {digest}" if digest else "under that name for this study"
+        lacking = f", and the cache keeps no picture {named}" if kept or digest else ""
+        raise table.error(key, wrong + lacking)
+    picture = PictureFile(path.name, sha256(data).hexdigest(), data, remark)
+    try:
+        with picture.open() as opened:
+            opened.verify()
+    except Exception as error:  # Pillow raises almost anything on what is no picture
+        raise table.error(key, f"{path} is no picture that can be read: {error}") from error
+    return picture

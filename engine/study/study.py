@@ -4,8 +4,9 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,6 +24,8 @@ from engine.study.source import find_model
 FrameKind = Literal["x0", "xt"]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 MAX_PROMPT_CHARACTERS = 20_000
+# (study, file name, SHA-256 or "") -> the file as a cache has kept it, or None.
+FindStudyPicture = Callable[[str, str, str], bytes | None]
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,13 @@ class Study:
         return plain
 
 
-def load_study(source: str | Path, settings: Sequence[str] = ()) -> Study:
+def load_study(source: str | Path, settings: Sequence[str] = (), kept: FindStudyPicture | None = None) -> Study:
     """Reads a study from a TOML file, or a preset of `data/studies/` by name.
 
     Args:
         source: Path of a TOML file, or the name of a preset.
         settings: `key=value` pairs that replace values of the file; a dot reaches into tables.
+        kept: Finds pictures of `[pipeline]` whose files are gone.
 
     Raises:
         StudyError: What is wrong, where, and the remedy.
@@ -115,9 +119,7 @@ def load_study(source: str | Path, settings: Sequence[str] = ()) -> Study:
         raise StudyError(f"{path} cannot be read: {error}.") from error
     except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and thousands of brackets
         raise StudyError(f"{path} is not valid TOML: {error}.") from error
-    for setting in settings:
-        _apply(data, setting)
-    return parse_study(data, str(path), path.parent)
+    return parse_study(data, str(path), path.parent, kept, settings)
 
 
 def presets() -> list[str]:
@@ -125,20 +127,30 @@ def presets() -> list[str]:
     return sorted(path.stem for path in (DATA / "studies").glob("*.toml"))
 
 
-def parse_study(data: Mapping[str, Any], where: str = "study", folder: Path | None = None) -> Study:
-    """Checks plain data and makes a study of it.
+def parse_study(
+    data: Mapping[str, Any],
+    where: str = "study",
+    folder: Path | None = None,
+    kept: FindStudyPicture | None = None,
+    settings: Sequence[str] = (),
+) -> Study:
+    """Checks plain data and makes a study of it; arguments as in `load_study`.
 
     Raises:
         StudyError: An unknown or missing key, a value of the wrong kind, an unknown scheduler, ...
     """
-    table = Table(dict(data), where)
+    plain = dict(data)
+    for setting in settings:
+        _apply(plain, setting)
+    table = Table(plain, where)
     plugins = read_plugins(table.strings("plugins", ()), folder)
     model = table.text("model", "bundled")
-    pipeline = read_pipeline(table.table("pipeline"), folder)
+    name = _name(table)
+    pipeline = read_pipeline(table.table("pipeline"), folder, partial(kept, name) if kept else None)
     lanes = _lanes(table, model, pipeline.parts)
     baseline = _baseline(table, lanes)
     study = Study(
-        name=_name(table),
+        name=name,
         model=model,
         prompts=_prompts(table, folder),
         lanes=lanes,

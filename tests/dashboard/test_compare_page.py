@@ -1,19 +1,23 @@
 """What the comparing player is told: times, what can be compared with what, videos, long prompts."""
 
+import io
 import json
+from base64 import b64encode
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from dashboard import cache_access, loaders
 from dashboard.compare.data import PROMPT_CHARACTERS, LaneTime
 from dashboard.compare.sections import SCRIPTS, script
 from engine.cache import queries
-from engine.cache.connection import reading
+from engine.cache.connection import reading, writing
 
 OpenPage = Callable[..., AppTest]
 Told = Callable[[Path], Any]
@@ -65,6 +69,24 @@ def test_time_until_a_share_of_the_calls() -> None:
     assert time.until(0.25) == 35.0
     assert str(time) == "130 ms (n 5)"
     assert LaneTime(130.0, 5, 0.0, float("nan")).until(0.5) is None
+
+
+def test_pictures_that_the_study_started_from_are_shown_or_named(
+    open_page: OpenPage, tmp_path: Path, synthetic: ModuleType
+) -> None:
+    cache = tmp_path / "cache.duckdb"
+    synthetic.write(cache, small(synthetic))
+    data = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(data, "png")
+    digest = sha256(data.getvalue()).hexdigest()
+    named = {"image": {"file": "photo.png", "sha256": digest}, "mask_image": {"file": "m.png", "sha256": "0" * 64}}
+    with writing(cache) as db:
+        db.execute("INSERT INTO input_pictures VALUES (?, ?)", [digest, data.getvalue()])
+        db.execute("UPDATE studies SET spec = json_merge_patch(spec, ?)", [json.dumps({"pipeline": named})])
+    shown = "".join(part.proto.body for part in open_page("compare", cache).get("html"))
+    assert f'src="data:image/png;base64,{b64encode(data.getvalue()).decode()}"' in shown
+    assert "image: photo.png<" in shown
+    assert "mask_image: m.png (not shown; SHA-256 000000000000)" in shown
 
 
 def test_without_times_it_is_said_which_lanes_lack_them(told: Told, tmp_path: Path, synthetic: ModuleType) -> None:

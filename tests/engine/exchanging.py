@@ -4,6 +4,7 @@ import datetime
 import json
 import random
 from dataclasses import replace
+from hashlib import sha256
 
 import duckdb
 
@@ -97,6 +98,8 @@ def rows_of_unit(table, unit, count):
         made = {name: value(table.name, name, (sorted(unit.items()), number)) for name in COLUMNS[table.name]}
         counted = {name: number if COLUMNS[table.name][name][0] == "INTEGER" else f"{name}{number}" for name in rest}
         found.append({**made, **counted, **unit})
+        if table.name == "input_pictures":
+            found[-1]["sha256"] = sha256(made["image"]).hexdigest()
         if table.name == "scores":
             lane = table.kind == "study"
             others = ("trajectory_id", "kind", "step_index") if lane else ("study_id", "lane", "against", "set_id")

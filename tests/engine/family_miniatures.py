@@ -293,7 +293,7 @@ def pipeline_settings(key: str, folder: Path) -> PipelineSettings:
     for name in PICTURES.get(key, ()):
         file = folder / f"{name}.png"
         picture().save(file)
-        pictures[name] = PictureFile(str(file), sha256(file.read_bytes()).hexdigest())
+        pictures[name] = PictureFile(file.name, sha256(file.read_bytes()).hexdigest(), file.read_bytes())
     return PipelineSettings(MORE.get(key, {}), pictures)
 
 

@@ -85,7 +85,9 @@ class Case:
             stepped = step(*args, **kwargs)
             if ending is None or len(clean) < calls_to_come:
                 return stepped
-            return (ending.to(stepped[0].dtype),) * len(stepped)  # some pipelines decode the clean latents
+            # Some pipelines decode the clean latents, which some schedulers answer beside the others.
+            last = ending.to(stepped[0].dtype)
+            return (last,) * len(stepped) if isinstance(stepped, tuple) else type(stepped)(*[last] * len(stepped))
 
         pipe.scheduler.step = watched
         output = pipe(
@@ -108,7 +110,7 @@ class Case:
             "height": PIXELS,
             family(self.pipe).guidance: GUIDANCE,
             **cell.pipeline.arguments,
-            **{name: opened(picture.path, "RGB") for name, picture in cell.pipeline.pictures.items()},
+            **{name: opened(picture, "RGB") for name, picture in cell.pipeline.pictures.items()},
         }
         if "prompt" in family(self.pipe).inputs:
             call |= {"prompt": cell.prompt, "negative_prompt": cell.negative_prompt}

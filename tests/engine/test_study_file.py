@@ -59,3 +59,13 @@ def test_any_text_comes_back(text):
 def test_what_a_stranger_put_in_place_of_a_study_is_still_text():
     odd = {"name": 'x"\n[evil]', "prompts": [None, 3], "lanes": ["?", {"key": None}], "frames": 7, "a b": {"c": []}}
     assert tomllib.loads(study_toml(odd))["name"] == odd["name"]
+
+
+def test_files_of_a_pipeline_are_named_as_a_study_names_them():
+    lora = [{"name": "style.safetensors", "sha256": "a", "scale": 0.8}]
+    image = {"file": "photo.png", "sha256": "b"}
+    table = {"class": "XPipeline", "controlnet": {"name": "net", "sha256": "c"}, "lora": lora, "image": image}
+    assert tomllib.loads(study_toml(PLAIN | {"pipeline": table}))["pipeline"] == table | {
+        "controlnet": "net",
+        "lora": ["style.safetensors:0.8"],
+    }
