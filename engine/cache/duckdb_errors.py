@@ -1,6 +1,7 @@
 """DuckDB errors as readable cache errors with remedies."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,12 @@ def is_lock(error: duckdb.Error) -> bool:
     text = str(error).lower()
     same_process = "different configuration" in text or "already attached" in text
     return same_process or "set lock" in text or "being used by another process" in text
+
+
+def holder_of(error: duckdb.Error) -> str:
+    """The program that holds the lock of a file, e.g. "python3.11 (process 123)"; "" if DuckDB doesn't say."""
+    match = re.search(r"held in (.+?) \(PID (\d+)\)", str(error))
+    return f"{Path(match[1]).name} (process {match[2]})" if match else ""
 
 
 @contextlib.contextmanager
@@ -60,7 +67,10 @@ def translate(error: duckdb.Error, path: Path) -> CacheError:
     if "version" in low and ("newer" in low or "storage" in low):
         return CacheError(f"{path} was written by a newer DuckDB: {text}. Upgrade with `pip install -U duckdb`.")
     if "permission denied" in low or "read-only" in low:
-        return CacheError(f"No permission for the cache {path}: {text}.")
+        return CacheError(
+            f"No permission for the cache {path}: {text}. Give another --cache (from Python: cache=...) in a folder "
+            f"that you may write to, or the right to write to {path.parent}."
+        )
     if isinstance(error, duckdb.OutOfMemoryException):
         return CacheError(
             f"Reading {path} needs more memory than the limit of {trust.READ_CONFIG['memory_limit']}: {text}."

@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 
 from engine.cache import trust
-from engine.cache.duckdb_errors import is_lock, translate
+from engine.cache.duckdb_errors import holder_of, is_lock, translate
 from engine.cache.read_write_lock import ReadWriteLock, lock_of
 from engine.errors import CacheBusy
 
@@ -64,12 +64,21 @@ def opened(
                     return
                 locked = connection
         if time.monotonic() >= deadline:
-            raise CacheBusy(
-                f"The cache {path} has been in use by another process or thread for over {patience:.0f} s. "
-                "Close other programs that have it open for writing."
-            ) from locked
+            raise CacheBusy(_busy(path, patience, locked, read_only=read_only)) from locked
         time.sleep(pause * random.uniform(0.5, 1.5))
         pause = min(pause * 1.7, 0.15)
+
+
+def _busy(path: Path, patience: float, error: duckdb.Error | None, *, read_only: bool) -> str:
+    """Who holds the file, as far as DuckDB says, and what to do about it."""
+    who = (error and holder_of(error)) or "another process or thread"
+    closing = "Close other programs that have it open for writing."
+    if not read_only:
+        closing = (
+            "Close other programs that have it open; a notebook that only reads it keeps writers out, too. "
+            "What was committed before is safe: run again to continue."
+        )
+    return f"The cache {path} has been in use by {who} for over {patience:.0f} s. {closing}"
 
 
 def _connect(

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # A plan is no reason to wait for a run that holds the cache.
 PATIENCE_OF_PLANS = 2.0
 ANY = "diffusers:DiffusionPipeline"
+# Also for those whom the system lets write whatever a file's mode says.
+ANY_MAY_WRITE = 0o222
 
 
 @dataclass(frozen=True)
@@ -187,8 +189,8 @@ def foresee(
     fresh, passing, untold = dict[str, TriedLane](), dict[str, TriedLane](), ""
     for cell, found in zip(untried, dry_run(pipe, untried), strict=True):
         lane = TriedLane(call_id(cell), cell.lane.key, found.calls, found.error, found.handed)
-        if loaded is None and found.error and "meta" in found.error:
-            untold = found.error  # a question that only weights answer
+        if found.untold:
+            untold = str(found.error)
         else:
             (fresh if found.lasting else passing)[cell.config_id] = lane
     new = {each.prompt: (each.reading, each.note) for each in read_prompts(pipe, unread, study.pipeline.arguments)}
@@ -202,8 +204,8 @@ def foresee(
 
 
 def keep(cache: Path, cells: Sequence[Cell], source: ModelSource, found: Foresight) -> None:
-    """Writes what is new of the lanes of cells; a cache that cannot be written is left as it is."""
-    if not found.fresh:
+    """Writes what is new of the lanes of cells; a cache that cannot or may not be written is left as it is."""
+    if not found.fresh or (cache.exists() and not cache.stat().st_mode & ANY_MAY_WRITE):
         return
     from engine.passes.lints import store_lints
 

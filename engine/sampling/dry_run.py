@@ -13,6 +13,7 @@ from engine.errors import StudyError, did_you_mean
 from engine.patience import patience
 from engine.sampling.building import build_scheduler
 from engine.sampling.calls import pipeline_arguments
+from engine.sampling.hollow import ContentsAsked
 from engine.sampling.idle import idle_call, parameters
 from engine.sampling.standins import model_config
 from engine.study.cells import Cell
@@ -28,6 +29,7 @@ class DryRun:
         error: Why its cells would fail, or None.
         handed: What the pipeline hands `set_timesteps`: a shift for the picture size (`mu`), levels (`sigmas`).
         lasting: Whether an error would come again wherever the same releases are installed.
+        untold: Whether only the weights can tell how the call goes.
     """
 
     lane: str
@@ -35,6 +37,7 @@ class DryRun:
     error: str | None
     handed: Mapping[str, Any] = field(default_factory=dict)
     lasting: bool = True
+    untold: bool = False
 
 
 @torch.no_grad()
@@ -78,13 +81,20 @@ def _tried(pipe: DiffusionPipeline, cell: Cell) -> DryRun:
         return DryRun(cell.lane.key, len(calls), str(error), handed, _lasting(error.__cause__))
     except Exception as error:  # whatever a pipeline or scheduler raises on what it cannot do
         text = f"{type(error).__name__}: {error}"[:500]
-        return DryRun(cell.lane.key, len(calls), text, handed, _lasting(error))
+        return DryRun(cell.lane.key, len(calls), text, handed, _lasting(error), _asks_contents(error))
     return DryRun(cell.lane.key, len(calls), None, handed)
 
 
 def _lasting(error: BaseException | None) -> bool:
     """Whether an error is that of a call: packages, files and memory may be there the next time."""
     return not isinstance(error, ImportError | OSError | MemoryError)
+
+
+def _asks_contents(error: BaseException | None) -> bool:
+    """Whether an error comes of a part that has no weights, however often it was raised anew on its way."""
+    while error is not None and not isinstance(error, ContentsAsked):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _note(scheduler: Any, handed: dict[str, Any]) -> None:

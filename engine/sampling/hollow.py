@@ -15,9 +15,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from engine.errors import ModelError
 from engine.sampling.equipping import equip
 from engine.sampling.standins import StandIn, denoisers, with_parts
-from engine.study.model_files import is_part, read_json, skipped_parts
+from engine.study.model_files import is_part, parts_of, read_json, skipped_parts
 from engine.study.source import ModelSource
 
 META = torch.device("meta")
@@ -51,15 +52,20 @@ def hollow_pipeline(source: ModelSource) -> DiffusionPipeline:
     """The pipeline of a model folder without its weights, in float32.
 
     Raises:
+        ModelError: diffusers has no such pipeline.
         Exception: Whatever the libraries raise on the configurations; nothing is known of the model then.
     """
     assert source.folder is not None  # holds for every source that has files
     index = read_json(source.folder / "model_index.json", source.name) or {}
-    kind: Any = getattr(diffusers, str(index["_class_name"]))
+    kind: Any = getattr(diffusers, str(index["_class_name"]), None)
+    if kind is None:
+        raise ModelError(
+            f"Model '{source.name}' is a {index['_class_name']}, which diffusers {diffusers.__version__} doesn't have; "
+            "install a release that has it."
+        )
     known = inspect.signature(kind.__init__).parameters.keys()
-    parts: dict[str, Any] = {}
-    for name in index.keys() & known:
-        parts[name] = _part(source.folder / name, *index[name]) if is_part(index[name]) else index[name]
+    parts: dict[str, Any] = {name: index[name] for name in index.keys() & known if not is_part(index[name])}
+    parts |= {name: _part(source.folder / name, *index[name]) for name in parts_of(index)}
     parts |= dict.fromkeys(known & set(skipped_parts(index)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -93,17 +99,36 @@ def _without_weights(kind: type[Any], folder: Path, dtype: torch.dtype) -> nn.Mo
     return made.to(dtype).eval()
 
 
+class ContentsAsked(RuntimeError):
+    """A part was asked for what only its weights can tell; nothing is known of the call then."""
+
+
+def _fails_with_zeros(func: Any, given: tuple[Any, Any]) -> bool:
+    """Whether a call that failed without contents also fails with some, as calls with wrong shapes do."""
+    args, kwargs = tree_map(_zero, given)
+    try:
+        func(*args, **kwargs)
+    except Exception:
+        return True
+    return False
+
+
 class _Spreading(TorchFunctionMode):
     """While it is on, what meets a tensor without contents has none either; everything else is computed."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls a function of torch, on the meta device if one of its tensors is there."""
         given = (args, kwargs or {})
-        if any(isinstance(leaf, torch.Tensor) and leaf.device == META for leaf in tree_leaves(given)):
-            # Leaving the meta device is the one thing that is not possible there.
-            change = _zero if func in _LEAVING else _emptied
-            given = tree_map(change, given)
-        return func(*given[0], **given[1])
+        if not any(isinstance(leaf, torch.Tensor) and leaf.device == META for leaf in tree_leaves(given)):
+            return func(*given[0], **given[1])
+        # Leaving the meta device is the one thing that is not possible there.
+        given = tree_map(_zero if func in _LEAVING else _emptied, given)
+        try:
+            return func(*given[0], **given[1])
+        except Exception as error:
+            if _fails_with_zeros(func, given):
+                raise
+            raise ContentsAsked(f"{getattr(func, '__name__', func)} asks for contents: {error}") from error
 
 
 _LEAVING = (torch.Tensor.to, torch.Tensor.cpu, torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.__bool__)

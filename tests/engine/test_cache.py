@@ -195,9 +195,11 @@ def test_a_mistake_of_ours_keeps_its_traceback(cache):
 
 
 def test_a_cache_in_use_is_waited_for_and_then_reported(cache, holder):
-    for opened in (reading, writing):
-        with pytest.raises(CacheBusy, match="in use by another process"), opened(cache, patience=0.2):
+    for opened, told in ((reading, "open for writing"), (writing, "only reads it keeps writers out")):
+        with pytest.raises(CacheBusy) as caught, opened(cache, patience=0.2):
             pass
+        assert f"(process {holder.pid}) for over 0 s" in str(caught.value)
+        assert told in str(caught.value)
 
 
 def test_a_cache_that_comes_free_is_read(cache, holder, monkeypatch):
@@ -219,7 +221,7 @@ def test_a_cache_that_comes_free_is_read(cache, holder, monkeypatch):
 def test_a_busy_cache_ends_a_run_with_exit_code_2(cache, holder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(connection.reading.__wrapped__, "__defaults__", (0.1, None))
     assert main(["plan", str(write_study(tmp_path / "a.toml")), "--cache", str(cache)]) == 2
-    assert "in use by another process" in capsys.readouterr().err
+    assert "in use by python" in capsys.readouterr().err
 
 
 def test_two_writers_in_two_processes_lose_nothing(cache):

@@ -1,15 +1,16 @@
 """Looking ahead without weights: what comes of it is what comes of the real pipeline, and the cache keeps it."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import CLIPTextModel
 
 from engine.cache.connection import reading
 from engine.cli import main
@@ -126,20 +127,31 @@ def test_references_are_tried_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert tried == ["ddim:3", "dpmpp_2m:20", "heun:10"]
 
 
-def test_a_cache_that_may_only_be_read_is_not_written(tmp_path: Path, capsys: Any) -> None:
+HOLDER = "import duckdb, sys; db = duckdb.connect(sys.argv[1], read_only=True); print('held', flush=True); input()"
+
+
+def test_a_cache_that_may_only_be_read_or_that_a_notebook_reads_is_not_written(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = tmp_path / "c.duckdb"
     assert main(["plan", written(tmp_path, "gaussian", ["ddim:3"]), "--cache", str(cache)]) == 0
-    with reading(cache):  # as a page or a notebook holds it
-        pass
-    before = cache.read_bytes()
-    cache.chmod(0o444)
-    tmp_path.chmod(0o555)
-    try:
-        assert main(["plan", str(tmp_path / "study.toml"), "--cache", str(cache), "--set", "lanes=['ddim:4']"]) == 0
-        assert "1 lane run (0 known from before)" in capsys.readouterr().out
-        assert os.geteuid() == 0 or cache.read_bytes() == before
-    finally:
-        tmp_path.chmod(0o755)
+    before = sha256(cache.read_bytes()).digest()
+    other = ["plan", str(tmp_path / "study.toml"), "--cache", str(cache), "--set", "lanes=['ddim:4']"]
+    cache.chmod(0o444)  # which keeps root out of nothing
+    assert main(other) == 0
+    assert sha256(cache.read_bytes()).digest() == before
+    cache.chmod(0o644)
+    monkeypatch.setattr(foresight, "PATIENCE_OF_PLANS", 0.1)
+    piped: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(cache)], **piped) as notebook:
+        assert notebook.stdout is not None
+        assert notebook.stdout.readline() == "held\n"
+        assert main(other) == 0
+        notebook.communicate("\n")
+    assert sha256(cache.read_bytes()).digest() == before
+    assert capsys.readouterr().out.count("1 lane run (0 known from before)") == 3
+    assert main(other) == 0
+    assert sha256(cache.read_bytes()).digest() != before
 
 
 def test_a_model_that_is_not_here_is_not_tried(tmp_path: Path, capsys: Any) -> None:
@@ -163,14 +175,38 @@ def test_a_run_lets_the_weights_have_the_last_word(
 def test_what_only_weights_can_tell_is_no_refusal(
     sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def untold(*_: Any, **__: Any) -> None:
-        raise RuntimeError("Tensor.item() cannot be called on meta tensors")
+    forward = CLIPTextModel.forward
 
-    monkeypatch.setattr("engine.sampling.hollow.Hollow.forward", untold)
+    def asking(self: Any, *args: Any, **kwargs: Any) -> Any:
+        found = forward(self, *args, **kwargs)
+        assert len(found[0].sum(dim=-1).nonzero()) >= 0
+        return found
+
+    monkeypatch.setattr(CLIPTextModel, "forward", asking)
     study = parsed(**STUDY | {"model": str(sd_folder), "lanes": ["ddim:2"]})
     found = foresight.foresee_plan(_plan(study, tmp_path), tmp_path / "c.duckdb")
     assert (found.tried, found.fresh) == ({}, frozenset())
-    assert "meta tensors" in found.untried
+    assert "nonzero asks for contents" in found.untried
+
+
+@pytest.mark.parametrize("wrong", ["metadata of the prompt is missing", "shapes"])
+def test_what_fails_with_weights_as_well_is_a_refusal_whatever_its_words(
+    wrong: str, sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = CLIPTextModel.forward
+
+    def failing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        found = forward(self, *args, **kwargs)
+        if wrong == "shapes":
+            return found[0] @ found[0].new_zeros(7, 7)
+        raise ValueError(wrong)
+
+    monkeypatch.setattr(CLIPTextModel, "forward", failing)
+    study = parsed(**STUDY | {"model": str(sd_folder), "lanes": ["ddim:2"]})
+    with pytest.raises(
+        StudyError, match=r"Lane 'ddim:2': StableDiffusionPipeline refuses it: .*(metadata|reduction dim)"
+    ):
+        foresight.foresee_plan(_plan(study, tmp_path), tmp_path / "c.duckdb")
 
 
 def test_prompts_that_are_one_to_the_model_count_once(sd_folder: Path, tmp_path: Path) -> None:
