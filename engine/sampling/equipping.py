@@ -9,7 +9,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from engine.errors import ModelError, did_you_mean
-from engine.study.model_files import read_json
+from engine.study.model_files import own_variant, read_json
 from engine.study.model_parts import ModelParts, PartFile
 
 Loader = Callable[[type[Any], Path, torch.dtype], torch.nn.Module]
@@ -17,7 +17,9 @@ Loader = Callable[[type[Any], Path, torch.dtype], torch.nn.Module]
 
 def from_folder(kind: type[Any], folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     """A part with its weights."""
-    part: torch.nn.Module = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
+    part: torch.nn.Module = kind.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, local_files_only=True, variant=own_variant(folder)
+    )
     return part
 
 

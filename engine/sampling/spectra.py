@@ -63,9 +63,9 @@ def sketch(x0: Floats) -> npt.NDArray[np.float16]:
     """Sketches of latents (N, ...), (N, 128) float16; latents of at most 128 values are their own, padded."""
     rows = x0.reshape(len(x0), -1).astype(np.float64)
     buckets, signs = _hash(rows.shape[1])
-    return np.stack([np.bincount(buckets, weights=signs * row, minlength=SKETCH_SIZE) for row in rows]).astype(
-        np.float16
-    )
+    sums = np.stack([np.bincount(buckets, weights=signs * row, minlength=SKETCH_SIZE) for row in rows])
+    most = np.finfo(np.float16).max  # the first x0 of a schedule without signal can be anything
+    return sums.clip(-most, most).astype(np.float16)
 
 
 @lru_cache(maxsize=4)

@@ -101,13 +101,15 @@ _OWN = ("flow_euler",)
 
 def _variants(name: str, *more: str) -> tuple[str, ...]:
     """A text-to-image pipeline and those that start from pictures, by the names that diffusers gives them."""
-    kinds = ("", "Img2Img", "Inpaint", "ControlNet", "ControlNetImg2Img", "ControlNetInpaint")
-    return (*(f"{name}{kind}Pipeline" for kind in kinds), *more)
+    return tuple(f"{name}{kind}Pipeline" for kind in ("", "Img2Img", "Inpaint", *more))
+
+
+_CONTROLLED = ("ControlNet", "ControlNetImg2Img", "ControlNetInpaint")
 
 
 _BUILT_IN = (
-    Family("sd", "Stable Diffusion 1 and 2", _variants("StableDiffusion", "StableDiffusionPAGPipeline")),
-    Family("sdxl", "Stable Diffusion XL", _variants("StableDiffusionXL", "StableDiffusionXLPAGPipeline")),
+    Family("sd", "Stable Diffusion 1 and 2", _variants("StableDiffusion", "PAG", *_CONTROLLED)),
+    Family("sdxl", "Stable Diffusion XL", _variants("StableDiffusionXL", "PAG", *_CONTROLLED)),
     Family(
         "lcm",
         "Latent consistency",
@@ -122,14 +124,14 @@ _BUILT_IN = (
     Family(
         "sd3",
         "Stable Diffusion 3",
-        _variants("StableDiffusion3", "StableDiffusion3ControlNetInpaintingPipeline"),
+        _variants("StableDiffusion3", "ControlNet", "ControlNetInpainting"),
         solvers=_ANY,
     ),
     Family("auraflow", "AuraFlow", ("AuraFlowPipeline",), size=_SQUARE, solvers=_ANY),
     Family(
         "flux_schnell",
         "Flux schnell",
-        _variants("Flux"),
+        _variants("Flux", *_CONTROLLED),
         size=_SQUARE,
         style="embedded",
         solvers=_LEVELS,
@@ -138,7 +140,7 @@ _BUILT_IN = (
     Family(
         "flux",
         "Flux",
-        _variants("Flux", "FluxFillPipeline", "FluxKontextPipeline", "FluxControlPipeline"),
+        _variants("Flux", "Fill", "Kontext", "Control", *_CONTROLLED),
         size=_SQUARE,
         style="embedded",
         solvers=_SHIFTED,
@@ -148,7 +150,7 @@ _BUILT_IN = (
     Family(
         "qwen_image",
         "Qwen-Image",
-        _variants("QwenImage", "QwenImageEditPipeline", "QwenImageEditPlusPipeline"),
+        _variants("QwenImage", "Edit", "EditPlus", "ControlNet", "ControlNetInpaint"),
         size=(1328, 1328),
         guidance="true_cfg_scale",
         style="two_calls",
@@ -223,7 +225,6 @@ register_family = FAMILIES.register
 UNKNOWN = Family("other", "Another family", pipelines=("DiffusionPipeline",), style="unknown")
 # By a part of a pipeline's class name: the pictures that a call needs besides the prompt.
 PICTURES = {
-    "ControlNet": ("image",),
     "Img2Img": ("image",),
     "Inpaint": ("image", "mask_image"),
     "Pix2Pix": ("image",),
@@ -235,6 +236,9 @@ PICTURES = {
     "Fill": ("image", "mask_image"),
     "Edit": ("image",),
 }
+# Pipelines whose `image` is that of the ControlNet, and those that start from nothing but its picture and mask.
+_STEERED_BY_IMAGE = re.compile(r"StableDiffusion(XL)?ControlNet(XS|PAG)?Pipeline")
+_STEERED_BY_MASK = ("StableDiffusion3ControlNetInpaintingPipeline", "QwenImageControlNetInpaintPipeline")
 
 
 def family_of(pipeline: str, scheduler_config: Mapping[str, Any] | None = None) -> Family:
@@ -254,5 +258,9 @@ def family_of(pipeline: str, scheduler_config: Mapping[str, Any] | None = None) 
 
 def needed_inputs(family: Family, pipeline: str) -> tuple[str, ...]:
     """The arguments that a call of a pipeline cannot do without."""
-    pictures = (name for part, names in PICTURES.items() if part in pipeline for name in names)
+    if pipeline in _STEERED_BY_MASK:
+        return (*family.inputs, "control_image", "control_mask")
+    pictures = [name for part, names in PICTURES.items() if part in pipeline for name in names]
+    if "Control" in pipeline:
+        pictures.append("image" if _STEERED_BY_IMAGE.fullmatch(pipeline) else "control_image")
     return tuple(dict.fromkeys((*family.inputs, *pictures)))

@@ -1,9 +1,12 @@
 """Which files of a pipeline folder diffusers loads, whether they are whole, and what is among them. No torch."""
 
+import ast
+import importlib.util
 import json
 import re
 import struct
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,8 +29,28 @@ class IncompleteError(ModelError):
 
 def parts_of(index: Mapping[str, Any]) -> list[str]:
     """The parts of a pipeline that are loaded, by the entries of its `model_index.json`."""
-    left_out = set(skipped_parts(index))
-    return sorted(name for name, value in index.items() if is_part(value) and name not in left_out)
+    left_out, taken = set(skipped_parts(index)), arguments_of(str(index.get("_class_name")))
+    named = (name for name, value in index.items() if is_part(value) and name not in left_out)
+    return sorted(name for name in named if taken is None or name in taken)
+
+
+@lru_cache(maxsize=32)
+def arguments_of(pipeline: str) -> frozenset[str] | None:
+    """What the constructor of a pipeline class takes, read from the source of diffusers; None if that doesn't tell.
+
+    What else an index names is never loaded.
+    """
+    package = importlib.util.find_spec("diffusers")
+    for root in (package.submodule_search_locations if package else None) or ():
+        for file in Path(root, "pipelines").rglob("*.py"):
+            text = file.read_text(encoding="utf-8")
+            if f"class {pipeline}(" not in text:
+                continue
+            kind = next(node for node in ast.parse(text).body if getattr(node, "name", "") == pipeline)
+            for node in ast.iter_child_nodes(kind):
+                if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+                    return frozenset(argument.arg for argument in (*node.args.args, *node.args.kwonlyargs))
+    return None
 
 
 def is_part(value: object) -> bool:
@@ -50,6 +73,14 @@ def variant_of(folder: Path, index: Mapping[str, Any]) -> str | None:
         return None
     everywhere = set.intersection(*lacking)
     return next((name for name in (*VARIANTS, *sorted(filter(None, everywhere))) if name in everywhere), None)
+
+
+def own_variant(folder: Path) -> str | None:
+    """The weight variant of a part that is loaded by itself; None for plain weights."""
+    found = _variants(folder)
+    if None in found:
+        return None
+    return next((name for name in (*VARIANTS, *sorted(filter(None, found))) if name in found), None)
 
 
 def loaded_files(folder: Path, index: Mapping[str, Any]) -> Iterator[Path]:
@@ -106,6 +137,8 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
     if (folder / "config.json").is_file():
         others = ", ".join(file.name for file in sorted(folder.glob("*.safetensors"))[:3])
         known = f" ({others} is not a name that is looked for)" if others else ""
+        if by_variant:
+            known = f" of a variant that every other part has ({others})"
         raise IncompleteError(f"{folder} holds no weights (*.safetensors){known}; fetch the model again.")
     return []
 

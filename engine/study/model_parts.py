@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ModelError
-from engine.study.model_files import check_whole, file_digest, weight_files
+from engine.study.model_files import check_whole, file_digest, own_variant, weight_files
 from engine.study.reading import Table
 from engine.study.source import ModelSource, configured, hub_file
 
@@ -109,7 +109,7 @@ def equipped(source: ModelSource, parts: ModelParts) -> ModelSource:
 
 def _controlnet(table: Table, text: str, folder: Path | None) -> PartFile:
     place = _folder(table, "controlnet", "config.json", text, folder)
-    files = [place / "config.json", *weight_files(place)]
+    files = [place / "config.json", *weight_files(place, own_variant(place))]
     return PartFile(str(place), sha256("\n".join(map(file_digest, files)).encode()).hexdigest())
 
 

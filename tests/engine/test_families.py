@@ -1,12 +1,15 @@
 """The table of model families: what it tells of a pipeline, and what it refuses."""
 
+import ast
 from dataclasses import replace
+from pathlib import Path
 
+import diffusers
 import pytest
 
 from engine.display.family_tables import END, README, family_rows, scheduler_rows, with_tables
 from engine.errors import StudyError
-from engine.study.families import FAMILIES, UNKNOWN, Family, family_of
+from engine.study.families import FAMILIES, UNKNOWN, Family, family_of, needed_inputs
 from engine.study.lanes import check_lane, parse_lane
 from engine.study.schedulers import SCHEDULERS
 from engine.study.source import find_model
@@ -24,6 +27,19 @@ def test_a_pipeline_class_belongs_to_one_family() -> None:
         if not family.builder:
             config = told_apart.get(family.key, {})
             assert {family_of(name, config).key for name in family.pipelines} == {family.key}
+
+
+def test_the_classes_of_the_table_exist_and_take_the_inputs_that_are_asked_for() -> None:
+    calls = {}
+    for file in (Path(diffusers.__file__).parent / "pipelines").rglob("pipeline_*.py"):
+        for kind in ast.parse(file.read_text(encoding="utf-8")).body:
+            for each in kind.body if isinstance(kind, ast.ClassDef) else ():
+                if isinstance(each, ast.FunctionDef) and each.name == "__call__":
+                    calls[kind.name] = {argument.arg for argument in each.args.args}  # type: ignore[attr-defined]
+    for family in FAMILIES.values():
+        for name in family.pipelines:
+            assert set(needed_inputs(family, name)) <= calls[name], name
+    assert needed_inputs(FAMILIES["flux"], "FluxControlNetImg2ImgPipeline") == ("prompt", "image", "control_image")
 
 
 def test_a_pipeline_that_no_entry_names_has_the_usual_properties() -> None:

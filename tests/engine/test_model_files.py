@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from engine.errors import ModelError
+from engine.sampling.hollow import hollow_pipeline
 from engine.sampling.models import load
 from engine.study.cells import picture_size
 from engine.study.model_files import variant_of
@@ -58,6 +59,40 @@ def test_a_part_that_is_never_loaded_does_not_block_the_model(folder: Path) -> N
     (folder / "not_in_the_index" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"")
     DiffusionPipeline.from_pretrained(folder, safety_checker=None, feature_extractor=None, use_safetensors=True)
     assert loaded(folder).safety_checker is None
+
+
+def test_what_an_index_names_and_the_pipeline_does_not_take_is_neither_looked_for_nor_hashed(folder: Path) -> None:
+    rewrite(
+        folder / "model_index.json",
+        watermarker=["some_package", "Watermarker"],
+        motion_adapter=["diffusers", "MotionAdapter"],
+        safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"],
+        feature_extractor=["transformers", "CLIPImageProcessor"],
+    )
+    DiffusionPipeline.from_pretrained(folder, safety_checker=None, feature_extractor=None, use_safetensors=True)
+    before = fingerprint(folder)
+    (folder / "motion_adapter").mkdir()
+    (folder / "motion_adapter" / "config.json").write_text("{}")
+    (folder / "motion_adapter" / "diffusion_pytorch_model.bin").write_bytes(b"pickled")
+    assert fingerprint(folder) == before
+    assert type(loaded(folder)).__name__ == "StableDiffusionPipeline"
+    tried = hollow_pipeline(find_model(str(folder)))
+    assert tried.components.keys() == loaded(folder).components.keys()
+
+
+def test_a_mixture_of_variants_that_diffusers_does_not_load_is_refused_with_the_reason(folder: Path) -> None:
+    as_variant(folder / TEXT, "bf16", keep=False)
+    as_variant(folder / "vae" / "diffusion_pytorch_model.safetensors", "fp16", keep=False)
+    with pytest.raises(OSError, match="no file named"):
+        DiffusionPipeline.from_pretrained(folder, safety_checker=None, variant="fp16", use_safetensors=True)
+    with pytest.raises(ModelError, match=r"of a variant that every other part has \(model\.bf16\.safetensors\)"):
+        find_model(str(folder))
+
+
+def test_a_pipeline_class_that_diffusers_lacks_is_refused_by_plan(folder: Path) -> None:
+    rewrite(folder / "model_index.json", _class_name="StableDiffusion9Pipeline")
+    with pytest.raises(ModelError, match=r"is a StableDiffusion9Pipeline, which diffusers \S+ doesn't have"):
+        hollow_pipeline(find_model(str(folder)))
 
 
 @pytest.mark.parametrize("variant", ["fp16", "bf16", "fp32", "non_ema", "mine"])

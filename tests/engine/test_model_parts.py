@@ -1,5 +1,6 @@
 """Other pipeline classes, ControlNets and LoRA files of a study: pictures of plain diffusers, and refusals."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ from engine.cache.connection import reading
 from engine.errors import LabError, StudyError
 from engine.passes.run import run_study
 from engine.sampling.building import build_scheduler
+from engine.sampling.equipping import equip
 from engine.sampling.image_pass import sample_cells
-from engine.sampling.models import load
-from engine.study.cells import cells
-from engine.study.model_parts import equipped
+from engine.sampling.models import Model, load
+from engine.study.cells import Cell, cells
+from engine.study.model_parts import ModelParts, PartFile, equipped
+from engine.study.pipeline_settings import PipelineSettings
 from engine.study.source import find_model
 from engine.study.study import FrameSettings, parse_study
 from tests.engine import family_miniatures as families
-from tests.engine.miniatures import picture_of
+from tests.engine.miniature_parts import stirred
+from tests.engine.miniatures import PIXELS, picture_of
+from tests.engine.test_family_parity import GUIDANCE, Case, lanes_of, made_both_ways, sampled
 
 CALL: dict[str, Any] = {"num_inference_steps": 5, "guidance_scale": 4.0, "output_type": "np"}
 
@@ -95,6 +100,42 @@ def test_a_controlnet_steers_the_denoiser(sd_folder: Path, files: Path) -> None:
     study = study_of(sd_folder, files, image="photo.png", controlnet="net", **{"class": kind})
     net = diffusers.ControlNetModel.from_pretrained(files / "net")
     compared(study, plain_of(sd_folder, kind, controlnet=net), image=families.picture())
+    weights = files / "net" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".fp16.safetensors"))  # as hubs have them
+    again = study_of(sd_folder, files, image="photo.png", controlnet="net", **{"class": kind})
+    source = equipped(find_model(again.model), again.pipeline.parts)
+    loaded: Any = load(source, "cpu", "float32").pipe
+    torch.testing.assert_close(loaded.controlnet.state_dict(), net.state_dict())
+
+
+STEERED = {"flux": "FluxControlNetPipeline", "sd3": "StableDiffusion3ControlNetPipeline"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("key", STEERED)
+def test_controlnets_of_flows_take_a_control_image(key: str, files: Path) -> None:
+    base: Any = families.built(key)
+    net: Any = {"flux": diffusers.FluxControlNetModel, "sd3": diffusers.SD3ControlNetModel}[key]
+    size = {"attention_head_dim": 16, "num_attention_heads": 2} if key == "flux" else {}
+    more = {"num_single_layers": 1} if key == "flux" else {"num_extra_conditioning_channels": 0}
+    steering = net.from_transformer(base.transformer, num_layers=1, load_weights_from_transformer=False, **size, **more)
+    stirred(steering).save_pretrained(files / "net")
+    pipe = equip(base, ModelParts(STEERED[key], PartFile(str(files / "net"), "digest")), torch.float32)
+    families.picture().save(files / "control_image.png")
+    plain = {"name": "s", "prompts": ["owl"], "lanes": ["ddim:3"], "pipeline": {"control_image": "control_image.png"}}
+    settings = parse_study(plain, folder=files).pipeline
+    every = [
+        Cell(lane, "red apple", seed, "", GUIDANCE, PIXELS, PIXELS, "float32", key, "code", settings)
+        for lane in lanes_of(pipe)
+        for seed in (0, 1)
+    ]
+    model = Model(find_model("gaussian"), pipe, "cpu")
+    case = Case(key, pipe, every, sampled(model, every, 8), sampled(model, every, 1))
+    for cell, sample, expected in made_both_ways(case):
+        assert sample.nfe == expected.calls
+        assert np.abs(picture_of(sample) - expected.pictures[0][0]).max() <= 1
+        unsteered = replace(cell, pipeline=PipelineSettings())
+        assert np.abs(Case(key, base, [], {}, {}).plain(unsteered).pictures - expected.pictures).max() > 10
 
 
 def write_lora(sd_folder: Path, file: Path, seed: int = 0) -> Path:
