@@ -4,7 +4,7 @@ import functools
 import importlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from engine.errors import StudyError, did_you_mean
 from engine.study.custom_schedules import CustomSchedule
 from engine.study.families import kind_of
-from engine.study.lanes import Lane
+from engine.study.lanes import Lane, unusual
 from engine.study.schedulers import ALGORITHMS, SPACINGS
 
 
@@ -34,7 +34,8 @@ def build_scheduler(lane: Lane, model_config: Mapping[str, Any], seed: int = 0) 
     if "noise_sampler_seed" in parameters:
         overrides.setdefault("noise_sampler_seed", seed % 2**63)
     foreign = model_config.get("_class_name") != scheduler_class.__name__
-    overrides = {**_pinned(lane, parameters, foreign), **_flow(model_config, parameters), **overrides}
+    choices = [*ALGORITHMS, *unusual(model_config)] if foreign else []
+    overrides = {**_pinned(lane, parameters, choices), **_flow(model_config, parameters), **overrides}
     try:
         scheduler = scheduler_class.from_config(model_config, **overrides)
     except Exception as error:
@@ -58,7 +59,7 @@ def _set_schedule(scheduler: Any, lane: str, schedule: CustomSchedule) -> None:
     scheduler.set_timesteps, scheduler.custom_schedule = set_timesteps, schedule
 
 
-def _pinned(lane: Lane, parameters: Mapping[str, inspect.Parameter], foreign: bool) -> dict[str, Any]:
+def _pinned(lane: Lane, parameters: Mapping[str, inspect.Parameter], choices: Iterable[str]) -> dict[str, Any]:
     """Switches that the scheduler of the model must not leave on for an entry of the table.
 
     A configuration written for another solver (DEIS, `sde-dpmsolver++`, exponential levels) would be refused by this
@@ -66,7 +67,7 @@ def _pinned(lane: Lane, parameters: Mapping[str, inspect.Parameter], foreign: bo
     """
     if SPACINGS[0] not in lane.scheduler.overrides:
         return {}
-    pinned = {name: parameters[name].default for name in ALGORITHMS if name in parameters and foreign}
+    pinned = {name: parameters[name].default for name in choices if name in parameters}
     return pinned | {name: False for name in SPACINGS if name in parameters}
 
 

@@ -77,6 +77,8 @@ def _tried(pipe: DiffusionPipeline, cell: Cell) -> DryRun:
         _note(scheduler, handed)
         with patience("in a call without a denoiser"):
             idle_call(pipe, pipeline_arguments(pipe, cell), scheduler, cell.seed, calls, first_step=foreign)
+        if not calls:
+            raise StudyError("the call takes no step at all; give more steps, or a larger strength in [pipeline]")
     except StudyError as error:
         return DryRun(cell.lane.key, len(calls), str(error), handed, _lasting(error.__cause__))
     except Exception as error:  # whatever a pipeline or scheduler raises on what it cannot do

@@ -8,7 +8,8 @@ from typing import Any
 
 from engine.errors import StudyError
 from engine.study.families import UNKNOWN, Family, needed_inputs
-from engine.study.lanes import Finding, Lane, check_lane, for_family
+from engine.study.lanes import Finding, Lane, check_lane, for_family, unusual
+from engine.study.model_files import arguments_of
 from engine.study.pipeline_settings import PipelineSettings
 from engine.study.schedulers import ALGORITHMS, SPACINGS, class_version
 from engine.study.source import ModelSource
@@ -80,7 +81,8 @@ def cells(study: Study, model: ModelSource, device: str) -> list[Cell]:
     width, height = picture_size(study, model)
     tuned_findings(study.lanes, model, study.guidance_scale, (width, height))
     # Release 0.1.0 took such switches of a model's own scheduler over into other solvers, with other pictures.
-    switches = "; switches pinned" if any(map(model.scheduler_config.get, (*SPACINGS, *ALGORITHMS))) else ""
+    config = model.scheduler_config
+    switches = "; switches pinned" if any(map(config.get, (*SPACINGS, *ALGORITHMS))) or unusual(config) else ""
     targets = {lane.key: lane.scheduler.target for lane in study.lanes}
     codes = {key: class_version(target) + switches + noise_of(target, device) for key, target in targets.items()}
     dtype = resolve_dtype(study.dtype, device)
@@ -147,16 +149,32 @@ def reference_cells(study: Study, model: ModelSource, device: str) -> list[tuple
 
 
 def picture_size(study: Study, model: ModelSource) -> tuple[int, int]:
-    """Width and height in pixels: the study's, or the model's own.
+    """Width and height in pixels: those of the picture that decides them, the study's, or the model's own.
 
     Raises:
-        StudyError: Neither says.
+        StudyError: None of them says, or the study says another size than the picture has.
     """
+    if (decided := _size_of_input(study, model)) is not None:
+        if study.width and (study.width, study.height) != decided:
+            raise StudyError(
+                f"Study '{study.name}': {model.pipeline} makes pictures of the size of its image, here {decided[0]} x "
+                f"{decided[1]}; leave out width and height, or give another image."
+            )
+        return decided
     if study.width and study.height:
         return study.width, study.height
     if model.size is None:
         raise StudyError(f"Study '{study.name}': model '{model.name}' names no picture size; give width and height.")
     return model.size
+
+
+def _size_of_input(study: Study, model: ModelSource) -> tuple[int, int] | None:
+    """The size of what is made of `image` by a pipeline that takes no other; None if it does, or there is none."""
+    image, taken = study.pipeline.pictures.get("image"), arguments_of(model.pipeline, "__call__")
+    if image is None or taken is None or "width" in taken:
+        return None
+    width, height = (side - side % model.pixels_per_latent for side in image.size)
+    return width, height
 
 
 def check_lanes(

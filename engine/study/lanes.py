@@ -21,6 +21,15 @@ DROP_ZERO_SNR = frozenset(
         *("DEISMultistep", "SASolver", "DPMSolverSinglestep"),
     )
 )
+# Classes that raise where a model predicts the picture itself.
+NO_SAMPLE_PREDICTION = frozenset(
+    f"{name}Scheduler"
+    for name in ("EulerAncestralDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverSDE", "PNDM")
+)
+# Choices of a solver with the value they usually have; any other was meant for the class that a model came with.
+USUAL = {"lower_order_final": True, "euler_at_final": False, "predict_x0": True, "interpolation_type": "linear"}
+# From how many steps on Karras levels fail on schedules without signal (diffusers #12771): cosine, zero terminal SNR.
+KARRAS_FAILS = {"DPMSolverMultistepScheduler": (4, 21), "UniPCMultistepScheduler": (6, 21)}
 # Classes whose times are not those of models trained on discrete timesteps.
 OTHER_TIME_AXES = ("IPNDM",)
 
@@ -212,6 +221,11 @@ def _unfit(lane: Lane, kind: ModelKind, family: Family) -> Iterator[Finding]:
         )
 
 
+def unusual(scheduler_config: Mapping[str, Any]) -> list[str]:
+    """Which of the choices in `USUAL` a scheduler configuration makes otherwise."""
+    return [name for name, value in USUAL.items() if scheduler_config.get(name, value) != value]
+
+
 def _has_betas_of_sd(config: Mapping[str, Any]) -> bool:
     betas = (config.get("beta_schedule"), config.get("beta_start"), config.get("beta_end"))
     return betas == ("scaled_linear", 0.00085, 0.012) and not config.get("trained_betas")
@@ -253,6 +267,8 @@ def _findings(
             "the model predicts velocity; PNDM averages predictions of several noise levels before it "
             "converts them, which is right for noise predictions only.",
         )
+    if config.get("prediction_type") == "sample" and name in NO_SAMPLE_PREDICTION:
+        yield Finding("error", "sample_prediction", f"the model predicts the picture itself, which {name} cannot read.")
     if name.startswith(OTHER_TIME_AXES) and not str(model_config.get("_class_name", "")).startswith(OTHER_TIME_AXES):
         yield Finding(
             "error",
@@ -274,6 +290,16 @@ def _findings(
             f"the model's noise schedule ends without any signal (rescale_betas_zero_snr), which {name} ignores: its "
             "noise levels are others than the model was trained on.",
         )
+    if config.get("use_karras_sigmas") and name in KARRAS_FAILS and not lane.schedule:
+        cosine, zero = KARRAS_FAILS[name]
+        few = cosine if config.get("beta_schedule") == "squaredcos_cap_v2" else zero
+        if (few == cosine or config.get("rescale_betas_zero_snr")) and lane.steps >= few:
+            yield Finding(
+                "error",
+                "karras_without_signal",
+                f"the noise schedule ends without signal, where {name} fails with Karras levels from {few} steps on "
+                "(diffusers #12771). Use the levels of the class, or another solver.",
+            )
     if config.get("algorithm_type") in {"dpmsolver", "sde-dpmsolver"} and config.get("final_sigmas_type") == "zero":
         yield Finding(
             "error",

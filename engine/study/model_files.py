@@ -35,10 +35,12 @@ def parts_of(index: Mapping[str, Any]) -> list[str]:
 
 
 @lru_cache(maxsize=32)
-def arguments_of(pipeline: str) -> frozenset[str] | None:
-    """What the constructor of a pipeline class takes, read from the source of diffusers; None if that doesn't tell.
+def arguments_of(pipeline: str, method: str = "__init__") -> frozenset[str] | None:
+    """What a pipeline class takes, read from the source of diffusers without importing it; None if that doesn't tell.
 
-    What else an index names is never loaded.
+    Args:
+        pipeline: Name of the class.
+        method: "__init__", which takes the parts that are loaded, or "__call__".
     """
     package = importlib.util.find_spec("diffusers")
     for root in (package.submodule_search_locations if package else None) or ():
@@ -48,7 +50,7 @@ def arguments_of(pipeline: str) -> frozenset[str] | None:
                 continue
             kind = next(node for node in ast.parse(text).body if getattr(node, "name", "") == pipeline)
             for node in ast.iter_child_nodes(kind):
-                if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+                if isinstance(node, ast.FunctionDef) and node.name == method:
                     return frozenset(argument.arg for argument in (*node.args.args, *node.args.kwonlyargs))
     return None
 

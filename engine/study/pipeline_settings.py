@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from engine.study.model_parts import ModelParts, read_parts
 from engine.study.reading import Table
@@ -58,9 +58,9 @@ class PictureFile:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels."""
+        """Width and height in pixels, upright."""
         with self.open() as picture:
-            return picture.size
+            return ImageOps.exif_transpose(picture).size
 
     def open(self) -> Image.Image:
         """The picture, not decoded yet.

@@ -85,6 +85,11 @@ class ModelSource:
         return FAMILIES[self.name] if self.kind == "gaussian" else family_of(self.pipeline, self.scheduler_config)
 
     @property
+    def pixels_per_latent(self) -> int:
+        """Pixels on a side of one latent pixel; 8 where no autoencoder says otherwise."""
+        return (_pixels_per_latent(self.folder, self.name) if self.folder else None) or 8
+
+    @property
     def model_id(self) -> str:
         """Stable id: the first half of the fingerprint."""
         if self.fingerprint is None:
@@ -208,12 +213,16 @@ def as_the_pipeline_edits(
 
 
 def _native_size(folder: Path, sample: Any, name: str) -> tuple[int, int] | None:
-    channels = (read_json(folder / "vae" / "config.json", name) or {}).get("block_out_channels")
-    if sample is None or not channels:
+    factor = _pixels_per_latent(folder, name)
+    if sample is None or factor is None:
         return None
     height, width = sample if isinstance(sample, list) else (sample, sample)
-    factor = 2 ** (len(channels) - 1)
     return width * factor, height * factor
+
+
+def _pixels_per_latent(folder: Path, name: str) -> int | None:
+    channels = (read_json(folder / "vae" / "config.json", name) or {}).get("block_out_channels")
+    return 2 ** (len(channels) - 1) if channels else None
 
 
 def hub_file(repo: str, name: str, revision: str = "main") -> Path | None:

@@ -22,13 +22,13 @@ from tests.engine.miniature_parts import DYNAMIC, WIDTH, flow, gemma, shifted_va
 from tests.engine.miniatures import PIXELS, clip_text_encoder, clip_tokenizer
 
 
-def sd3() -> DiffusionPipeline:
+def sd3(layers: int = 1) -> DiffusionPipeline:
     transformer = diffusers.SD3Transformer2DModel(
         sample_size=8,
         patch_size=1,
         in_channels=4,
         out_channels=4,
-        num_layers=1,
+        num_layers=layers,
         attention_head_dim=8,
         num_attention_heads=4,
         caption_projection_dim=32,
@@ -248,7 +248,7 @@ def hunyuandit() -> DiffusionPipeline:
     )
 
 
-BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
+BUILDERS: dict[str, Callable[..., DiffusionPipeline]] = {
     "sd3": sd3,
     "flux": flux,
     "schnell": schnell,
@@ -261,18 +261,18 @@ BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
 }
 
 
-def builders() -> dict[str, Callable[[], DiffusionPipeline]]:
+def builders() -> dict[str, Callable[..., DiffusionPipeline]]:
     """All of them by name."""
     from tests.engine import further_miniatures, video_miniatures
 
     return BUILDERS | video_miniatures.BUILDERS | further_miniatures.BUILDERS
 
 
-def built(key: str) -> DiffusionPipeline:
-    """The miniature of a family."""
+def built(key: str, **changes: Any) -> DiffusionPipeline:
+    """The miniature of a family, changed by arguments of its builder."""
     torch.manual_seed(3)
     diffusers.utils.logging.set_verbosity_error()
-    pipe = builders()[key]()
+    pipe = builders()[key](**changes)
     pipe.set_progress_bar_config(disable=True)
     for name in ("transformer", "transformer_2", "unet", "controlnet"):
         if getattr(pipe, name, None) is not None:

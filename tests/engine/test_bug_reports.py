@@ -35,6 +35,8 @@ FOREIGN = [
     {"use_exponential_sigmas": True},
     {"_class_name": "DPMSolverMultistepScheduler", "use_lu_lambdas": True},
     {"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": True},
+    {"_class_name": "LMSDiscreteScheduler", "interpolation_type": "log_linear", "lower_order_final": False},
+    {"_class_name": "KDPM2DiscreteScheduler", "predict_x0": False, "euler_at_final": True, "solver_order": 3},
 ]
 
 

@@ -5,9 +5,11 @@ from typing import Any
 
 import diffusers
 import pytest
+import torch
 
 from engine.errors import StudyError
 from engine.passes.run import run_study
+from engine.sampling.building import build_scheduler
 from engine.sampling.dry_run import check_arguments, dry_run
 from engine.sampling.lint import lint_lane
 from engine.sampling.models import Model
@@ -117,6 +119,32 @@ def test_a_star_stands_for_every_scheduler_that_suits_the_model() -> None:
     assert len(lanes) == len(set(lanes)) == 19
     assert not {"lcm:20", "flow_euler:20", "edm_euler:20"} & set(lanes)
     assert [lane.key for lane in fitting_lanes(FLOW, FAMILIES["mochi"], 8)] == ["flow_euler:8"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"beta_schedule": "squaredcos_cap_v2"},
+        {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
+        {"prediction_type": "sample"},
+    ],
+    ids=lambda more: next(iter(more)),
+)
+@pytest.mark.parametrize("steps", [2, 5, 24])
+def test_what_a_star_stands_for_runs_to_its_end_on_unusual_noise_schedules(more: dict[str, Any], steps: int) -> None:
+    """diffusers #12771, #6024: levels that run out, schedules that are ignored, predictions that cannot be read."""
+    config = SD_SCHEDULER | more
+    lanes = fitting_lanes(config, FAMILIES["sd"], steps)
+    assert len(lanes) >= 8
+    for lane in lanes:
+        scheduler = build_scheduler(lane, config)
+        scheduler.set_timesteps(steps)
+        latents = torch.ones(1, 4, 2, 2)
+        for timestep in scheduler.timesteps:
+            latents = scheduler.step(torch.zeros(1, 4, 2, 2), timestep, latents)[0]
+    for key in ("dpmpp_2m_karras", "pndm", "heun"):
+        refused = [found.severity for found in check_lane(parse_lane(f"{key}:{steps}"), config, FAMILIES["sd"])]
+        assert ("error" in refused) == (f"{key}:{steps}" not in {lane.key for lane in lanes})
 
 
 def test_schedulers_that_ignore_a_schedule_without_signal_are_refused_on_it() -> None:

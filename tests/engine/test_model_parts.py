@@ -23,6 +23,7 @@ from engine.study.pipeline_settings import PipelineSettings
 from engine.study.source import find_model
 from engine.study.study import FrameSettings, parse_study
 from tests.engine import family_miniatures as families
+from tests.engine.helpers import ask
 from tests.engine.miniature_parts import stirred
 from tests.engine.miniatures import PIXELS, picture_of
 from tests.engine.test_family_parity import GUIDANCE, Case, lanes_of, made_both_ways, sampled
@@ -112,9 +113,10 @@ STEERED = {"flux": "FluxControlNetPipeline", "sd3": "StableDiffusion3ControlNetP
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")
 @pytest.mark.parametrize("key", STEERED)
 def test_controlnets_of_flows_take_a_control_image(key: str, files: Path) -> None:
-    base: Any = families.built(key)
+    base: Any = families.built(key, **({"layers": 2} if key == "sd3" else {}))  # nothing steers the last layer
     net: Any = {"flux": diffusers.FluxControlNetModel, "sd3": diffusers.SD3ControlNetModel}[key]
     size = {"attention_head_dim": 16, "num_attention_heads": 2} if key == "flux" else {}
     more = {"num_single_layers": 1} if key == "flux" else {"num_extra_conditioning_channels": 0}
@@ -182,6 +184,26 @@ def test_a_study_from_a_picture_runs_from_end_to_end(sd_folder: Path, files: Pat
     assert run_study(plain, files / "c.duckdb", device="cpu").done == 0
     with reading(files / "c.duckdb") as db:
         assert db.execute("SELECT DISTINCT family FROM models").fetchall() == [(kind,)]
+
+
+def test_pictures_have_the_size_of_the_image_where_the_pipeline_takes_no_other(sd_folder: Path, files: Path) -> None:
+    families.picture().resize((70, 50)).save(files / "photo.png")
+    kind = "StableDiffusionImg2ImgPipeline"
+    study = study_of(sd_folder, files, image="photo.png", strength=0.6, **{"class": kind})
+    assert run_study(study, files / "c.duckdb", device="cpu").done == 8
+    for table in ("trajectories", "frames", "timings"):
+        assert ask(files / "c.duckdb", f"SELECT DISTINCT width, height FROM {table}") == [(64, 48)]
+    compared(study, plain_of(sd_folder, kind), image=families.picture().resize((70, 50)), strength=0.6)
+    with pytest.raises(StudyError, match=r"of the size of its image, here 64 x 48; leave out width and height"):
+        run_study(replace(study, width=64, height=64), files / "c.duckdb", device="cpu")
+
+
+def test_a_strength_that_leaves_no_step_is_refused_before_any_work(sd_folder: Path, files: Path) -> None:
+    kind = "StableDiffusionImg2ImgPipeline"
+    study = study_of(sd_folder, files, image="photo.png", strength=0.1, **{"class": kind})
+    with pytest.raises(StudyError, match=r"Lane 'ddim:5': .* takes no step at all; give more steps"):
+        run_study(study, files / "c.duckdb", device="cpu")
+    assert not (files / "c.duckdb").exists()
 
 
 @pytest.mark.parametrize(
