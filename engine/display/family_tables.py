@@ -18,7 +18,13 @@ _GUIDANCE = {
     "embedded": "an input of the denoiser",
     "unknown": "",
 }
-_STARTS = {"Img2Img": "img2img", "Inpaint": "inpainting", "ControlNet": "ControlNet", "Edit": "edit"}
+_STARTS = {
+    "Img2Img": "img2img",
+    "Inpaint": "inpainting",
+    "ControlNet": "ControlNet",
+    "Edit": "edit",
+    "ImageToVideo": "a picture",
+}
 EDM = "EDM models (Playground v2.5)"
 
 

@@ -1,5 +1,6 @@
 """One unmodified pipeline call for a cell: its arguments, and the call itself with stand-ins in place."""
 
+import inspect
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -33,7 +34,13 @@ def pipeline_arguments(pipe: DiffusionPipeline, cell: Cell) -> dict[str, Any]:
     for name, picture in cell.pipeline.pictures.items():
         arguments[name] = opened(picture, "L" if "mask" in name else "RGB")
     known = parameters(pipe)
-    return {key: value for key, value in arguments.items() if key in known}
+    return {key: _as_asked(value, known[key]) for key, value in arguments.items() if key in known}
+
+
+def _as_asked(value: Any, parameter: inspect.Parameter) -> Any:
+    """A list as a tuple, where a pipeline takes only those: TOML has none."""
+    wanted = str(parameter.annotation).lower()
+    return tuple(value) if isinstance(value, list) and "tuple" in wanted and "list" not in wanted else value
 
 
 @lru_cache(maxsize=8)
@@ -70,6 +77,7 @@ def call_pipeline(
         options: More arguments.
     """
     pipe: Any = with_parts(shared, scheduler=recorder.scheduler, **parked)
+    torch.manual_seed(generator.initial_seed())  # some draw without their generator, e.g. to encode a control image
     pipe(**arguments, generator=generator, output_type="latent", return_dict=False, **options)
     if recorder.final is None:
         raise RuntimeError("the pipeline took no step")

@@ -64,6 +64,7 @@ def sample_cells(
     behind: deque[Future[Sample]] = deque()
     finished: list[Sample] = []
     threads = ThreadPoolExecutor(min(MOST_THREADS, cores()), "finishing")
+    random_state = torch.get_rng_state()
 
     def told(count: int) -> None:
         if tell is not None:
@@ -92,6 +93,7 @@ def sample_cells(
             yield behind.popleft().result()
     finally:
         threads.shutdown(cancel_futures=True)
+        torch.set_rng_state(random_state)
 
 
 def run_cells(

@@ -169,12 +169,22 @@ _BUILT_IN = (
     Family("hidream", "HiDream", ("HiDreamImagePipeline",), size=_SQUARE, solvers=_LEVELS),
     Family("animatediff", "AnimateDiff", ("AnimateDiffPipeline", "AnimateDiffSDXLPipeline"), frames=16),
     Family("latte", "Latte", ("LattePipeline",), frames=16),
-    Family("ltx", "LTX-Video", ("LTXPipeline",), size=(704, 512), frames=161, solvers=_LEVELS),
-    Family("wan", "Wan", ("WanPipeline",), size=(832, 480), frames=81, style="two_calls", solvers=_ANY),
+    Family(
+        "ltx", "LTX-Video", ("LTXPipeline", "LTXImageToVideoPipeline"), size=(704, 512), frames=161, solvers=_LEVELS
+    ),
+    Family(
+        "wan",
+        "Wan",
+        ("WanPipeline", "WanImageToVideoPipeline"),
+        size=(832, 480),
+        frames=81,
+        style="two_calls",
+        solvers=_ANY,
+    ),
     Family(
         "cogvideox",
         "CogVideoX",
-        ("CogVideoXPipeline",),
+        ("CogVideoXPipeline", "CogVideoXImageToVideoPipeline"),
         size=(720, 480),
         frames=49,
         solvers=("cogvideox_ddim", "cogvideox_dpm"),

@@ -90,6 +90,7 @@ class Case:
             return (last,) * len(stepped) if isinstance(stepped, tuple) else type(stepped)(*[last] * len(stepped))
 
         pipe.scheduler.step = watched
+        torch.manual_seed(cell.seed)  # SD3's ControlNet samples its picture without the generator
         output = pipe(
             **self.arguments(cell),
             generator=torch.Generator().manual_seed(cell.seed),

@@ -18,6 +18,7 @@ from engine.sampling.equipping import equip
 from engine.sampling.image_pass import sample_cells
 from engine.sampling.models import Model, load
 from engine.study.cells import Cell, cells
+from engine.study.lanes import parse_lane
 from engine.study.model_parts import ModelParts, PartFile, equipped
 from engine.study.pipeline_settings import PipelineSettings
 from engine.study.source import find_model
@@ -26,7 +27,7 @@ from tests.engine import family_miniatures as families
 from tests.engine.helpers import ask
 from tests.engine.miniature_parts import stirred
 from tests.engine.miniatures import PIXELS, picture_of
-from tests.engine.test_family_parity import GUIDANCE, Case, lanes_of, made_both_ways, sampled
+from tests.engine.test_family_parity import GUIDANCE, Case, made_both_ways, sampled
 
 CALL: dict[str, Any] = {"num_inference_steps": 5, "guidance_scale": 4.0, "output_type": "np"}
 
@@ -128,7 +129,7 @@ def test_controlnets_of_flows_take_a_control_image(key: str, files: Path) -> Non
     settings = parse_study(plain, folder=files).pipeline
     every = [
         Cell(lane, "red apple", seed, "", GUIDANCE, PIXELS, PIXELS, "float32", key, "code", settings)
-        for lane in lanes_of(pipe)
+        for lane in (parse_lane("unipc:4"), parse_lane("flow_euler:3"))
         for seed in (0, 1)
     ]
     model = Model(find_model("gaussian"), pipe, "cpu")

@@ -333,7 +333,7 @@ def test_a_plug_in_module_that_is_not_installed_is_named():
     [
         (b"name = ", "not valid TOML"),
         (b"\xff", "cannot be read"),
-        (b"", "'lanes' is empty"),
+        (b"", "'name' is missing"),
         (b"a = " + b"[" * 5000, "not valid TOML"),
         (b"a = " + b"9" * 5000, "not valid TOML"),
     ],
