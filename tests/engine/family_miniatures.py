@@ -297,7 +297,7 @@ def pipeline_settings(key: str, folder: Path) -> PipelineSettings:
     return PipelineSettings(MORE.get(key, {}), pictures)
 
 
-PICTURES: dict[str, tuple[str, ...]] = {"svd": ("image",)}
+PICTURES: dict[str, tuple[str, ...]] = {"svd": ("image",), "ltx_picture": ("image",)}
 UNBINNED: dict[str, Any] = {"use_resolution_binning": False}
 MORE: dict[str, dict[str, Any]] = {
     "pixart": UNBINNED,
@@ -306,6 +306,7 @@ MORE: dict[str, dict[str, Any]] = {
     "hidream": {"max_sequence_length": 64},
     "latte": {"video_length": 5, "clean_caption": False},
     "ltx": {"num_frames": 9},
+    "ltx_picture": {"num_frames": 9},
     "ltx_noisy": {"num_frames": 9, "decode_timestep": 0.05, "decode_noise_scale": 0.025},
     "wan": {"num_frames": 5},
     "wan_two": {"num_frames": 5},

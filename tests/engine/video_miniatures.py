@@ -88,6 +88,11 @@ def ltx_noisy() -> DiffusionPipeline:
     return ltx(timestep_conditioning=True)
 
 
+def ltx_picture() -> DiffusionPipeline:
+    """LTX that starts from a picture, with a timestep for every token."""
+    return diffusers.LTXImageToVideoPipeline(**ltx().components)
+
+
 def _wan_transformer(channels: int = 4) -> diffusers.WanTransformer3DModel:
     return diffusers.WanTransformer3DModel(
         patch_size=(1, 2, 2),
@@ -316,6 +321,7 @@ BUILDERS = {
     "latte": latte,
     "ltx": ltx,
     "ltx_noisy": ltx_noisy,
+    "ltx_picture": ltx_picture,
     "wan": wan,
     "wan_two": wan_two,
     "wan_tokens": wan_tokens,
