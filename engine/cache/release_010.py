@@ -99,7 +99,7 @@ _LINTS = """
     FROM lints l
 """
 # Tables that release 0.1.0 did not have.
-_LATER = frozenset({"decisions"})
+_LATER = frozenset({"decisions", "input_pictures"})
 # Queries for the rows of tables that have changed since.
 _CHANGED = {
     "steps": _STEPS,
