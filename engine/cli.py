@@ -173,7 +173,7 @@ def parser() -> argparse.ArgumentParser:
     rehearse.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
     rehearse.set_defaults(command="rehearsing.rehearse")
 
-    check = add("check", help="check a cache for undecodable pictures, incomplete cells and orphaned rows")
+    check = add("check", help="check a cache for changed or undecodable pictures, incomplete cells and orphaned rows")
     _cache(check)
     check.set_defaults(command="checking.check_cache")
 

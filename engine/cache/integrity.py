@@ -1,4 +1,4 @@
-"""Integrity checks of a cache: orphaned rows, incomplete cells, undecodable pictures; and their repair.
+"""Integrity checks of a cache: orphaned rows, incomplete cells, changed or undecodable pictures; and their repair.
 
 Repair deletes orphaned rows and incomplete cells; the next run computes the cells again.
 """
@@ -14,7 +14,7 @@ from engine.cache.rows import clear
 CELLS_AT_ONCE = 16
 _WITHOUT_CELL = "trajectory_id IS NOT NULL AND trajectory_id NOT IN (SELECT trajectory_id FROM trajectories)"
 _WITHOUT_STUDY = "study_id IS NOT NULL AND study_id NOT IN (SELECT study_id FROM studies)"
-# (description, query for the ids): cells that lack a part every finished cell has.
+# (description, query for the ids): cells that lack a part every finished cell has, or whose parts were changed.
 _INCOMPLETE = (
     (
         "finished cells without a final picture",
@@ -25,6 +25,10 @@ _INCOMPLETE = (
         "cells without their model or environment",
         "SELECT trajectory_id FROM trajectories WHERE model_id NOT IN (SELECT model_id FROM models) "
         "OR environment_id NOT IN (SELECT environment_id FROM environments)",
+    ),
+    (
+        "cells with pictures that are not as they were written",
+        "SELECT DISTINCT trajectory_id FROM frames WHERE digest <> left(md5(image), 16)",
     ),
     (
         "cells whose latents do not match their shape",

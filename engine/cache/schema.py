@@ -304,12 +304,17 @@ CREATE TABLE input_pictures (              -- picture files that pipelines start
 );
 """
 
+_DIGESTS = """
+ALTER TABLE frames ADD COLUMN digest VARCHAR; -- first half of the picture's MD5 when it was written; NULL: older rows
+"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(7, "tables of release 0.2", "".join([_STUDIES, _CELLS, _SCORES, _LANES])),
     Migration(8, "decisions", _DECISIONS),
     Migration(9, "load of the machine beside each time", _LOAD),
     Migration(10, "what is known before cells are made", _FORESIGHT),
     Migration(11, "pictures that pipelines start from", _INPUTS),
+    Migration(12, "digests of pictures", _DIGESTS),
 )
 
 SCHEMA_VERSION = MIGRATIONS[-1].version

@@ -4,6 +4,7 @@ import datetime
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from hashlib import md5
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import duckdb
 from engine.cache.connection import migrate, writing
 from engine.cache.input_pictures import put_inputs
 from engine.cache.inventory import of_kind
-from engine.cache.records import TimingRow, TrajectoryRow
+from engine.cache.records import FrameRow, TimingRow, TrajectoryRow
 from engine.cache.rows import clear, now, put
 from engine.environment import Environment
 from engine.study.cells import Cell
@@ -76,7 +77,7 @@ class CacheWriter:
                 clear(db, table.name, ids)
             put(db, "trajectories", [_trajectory(row, model, environment, time) for row in rows])
             put(db, "latents", [_child(row, row.latents) for row in rows if row.latents])
-            put(db, "frames", [_child(row, frame) for row in rows for frame in row.frames])
+            put(db, "frames", [_frame(row, frame) for row in rows for frame in row.frames])
             put(db, "steps", [_child(row, step) for row in rows for step in row.measured])
 
     def timings(self, rows: Iterable[TimingRow], model: ModelSource, environment: Environment) -> None:
@@ -114,6 +115,11 @@ def _trajectory(
         "environment_id": environment.environment_id,
         "created_at": now,
     }
+
+
+def _frame(row: TrajectoryRow, frame: FrameRow) -> dict[str, Any]:
+    digest = md5(frame.image, usedforsecurity=False).hexdigest()[:16]
+    return _child(row, frame) | {"digest": digest}
 
 
 def _child(row: TrajectoryRow, child: Any) -> dict[str, Any]:

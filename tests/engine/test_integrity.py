@@ -35,6 +35,8 @@ DAMAGE = {
     "rows of 'study_metrics' without their study": "UPDATE study_metrics SET study_id = 'gone'",
     "without a final picture": f"DELETE FROM frames WHERE kind = 'final' AND {ONE}",
     "do not decode": f"UPDATE frames SET image = image[:40] WHERE kind = 'final' AND {ONE}",
+    "not as they were written": "UPDATE frames SET image = xor(image::BIT, set_bit(bitstring('0', "
+    f"(8 * octet_length(image))::INT), 300, 1))::BLOB WHERE kind = 'final' AND {ONE}",
     "without their model": f"UPDATE trajectories SET model_id = 'gone' WHERE {ONE}",
     "do not match their shape": f"INSERT INTO latents SELECT trajectory_id, '4x8x8', '12'::BLOB "
     f"FROM trajectories WHERE {ONE} ON CONFLICT DO UPDATE SET shape = '4x8x8', data = '12'::BLOB",
