@@ -83,6 +83,17 @@ WAIT = Number(
 )
 
 
+KWH = Number(
+    "kwh",
+    "Price per kWh ($)",
+    None,
+    0.001,
+    10.0,
+    0.01,
+    "What you pay for electricity, for the dollars beside the energy. Empty: none are shown.",
+)
+
+
 FPS = Number(
     "fps",
     "Frames per second",

@@ -9,12 +9,15 @@ from dashboard import components
 from dashboard.cost import controls
 from dashboard.cost.data import Equality
 from engine.analysis.cost import MONTH_SECONDS, Clip, Preset, Pricing, Rate, Workload, price_lanes
+from engine.analysis.energy_use import energy_per_image
 from engine.analysis.recommendation import WORDS
 from engine.display import html
 from engine.display.cost_charts import MARKS, cost_chart
+from engine.display.energy_tables import energy_table
 from engine.display.formats import NONE, interval_note, known, money, money_range, number, percent, percent_range
 from engine.display.headline import Figure
 from engine.display.tables import cost_table
+from engine.results import Results
 
 _OTHER_GPU = (
     "The times were measured on {device}; what they would be on the {gpu} is not known. Enter the seconds per image of "
@@ -99,6 +102,24 @@ def costs(table: pd.DataFrame, choice: Pricing, equal: Equality, worth: str) -> 
     components.timing_footer(priced, "ranges from the 95 % bootstrap intervals of the times")
     if (table["settled"] != "settled").any():
         st.html(html.soft(components.UNSETTLED_NOTE))
+
+
+def energy(study: Results, table: pd.DataFrame) -> float | None:
+    """What the lanes take of energy where their times were taken, or why that is not known.
+
+    Returns:
+        The price of electricity, if there is one.
+    """
+    used = energy_per_image(study.samples, table)
+    if used.watt_hours.empty:
+        st.html(html.soft(f"Energy: {used.source}."))
+        return None
+    left, _ = st.columns([1.5, 5.6])
+    with left:
+        price: float | None = controls.choose_number(controls.KWH, "optional")
+    st.html(html.table(energy_table(used.watt_hours, price)))
+    st.html(html.soft(f"Energy counted by {used.source}, idle power included; mean with 95 % bootstrap interval."))
+    return price
 
 
 def _basis(choice: Pricing, device: str, baseline: str) -> str:

@@ -23,8 +23,11 @@ METHOD = (
     "the ratio of the times.",
     "If the baseline's seconds are entered, each lane takes those seconds ÷ its measured speed-up. That ratio is an "
     "assumption on any machine but the one it was measured on.",
-    "Not counted: disk, traffic, tax, staff, start-up times, discounts. Energy has not been measured, so there is no "
-    "figure for it; the price of a rented GPU contains it.",
+    "Not counted: disk, traffic, tax, staff, start-up times, discounts. The price of a rented GPU contains energy.",
+    "Energy: joules that the device counted during the timed calls, idle power included, divided by the images: the "
+    "mean over the samples. On a GPU it is the GPU's alone, on a CPU that of all processors and their memory, whoever "
+    "used them; cooling and power supply come on top. NVML's counter moves about ten times a second, so that calls "
+    "below a second are told only by many samples together.",
     "Prices are per GPU and hour, as read on the day given; look them up before relying on them. Confidence: A from "
     "the provider's price interface, B transcribed from the provider's page, C from an article.",
 )
@@ -43,8 +46,10 @@ else:
     frames = page.require_all(chosen.cache, clip_length(study.id))[0]
     choice = sections.choose_pricing(timings, presets, equal, only_equal, frames)
     sections.costs(timings, choice, equal, explained(equal, study, choice.lane))
+    electricity = sections.energy(study, timings)
     with st.expander("How these figures come about, and where the prices are from"):
         st.html(html.method(METHOD))
         st.html(html.table(price_table(presets)))
     address = controls.price_choices(choice) | {"equal": str(int(only_equal)) if asked else ""}
+    address["kwh"] = "" if electricity is None else f"{electricity:.10g}"
 state.keep_in_address(study=study.id, **address)

@@ -120,6 +120,13 @@ def median_interval(values: Floats) -> tuple[float, float]:
     return _quantiles(np.median(values[_draws(len(values), SEED)], axis=1))
 
 
+def mean_interval(values: Floats) -> tuple[float, float]:
+    """The 95 % percentile bootstrap interval of the mean; NaN, NaN below 5 values."""
+    if len(values) < MIN_SAMPLES:
+        return float("nan"), float("nan")
+    return _quantiles(values[_draws(len(values), SEED)].mean(axis=1))
+
+
 def ratio_interval(baseline: Floats, lane: Floats, *, paired: bool) -> tuple[float, float]:
     """The 95 % percentile bootstrap interval of median(baseline) / median(lane); NaN, NaN below 5 values of either.
 

@@ -170,7 +170,8 @@ def timings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
     """Raw timing samples of a study's lanes, from every environment.
 
     A sample belongs to a lane if model, size, number format and guidance match the study's cells.
-    Columns: lane, environment_id, device, device_name, batch_size, repeat, stage, seconds, nfe, created_at, other_load.
+    Columns: lane, environment_id, device, device_name, batch_size, repeat, stage, seconds, nfe, created_at, other_load,
+    joules, energy.
     """
     return fetch(
         db,
@@ -181,7 +182,7 @@ def timings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
             FROM study_trajectories l JOIN trajectories t USING (trajectory_id) WHERE l.study_id = ?
         )
         SELECT s.lane, x.environment_id, e.device, e.device_name, x.batch_size, x.repeat, x.stage, x.seconds, x.nfe,
-               x.created_at, x.other_load
+               x.created_at, x.other_load, x.joules, x.energy
         FROM shown s
         JOIN timings x ON (x.model_id, x.config_id, x.width, x.height, x.dtype, x.guided)
                         = (s.model_id, s.config_id, s.width, s.height, s.dtype, s.guided)

@@ -110,7 +110,7 @@ class TrajectoryRow:
 
 @dataclass(frozen=True)
 class TimingRow:
-    """Duration of one stage in one repeat, with the load by other processes; see the table `timings`."""
+    """Duration of one stage in one repeat, with the load by other processes and the energy; see the table `timings`."""
 
     scheduler: str
     steps: int
@@ -126,3 +126,5 @@ class TimingRow:
     seconds: float
     nfe: int
     other_load: float | None = None
+    joules: float | None = None
+    energy: str | None = None

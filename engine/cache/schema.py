@@ -308,6 +308,11 @@ _DIGESTS = """
 ALTER TABLE frames ADD COLUMN digest VARCHAR; -- first half of the picture's MD5 when it was written; NULL: older rows
 """
 
+_ENERGY = """
+ALTER TABLE timings ADD COLUMN joules DOUBLE; -- of the whole batch, stage total only; NULL: see energy
+ALTER TABLE timings ADD COLUMN energy VARCHAR; -- what counted the joules, or why nothing did; stage total only
+"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(7, "tables of release 0.2", "".join([_STUDIES, _CELLS, _SCORES, _LANES])),
     Migration(8, "decisions", _DECISIONS),
@@ -315,6 +320,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(10, "what is known before cells are made", _FORESIGHT),
     Migration(11, "pictures that pipelines start from", _INPUTS),
     Migration(12, "digests of pictures", _DIGESTS),
+    Migration(13, "energy of timed calls", _ENERGY),
 )
 
 SCHEMA_VERSION = MIGRATIONS[-1].version

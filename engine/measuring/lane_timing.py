@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
+from engine.measuring.energy import energy_counter
 from engine.measuring.machine_load import OtherLoad
 from engine.sampling.building import build_scheduler
 from engine.sampling.calls import pipeline_arguments
@@ -45,6 +46,8 @@ class TimingSample:
             the total if components take turns on the device.
         nfe: Denoiser calls, counted.
         other_load: Processor cores that other processes kept busy meanwhile; None where that is not known.
+        joules: That the device took; None where nothing counts them.
+        energy: What counted the joules, or why nothing did.
     """
 
     job: TimingJob
@@ -53,6 +56,8 @@ class TimingSample:
     nfe: int
     error: str | None = None
     other_load: float | None = None
+    joules: float | None = None
+    energy: str = ""
 
 
 @dataclass
@@ -160,11 +165,11 @@ def time_once(model: Model, job: TimingJob, repeat: int) -> TimingSample:
         return _untouched(model, job, repeat)
     cell, watch = job.cell, Stopwatch(model.device)
     pipe = timed_pipeline(model.pipe, watch, cell)
-    total, others = _called(model, pipe, job)
+    total, around = _called(model, pipe, job)
     seconds = watch.seconds()
     seconds["other"] = max(0.0, total - sum(seconds.values()))
     calls = sum(part.calls for part in denoisers(pipe).values() if isinstance(part, TimedDenoiser))
-    return TimingSample(job, repeat, {**seconds, "total": total}, calls, other_load=others)
+    return TimingSample(job, repeat, {**seconds, "total": total}, calls, **around)
 
 
 def _untouched(model: Model, job: TimingJob, repeat: int) -> TimingSample:
@@ -173,15 +178,15 @@ def _untouched(model: Model, job: TimingJob, repeat: int) -> TimingSample:
     calls: list[None] = []
     hooks = [part.register_forward_hook(lambda *_: calls.append(None)) for part in denoisers(pipe).values()]
     try:
-        total, others = _called(model, pipe, job)
-        return TimingSample(job, repeat, {"total": total}, len(calls), other_load=others)
+        total, around = _called(model, pipe, job)
+        return TimingSample(job, repeat, {"total": total}, len(calls), **around)
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _called(model: Model, pipe: Any, job: TimingJob) -> tuple[float, float | None]:
-    """Wall seconds of one call, and the cores that other processes kept busy meanwhile."""
+def _called(model: Model, pipe: Any, job: TimingJob) -> tuple[float, dict[str, Any]]:
+    """Wall seconds of one call, and what else a sample says of it: load and energy."""
     cell = job.cell
     arguments = pipeline_arguments(pipe, cell)
     for name in ("prompt", "negative_prompt"):
@@ -189,11 +194,13 @@ def _called(model: Model, pipe: Any, job: TimingJob) -> tuple[float, float | Non
             arguments[name] = [arguments[name]] * job.batch_size
     generators = [torch.Generator("cpu").manual_seed(cell.seed + i) for i in range(job.batch_size)]
     synchronise(model.device)
-    load = OtherLoad()
+    counter = energy_counter(model.device)
+    load, spent = OtherLoad(), counter.start()
     start = time.perf_counter()
     pipe(**arguments, generator=generators if job.batch_size > 1 else generators[0], output_type="pil")
     synchronise(model.device)
-    return time.perf_counter() - start, load.cores()
+    seconds = time.perf_counter() - start
+    return seconds, {"joules": spent.joules(), "other_load": load.cores(), "energy": counter.source}
 
 
 def timed_pipeline(shared: DiffusionPipeline, watch: Stopwatch, cell: Cell) -> DiffusionPipeline:

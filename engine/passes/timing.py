@@ -125,6 +125,8 @@ def timing_rows(sample: "TimingSample") -> list[TimingRow]:
             seconds=seconds,
             nfe=sample.nfe,
             other_load=sample.other_load,
+            joules=sample.joules if stage == "total" else None,
+            energy=sample.energy if stage == "total" else None,
         )
         for stage, seconds in sample.seconds.items()
     ]

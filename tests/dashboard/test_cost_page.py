@@ -1,6 +1,7 @@
 """The Cost page: what it says of the machine it prices, of equal quality, and its address."""
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -64,8 +65,25 @@ def test_the_page_says_what_was_measured_where_and_what_the_figures_leave_out(
     assert "UTC" in text
     assert "the images have not been scored" in text
     assert "given back" in text
-    assert "Energy has not been measured" in text
+    assert "Energy: not measured where these times were taken." in text
     assert "datareceipts" in text
+
+
+def test_energy_that_was_counted_is_shown_per_thousand_images_and_priced(
+    open_cost: OpenCost, usual_cache: Path, tmp_path: Path
+) -> None:
+    counted = Path(shutil.copy(usual_cache, tmp_path / "counted.duckdb"))
+    with writing(counted) as db:
+        db.execute("UPDATE timings SET joules = 36 * nfe, energy = 'RAPL: package-0' WHERE stage = 'total'")
+    text = words(open_cost(counted))
+    # DDIM 50 makes 50 calls: 1,800 J an image are 500 Wh for a thousand.
+    assert "500" in text
+    assert "Energy counted by RAPL: package-0" in text
+    assert "Electricity per 1,000" not in text
+    priced = open_cost(counted, kwh="0.2")
+    assert "Electricity per 1,000" in words(priced)
+    assert "$0.10" in words(priced)
+    assert address(priced)["kwh"] == "0.2"
 
 
 @pytest.fixture(scope="module")

@@ -149,8 +149,9 @@ def test_times_of_another_machine_stand_beside_those_of_this_one(here, there):
         planned = run(path, parsed(), environment)
         with writing(path) as db:
             db.execute(
-                "INSERT INTO timings SELECT ?, model_id, scheduler, steps, lane, config_id, width, height, "
-                "dtype, true, 1, 0, 'total', 0.5, 4, created_at, NULL FROM trajectories",
+                "INSERT INTO timings BY NAME SELECT ? AS environment_id, model_id, scheduler, steps, lane, config_id, "
+                "width, height, dtype, true AS guided, 1 AS batch_size, 0 AS repeat, 'total' AS stage, "
+                "0.5 AS seconds, 4 AS nfe, created_at FROM trajectories",
                 [environment.environment_id],
             )
         assert len(planned) == 2
