@@ -29,6 +29,7 @@ class PageView:
         errors: Exceptions shown on the page.
         buttons: (label, widget id) of its buttons.
         uploaders: Widget ids of its file uploaders.
+        widgets: Widget ids of everything that has a state.
         session: The server's id of the session.
         redirect: URL to which the server redirects for signing in or out.
     """
@@ -39,6 +40,7 @@ class PageView:
     errors: list[str] = field(default_factory=list)
     buttons: list[tuple[str, str]] = field(default_factory=list)
     uploaders: list[str] = field(default_factory=list)
+    widgets: list[str] = field(default_factory=list)
     session: str = ""
     redirect: str = ""
 
@@ -96,6 +98,8 @@ def _take(answer: ForwardMsg, found: PageView) -> None:
         return
     element = answer.delta.new_element
     kind = element.WhichOneof("type")
+    if widget := getattr(getattr(element, kind or "", None), "id", ""):
+        found.widgets.append(widget)
     if kind == "html":
         found.texts.append(element.html.body)
     elif kind == "markdown":
