@@ -21,7 +21,7 @@ demo: setup  ## measure a small study, live on http://localhost:8501 (DEMO_PORT=
 test: $(VENV)/.installed-dev  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not long"
 
-test-long: $(VENV)/.installed-dev  ## run the tests that `make test` leaves out: every model family
+test-long: $(VENV)/.installed-cluster  ## run the tests that `make test` leaves out: every model family, workers on Ray
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
 
 lint: $(VENV)/.installed-dev  ## check style, format and types
@@ -55,4 +55,8 @@ $(VENV)/.installed: requirements.txt pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(BIN)/python -m pip install -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.installed-cluster: requirements-cluster.txt $(VENV)/.installed-dev
+	$(BIN)/python -m pip install -r requirements-cluster.txt
 	@touch $@

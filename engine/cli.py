@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     _study(run)
     run.add_argument("--max-batch", type=_positive, metavar="N", help="most images in flight (default: by device)")
     run.add_argument("--progress", choices=("bar", "json", "none"), default="bar")
+    _cluster(run)
     run.set_defaults(command="studies.run")
 
     decide = add("decide", help="add prompts until the cheapest lane as good as the baseline is known; exit 3: not yet")
@@ -65,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     )
     decide.add_argument("--max-batch", type=_positive, metavar="N", help="most images in flight (default: by device)")
     decide.add_argument("--progress", choices=("bar", "json", "none"), default="bar")
+    _cluster(decide)
     decide.set_defaults(command="deciding.decide")
 
     tune = add("tune", help="find a schedule that makes few steps as good as many, and prove it on other prompts")
@@ -162,6 +164,14 @@ def parser() -> argparse.ArgumentParser:
         metavar=("FEW", "MANY"),
         help="instead: what a cell costs in a study of so many cells beside a small one, e.g. 100 10000",
     )
+    bench.add_argument(
+        "--ray",
+        type=_positive,
+        nargs="?",
+        const=36,
+        metavar="SEEDS",
+        help="instead: one worker of a Ray cluster beside two, one core each, on 16 cells a seed (default 36 seeds)",
+    )
     bench.set_defaults(command="lab.bench")
 
     rehearse = add("rehearse", help="what a model will cost, before downloading it: its real size, with random weights")
@@ -205,6 +215,17 @@ def _study(command: argparse.ArgumentParser) -> None:
         help="low: only the part at work is on the GPU; slicing: attention in slices as well, slower and often larger",
     )
     _cache(command)
+
+
+def _cluster(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="make the cells on a Ray cluster; local: on one that is started here (default: the one that runs here)",
+    )
+    command.add_argument("--workers", type=_positive, metavar="N", help="most workers (default: one a GPU, or a core)")
 
 
 def _tune(command: argparse.ArgumentParser) -> None:

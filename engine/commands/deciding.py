@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from engine.analysis.decision import Decision
 from engine.cache.input_pictures import kept_in
+from engine.commands.clusters import cluster_of
 from engine.commands.console import print_table
 from engine.passes.decide import decide_study
 from engine.passes.search_budget import DecideOutcome, parse_budget
@@ -16,15 +17,17 @@ def decide(arguments: argparse.Namespace) -> int:
     """`decide STUDY`."""
     budget = parse_budget(arguments.budget) if arguments.budget else None
     study = load_study(arguments.study, arguments.settings, kept_in(arguments.cache))
-    outcome = decide_study(
-        study,
-        arguments.cache,
-        device=arguments.device,
-        memory=arguments.memory,
-        max_batch=arguments.max_batch,
-        progress=make_progress(arguments.progress),
-        budget=budget,
-    )
+    with cluster_of(arguments, study) as cluster:
+        outcome = decide_study(
+            study,
+            arguments.cache,
+            device=arguments.device,
+            memory=arguments.memory,
+            max_batch=arguments.max_batch,
+            progress=make_progress(arguments.progress),
+            budget=budget,
+            cluster=cluster,
+        )
     if arguments.progress != "json" and outcome.decision is not None:
         print_table(list(decision_rows(outcome.decision)))
         print(f"\n{outcome.decision.sentence}")

@@ -86,6 +86,13 @@ def bench(arguments: argparse.Namespace) -> int:
         print(describe_growth(growth))
         write_json(arguments.json, growth)
         return 0
+    if arguments.ray:
+        from engine.cluster_bench import describe_cluster_bench, run_cluster_bench
+
+        shared = run_cluster_bench(arguments.model, arguments.ray, print)
+        print(describe_cluster_bench(shared))
+        write_json(arguments.json, shared)
+        return 0
     from engine.bench import describe_bench, run_bench
 
     result = run_bench(arguments.model, arguments.device, arguments.repeats, arguments.max_batch, print)

@@ -9,6 +9,7 @@ from engine.analysis.comparison import comparison_rows, undecided_lines
 from engine.analysis.sets import feature_lines, refusal_lines, set_rows
 from engine.cache.connection import reading
 from engine.cache.input_pictures import kept_in
+from engine.commands.clusters import cluster_of
 from engine.commands.console import duration, print_table
 from engine.commands.files import cached_name, check_json, migrate_existing, write_json
 from engine.errors import StudyError
@@ -29,14 +30,16 @@ from engine.study.study import load_study
 def run(arguments: argparse.Namespace) -> int:
     """`run STUDY`."""
     study = load_study(arguments.study, arguments.settings, kept_in(arguments.cache))
-    outcome = run_study(
-        study,
-        arguments.cache,
-        device=arguments.device,
-        memory=arguments.memory,
-        max_batch=arguments.max_batch,
-        progress=make_progress(arguments.progress),
-    )
+    with cluster_of(arguments, study) as cluster:
+        outcome = run_study(
+            study,
+            arguments.cache,
+            device=arguments.device,
+            memory=arguments.memory,
+            max_batch=arguments.max_batch,
+            progress=make_progress(arguments.progress),
+            cluster=cluster,
+        )
     if arguments.progress != "json":
         print(_sentence(study.name, outcome))
         print(f"Cache: {arguments.cache}")

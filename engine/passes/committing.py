@@ -4,8 +4,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
-from engine.cache.records import TrajectoryRow
+T = TypeVar("T")
 
 # A group is committed when it has so many cells, or holds so many seconds' work.
 GROUP_CELLS = 16
@@ -13,10 +14,8 @@ GROUP_SECONDS = 5.0
 # Groups that wait for the one that is being written; with more the pass waits, so that memory is bounded.
 MOST_WAITING = 1
 
-Group = list[TrajectoryRow]
 
-
-class Committer:
+class Committer(Generic[T]):
     """Takes rows and writes them in groups, in order; one thread writes.
 
     What the writing raises is raised by the next `add`, or by `close`, which writes what waits after an interrupt, too.
@@ -25,16 +24,16 @@ class Committer:
         write: Writes a group in one transaction.
     """
 
-    def __init__(self, write: Callable[[Sequence[TrajectoryRow]], None]) -> None:
+    def __init__(self, write: Callable[[Sequence[T]], None]) -> None:
         self._write = write
-        self._rows: Group = []
+        self._rows: list[T] = []
         self._since = time.monotonic()
-        self._groups: queue.Queue[Group | None] = queue.Queue(MOST_WAITING)
+        self._groups: queue.Queue[list[T] | None] = queue.Queue(MOST_WAITING)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="committing")
         self._thread.start()
 
-    def add(self, row: TrajectoryRow) -> None:
+    def add(self, row: T) -> None:
         """Adds a finished cell."""
         self._rows.append(row)
         if len(self._rows) >= GROUP_CELLS or time.monotonic() - self._since > GROUP_SECONDS:

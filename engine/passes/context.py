@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.cache.records import TrajectoryRow
 from engine.cache.writer import CacheWriter
 from engine.environment import Environment, Memory, describe, resolve_device
 from engine.progress import Progress
@@ -15,6 +16,7 @@ from engine.study.source import ModelSource, find_model
 from engine.study.study import Study
 
 if TYPE_CHECKING:
+    from engine.passes.cluster import Cluster
     from engine.sampling.models import Model
 
 
@@ -32,6 +34,14 @@ class PassOutcome:
 
 
 @dataclass(frozen=True)
+class MadeCell:
+    """A cell as it is stored, and where it was made."""
+
+    row: TrajectoryRow
+    environment: Environment
+
+
+@dataclass(frozen=True)
 class PassContext:
     """One model on one device, writing to one cache; it serves any number of passes and lists of cells.
 
@@ -42,6 +52,7 @@ class PassContext:
         dtype: "float32", "float16" or "bfloat16".
         most_in_flight: Most cells that share a forward; by device and picture size unless given.
         progress: Is told.
+        cluster: Machines that make the cells; this process does unless given.
     """
 
     cache: Path
@@ -50,6 +61,7 @@ class PassContext:
     dtype: str
     most_in_flight: int | None = None
     progress: Progress = field(default_factory=Progress)
+    cluster: "Cluster | None" = None
 
     @cached_property
     def model(self) -> "Model":
@@ -112,6 +124,7 @@ def open_context(
     memory: Memory = "standard",
     max_batch: int | None = None,
     progress: Progress | None = None,
+    cluster: "Cluster | None" = None,
 ) -> PassContext:
     """The context of a study on this machine; its model is fetched, but not loaded yet.
 
@@ -122,4 +135,4 @@ def open_context(
     source = equipped(fetched_source(study.model, progress, device, study.dtype), study.pipeline.parts)
     device = resolve_device(device)
     environment, dtype = describe(device, memory), resolve_dtype(study.dtype, device)
-    return PassContext(cache, source, environment, dtype, max_batch, progress)
+    return PassContext(cache, source, environment, dtype, max_batch, progress, cluster)

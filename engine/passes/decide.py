@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.analysis.calibration import Calibration, calibrate
 from engine.analysis.decision import BATCH, Decision, LaneCost, fix_terms, prompt_order
@@ -44,6 +45,9 @@ from engine.study.lanes import Lane
 from engine.study.reference import fitting_reference
 from engine.study.study import FrameSettings, Study
 
+if TYPE_CHECKING:
+    from engine.passes.cluster import Cluster
+
 # Prompts of which lanes that are only shown are made, and of how many the step frames are kept.
 SHOWN_PROMPTS, FRAMED_PROMPTS = 8, 3
 UNTIMED = "The lanes have not been timed beside the baseline yet; another call, or a larger budget, begins with that."
@@ -61,6 +65,7 @@ def decide_study(
     progress: Progress | None = None,
     budget: SearchBudget | None = None,
     pool: Sequence[str] | None = None,
+    cluster: "Cluster | None" = None,
 ) -> DecideOutcome:
     """Adds prompts until the cheapest lane as good as the baseline is known, or pool or budget are spent.
 
@@ -73,11 +78,14 @@ def decide_study(
         progress: Is told.
         budget: The most that this call may spend; no limit unless given.
         pool: Prompts to draw from; the study's pool unless given.
+        cluster: Machines that make the cells; this one does unless given.
 
     Raises:
         LabError: Something on the user's side is wrong; raised before any work.
     """
-    context = open_context(study, cache, device=device, memory=memory, max_batch=max_batch, progress=progress)
+    context = open_context(
+        study, cache, device=device, memory=memory, max_batch=max_batch, progress=progress, cluster=cluster
+    )
     source = context.source
     references, remark = fitting_reference(study.reference, source.scheduler_config, source.family)
     if remark:

@@ -10,7 +10,7 @@ from engine.cache.connection import Connection
 from engine.cache.live_state import CellPicture
 from engine.cache.records import FrameRow, LatentsRow, StepRow, TrajectoryRow, step_rows
 from engine.passes.committing import Committer
-from engine.passes.context import PassContext, PassOutcome
+from engine.passes.context import MadeCell, PassContext, PassOutcome
 from engine.study.cells import Cell
 from engine.study.study import FrameSettings, Study
 
@@ -76,25 +76,80 @@ def make_images(context: PassContext, jobs: Sequence[ImageJob], title: str = "im
         progress.calls(calls, expected)
 
     done = failed = 0
-    writer, read = context.writer, _readings(context)
-    committer = Committer(lambda rows: writer.trajectories(rows, context.source, context.environment))
-    previews = _previews(context) if progress.wants_pictures else None
-    with closing(_samples(context, jobs, tell, previews)) as samples:
+    cells = {job.cell.trajectory_id: job.cell for job in jobs}
+    committer = Committer(_writes(context))
+    with closing(_made(context, jobs, tell)) as made:
         try:
-            for sample, frames in samples:
-                committer.add(trajectory_row(sample, frames, read(sample.cell)))
-                if sample.error is None:
+            for each in made:
+                cell = cells[each.row.trajectory_id]
+                committer.add(each)
+                if each.row.status == "done":
                     done += 1
-                    if previews is not None:
-                        progress.picture(_finished_picture(sample))
+                    if progress.wants_pictures:
+                        progress.picture(_finished_picture(cell, each.row))
                 else:
                     failed += 1
-                    progress.note(f"Failed: {sample.cell.lane.key}, seed {sample.cell.seed}: {sample.error}")
-                progress.advance(1, sample.cell.lane.key)
+                    progress.note(f"Failed: {cell.lane.key}, seed {cell.seed}: {each.row.error}")
+                progress.advance(1, cell.lane.key)
         finally:
             # Also when the run is interrupted: what is finished is kept.
             committer.close()
     return PassOutcome(done, failed)
+
+
+def make_here(
+    context: PassContext,
+    jobs: Sequence[ImageJob],
+    tell: Callable[[int], None] | None = None,
+    previews: "Previews | None" = None,
+) -> Generator[TrajectoryRow, None, None]:
+    """Makes cells in this process and yields each as it is stored; writes nothing.
+
+    Args:
+        context: The model that makes them.
+        jobs: All of one picture size; those that keep the same frames share forwards.
+        tell: Told on the way how many more denoiser calls are done.
+        previews: Looks at the cells on their way.
+    """
+    from engine.sampling.image_pass import sample_cells
+
+    read = _readings(context)
+    for frames in dict.fromkeys(job.frames for job in jobs):
+        cells = [job.cell for job in jobs if job.frames == frames]
+        with closing(sample_cells(context.model, cells, frames, context.max_batch(cells), tell, previews)) as samples:
+            for sample in samples:
+                yield trajectory_row(sample, frames, read(sample.cell))
+
+
+def _made(
+    context: PassContext, jobs: Sequence[ImageJob], tell: Callable[[int], None]
+) -> Generator[MadeCell, None, None]:
+    """The finished cells, made by the workers of a cluster or here."""
+    if context.cluster is not None:
+        context.release_model()  # a worker on this machine may need the room
+        with closing(context.cluster.make(context, jobs, tell)) as made:
+            yield from made
+        return
+    previews = _previews(context) if context.progress.wants_pictures else None
+    with closing(make_here(context, jobs, tell, previews)) as rows:
+        for row in rows:
+            yield MadeCell(row, context.environment)
+
+
+def _writes(context: PassContext) -> Callable[[Sequence[MadeCell]], None]:
+    """Writes a group of cells, each with the environment that it was made in."""
+    writer, known = context.writer, {context.environment.environment_id}
+
+    def write(group: Sequence[MadeCell]) -> None:
+        places = {made.environment.environment_id: made.environment for made in group}
+        for place, environment in places.items():
+            if place not in known:
+                writer.places(context.source, environment)
+                known.add(place)
+            rows = [made.row for made in group if made.environment.environment_id == place]
+            writer.trajectories(rows, context.source, environment)
+
+    return write
 
 
 def _readings(context: PassContext) -> Callable[[Cell], str]:
@@ -150,22 +205,6 @@ def _is_complete(cached: tuple[int, frozenset[str]] | None, frames: FrameSetting
     return frames.count == 0 or (count >= frames.count and kinds >= set(frames.kinds))
 
 
-def _samples(
-    context: PassContext,
-    jobs: Sequence[ImageJob],
-    tell: Callable[[int], None],
-    previews: "Previews | None" = None,
-) -> Generator[tuple["Sample", FrameSettings], None, None]:
-    """The finished cells; those that keep the same frames share forwards."""
-    from engine.sampling.image_pass import sample_cells
-
-    for frames in dict.fromkeys(job.frames for job in jobs):
-        cells = [job.cell for job in jobs if job.frames == frames]
-        with closing(sample_cells(context.model, cells, frames, context.max_batch(cells), tell, previews)) as samples:
-            for sample in samples:
-                yield sample, frames
-
-
 def _previews(context: PassContext) -> "Previews":
     """Hands previews of cells on their way to the progress."""
     from engine.sampling.previews import Previews
@@ -179,12 +218,13 @@ def _previews(context: PassContext) -> "Previews":
     return Previews(show)
 
 
-def _finished_picture(sample: "Sample") -> CellPicture:
+def _finished_picture(cell: Cell, row: TrajectoryRow) -> CellPicture:
     """The final picture as it is shown in passing: of a clip, the first frame."""
     from engine.sampling.previews import small
 
-    final = next(picture for picture in sample.pictures if picture.kind == "final")
-    return _cell_picture(sample.cell, len(sample.steps), len(sample.steps), small(final.data))
+    final = next(frame for frame in row.frames if frame.kind == "final")
+    calls = row.nfe or 0
+    return _cell_picture(cell, calls, calls, small(final.image))
 
 
 def _cell_picture(cell: Cell, call: int, calls: int, image: bytes, noisy: bytes = b"") -> CellPicture:

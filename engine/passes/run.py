@@ -3,6 +3,7 @@
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine import waiting
 from engine.cache.connection import migrate
@@ -19,6 +20,9 @@ from engine.passes.timing import take_times
 from engine.progress import Progress
 from engine.study.model_parts import equipped
 from engine.study.study import Study
+
+if TYPE_CHECKING:
+    from engine.passes.cluster import Cluster
 
 
 @dataclass
@@ -61,6 +65,7 @@ def run_study(
     memory: Memory = "standard",
     max_batch: int | None = None,
     progress: Progress | None = None,
+    cluster: "Cluster | None" = None,
 ) -> RunOutcome:
     """Makes what a cache lacks of a study; a finished cell is never computed again.
 
@@ -85,7 +90,7 @@ def run_study(
     progress.begin(plan.facts())
     outcome = RunOutcome(cached=len(plan.cells) - len(plan.missing_images))
     with shown_live(study, cache, progress) as told:
-        context = PassContext(cache, source, plan.environment, plan.cells[0].dtype, max_batch, told)
+        context = PassContext(cache, source, plan.environment, plan.cells[0].dtype, max_batch, told, cluster)
         if plan.nothing_to_do:
             _record_study(plan, context)
         else:

@@ -72,6 +72,8 @@ def take_times(
     """
     from engine.measuring.lane_timing import TimingJob, time_lanes
 
+    if context.cluster is not None:
+        context.cluster.dismiss()  # whoever is timed has this machine to itself
     progress, alive = context.progress, _finished_by_lane(context, cells)
     taken = untimed = 0
     for lane in dict.fromkeys(timing.cell.lane.key for timing in timings):
