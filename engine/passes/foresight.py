@@ -64,6 +64,7 @@ class Foresight:
     Attributes:
         tried: How the lanes' calls go, by config_id.
         prompts: (reading, note) of the study's prompts as the model reads them, as far as that is known.
+        negative: What a person should know of the negative prompt.
         fresh: Those of `tried` that the cache lacks, by config_id.
         untried: Why lanes could not be tried; "" if all were.
     """
@@ -72,10 +73,13 @@ class Foresight:
     prompts: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
     fresh: frozenset[str] = frozenset()
     untried: str = ""
+    negative: str | None = None
 
     @property
     def notes(self) -> Iterator[str]:
         """What a person should know of the prompts."""
+        if self.negative:
+            yield f"The negative prompt {self.negative}."
         same: dict[str, list[str]] = {}
         for prompt, (read, note) in self.prompts.items():
             same.setdefault(read, []).append(prompt)
@@ -171,10 +175,11 @@ def foresee(
     }
     read = {prompt: found for each in stored.values() if each.asked == asked for prompt, found in each.prompts.items()}
     untried = [cell for key, cell in reversed(lanes.items()) if key not in tried]
-    unread = [prompt for prompt in study.prompts if prompt not in read]
+    negative = [study.negative_prompt] if study.negative_prompt else []
+    unread = [prompt for prompt in dict.fromkeys([*study.prompts, *negative]) if prompt not in read]
     prompts = {prompt: read[prompt] for prompt in study.prompts if prompt in read}
     if not cells or not (untried or unread):
-        return Foresight(tried, prompts)
+        return Foresight(tried, prompts, negative=next((read[text][1] for text in negative), None) if cells else None)
     from engine.sampling.dry_run import check_arguments, dry_run
     from engine.sampling.standins import remembering_text
     from engine.sampling.tokens import read_prompts
@@ -199,8 +204,9 @@ def foresee(
         before = stored[keeper].prompts if keeper in stored and stored[keeper].asked == asked else {}
         tried[keeper] = replace(tried[keeper], prompts={**before, **new}, asked=asked)
         fresh[keeper] = tried[keeper]
-    prompts = {prompt: (read | new)[prompt] for prompt in study.prompts}
-    return Foresight(tried, prompts, frozenset(fresh), untold)
+    read |= new
+    prompts = {prompt: read[prompt] for prompt in study.prompts}
+    return Foresight(tried, prompts, frozenset(fresh), untold, next((read[text][1] for text in negative), None))
 
 
 def keep(cache: Path, cells: Sequence[Cell], source: ModelSource, found: Foresight) -> None:

@@ -7,8 +7,9 @@ shift, means and resizing the pipeline's own last lines hold), and what its deno
 import contextlib
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -170,16 +171,40 @@ def pictures_of(
     """
     generator = torch.Generator("cpu").manual_seed(seed)
     scheduler = OneStep(pipe.scheduler, latents, generator, state)
-    output = _call(pipe, _quiet(pipe, arguments), len(latents), scheduler, generator, {}, output_type="np")
+    with _checked(getattr(pipe, "vae", None)):
+        output = _call(pipe, _quiet(pipe, arguments), len(latents), scheduler, generator, {}, output_type="np")
     found = np.asarray(output[0] if isinstance(output, tuple) else output)
     found = found if found.ndim == 5 else found[:, None]
     if not np.isfinite(found).all():
-        kind, number_format = type(getattr(pipe, "vae", None)).__name__, str(getattr(pipe.vae, "dtype", ""))
-        raise FloatingPointError(
-            f"the picture holds values that are not finite: the autoencoder ({kind}, "
-            f"{number_format.removeprefix('torch.')}) overflows on finite latents; use dtype float32 or bfloat16"
-        )
+        raise _overflow(getattr(pipe, "vae", None))
     return (found * 255).round().astype("uint8")
+
+
+@contextlib.contextmanager
+def _checked(autoencoder: Any) -> Iterator[None]:
+    """Has an autoencoder raise on what is not finite: clipped by the pipeline, infinities are white or black."""
+    if autoencoder is None:
+        yield
+        return
+    real = autoencoder.decode
+
+    @functools.wraps(real)
+    def decode(*args: Any, **kwargs: Any) -> Any:
+        answer = real(*args, **kwargs)
+        if not bool(torch.isfinite(answer[0]).all()):
+            raise _overflow(autoencoder)
+        return answer
+
+    with mock.patch.object(autoencoder, "decode", decode):
+        yield
+
+
+def _overflow(autoencoder: Any) -> FloatingPointError:
+    number_format = str(getattr(autoencoder, "dtype", "")).removeprefix("torch.")
+    return FloatingPointError(
+        f"the picture holds values that are not finite: the autoencoder ({type(autoencoder).__name__}, "
+        f"{number_format}) overflows on finite latents; use dtype float32 or bfloat16"
+    )
 
 
 def spatial_latents(

@@ -65,8 +65,9 @@ def test_cells_made_with_such_switches_are_made_again_and_no_others() -> None:
     assert plain == cells(study, model, "cpu")[0].trajectory_id != carrying
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_a_picture_that_is_not_finite_is_a_failed_cell_that_names_the_autoencoder(
-    sd_model: Model, sd_folder: Path, monkeypatch: pytest.MonkeyPatch
+    value: float, sd_model: Model, sd_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A1111 #10227: black pictures that count as done."""
     decode = sd_model.pipe.vae.decode
@@ -74,7 +75,7 @@ def test_a_picture_that_is_not_finite_is_a_failed_cell_that_names_the_autoencode
     def overflowing(z: torch.Tensor, *args: Any, **options: Any) -> Any:
         first, *others = decode(z, *args, **options)
         bad = (z[:, :1, :1, :1].abs() * 100).int() % 2 == 1  # about every other one, whatever it is decoded with
-        return (torch.where(bad, torch.nan, first), *others)
+        return (torch.where(bad, value, first), *others)
 
     monkeypatch.setattr(sd_model.pipe.vae, "decode", overflowing)
     cells = cells_of(sd_folder, ["ddim:3"], seeds=list(range(6)))

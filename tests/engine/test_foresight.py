@@ -223,6 +223,14 @@ def test_prompts_that_are_one_to_the_model_count_once(sd_folder: Path, tmp_path:
     assert len(results.cells) == 14
 
 
+def test_a_negative_prompt_that_is_cut_off_is_told(sd_folder: Path, tmp_path: Path) -> None:
+    long = "red " * 80 + "owl"
+    study = parsed(**STUDY | {"model": str(sd_folder), "lanes": ["ddim:2"], "negative_prompt": long})
+    for _ in range(2):  # the second time from the cache
+        found = foresight.foresee_plan(_plan(study, tmp_path), tmp_path / "c.duckdb")
+        assert list(found.notes) == ["The negative prompt has 83 tokens, of which tokenizer reads the first 77."]
+
+
 def _plan(study: Any, tmp_path: Path) -> Any:
     return plan_study(study, find_model(study.model), tmp_path / "c.duckdb", "cpu", "standard")
 

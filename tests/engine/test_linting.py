@@ -63,6 +63,18 @@ def test_the_command_shows_a_lane_call_by_call_and_writes_json(tmp_path, capsys)
     assert plain["findings"]
 
 
+def test_the_pipeline_class_of_a_study_or_of_a_setting_is_the_one_that_is_looked_at(tmp_path, capsys):
+    file = tmp_path / "a.toml"
+    lines = ['name = "a"', 'model = "bundled"', 'prompts = ["owl"]', "[[lane]]", 'key = "mine:3"', 'scheduler = "ddim"']
+    file.write_text("\n".join([*lines, "timesteps = [900, 600, 300]"]))
+    img2img = ["--set", "pipeline.class='StableDiffusionImg2ImgPipeline'"]
+    for more, told in (([], False), (img2img, True)):
+        main(["lint", str(file), *more])
+        assert ("StableDiffusionImg2ImgPipeline leaves out as much of the list" in capsys.readouterr().out) == told
+    assert main(["lint", "ddim:3", "--set", "pipeline.class='os.system'"]) == 2
+    assert "must name a pipeline class" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
