@@ -78,5 +78,5 @@ def test_a_study_file_that_is_not_there_is_told_as_such(cache, capsys):
         assert "There is no study file nowhere.toml" in capsys.readouterr().err
 
 
-def test_a_name_is_its_own_name():
-    assert files.cached_name("quick") == "quick"
+def test_a_name_is_its_own_name(tmp_path):
+    assert files.cached_name("quick", tmp_path / "c.duckdb") == "quick"
