@@ -1,4 +1,4 @@
-"""`python -m dashboard.bench [--cache PATH] [--views N] [--json FILE]`: times to render, to start, and memory."""
+"""`python -m dashboard.bench [--first-picture | --watching]`: times to render, to start, and memory; the live view."""
 
 import argparse
 import json
@@ -7,13 +7,15 @@ import platform
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from dashboard.bench.browser import chromium, first_picture_seconds
 from dashboard.bench.large_cache import write_large_cache
+from dashboard.bench.live_view import describe_cost, describe_first_picture, first_picture, watching_cost
 from dashboard.bench.server import BenchError, Server, running
 from dashboard.bench.viewer import session
 from engine.errors import LabError
@@ -50,20 +52,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dashboard.bench", description=__doc__)
     parser.add_argument("--cache", type=Path, help="measure with this cache (default: a large synthetic one)")
     parser.add_argument("--views", type=int, default=200, metavar="N", help="page views in total (default 200)")
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="loads of a page in Chromium (default 3)")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="of what is not a page view (default 3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
+    live = parser.add_mutually_exclusive_group()
+    live.add_argument("--first-picture", action="store_true", help="how soon `make demo` shows something, instead")
+    live.add_argument("--watching", action="store_true", help="what watching a run costs the engine, instead")
     given = parser.parse_args(arguments)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            cache = given.cache or make_cache(Path(folder) / "large.duckdb")
-            result = measure(cache, given.views, given.repeats)
+        result, lines = _measured(given)
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print("\n".join(describe(result)))
+    print("\n".join(lines))
     if given.json:
         given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return 0 if result["holds"] else 1
+
+
+def _measured(given: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """The figures asked for, and how they are printed."""
+    where = environment()
+    if given.first_picture:
+        result = first_picture(given.repeats)
+        return {"environment": where, **result}, [_place(where), *describe_first_picture(result)]
+    if given.watching:
+        result = watching_cost(given.repeats)
+        return {"environment": where, **result}, [_place(where), *describe_cost(result)]
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(given.cache or make_cache(Path(folder) / "large.duckdb"), given.views, given.repeats)
+    return result, describe(result)
 
 
 def make_cache(path: Path) -> Path:
@@ -161,13 +178,19 @@ def environment() -> dict[str, object]:
     }
 
 
+def _place(where: Mapping[str, object]) -> str:
+    return (
+        f"{where['system']}, {where['cores']} cores, load {where['load_1_minute']:.1f}; Python {where['python']}, "
+        f"Streamlit {where['streamlit']}, DuckDB {where['duckdb']}"
+    )
+
+
 def describe(result: dict[str, object]) -> list[str]:
     """Formats the result as lines of a table."""
     where = result["environment"]
     assert isinstance(where, dict)
     lines = [
-        f"{where['system']}, {where['cores']} cores, load {where['load_1_minute']:.1f}; Python {where['python']}, "
-        f"Streamlit {where['streamlit']}, DuckDB {where['duckdb']}; cache of {result['cache_mb']:.0f} MB",
+        f"{_place(where)}; cache of {result['cache_mb']:.0f} MB",
         f"{'page':<12}{'first':>9}{'median':>9}{'worst':>9}{'CPU':>9}{'size':>11}{'views':>7}{'first picture':>15}",
     ]
     pages = result["pages"]

@@ -58,9 +58,7 @@ def running(cache: Path, *arguments: str, options: Sequence[str] = ()) -> Iterat
     Raises:
         BenchError: It does not start.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = _free_port()
     command = [
         sys.executable,
         "-m",
@@ -81,11 +79,41 @@ def running(cache: Path, *arguments: str, options: Sequence[str] = ()) -> Iterat
         str(cache.resolve()),
         *arguments,
     ]
+    with serving(command, port) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running_as_demo(cache: Path) -> Iterator[Server]:
+    """Runs a dashboard as `make demo` does, and stops it on exit.
+
+    Raises:
+        BenchError: It does not start.
+    """
+    port = _free_port()
+    command = [sys.executable, "-m", "engine", "dashboard", "--port", str(port), "--allow-runs", "--cache", str(cache)]
+    with serving(command, port) as server:
+        yield server
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def serving(command: Sequence[str], port: int) -> Iterator[Server]:
+    """Runs a command that serves the pages at a port, and stops it on exit.
+
+    Raises:
+        BenchError: It does not start.
+    """
     started = time.perf_counter()
     process = subprocess.Popen(
         command,
         cwd=ROOT,
-        env=os.environ,
+        env={**os.environ, "STREAMLIT_SERVER_HEADLESS": "true"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

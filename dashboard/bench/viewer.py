@@ -1,9 +1,9 @@
 """A headless client: opens a page over the websocket like a browser, and waits until its script has finished."""
 
+import contextlib
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -61,10 +61,8 @@ class Session:
             pressed: Id of a button to report as pressed.
             states: States of other widgets to report.
         """
-        message = BackMsg()
-        message.rerun_script.page_name = page
+        message = self._request(page)
         message.rerun_script.query_string = query
-        message.rerun_script.context_info.url = f"{self._url}/{page}"
         message.rerun_script.widget_states.widgets.extend(states)
         if pressed:
             message.rerun_script.widget_states.widgets.add(id=pressed, trigger_value=True)
@@ -77,6 +75,42 @@ class Session:
                 return found
             _take(answer, found)
         raise AssertionError("unreachable")
+
+    def watch(self, page: str = "") -> Iterator[ForwardMsg]:
+        """Opens a page and keeps it open as a browser does: its fragments are run again as often as they ask for.
+
+        Yields:
+            Every message of the server, for as long as it is asked for the next one.
+        """
+        due: dict[str, tuple[float, float]] = {}  # fragment -> seconds between two runs, when the next one is due
+        script = ""
+        self._connection.send(self._request(page).SerializeToString())
+        while True:
+            patience = min((when for _, when in due.values()), default=time.monotonic() + 1.0) - time.monotonic()
+            with contextlib.suppress(TimeoutError):
+                data = self._connection.recv(timeout=max(0.0, patience))
+                answer = ForwardMsg()
+                answer.ParseFromString(data if isinstance(data, bytes) else b"")
+                kind = answer.WhichOneof("type")
+                if kind == "new_session" and not answer.metadata.run.fragment_ids:
+                    due, script = {}, answer.new_session.page_script_hash
+                elif kind == "auto_rerun":
+                    every = answer.auto_rerun.interval
+                    due[answer.auto_rerun.fragment_id] = every, time.monotonic() + every
+                yield answer
+            for fragment, (every, when) in due.items():
+                if when <= time.monotonic():
+                    due[fragment] = every, time.monotonic() + every
+                    message = self._request(page)
+                    message.rerun_script.page_script_hash = script
+                    message.rerun_script.fragment_id, message.rerun_script.is_auto_rerun = fragment, True
+                    self._connection.send(message.SerializeToString())
+
+    def _request(self, page: str) -> BackMsg:
+        message = BackMsg()
+        message.rerun_script.page_name = page
+        message.rerun_script.context_info.url = f"{self._url}/{page}"
+        return message
 
     def _answers(self, found: PageView) -> Iterator[ForwardMsg]:
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -112,7 +146,7 @@ def _take(answer: ForwardMsg, found: PageView) -> None:
         found.uploaders.append(element.file_uploader.id)
 
 
-@contextmanager
+@contextlib.contextmanager
 def session(
     url: str, origin: str | None = None, cookies: Mapping[str, str] | None = None, at: str = ""
 ) -> Iterator[Session]:

@@ -1,15 +1,19 @@
 """The bench measures what it says, on a small cache; the limits themselves are for two idle cores."""
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 import pytest
+from PIL import Image
 
 from dashboard.bench import __main__ as bench
-from dashboard.bench import large_cache
+from dashboard.bench import large_cache, live_view
 from dashboard.bench.server import running
 from dashboard.bench.viewer import session
+from engine.cache.live_state import CellPicture, LiveFile, LiveState
 from engine.errors import LabError
 
 
@@ -98,3 +102,31 @@ def test_without_a_cache_a_made_up_one_is_measured(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(bench, "measure", measure)
     assert bench.main([]) == 2
     assert len(measured) == 1
+
+
+def test_a_client_that_polls_is_sent_the_pictures_of_a_run_as_they_come(tmp_path: Path) -> None:
+    cache = tmp_path / "cache.duckdb"
+    tile = CellPicture("ddim:50", "DDIM 50", "owl", 0, 3, 50, jpeg())
+    with running(cache) as server, LiveFile(cache) as file:
+        file.write(LiveState("quick", "images", tiles=(tile,)))
+        found = live_view._tiles(server)
+        assert next(found)["step"] == "step 3 of 50"
+        file.write(LiveState("quick", "images", tiles=(replace(tile, call=50),)))
+        assert next(shown for shown in found if shown["finished"])["step"] == "50 steps"
+
+
+@pytest.mark.long
+def test_the_demo_shows_a_picture_and_watching_it_has_its_price(tmp_path: Path) -> None:
+    for option in ("--first-picture", "--watching"):
+        file = tmp_path / "bench.json"
+        code = bench.main([option, "--repeats", "1", "--json", str(file)])
+        result = json.loads(file.read_text())
+        assert code == (0 if result["holds"] else 1)
+        assert all(value > 0 for values in result["seconds"].values() for value in values)
+    assert -0.5 < result["cost"] < 0.9
+
+
+def jpeg() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 16), "teal").save(stream, "JPEG")
+    return stream.getvalue()
