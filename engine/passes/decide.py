@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 # Prompts of which lanes that are only shown are made, and of how many the step frames are kept.
 SHOWN_PROMPTS, FRAMED_PROMPTS = 8, 3
+SHOWN_SHARE = 0.15  # of the budget, at most, for pictures that are made before the controls
 UNTIMED = "The lanes have not been timed beside the baseline yet; another call, or a larger budget, begins with that."
 # Prompts whose converged solution tells whether the guard on the latent error finds the negative control.
 CONTROL_REFERENCES = 10
@@ -117,7 +118,7 @@ class Search:
         self.failed: dict[str, int] = {}
         self.vetoes: dict[str, str] = {}
         self.heard: set[tuple[str, int]] = set()
-        self.used = 0
+        self.used, self.ahead = 0, 1  # prompts of the order: with evidence, and shown before there is any
 
     @property
     def reference(self) -> Reference | None:
@@ -150,11 +151,7 @@ class Search:
             fixed, self.used = replace(before, order=order), 0 if failed else used
             decision_tables.write_terms(self.context.cache, self.study.name, fixed.spec(), keep_evidence=not failed)
             return fixed
-        self._record(order[:1])
-        waiting = tuple(lane.key for lane in self.who.candidates)
-        self.context.progress.standing("", {}, waiting)
-        shown = (self.who.baseline, *self.who.shown)
-        self._make(self.who.cells(shown, order[:1], self.study.seeds), self.study.frames)
+        self._show_ahead(order)
         calibration, scale = self._calibration(order)
         costs = [] if calibration.obstacles else self._costs(order)
         if not costs:
@@ -166,6 +163,18 @@ class Search:
         fixed = FixedTerms(terms, order, scale, self.who.digest, changed)
         decision_tables.write_terms(self.context.cache, self.study.name, fixed.spec(), keep_evidence=False)
         return fixed
+
+    def _show_ahead(self, order: Sequence[str]) -> None:
+        """Makes what is there to be seen first of all, prompt by prompt, as far as a small share of the budget goes."""
+        budget, shown = self.meter.budget, (self.who.baseline, *self.who.shown)
+        for count, prompt in enumerate(order[:FRAMED_PROMPTS], 1):
+            before, calls, self.ahead = self.meter.seconds, self.outcome.calls, count
+            self._record(order[:count])
+            self.context.progress.standing("", {}, tuple(lane.key for lane in self.who.candidates))
+            self._make(self.who.cells(shown, [prompt], self.study.seeds), self.study.frames)
+            after = 2 * self.meter.seconds - before, 2 * self.outcome.calls - calls  # if another one takes as much
+            if after[0] > SHOWN_SHARE * budget.seconds or after[1] > SHOWN_SHARE * budget.calls:
+                break
 
     def _calibration(self, order: Sequence[str]) -> tuple[Calibration, float]:
         """Makes baseline and controls on the first prompts, as far as the budget goes."""
@@ -215,9 +224,8 @@ class Search:
         """
         who = self.who
         lanes = (who.baseline, *who.candidates)
-        cells = who.cells(lanes, order[:1], who.seeds[:1])
+        cells = who.cells(lanes, order[: self.ahead], who.seeds[:1])
         self._make(cells, self.study.frames)
-        self._record(order[:1])
         settings = replace(self.study.timing, batch_sizes=(1,), repeats=max(self.study.timing.repeats, FEWEST_SAMPLES))
         with reading(self.context.cache) as db:
             missing = missing_timings(db, cells, settings, self.context.source, self.context.environment)
@@ -382,7 +390,7 @@ class Search:
                 f"No time is left to measure it all; `python -m engine score {self.study.name}` does."
             )
             return
-        study = self._shown(fixed.order[: max(self.used, 1)])
+        study = self._shown(fixed.order[: max(self.used, self.ahead)])
         environment = self.context.environment
         plan = plan_study(study, self.context.source, self.context.cache, environment.device, environment.memory)
         self.outcome.failed += score(plan, self.context.cache, self.context.progress).failed

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -19,13 +20,14 @@ from engine.passes.search_budget import DecideOutcome, SearchBudget, parse_budge
 from engine.results import read_results
 from engine.study.study import Study, parse_study
 
+LANES = ["ddim:10", "dpmpp_2m_karras:5", "ddim:1", "euler_a:3"]
 PLAN = {
     "name": "search",
     "model": "bundled",
     "prompts": ["owl"],
     "guidance_scale": 2.0,
     "baseline": "ddim:10",
-    "lanes": ["ddim:10", "dpmpp_2m_karras:5", "ddim:1", "euler_a:3"],
+    "lanes": LANES,
     "frames": {"count": 0},
     "timing": {"repeats": 5, "warmup": 0},
     "decide": {
@@ -109,6 +111,20 @@ def test_a_search_broken_off_again_and_again_comes_to_the_same_evidence(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("budget", "prompts"), [(SearchBudget(), 3), (SearchBudget(calls=100), 1)])
+def test_lanes_that_are_only_shown_are_made_on_three_prompts_before_the_controls_if_the_budget_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: SearchBudget, prompts: int
+) -> None:
+    monkeypatch.setattr("engine.passes.decide.Search._calibration", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        decide_study(_study(), tmp_path / "c.duckdb", device="cpu", budget=budget)
+    with reading(tmp_path / "c.duckdb") as db:
+        found = read_results(db, "search")
+    assert len(found.prompts) == prompts
+    done = {lane: sum(found.cell(lane, prompt, 0).state == "done" for prompt in found.prompts) for lane in LANES}
+    assert done == {"ddim:10": prompts, "euler_a:3": prompts, "dpmpp_2m_karras:5": 0, "ddim:1": 0}
+
+
 def test_a_killed_batch_leaves_the_evidence_of_those_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache, real, batches = tmp_path / "c.duckdb", deciding.evidence_rows, []
 
