@@ -238,7 +238,7 @@ def test_the_address_holds_the_view_and_opens_it_elsewhere(
     page.locator(".player input[type=range]").first.focus()
     for _ in range(30):
         page.keyboard.press("ArrowLeft")
-    choose(page, "Difference from", "baseline")
+    page.get_by_role("button", name="Heat map").click()
     choose(page, "Speed", "2")
     page.locator(".player .tiles").focus()
     page.keyboard.press("+")

@@ -60,6 +60,10 @@ function makeTools({ data, state }, acts) {
     ["noise", "Noise level", "All lanes at the same log-SNR", data.noNoise],
     ["time", "Time", "What each lane has after the same measured time; decoding is left out", data.noTime],
   ], state.align, (value) => acts.set({ align: value }));
+  const usual = data.against.find(({ why }) => !why)?.key;
+  const heat = button("Heat map", () => acts.set({ diff: state.diff === "off" ? usual : "off" }), {
+    title: "How far each picture is from the one chosen beside", why: usual ? "" : "There is nothing to compare with",
+  });
   const diff = listOf("Difference from",
     [["off", "off"], ...data.against.map(({ key, label, why }) => [key, label, why])], state.diff,
     (value) => acts.set({ diff: value }));
@@ -67,7 +71,8 @@ function makeTools({ data, state }, acts) {
     (value) => acts.set({ speed: Number(value) }));
   const zoom = makeZoomButtons(state, acts);
   const save = makeDownloads(data, acts);
-  node.append(looks.node, labelled("Before and after", two), align.node, diff.node, speed.node, zoom.node, save.node);
+  node.append(looks.node, labelled("Before and after", two), align.node, labelled("Difference", heat), diff.node,
+    speed.node, zoom.node, save.node);
   return {
     node,
     busy: save.busy,
@@ -75,6 +80,7 @@ function makeTools({ data, state }, acts) {
       looks.press(state.view);
       two.setAttribute("aria-pressed", String(state.before !== "off"));
       align.press(state.align);
+      heat.setAttribute("aria-pressed", String(state.diff !== "off"));
       diff.press(state.diff);
       speed.press(String(state.speed));
       zoom.show();
