@@ -1,6 +1,8 @@
 """The first five minutes in a real browser: an empty lab, a run that is watched, a link that works once."""
 
 import re
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +10,35 @@ from typing import Any
 
 from dashboard.jobs.queue import Queue
 
+ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 30_000  # ms
 RUN_PATIENCE = 240_000  # ms: the engine imports torch, and the machine may be busy
+
+# Few steps and loose margins: decided within seconds.
+SEARCH = """
+name = "search"
+model = "bundled"
+prompts = ["owl"]
+guidance_scale = 2.0
+baseline = "ddim:10"
+lanes = ["ddim:10", "dpmpp_2m_karras:5", "ddim:1"]
+
+[frames]
+count = 0
+
+[timing]
+repeats = 5
+warmup = 0
+
+[decide]
+calibration_prompts = 12
+reach = 4.0
+other_share = 0.5
+seed_noise_share = 1.0
+control_share = 0.5
+guards = ["clip_score"]
+pool = "prompts/bundled_96.txt"
+"""
 
 
 def tiles(page: Any) -> Any:
@@ -50,6 +79,27 @@ def test_from_an_empty_lab_to_a_run_that_is_watched_and_stopped(
     assert Queue(cache).jobs()[0].state == "cancelled"
     assert page.locator("[data-testid=stException]").count() == 0
     assert errors == []
+
+
+def test_a_page_that_stays_open_shows_the_decision_of_a_run_from_the_command_line_without_a_reload(
+    chromium_page: Any, start_dashboard: Callable[..., str], tmp_path: Path
+) -> None:
+    cache, study, page = tmp_path / "cache.duckdb", tmp_path / "search.toml", chromium_page
+    study.write_text(SEARCH)
+    page.goto(start_dashboard(cache))
+    page.locator(".lab-welcome img").wait_for(timeout=PATIENCE)
+    page.evaluate("() => { window.neverLeft = true; }")
+    command = [sys.executable, "-m", "engine", "decide", str(study), "--cache", str(cache), "--progress", "none"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as engine:
+        page.get_by_text("Running: search").wait_for(timeout=RUN_PATIENCE)
+        told, _ = engine.communicate()
+    assert engine.returncode == 0
+    assert "Use dpmpp_2m_karras:5" in told
+    recommended = page.locator(".lab-cards > div").first
+    recommended.get_by_text("DPM++ 2M Karras 5", exact=True).wait_for(timeout=PATIENCE)
+    page.get_by_text("Running: search").wait_for(state="detached", timeout=PATIENCE)
+    assert "cheapest lane known to be as good as DDIM 10" in recommended.inner_text()
+    assert page.evaluate("window.neverLeft"), "the page was loaded anew"
 
 
 def test_the_printed_link_allows_runs_for_the_first_browser_that_opens_it(
