@@ -121,6 +121,11 @@ class Results:
         lane = self.lane(key)
         return key if lane is None else lane.label
 
+    @property
+    def lane_labels(self) -> dict[str, str]:
+        """Key -> display name of the lanes."""
+        return {lane.key: lane.label for lane in self.lanes}
+
     # Cells and environments.
 
     @property

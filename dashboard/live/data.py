@@ -6,7 +6,7 @@ from typing import Any
 from dashboard.images import data_uri
 from engine.cache.live_state import CellPicture, LiveState
 from engine.display import theme
-from engine.display.formats import count, cut
+from engine.display.formats import count, cut, labelled
 
 PROMPT_CHARACTERS = 60
 # A pass of the engine, as people call it.
@@ -27,7 +27,7 @@ def payload(state: LiveState, now: float) -> dict[str, Any]:
     return {
         "line": _line(state, now),
         "share": min(state.done / state.total, 1.0) if state.total else 0.0,
-        "sentence": state.sentence,
+        "sentence": labelled(state.sentence, state.lanes),
         "note": TIMING_NOTE if state.is_timing else "",
         "tiles": [_tile(lane, label, tiles.get(lane), state) for lane, label in (dict(state.lanes) | further).items()],
     }

@@ -124,7 +124,7 @@ def tested_claims(study: Results, found: Sequence[ClaimVerdict]) -> None:
         return
     st.html(html.heading(_CLAIMS, f"{_counted(found)}."))
     st.html(html.claims(tested))
-    components.footer(study, "95 % intervals, prompts resampled")
+    components.footer("95 % intervals, prompts resampled")
     with st.expander("How each claim was tested"):
         st.html(html.table(claim_table(found)))
 
@@ -243,7 +243,7 @@ def elsewhere(study: Results, found: Differences) -> None:
             st.html(html.table(prompt_table(found.prompts.head(SHOWN_PAIRS))))
         with right:
             st.html(html.heading("Pairs", "The farthest first. Distance: relative L2 of the final latents."))
-            labels = {lane.key: lane.label for lane in study.lanes}
+            labels = study.lane_labels
             st.html(html.table(pair_table(others.head(SHOWN_PAIRS), labels)))
         half = found.scale / 2
         if known(half):
@@ -260,4 +260,4 @@ def outcome(study: Results) -> None:
     if study.progress.failed or study.progress.missing:
         st.html(html.heading("What was run", "Cells of each lane: every prompt with every seed."))
         st.html(html.table(outcome_table(study.lanes, study.counts, study.baseline)))
-        components.footer(study, f"n = {study.total} cells")
+        components.footer(f"n = {study.total} cells")

@@ -10,7 +10,7 @@ from dashboard.speed.data import column_formats, csv_of, wide_table
 from engine.analysis.recommendation import undecided
 from engine.analysis.sets import feature_lines, refusal_lines
 from engine.display import html
-from engine.display.formats import batch_of, count, number, when
+from engine.display.formats import batch_of, count, labelled, number, when
 from engine.display.headline import NOT_SCORED
 from engine.display.speed_charts import COSTS, convergence_chart, trade_off_chart
 from engine.display.tables import lane_name, order_table, set_table
@@ -57,7 +57,7 @@ def trade_off(study: Results, table: pd.DataFrame, cost: str, metric: str) -> No
     )
     direction = _DIRECTIONS.get(shown["direction"].iloc[0], " Neither side is better.")
     st.html(html.soft(_READING.format(name="steps" if plain else "the lane") + direction))
-    st.html(html.footer(_footer(study, shown, cost)))
+    st.html(html.footer(_footer(shown, cost)))
 
 
 def _schedulers(names: Mapping[str, str]) -> str:
@@ -75,7 +75,7 @@ def why_not(study: Results) -> str:
     return "No lane has both a score and this cost; another cost or metric can be chosen above."
 
 
-def _footer(study: Results, shown: pd.DataFrame, cost: str) -> list[str]:
+def _footer(shown: pd.DataFrame, cost: str) -> list[str]:
     compared = shown[~shown["is_baseline"]].dropna(subset=["prompts"])
     pairs = int(compared["pairs"].max())
     margin = shown["margin"].iloc[0]
@@ -91,16 +91,15 @@ def _footer(study: Results, shown: pd.DataFrame, cost: str) -> list[str]:
             str(timed["device_name"].iloc[0]),
             when(timed["last_at"].max()),
         ]
-        return parts
-    return [*parts, *components.image_places(study)]
+    return parts
 
 
 def best_under_each_latency(study: Results) -> None:
     """The lane to take for each use, by the decision."""
     st.html(html.heading("Which lane for which use", _USES))
     st.html(html.table(use_case_table(study)))
-    rests = study.decision.sentence if study.decision else undecided(study.lane_label(study.baseline))
-    components.footer(study, rests)
+    rests = study.decision.sentence if study.decision else undecided(study.baseline)
+    st.html(html.soft(labelled(rests, study.lane_labels)))
 
 
 def converging(study: Results) -> None:
@@ -119,14 +118,14 @@ def converging(study: Results) -> None:
         )
         floor = f"dashed: errors below {number(found.floor)} say nothing" if found.floor > 0 else ""
         components.footer(
-            study, f"{components.extent(found.errors['n'])} prompts", "median over prompts with 95 % interval", floor
+            f"{components.extent(found.errors['n'])} prompts", "median over prompts with 95 % interval", floor
         )
         if study.reference_line:
             st.html(html.soft(study.reference_line))
     with right:
         st.html(html.soft(_ORDER))
         st.html(html.table(order_table(found.orders)))
-        components.footer(study, "fitted to the filled marks of each scheduler", "95 % intervals, prompts resampled")
+        components.footer("fitted to the filled marks of each scheduler", "95 % intervals, prompts resampled")
 
 
 def figures(study: Results, table: pd.DataFrame, metric: str) -> None:
@@ -135,11 +134,7 @@ def figures(study: Results, table: pd.DataFrame, metric: str) -> None:
     shown = wide_table(table, metric)
     st.dataframe(shown, hide_index=True, column_config=column_formats(shown), width="stretch")
     timed = table.dropna(subset=["median_ms"])
-    places = (
-        [str(timed["device_name"].iloc[0]), when(timed["last_at"].max())]
-        if len(timed)
-        else (components.image_places(study))
-    )
+    places = [str(timed["device_name"].iloc[0]), when(timed["last_at"].max())] if len(timed) else []
     st.html(html.footer(["n stands in each row", "95 % bootstrap intervals", *places]))
     st.download_button(
         "Download as CSV", csv_of(table, study.id), f"{study.id}-speed-quality.csv", "text/csv", on_click="ignore"
@@ -161,5 +156,5 @@ def whole_sets(study: Results) -> None:
         st.html(html.soft(_SETS))
         if len(known):
             st.html(html.table(set_table(known, lanes)))
-            components.footer(study, "n stands in each row", "95 % intervals, prompts resampled")
+            components.footer("n stands in each row", "95 % intervals, prompts resampled")
         st.html(html.method([*refusal_lines(study.sets), *missing, *feature_lines(study.sets)]))

@@ -49,7 +49,7 @@ _ballot = st.components.v2.component(
 
 def choose_contest(study: Results) -> Contest | None:
     """Lets the reader choose two lanes, margin and power; None if the study has fewer than two lanes."""
-    names = {lane.key: lane.label for lane in study.lanes}
+    names = study.lane_labels
     if len(names) < 2:
         st.html(html.note("There is nothing to compare", "A vote needs two lanes; this study has only one."))
         return None
@@ -81,7 +81,7 @@ def results(chosen: Options, study: Results, contest: Contest) -> None:
     """Shows the results so far, only on request, so that they don't influence voters."""
     if not st.toggle("Show the results so far", key="results", bind="query-params"):
         return
-    names = {lane.key: lane.label for lane in study.lanes}
+    names = study.lane_labels
     found = require(lambda: tally(chosen.cache, study.id, contest)).value
     asked = found.preference
     st.html(html.figures(_cards(found, contest, names)))

@@ -1,6 +1,8 @@
 """Formats numbers and times for display, with units; unknown values become a dash."""
 
 import math
+import re
+from collections.abc import Mapping
 from datetime import datetime
 from numbers import Real
 from typing import Any, TypeGuard
@@ -90,6 +92,19 @@ def cut(text: str, length: int) -> str:
     """The text on one line, truncated to `length` characters with an ellipsis."""
     line = " ".join(text[: 4 * length].split())
     return line if len(line) <= length and len(text) <= 4 * length else line[: length - 1].rstrip() + "…"
+
+
+def labelled(text: str, labels: Mapping[str, str]) -> str:
+    """The text with the labels of lanes in place of their keys: commands take keys, people read labels.
+
+    Args:
+        text: E.g. "Use ddim:10."
+        labels: Key -> label of lanes.
+    """
+    if not labels:
+        return text
+    keys = "|".join(map(re.escape, sorted(labels, key=len, reverse=True)))
+    return re.sub(rf"(?<![\w:])(?:{keys})(?!\w)", lambda found: labels[found[0]], text)
 
 
 def money(dollars: float) -> str:

@@ -13,6 +13,7 @@ from engine.display.formats import (
     duration,
     interval_note,
     known,
+    labelled,
     money,
     money_range,
     number,
@@ -132,7 +133,9 @@ class Headline:
     def _keep(self) -> str:
         """Why the baseline stays, and what is needed to decide."""
         decision = self.results.decision
-        return decision.sentence if decision else undecided(self.label(self.results.baseline))
+        if decision is None:
+            return undecided(self.label(self.results.baseline))
+        return labelled(decision.sentence, self.results.lane_labels)
 
     @property
     def _kept(self) -> str:

@@ -90,3 +90,12 @@ def test_pictures_become_addresses_with_their_bytes_unchanged(kind: str) -> None
 @pytest.mark.parametrize("data", [b"", b"<svg onload=alert(1)>", b"\x89PNG\r\n\x1a\n...", b"RIFF1234WEBP..."])
 def test_nothing_else_does(data: bytes) -> None:
     assert images.data_uri(data) is None
+
+
+def test_sentences_that_name_lanes_by_key_are_read_with_their_labels() -> None:
+    labels = {"ddim:5": "DDIM 5", "ddim:50": "DDIM 50", "unipc:5": "UniPC 5", "tuned_unipc:5": "Tuned"}
+    told = "Use unipc:5: it takes 25% of ddim:50's time. 30 more prompts would tell of tuned_unipc:5."
+    assert formats.labelled(told, labels) == (
+        "Use UniPC 5: it takes 25% of DDIM 50's time. 30 more prompts would tell of Tuned."
+    )
+    assert formats.labelled(told, {}) == told
