@@ -74,9 +74,9 @@ def scheduler_names(study: Results) -> dict[str, str]:
     return {lane.scheduler: known.get(lane.scheduler, lane.scheduler) for lane in study.lanes}
 
 
-def footer(study: Results, *parts: str) -> None:
-    """The line under a figure made of images: what it shows, and where and when they were made."""
-    st.html(html.footer([*parts, *image_places(study)]))
+def footer(*parts: str) -> None:
+    """The line under a figure made of images: n and interval; where and when they were made stands above the page."""
+    st.html(html.footer(parts))
 
 
 def image_places(study: Results) -> list[str]:
@@ -102,5 +102,5 @@ def failed_cells(study: Results, most: int) -> None:
     shown = failed.head(most)
     first = "" if len(shown) == len(failed) else f"The first {most} of {len(failed)}."
     st.html(html.heading(count(len(failed), "failed cell"), first))
-    st.html(html.table(failure_table(shown, {lane.key: lane.label for lane in study.lanes})))
-    footer(study, f"n = {study.total} cells")
+    st.html(html.table(failure_table(shown, study.lane_labels)))
+    footer(f"n = {study.total} cells")

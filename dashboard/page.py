@@ -11,6 +11,7 @@ import streamlit as st
 
 from dashboard import access, cache_access, loaders, state
 from dashboard.cache_access import Answer, Problem, Step, ask, ask_all
+from dashboard.components import image_places
 from dashboard.options import Options, OptionsError
 from dashboard.welcome import sections as welcome
 from engine.analysis.outcomes import StudyProgress
@@ -126,7 +127,7 @@ def _look(*, watch_finished: bool, level: int, status: bool = True) -> tuple[Opt
     study = answer.value
     updated = found.set_index("study_id").at[study_id, "updated_at"]
     with head:
-        facts = [*study.facts, f"last run {when(updated)}"]
+        facts = [*study.facts, *image_places(study)[:1], f"last run {when(updated)}"]
         st.html(html.title(names[study_id], facts, study.description, level))
     if status:
         _status(chosen, study, stale=answer.stale, watch=watch_finished or study.unfinished)

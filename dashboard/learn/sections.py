@@ -79,7 +79,7 @@ class ExampleCell:
 
     def footer(self, *parts: str) -> str:
         """The line below a figure."""
-        return html.footer([*parts, self.words, *self.study.facts[:1], *components.image_places(self.study)])
+        return html.footer([*parts, self.words])
 
 
 def choose(chosen: Options, study: Results | None) -> ExampleCell | None:
@@ -183,7 +183,7 @@ def solvers(subject: ExampleCell | None) -> None:
     study = subject.study
     counted = f"{components.extent(scores['n'])} cells per lane"
     spread = "mark: median, bar: 10 – 90 % of the cells"
-    components.footer(study, counted, spread, *study.facts[:1])
+    components.footer(counted, spread, *study.facts[:1])
 
 
 def calls(subject: ExampleCell | None) -> None:
@@ -196,7 +196,7 @@ def calls(subject: ExampleCell | None) -> None:
     timings = components.pick_times(subject.study).times
     st.html(html.table(calls_table(subject.study.lanes, timings, subject.study.baseline)))
     if timings.empty:
-        components.footer(subject.study, "calls counted in the study's cells")
+        components.footer("calls counted in the study's cells")
         st.html(_nothing("times. " + components.NOT_TIMED))
         return
     components.timing_footer(timings, "calls counted; median times")

@@ -42,7 +42,7 @@ def choose(study: Results) -> Choice | None:
     """All pickers of the page, in one row; None if the study has no lane, prompt or seed."""
     if not (study.lanes and study.prompts and study.seeds):
         return None
-    labels = {lane.key: lane.label for lane in study.lanes}
+    labels = study.lane_labels
     columns = st.columns([4.6, 1.6, 1.4, 1.4, 0.7], vertical_alignment="top")
     with columns[0]:
         lanes = _choose_lanes(labels, study.baseline)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboard import components, loaders
+from dashboard import loaders
 from dashboard.cache_access import Question
 from dashboard.images import data_uri
 from dashboard.options import Options
@@ -174,7 +174,7 @@ class Shown:
         """The line under a figure."""
         prompts, runs = int(curve["prompts"].max()), int(curve["runs"].max())
         extent = f"n = {count(prompts, 'prompt')}, {count(runs, 'run')} per lane"
-        return html.footer([extent, interval, *components.image_places(self.study)])
+        return html.footer([extent, interval])
 
 
 @dataclass(frozen=True)

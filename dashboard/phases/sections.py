@@ -85,9 +85,7 @@ def where_by_level(shown: Shown) -> None:
     _span_chart(shown, "log_snr", LOG_SNR, None)
     st.html(html.table(border_table(shown.lanes, shown.measured, shown.study.baseline)))
     lowest = min((row.figures["progress"].n for row in shown.measured.values() if "progress" in row.figures), default=0)
-    components.footer(
-        shown.study, f"n = {count(lowest, 'prompt')} or more", "means over prompts, [95 % bootstrap intervals]"
-    )
+    components.footer(f"n = {count(lowest, 'prompt')} or more", "means over prompts, [95 % bootstrap intervals]")
 
 
 def _span_chart(shown: Shown, axis: Axis, title: str, claimed: tuple[float, float] | None) -> None:
@@ -98,7 +96,7 @@ def _span_chart(shown: Shown, axis: Axis, title: str, claimed: tuple[float, floa
     components.chart(span_chart, spans, title, axis, claimed, alt=alt)
     prompts, runs = int(spans["prompts"].max()), int(spans["runs"].max())
     extent = f"n = {count(prompts, 'prompt')}, {count(runs, 'run')} per lane"
-    components.footer(shown.study, extent, "95 % bootstrap intervals over prompts")
+    components.footer(extent, "95 % bootstrap intervals over prompts")
 
 
 def _spans(shown: Shown, axis: Axis) -> pd.DataFrame:
@@ -130,14 +128,14 @@ def _spans(shown: Shown, axis: Axis) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def tested(claims: tuple[ClaimVerdict, ...], study: Results) -> None:
+def tested(claims: tuple[ClaimVerdict, ...]) -> None:
     """Common claims about phases, with their verdicts."""
     known = [claim for claim in claims if claim.key in CLAIMS and claim.word != "not testable"]
     if not known:
         return
     st.html(html.heading("What is said about phases", "Hypotheses and bounds were written down before."))
     st.html(html.claims(known))
-    components.footer(study, "95 % intervals, prompts resampled")
+    components.footer("95 % intervals, prompts resampled")
 
 
 def forming(shown: Shown, choice: Choice) -> None:
@@ -201,7 +199,7 @@ def clips(shown: Shown) -> None:
         st.html(html.table(clip_table(shown.lanes, measured, shown.study.baseline)))
         lowest = min(phases.motion["step"].n for phases in measured)
         basis = "means over prompts, [95 % bootstrap intervals]; motion and appearance of a run at the same steps"
-        components.footer(shown.study, f"n = {count(lowest, 'prompt')} or more", basis)
+        components.footer(f"n = {count(lowest, 'prompt')} or more", basis)
 
 
 def spectrum(shown: Shown, choice: Choice) -> None:
@@ -234,7 +232,7 @@ def paths(shown: Shown, choice: Choice) -> None:
             components.chart(path_chart, points, axes, found.explained, alt=alt)
     extent = f"n = {count(len(shown.lanes), 'run')}, {len(points)} steps"
     basis = f"{sum(found.explained):.0%} of the variance; from sketches of the latents, distances right to about 6 %"
-    components.footer(shown.study, extent, basis)
+    components.footer(extent, basis)
 
 
 def _no_guidance(shown: Shown) -> str:

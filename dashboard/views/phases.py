@@ -34,7 +34,7 @@ else:
     sections.where(shown)
     with st.expander("More: noise levels, claims, curves, octaves, paths", key="more_phases"):
         sections.where_by_level(shown)
-        sections.tested(claims, study)
+        sections.tested(claims)
         sections.forming(shown, choice)
         sections.clips(shown)
         left, right = st.columns([1, 1.25], gap="large")
