@@ -14,7 +14,7 @@ from engine.display.formats import batch_of, count, labelled, number, when
 from engine.display.headline import NOT_SCORED
 from engine.display.speed_charts import COSTS, convergence_chart, trade_off_chart
 from engine.display.tables import lane_name, order_table, set_table
-from engine.display.use_cases import use_case_table
+from engine.display.use_cases import guard_table, use_case_table
 from engine.results import Results
 
 _READING = "Beside marks: {name}. Filled: as good by all guards. Band: the metric's margin."
@@ -27,6 +27,7 @@ _USES = (
     "Only lanes that every guard of the decision has accepted; of several the one with the fewest other pictures, then "
     "the cheapest. Times are shares of the baseline's, paired by repeat."
 )
+_GUARDS = "Value, and in brackets what the evidence has not rejected at the lane's level."
 _CONVERGE = "Distance to where the same noise leads with ever more steps; lower is better."
 _ORDER = (
     "Observed order p: ten times the calls, 10^p times less error. A solver of order k comes near k where its error is "
@@ -100,6 +101,10 @@ def best_under_each_latency(study: Results) -> None:
     st.html(html.table(use_case_table(study)))
     rests = study.decision.sentence if study.decision else undecided(study.baseline)
     st.html(html.soft(labelled(rests, study.lane_labels)))
+    if len((shown := guard_table(study)).rows):
+        with st.expander("What each lane has shown by each guard"):
+            st.html(html.table(shown))
+            st.html(html.soft(_GUARDS))
 
 
 def converging(study: Results) -> None:

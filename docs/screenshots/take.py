@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 SIZES = {"laptop": (1440, 900), "phone": (390, 844)}
@@ -13,10 +14,12 @@ PAGES = {
     "phases": ("/phases", "canvas, svg.marks"),
     "speed": ("/speed", ".lab-legend"),
     "cost": ("/cost", ".lab-figures"),
+    "tune": ("/tune", ".lab-title"),
     "vote": ("/vote", ".lab-title"),
     "runs": ("/runs", ".lab-title"),
     "learn": ("/learn", ".lab-shots img"),
 }
+COLOURS = 128  # of a file, a third of its size then
 SETTLE_MILLISECONDS = 1500  # charts are drawn after the texts
 # Streamlit scrolls inside this element: the window grows by what is hidden there.
 HIDDEN_HEIGHT = """() => {
@@ -47,7 +50,9 @@ def main(
                         hidden = int(page.evaluate(HIDDEN_HEIGHT))
                         page.set_viewport_size({"width": width, "height": height + hidden})
                         page.wait_for_timeout(SETTLE_MILLISECONDS)
-                    page.screenshot(path=Path(folder) / f"{name}-{size}-{scheme}.png")
+                    file = Path(folder) / f"{name}-{size}-{scheme}.png"
+                    page.screenshot(path=file)
+                    Image.open(file).convert("RGB").quantize(COLOURS).save(file, optimize=True)
         browser.close()
 
 

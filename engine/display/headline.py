@@ -209,8 +209,7 @@ class Headline:
     def _quality(self) -> Figure:
         title = "Quality" if self.is_as_good or not self.lane else f"Quality of {self.label(self.lane)}"
         if (row := self.decided) is not None:
-            small = f"{count(row.n, 'prompt')}, {count(len(row.guards), 'guard')}." if row.guards else ""
-            return Figure(title, WORDS[row.status].capitalize(), row.reason, small)
+            return Figure(title, WORDS[row.status].capitalize(), _why(row), _extent(row))
         score = self.comparison
         if score is None:
             return Figure(title, NOT_KNOWN, "There are no scores to compare it by.")
@@ -241,6 +240,22 @@ class Headline:
             return Figure("Cost saved", percent(row["saving_share"]), note, _real(ends))
         ends = money_range(row["saving_usd_low"], row["saving_usd_high"])
         return Figure("Saved a month", money(row["saving_usd"]), f"Assumed: {month}.", _real(ends))
+
+
+def _why(row: LaneDecision) -> str:
+    """Why a lane stands where it does; of accepted ones the names of the guards, whose figures have a table."""
+    if row.status != "accepted":
+        return row.reason
+    return f"By every guard: {', '.join(guard.guard.label for guard in row.guards)}."
+
+
+def _extent(row: LaneDecision) -> str:
+    """E.g. "20 to 109 prompts, 4 guards."."""
+    if not row.guards:
+        return ""
+    most = max(guard.n for guard in row.guards)
+    prompts = count(row.n, "prompt") if most == row.n else f"{row.n:,} to {count(most, 'prompt')}"
+    return f"{prompts}, {count(len(row.guards), 'guard')}."
 
 
 def _real(ends: str) -> str:

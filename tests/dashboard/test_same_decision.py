@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from engine.cache.connection import reading
 from engine.cli import main
+from engine.display.formats import labelled
 from engine.display.use_cases import use_case_table
 from engine.results import Results
 from engine.sharing.figures import figures_csv
@@ -91,7 +92,7 @@ def test_every_view_says_the_same(
     said = capsys.readouterr().out
     if results.decision:
         assert results.decision.sentence in said
-        assert lane or results.decision.sentence in overview["Recommended"][1]
+        assert lane or labelled(results.decision.sentence, results.lane_labels) in overview["Recommended"][1]
     else:
         assert f"Keep {results.baseline}: whether another lane is as good has not been asked" in said
 

@@ -19,7 +19,7 @@ from engine.display.formats import (
     whole,
 )
 from engine.display.tables import Entry, FilledColumn, ResultTable, bold, claim_figure, lane_name, table_of
-from engine.display.use_cases import use_case_table
+from engine.display.use_cases import guard_table, use_case_table
 from engine.sharing.report.contents import Report
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&@!])")
@@ -47,6 +47,8 @@ def render_markdown(report: Report) -> str:
             "Intervals: 95 %."
         )
     lines += ["", "### Which lane for which use", "", *_table(use_case_table(results))]
+    if (guards := guard_table(results)).rows:
+        lines += ["", *_table(guards)]
     lines += ["", *(f"- Computed on {plain(line)}." for line in results.environment_lines)]
     lines += [f"- {plain(line)}" for line in [results.reference_line] if line]
     if results.missing:

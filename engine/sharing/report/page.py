@@ -14,7 +14,7 @@ import pandas as pd
 from engine.display import html, tables, theme
 from engine.display.formats import batch_of, count, known, when
 from engine.display.timing_charts import MARKS
-from engine.display.use_cases import use_case_table
+from engine.display.use_cases import guard_table, use_case_table
 from engine.sharing.report import report_charts as charts
 from engine.sharing.report.contents import Report
 from engine.sharing.report.film import film_table
@@ -138,6 +138,7 @@ def _quality(report: Report) -> dict[str, Any]:
     return {
         "quality": [(label, facts, tables.quality_table(rows)) for label, facts, rows in _metrics(report)],
         "uses": use_case_table(results),
+        "guards": guard_table(results),
         "sets": tables.set_table(sets, names) if len(sets) else None,
     }
 
