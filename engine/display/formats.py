@@ -16,7 +16,7 @@ def known(value: Any) -> TypeGuard[float]:
 
 
 def duration(milliseconds: float | None) -> str:
-    """E.g. "8.12 ms", "78.0 ms", "812 ms", "12.3 s"."""
+    """E.g. "8.12 ms", "78.0 ms", "812 ms", "2.39 s", "12.3 s"."""
     if not known(milliseconds):
         return NONE
     divisor, decimals, unit = _scale(milliseconds)
@@ -33,9 +33,9 @@ def duration_range(low: float | None, high: float | None) -> str:
 
 def _scale(milliseconds: float) -> tuple[int, int, str]:
     """(divisor, decimals, unit) for a duration."""
-    if milliseconds >= 10_000:
-        return 1000, 1, "s"
-    return 1, 0 if milliseconds >= 100 else 1 if milliseconds >= 10 else 2, "ms"
+    divisor, unit = (1000, "s") if milliseconds >= 1000 else (1, "ms")
+    value = milliseconds / divisor
+    return divisor, 0 if value >= 100 else 1 if value >= 10 else 2, unit
 
 
 def ratio(value: float | None) -> str:

@@ -51,7 +51,7 @@ sys.exit(bool({"torch", "diffusers", "transformers"} & set(sys.modules)))
 def test_durations_and_ratios_are_readable() -> None:
     assert formats.duration(8.123) == "8.12 ms"
     assert formats.duration(812.4) == "812 ms"
-    assert formats.duration(12_345) == "12.3 s"
+    assert [formats.duration(value) for value in (2_391, 12_345, 123_456)] == ["2.39 s", "12.3 s", "123 s"]
     assert formats.duration(math.nan) == formats.duration(None) == "–"
     assert formats.duration_range(77.31, 78.72) == "77.3 – 78.7 ms"
     assert formats.duration_range(9_000, 12_000) == "9.0 – 12.0 s"
