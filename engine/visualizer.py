@@ -33,6 +33,7 @@ from engine.study.study import FrameKind, FrameSettings, Study, canonical, parse
 # Of a table of efficiency, what one looks for first.
 FIRST_COLUMNS = ["scheduler", "steps", "nfe", "median_ms", "low_ms", "high_ms"]
 FIRST_COLUMNS += ["speedup", "speedup_low", "speedup_high", "n", "settled"]
+FIRST_COLUMNS += ["text_ms", "denoiser_ms", "scheduler_ms", "decode_ms", "other_ms", "device_name"]
 
 
 @dataclass(frozen=True)

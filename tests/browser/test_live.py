@@ -96,7 +96,7 @@ def test_a_page_that_stays_open_shows_the_decision_of_a_run_from_the_command_lin
     assert engine.returncode == 0
     assert "Use dpmpp_2m_karras:5" in told
     recommended = page.locator(".lab-cards > div").first
-    recommended.get_by_text("DPM++ 2M Karras 5", exact=True).wait_for(timeout=PATIENCE)
+    recommended.locator(".value", has_text="DPM++ 2M Karras 5").wait_for(timeout=PATIENCE)
     page.get_by_text("Running: search").wait_for(state="detached", timeout=PATIENCE)
     assert "cheapest lane known to be as good as DDIM 10" in recommended.inner_text()
     assert page.evaluate("window.neverLeft"), "the page was loaded anew"
