@@ -106,10 +106,7 @@ class Results:
     @property
     def lane_table(self) -> pd.DataFrame:
         """The lanes as a table: columns `LANE_COLUMNS`."""
-        rows = [
-            (lane.key, lane.label, lane.scheduler, lane.steps, lane.nfe, lane.key == self.baseline)
-            for lane in self.lanes
-        ]
+        rows = [(one.key, one.label, one.scheduler, one.steps, one.nfe, one.key == self.baseline) for one in self.lanes]
         return pd.DataFrame(rows, columns=LANE_COLUMNS).astype({"nfe": float})
 
     def lane(self, key: str) -> StudyLane | None:
@@ -118,8 +115,7 @@ class Results:
 
     def lane_label(self, key: str) -> str:
         """Display name of a lane."""
-        lane = self.lane(key)
-        return key if lane is None else lane.label
+        return self.lane_labels.get(key, key)
 
     @property
     def lane_labels(self) -> dict[str, str]:
