@@ -137,11 +137,12 @@ def _look(*, watch_finished: bool, level: int, status: bool = True) -> tuple[Opt
 def _status(chosen: Options, study: Results, *, stale: bool, watch: bool) -> None:
     """How far a study is, kept up to date; redraws the page when something has changed."""
     live = study.unfinished and cache_access.written_lately(chosen.cache)
-    _keep_watching(chosen, study.id, study.progress, live=live, stale=stale, watch=watch)
+    decided = study.decision is not None
+    _keep_watching(chosen, study.id, study.progress, live=live, stale=stale, watch=watch, decided=decided)
 
 
 def _keep_watching(
-    chosen: Options, study_id: str, known: StudyProgress, *, live: bool, stale: bool, watch: bool
+    chosen: Options, study_id: str, known: StudyProgress, *, live: bool, stale: bool, watch: bool, decided: bool
 ) -> None:
     """The server keeps a fragment and all it refers to for the whole session, so it refers to no study."""
     drawn, timing = False, _times_are_taken(chosen.cache)
@@ -154,14 +155,14 @@ def _keep_watching(
             st.rerun()
         if timing or not drawn:
             drawn = True
-            _status_line(known, live, stale=stale)
+            _status_line(known, live, stale=stale, decided=decided)
             return
         answer = loaders.progress(chosen.cache, study_id)
         fresh = answer.value if isinstance(answer, Answer) and not answer.stale else None
         ended = live and not cache_access.written_lately(chosen.cache)
         if ended or (fresh is not None and (stale or fresh != known)):
             st.rerun()
-        _status_line(known, live, stale=stale or fresh is None)
+        _status_line(known, live, stale=stale or fresh is None, decided=decided)
 
     body()
 
@@ -172,14 +173,14 @@ def _times_are_taken(cache: Path) -> bool:
     return state is not None and state.is_timing
 
 
-def _status_line(progress: StudyProgress, live: bool, *, stale: bool) -> None:
+def _status_line(progress: StudyProgress, live: bool, *, stale: bool, decided: bool) -> None:
     if live and progress.missing:
         run = progress.done + progress.failed
         total = run + progress.missing
         st.progress(run / total, text=f"Running: {run} of {total} cells")
     elif live:
         st.html(html.soft(f"Timing: {count(progress.samples, 'sample')} so far."))
-    elif progress.missing:
+    elif progress.missing and not decided:  # a decision leaves out what it has no need of
         left = count(progress.missing, "cell")
         st.html(html.soft(f"{left} not run yet. `python -m engine run` with the same study goes on."))
     if stale:

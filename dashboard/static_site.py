@@ -103,7 +103,7 @@ def write_site(cache: Path, study_id: str, folder: Path, url: str = "") -> list[
 def _scenes(db: Connection, study: Results, found: Differences) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and contents of each prompt and seed, those first where lanes differ most."""
     everything = [(prompt, seed) for prompt in study.prompts for seed in study.seeds]
-    for prompt, seed in (found.ranked("different") or everything)[:MOST_SCENES]:
+    for prompt, seed in (found.ranked("different", framed=True) or everything)[:MOST_SCENES]:
         cells = [study.cell(lane.key, prompt, seed) for lane in study.lanes]
         ids = [cell.trajectory_id for cell in cells if cell.state == "done"]
         pictures = loaders.pictures_of(ids, ["x0", "xt", "final"], whole_videos=True)

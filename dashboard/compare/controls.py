@@ -13,7 +13,7 @@ def go_to_likeness(found: Differences) -> None:
 
     def go() -> None:
         likeness = st.session_state["go_to"]
-        st.session_state["prompt_choice"], st.session_state["seed_choice"] = found.ranked(likeness)[0]
+        st.session_state["prompt_choice"], st.session_state["seed_choice"] = found.ranked(likeness, framed=True)[0]
         st.session_state["go_to"] = None  # it leads somewhere, and does not stay chosen
 
     st.segmented_control(

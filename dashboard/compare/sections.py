@@ -59,7 +59,7 @@ def load(chosen: Options, study: Results) -> Loaded:
     kinds = ["x0", "xt", "final"] if kind == "both" else [kind, "final"]
 
     def pictures(found: Differences) -> Question[list[PagePicture]]:
-        subjects[:] = [state.expected_subject(study, found.ranked("different"))]
+        subjects[:] = [state.expected_subject(study, found.ranked("different", framed=True))]
         cells = [study.cell(lane.key, *subjects[0]) for lane in study.lanes]
         ids = [cell.trajectory_id for cell in cells if cell.state == "done"]
         return loaders.pictures_of(ids, kinds, whole_videos=True)

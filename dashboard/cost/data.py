@@ -61,5 +61,5 @@ def explained(equal: Equality, study: Results, lane: str) -> str:
     if row is None:
         return f"Not at equal quality as far as is known. {undecided(study.lane_label(study.baseline))} {REAL}"
     if equal.as_good(lane):
-        return f"The saving is at equal quality. {chosen.label}: {row.reason} {REAL}"
+        return f"The saving is at equal quality: {chosen.label} {row.kept}, and no guard objects. {REAL}"
     return f"Not at equal quality as far as is known. {chosen.label}: {row.reason} {REAL}"

@@ -97,9 +97,9 @@ def _cost_page(study: Results, found: Headline) -> str:
 def _rests_on(study: Results, found: Headline) -> list[str]:
     progress, quality = study.progress, found.quality_rests_on
     outcome = [
-        f"{progress.done} of {study.total} cells",
-        f"{progress.failed} failed" if progress.failed else "",
-        f"{progress.missing} not run" if progress.missing else "",
+        count(progress.done, "cell") if study.decision else f"{progress.done:,} of {study.total:,} cells",
+        f"{progress.failed:,} failed" if progress.failed else "",
+        f"{progress.missing:,} not run" if progress.missing and not study.decision else "",
     ]
     parts = [", ".join(filter(None, outcome)), quality]
     times = study.times
@@ -115,7 +115,7 @@ def _rests_on(study: Results, found: Headline) -> list[str]:
 
 def tested_claims(study: Results, found: Sequence[ClaimVerdict]) -> None:
     """The verdict on each claim, where the study has the lanes."""
-    if study.progress.missing:
+    if study.progress.missing and study.decision is None:
         st.html(html.heading(_CLAIMS, "Claims are put to the test once all cells have run."))
         return
     tested = [claim for claim in found if claim.word != "not testable"]

@@ -12,7 +12,7 @@ from engine.analysis.commitment import Commitment
 from engine.analysis.outcomes import StudyLane
 from engine.analysis.phases import Axis
 from engine.display import html
-from engine.display.formats import count, cut, when
+from engine.display.formats import NONE, count, cut, when
 from engine.display.headline import Figure
 from engine.display.phase_charts import (
     LOG_SNR,
@@ -64,7 +64,9 @@ def top(shown: Shown, claims: tuple[ClaimVerdict, ...]) -> None:
         border = shown.measured.get((lane.key, key))
         if border is not None and "progress" in border.figures:
             figure = border.figures["progress"]
-            note = f"of the calls; 95 % interval {interval(figure, 'progress')}, n = {figure.n} prompts"
+            spread = interval(figure, "progress")
+            told = "too few prompts for an interval" if spread == NONE else f"95 % interval {spread}"
+            note = f"of the calls; {told}, n = {count(figure.n, 'prompt')}"
             cards.append(Figure(f"{name}, {lane.label}", f"{100 * figure.value:.0f} %", note))
     claim = next((claim for claim in claims if claim.key == "critical-phase"), None)
     if claim is not None:

@@ -10,7 +10,7 @@ study = components.pick_times(study)
 table = study.standings
 labels = {str(key): study.metric_label(str(key)) for key in table["metric"].dropna().unique()}
 metric = ""
-left, right, _ = st.columns([1.3, 1.5, 2.5], vertical_alignment="bottom")
+left, right, _ = st.columns([1.7, 1.5, 2.1], vertical_alignment="bottom")
 with left:
     cost = controls.choose_axis(timed=not study.times.empty)
 if labels:

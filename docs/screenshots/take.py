@@ -19,7 +19,6 @@ PAGES = {
     "runs": ("/runs", ".lab-title"),
     "learn": ("/learn", ".lab-shots img"),
 }
-COLOURS = 128  # of a file, a third of its size then
 SETTLE_MILLISECONDS = 1500  # charts are drawn after the texts
 # Streamlit scrolls inside this element: the window grows by what is hidden there.
 HIDDEN_HEIGHT = """() => {
@@ -52,7 +51,7 @@ def main(
                         page.wait_for_timeout(SETTLE_MILLISECONDS)
                     file = Path(folder) / f"{name}-{size}-{scheme}.png"
                     page.screenshot(path=file)
-                    Image.open(file).convert("RGB").quantize(COLOURS).save(file, optimize=True)
+                    Image.open(file).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(file, optimize=True)
         browser.close()
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from engine.analysis.calibration import is_other, picture_scale
 
 Likeness = Literal["different", "typical", "alike"]
-COLUMNS = ("lane", "prompt", "seed", "distance", "other")
+COLUMNS = ("lane", "prompt", "seed", "distance", "other", "framed")
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Differences:
 
     Attributes:
         table: One row a lane, prompt and seed: `distance`, ||lane - baseline|| / ||baseline|| of the final latents, and
-            `other`, whether that is another picture; no rows of the baseline.
+            `other`, whether that is another picture; `framed`, whether it has step frames; no rows of the baseline.
         scale: Median distance between the baseline's pictures of two prompts; beyond half of it a picture is another
             one. NaN with fewer than two prompts: then nothing is called another picture.
     """
@@ -33,15 +33,16 @@ class Differences:
     def subjects(self) -> pd.DataFrame:
         """Prompts and seeds, those where most lanes went elsewhere first, then by the spread of the distances.
 
-        Columns: prompt, seed, others (lanes that give another picture), lanes, spread (largest less smallest distance),
-        error (median distance).
+        Columns: prompt, seed, others (lanes that give another picture), lanes, framed (those with step frames), spread
+        (largest less smallest distance), error (median distance).
         """
         if self.table.empty:
-            return pd.DataFrame(columns=["prompt", "seed", "others", "lanes", "spread", "error"])
+            return pd.DataFrame(columns=["prompt", "seed", "others", "lanes", "framed", "spread", "error"])
         groups = self.table.groupby(["prompt", "seed"], sort=False)
         found = groups.agg(
             others=("other", "sum"),
             lanes=("lane", "size"),
+            framed=("framed", "sum"),
             spread=("distance", lambda values: values.max() - values.min()),
             error=("distance", "median"),
         ).reset_index()
@@ -61,9 +62,16 @@ class Differences:
         """The pairs that became another picture, the farthest first; columns as in `table`."""
         return self.table[self.table["other"]].sort_values("distance", ascending=False, kind="stable")
 
-    def ranked(self, likeness: Likeness) -> list[tuple[str, int]]:
-        """Prompts and seeds, those first that are the most different, the most typical or the most alike."""
+    def ranked(self, likeness: Likeness, *, framed: bool = False) -> list[tuple[str, int]]:
+        """Prompts and seeds that most lanes have, those first that are the most different, typical or alike.
+
+        Args:
+            likeness: What comes first.
+            framed: Count only lanes with step frames.
+        """
         found = self.subjects
+        have = found["framed" if framed else "lanes"]
+        found = found[have == have.max()].reset_index(drop=True)
         order = np.arange(len(found))
         if likeness == "alike":
             order = order[::-1]
@@ -76,7 +84,7 @@ def differences(cells: pd.DataFrame, latents: Mapping[str, npt.NDArray[np.float3
     """Distances of all finished cells to the baseline's.
 
     Args:
-        cells: Columns study_lane, prompt, seed, trajectory_id (`Results.cells`).
+        cells: Columns study_lane, prompt, seed, trajectory_id, frame_count (`Results.cells`).
         latents: Final latents by trajectory; cells without any, or of another shape than the baseline's, are left out.
         baseline: Its lane.
     """
@@ -94,5 +102,5 @@ def differences(cells: pd.DataFrame, latents: Mapping[str, npt.NDArray[np.float3
             continue
         distance = float(np.linalg.norm(own.astype(np.float64) - base) / np.linalg.norm(base.astype(np.float64)))
         other = bool(is_other(distance, scale)) and not math.isnan(scale)
-        rows.append((row.study_lane, row.prompt, int(row.seed), distance, other))
-    return Differences(pd.DataFrame(rows, columns=list(COLUMNS)).astype({"other": bool}), scale)
+        rows.append((row.study_lane, row.prompt, int(row.seed), distance, other, row.frame_count > 0))
+    return Differences(pd.DataFrame(rows, columns=list(COLUMNS)).astype({"other": bool, "framed": bool}), scale)

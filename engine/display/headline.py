@@ -107,7 +107,7 @@ class Headline:
     def quality_rests_on(self) -> str:
         """What the word on its quality rests on, e.g. "quality: n = 130 prompts"; empty if there is none."""
         if (row := self.decided) is not None:
-            return f"quality: n = {count(row.n, 'prompt')}" if row.guards else ""
+            return f"quality: n = {_prompts(row)}" if row.guards else ""
         return f"quality: n = {self.comparison.extent}" if self.comparison else ""
 
     @property
@@ -253,9 +253,12 @@ def _extent(row: LaneDecision) -> str:
     """E.g. "20 to 109 prompts, 4 guards."."""
     if not row.guards:
         return ""
+    return f"{_prompts(row)}, {count(len(row.guards), 'guard')}."
+
+
+def _prompts(row: LaneDecision) -> str:
     most = max(guard.n for guard in row.guards)
-    prompts = count(row.n, "prompt") if most == row.n else f"{row.n:,} to {count(most, 'prompt')}"
-    return f"{prompts}, {count(len(row.guards), 'guard')}."
+    return count(row.n, "prompt") if most == row.n else f"{row.n:,} to {count(most, 'prompt')}"
 
 
 def _real(ends: str) -> str:

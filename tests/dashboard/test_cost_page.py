@@ -102,7 +102,7 @@ def test_the_headline_is_the_cheapest_lane_of_equal_quality(open_cost: OpenCost,
     assert page.selectbox("lane_choice").options == ["Euler 30", "PNDM 35"]
     saved = 2 * (table.at["ddim:50", "median_ms"] - table.at["euler:30", "median_ms"])
     assert cards(page)["Saved a month at equal quality, by use (50% busy)"][0] == formats.money(saved)
-    assert "The saving is at equal quality. Euler 30: As good by every guard" in words(page)
+    assert "The saving is at equal quality: Euler 30 keeps the picture in" in words(page)
     assert "(not as good)" in words(page)
     assert (address(page)["lane"], address(page)["equal"]) == ("euler:30", "1")
 

@@ -1,6 +1,7 @@
 """The page on speed and quality: its charts, its table and file, its address, and the lanes that none beats."""
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,8 @@ def test_the_page_begins_with_milliseconds_and_the_deciding_metric(open_page: Op
     assert "margin 0.3, fixed by the calibration of the decision" in text
     assert "times: n = 10 per lane · Example CPU, 2 cores" in text
     assert "Observed order" in text
+    assert "What each lane has shown by each guard" in text
+    assert re.search(r"not as good.{0,200}100 % \[96.\d, 100\].{0,100}130 prompts, refuted", text, re.DOTALL)
 
 
 def test_a_copied_address_shows_the_same_and_bad_values_fall_back_quietly(

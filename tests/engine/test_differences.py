@@ -6,6 +6,7 @@ import pytest
 
 from engine.analysis.differences import Differences, differences
 
+COLUMNS = ["study_lane", "prompt", "seed", "trajectory_id", "frame_count"]
 PROMPTS = ("apple", "owl", "robot")
 
 
@@ -16,9 +17,9 @@ def found(moved: dict[tuple[str, str], float], lanes: tuple[str, ...] = ("a", "b
     for prompt in PROMPTS:
         for lane in ("base", *lanes):
             name = f"{lane} {prompt}"
-            rows.append((lane, prompt, 0, name))
+            rows.append((lane, prompt, 0, name, 0))
             latents[name] = (units[prompt] + moved.get((lane, prompt), 0.0) * np.eye(4)[3]).astype(np.float32)
-    cells = pd.DataFrame(rows, columns=["study_lane", "prompt", "seed", "trajectory_id"])
+    cells = pd.DataFrame(rows, columns=COLUMNS)
     return differences(cells, latents, "base")
 
 
@@ -41,20 +42,30 @@ def test_prompts_are_ranked_by_lanes_that_went_elsewhere_then_by_spread() -> Non
 
 
 def test_nothing_is_called_another_picture_where_no_scale_is_known() -> None:
-    cells = pd.DataFrame(
-        [("base", "owl", 0, "x"), ("a", "owl", 0, "y")], columns=["study_lane", "prompt", "seed", "trajectory_id"]
-    )
+    cells = pd.DataFrame([("base", "owl", 0, "x", 0), ("a", "owl", 0, "y", 0)], columns=COLUMNS)
     result = differences(cells, {"x": np.ones(4, np.float32), "y": -np.ones(4, np.float32)}, "base")
     assert list(result.table["other"]) == [False]
     assert result.ranked("different") == [("owl", 0)]
 
 
 def test_cells_that_cannot_be_compared_are_left_out() -> None:
-    cells = pd.DataFrame(
-        [("base", "owl", 0, "x"), ("a", "owl", 0, "y"), ("b", "owl", 0, "z")],
-        columns=["study_lane", "prompt", "seed", "trajectory_id"],
-    )
+    rows = [("base", "owl", 0, "x", 0), ("a", "owl", 0, "y", 0), ("b", "owl", 0, "z", 0)]
+    cells = pd.DataFrame(rows, columns=COLUMNS)
     result = differences(cells, {"x": np.ones(4, np.float32), "y": np.ones(5, np.float32)}, "base")
     assert result.table.empty
     assert result.ranked("different") == []
     assert result.prompts.empty
+
+
+def test_only_prompts_that_most_lanes_have_are_ranked_and_on_request_those_with_step_frames() -> None:
+    rows = [(lane, prompt, 0, f"{lane} {prompt}", 12 * (prompt == "apple")) for prompt in PROMPTS for lane in "xab"]
+    rows.remove(("b", "owl", 0, "b owl", 0))
+    units = dict(zip(PROMPTS, np.eye(4)[:3], strict=True))
+    moved = {"x": 0.0, "a": 0.1, "b": 0.2}
+    latents = {
+        name: (units[prompt] + moved[lane] * (1 + (prompt == "robot")) * np.eye(4)[3]).astype(np.float32)
+        for lane, prompt, _, name, _ in rows
+    }
+    result = differences(pd.DataFrame(rows, columns=COLUMNS), latents, "x")
+    assert result.ranked("different") == [("robot", 0), ("apple", 0)]
+    assert result.ranked("different", framed=True) == [("apple", 0)]
