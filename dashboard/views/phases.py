@@ -23,13 +23,15 @@ METHOD = (
 )
 
 chosen, study = page.open_study()
+answer = st.container()  # above the pickers
 choice = controls.choose(study)
 recorded = None if choice is None else load(chosen, study, choice)
 if choice is None or recorded is None or recorded.shown is None:
     st.html(html.note("No steps have been recorded yet", NO_STEPS))
 else:
     shown, claims = recorded.shown, recorded.claims
-    sections.top(shown, claims)
+    with answer:
+        sections.top(shown, claims)
     older_cells(shown)
     sections.where(shown)
     with st.expander("More: noise levels, claims, curves, octaves, paths", key="more_phases"):
