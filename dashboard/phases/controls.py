@@ -43,7 +43,8 @@ def choose(study: Results) -> Choice | None:
     if not (study.lanes and study.prompts and study.seeds):
         return None
     labels = study.lane_labels
-    columns = st.columns([4.6, 1.6, 1.4, 1.4, 0.7], vertical_alignment="top")
+    row = st.container(key="pickers")
+    columns = row.columns([4.6, 1.6, 1.4, 1.4, 0.7], vertical_alignment="top")
     with columns[0]:
         lanes = _choose_lanes(labels, study.baseline)
     with columns[1]:

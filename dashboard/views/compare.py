@@ -8,7 +8,7 @@ from dashboard.compare import controls, sections
 chosen, study = page.open_study(watch_finished=False)
 study = components.pick_times(study)
 loaded = sections.load(chosen, study)
-prompts, seeds, kinds, likenesses = st.columns([2, 0.8, 2.1, 2], vertical_alignment="bottom")
+prompts, seeds, kinds, likenesses = st.container(key="pickers").columns([2, 0.8, 2.1, 2], vertical_alignment="bottom")
 with prompts:
     prompt = state.choose_prompt(study.prompts)
 with seeds:
