@@ -1,9 +1,8 @@
-"""Takes the screenshots of a running dashboard: `python docs/screenshots/take.py [URL] [CHROMIUM] [FOLDER]`."""
+"""Takes screenshots of a running dashboard: `python docs/screenshots/take.py [URL] [CHROMIUM] [FOLDER] [all|whole]`."""
 
 import sys
 from pathlib import Path
 
-from PIL import Image
 from playwright.sync_api import sync_playwright
 
 SIZES = {"laptop": (1440, 900), "phone": (390, 844)}
@@ -31,13 +30,20 @@ def main(
     url: str = "http://localhost:8501",
     chromium: str = "/usr/bin/chromium",
     folder: str = str(Path(__file__).parent),
-    whole: str = "",
+    more: str = "",
 ) -> None:
-    """Writes PAGE-SIZE-SCHEME.png for every page, size and colour scheme; any fourth argument: the whole page."""
+    """Writes PAGE-laptop-light.png for every page.
+
+    Args:
+        url: Of the dashboard.
+        chromium: The browser.
+        folder: Where the pictures go.
+        more: "all" for every size and colour scheme; "whole" for them and whole pages.
+    """
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        for scheme in ("light", "dark"):
-            for size, (width, height) in SIZES.items():
+        for scheme in ("light", "dark") if more else ("light",):
+            for size, (width, height) in SIZES.items() if more else [("laptop", SIZES["laptop"])]:
                 view = {"width": width, "height": height}
                 page = browser.new_context(viewport=view, color_scheme=scheme).new_page()
                 for name, (address, sign) in PAGES.items():
@@ -45,13 +51,11 @@ def main(
                     page.goto(url + address)
                     page.locator(sign).first.wait_for()
                     page.wait_for_timeout(SETTLE_MILLISECONDS)
-                    if whole:
+                    if more == "whole":
                         hidden = int(page.evaluate(HIDDEN_HEIGHT))
                         page.set_viewport_size({"width": width, "height": height + hidden})
                         page.wait_for_timeout(SETTLE_MILLISECONDS)
-                    file = Path(folder) / f"{name}-{size}-{scheme}.png"
-                    page.screenshot(path=file)
-                    Image.open(file).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(file, optimize=True)
+                    page.screenshot(path=Path(folder) / f"{name}-{size}-{scheme}.png")
         browser.close()
 
 
