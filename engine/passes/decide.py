@@ -151,7 +151,11 @@ class Search:
             fixed, self.used = replace(before, order=order), 0 if failed else used
             decision_tables.write_terms(self.context.cache, self.study.name, fixed.spec(), keep_evidence=not failed)
             return fixed
-        self._show_ahead(order)
+        self.context.progress.standing("", {}, tuple(lane.key for lane in self.who.candidates))
+        meter, shown = self.meter, (self.who.baseline, *self.who.shown)
+        for self.ahead in meter.turns(min(FRAMED_PROMPTS, len(order)), SHOWN_SHARE):
+            self._record(order[: self.ahead])
+            self._make(self.who.cells(shown, [order[self.ahead - 1]], self.study.seeds), self.study.frames)
         calibration, scale = self._calibration(order)
         costs = [] if calibration.obstacles else self._costs(order)
         if not costs:
@@ -163,18 +167,6 @@ class Search:
         fixed = FixedTerms(terms, order, scale, self.who.digest, changed)
         decision_tables.write_terms(self.context.cache, self.study.name, fixed.spec(), keep_evidence=False)
         return fixed
-
-    def _show_ahead(self, order: Sequence[str]) -> None:
-        """Makes what is there to be seen first of all, prompt by prompt, as far as a small share of the budget goes."""
-        budget, shown = self.meter.budget, (self.who.baseline, *self.who.shown)
-        for count, prompt in enumerate(order[:FRAMED_PROMPTS], 1):
-            before, calls, self.ahead = self.meter.seconds, self.outcome.calls, count
-            self._record(order[:count])
-            self.context.progress.standing("", {}, tuple(lane.key for lane in self.who.candidates))
-            self._make(self.who.cells(shown, [prompt], self.study.seeds), self.study.frames)
-            after = 2 * self.meter.seconds - before, 2 * self.outcome.calls - calls  # if another one takes as much
-            if after[0] > SHOWN_SHARE * budget.seconds or after[1] > SHOWN_SHARE * budget.calls:
-                break
 
     def _calibration(self, order: Sequence[str]) -> tuple[Calibration, float]:
         """Makes baseline and controls on the first prompts, as far as the budget goes."""

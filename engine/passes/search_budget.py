@@ -135,6 +135,15 @@ class Meter:
         self._full = found < 1
         return found
 
+    def turns(self, most: int, share: float) -> Iterator[int]:
+        """1, 2, ... up to `most`; no further one if another like the last would leave a share of the budget."""
+        for turn in range(1, most + 1):
+            seconds, calls = self.seconds, self.outcome.calls
+            yield turn
+            again = 2 * self.seconds - seconds, 2 * self.outcome.calls - calls
+            if again[0] > share * self.budget.seconds or again[1] > share * self.budget.calls:
+                return
+
     def fits_calls(self, calls: int, pace: float | None) -> bool:
         """Whether so many further calls fit, which can't be broken off and make no prompt.
 
