@@ -105,6 +105,8 @@ def best_under_each_latency(study: Results) -> None:
         with st.expander("What each lane has shown by each guard"):
             st.html(html.table(shown))
             st.html(html.soft(_GUARDS))
+    if study.terms:
+        st.html(html.soft(" ".join(study.terms.lines)))
 
 
 def converging(study: Results) -> None:

@@ -76,6 +76,7 @@ class Calibration:
         guards: All have to consent.
         checks: The negative control by each guard.
         obstacles: Why no lane can be accepted whatever it shows, in sentences; empty if one can.
+        set_distance: KID to the baseline that a lane may have, surely, without being vetoed ("as-good" only).
     """
 
     goal: Goal
@@ -83,6 +84,7 @@ class Calibration:
     guards: tuple[Guard, ...]
     checks: tuple[ControlCheck, ...]
     obstacles: tuple[str, ...] = ()
+    set_distance: float = 0.0
 
 
 def picture_scale(latents: Sequence[npt.ArrayLike] | Floats, seeds: Sequence[int]) -> float:

@@ -55,6 +55,8 @@ NEEDED = {
     "close_earlier": {"lane", "baseline", "distance"},
 }
 
+GUARDS_APART = "; "
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -149,15 +151,18 @@ def together(words: Sequence[Word]) -> Word:
 
 
 def claim_lines(verdicts: Sequence[ClaimVerdict]) -> list[str]:
-    """The verdicts for people."""
+    """The verdicts for people: below each claim its tests, below each test what was measured, a line a guard."""
     lines = []
     for verdict in verdicts:
         lines.append(f"{verdict.word.upper():<13} {verdict.text}")
         if verdict.reason:
-            lines.append(f"              {verdict.reason}")
+            lines.append(f"{'':13} {verdict.reason}")
         for test in verdict.tests:
-            detail = "; ".join(filter(None, [f"{test.figure} ({test.n})" if test.figure else "", test.reason]))
-            lines.append(f"              - {test.word}: {test.hypothesis}: {detail}")
+            lines.append(f"{'':13} {test.word:<13} {test.hypothesis}")
+            measured = test.figure.split(GUARDS_APART) if test.figure else []
+            if measured and test.n not in measured[-1]:
+                measured[-1] += f" ({test.n})"
+            lines += [f"{'':27} {line}" for line in (*measured, test.reason) if line]
         lines.append("")
     return lines
 
@@ -186,7 +191,7 @@ def _equivalence(hypothesis: str, row: LaneDecision, guard: str) -> TestResult:
     if not guard:
         words: dict[str, Word] = {"accepted": "confirmed", "dropped": "refuted"}
         word = words.get(row.status, "undecided")
-        return TestResult(word, hypothesis, "; ".join(map(str, row.guards)), f"{row.n} prompts", row.reason)
+        return TestResult(word, hypothesis, GUARDS_APART.join(map(str, row.guards)), f"{row.n} prompts", row.missing)
     one = next((each for each in row.guards if each.guard.key == guard), None)
     if one is None or not one.n:
         asked = ", ".join(each.guard.key for each in row.guards)

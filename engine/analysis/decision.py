@@ -12,7 +12,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -24,6 +24,8 @@ from engine.study.decision_settings import DecisionSettings, Goal
 
 # Prompts that a search adds at once.
 BATCH = 10
+
+UNHEARD = "Every guard accepts it; sets of pictures and votes, which may veto it, are still to be asked."
 
 Status = Literal["accepted", "dropped", "open", "refused"]
 Stop = Literal["", "known", "little left to save", "cannot tell", "pool spent", "budget spent"]
@@ -92,6 +94,16 @@ class LaneDecision:
     def others(self) -> GuardEvidence | None:
         """The guard on other pictures, where it has values."""
         return next((row for row in self.guards if row.guard.key == OTHER and row.n), None)
+
+    @property
+    def missing(self) -> str:
+        """What keeps it from being accepted, in a few words; empty if it is."""
+        if self.status == "open" and not all(guard.shown for guard in self.guards):
+            return f"{_more_prompts(self.needed)} would tell"
+        if self.status == "dropped":
+            refuted = (guard.guard.label for guard in self.guards if guard.state == "refuted")
+            return f"not as good: {', '.join(refuted)}"
+        return "" if self.status == "accepted" else self.reason
 
     @property
     def kept(self) -> str:
@@ -178,6 +190,7 @@ def decide(
     *,
     failed: Mapping[str, int] | None = None,
     vetoes: Mapping[str, str] | None = None,
+    unheard: bool = False,
     obstacles: Sequence[str] = (),
     pool_left: int | None = None,
     budget_spent: bool = False,
@@ -190,6 +203,7 @@ def decide(
             each guard; NaN where there is no value yet. Lanes that are not contenders don't matter.
         failed: Cells of a lane that failed.
         vetoes: Lane -> why it is not as good, from what has no evidence of this kind (set distances, votes).
+        unheard: Whether what may veto has not been asked about these prompts yet; no lane is accepted before.
         obstacles: Why nothing can be told at all, in sentences: a reference that failed, no CLIP on disk.
         pool_left: Prompts not used yet; None if that does not matter.
         budget_spent: Whether no more may be made now.
@@ -201,6 +215,8 @@ def decide(
         level = share + carried
         row = _lane(terms, contender, outcomes[outcomes["lane"] == contender.lane], level)
         row = _overruled(row, (failed or {}).get(row.lane, 0), (vetoes or {}).get(row.lane, ""), stuck)
+        if unheard and row.status == "accepted":
+            row = replace(row, status="open", needed=(None, None), reason=UNHEARD)
         carried = level if row.status == "accepted" else 0.0
         found.append(row)
     named = next((row for row in reversed(found) if row.status == "accepted"), None)

@@ -36,6 +36,21 @@ class FixedTerms:
     study: str
     changed: bool = False
 
+    @property
+    def lines(self) -> list[str]:
+        """What was fixed, in sentences: goal, what each guard must show, the order of the lanes."""
+        calibration, order = self.terms.calibration, self.terms.contenders
+        found = [f'Goal "{calibration.goal}". {calibration.goal_reason}']
+        if calibration.obstacles:
+            return found
+        found.append(f"To be shown of a lane: {'; '.join(map(_condition, calibration.guards))}.")
+        if calibration.goal == "as-good":
+            found.append(f"A KID to {self.terms.baseline} surely above {calibration.set_distance:.2g} vetoes it.")
+        if order:
+            lanes = ", ".join(f"{lane.lane} ({lane.cost:.0%})" for lane in order)
+            found.append(f"Lanes by their share of {self.terms.baseline}'s time, dearest first: {lanes}.")
+        return found
+
     def spec(self) -> dict[str, Any]:
         """As plain data; numbers that are not known are null."""
         terms = self.terms
@@ -59,7 +74,8 @@ def decision_by(fixed: FixedTerms, evidence: pd.DataFrame, state: Mapping[str, A
         fixed: The terms.
         evidence: Columns lane, guard, position, value.
         state: How far the search is, as `decide` stores it: cells that `failed` by lane, `vetoes` by lane, `obstacles`,
-            prompts `left` in the pool, and whether the budget was `spent`.
+            prompts `left` in the pool, whether the budget was `spent`, and whether what may veto under "as-good" is
+            `unheard`; it is unless that is denied.
 
     Raises:
         ValueError: The evidence or the state is none.
@@ -75,6 +91,7 @@ def decision_by(fixed: FixedTerms, evidence: pd.DataFrame, state: Mapping[str, A
         wide.reset_index(),
         failed={_text(lane): _whole(count) for lane, count in state.get("failed", {}).items()},
         vetoes={_text(lane): _text(why) for lane, why in state.get("vetoes", {}).items()},
+        unheard=fixed.terms.calibration.goal == "as-good" and state.get("unheard") is not False,
         obstacles=[_text(line) for line in state.get("obstacles", [])],
         pool_left=None if left is None else _whole(left),
         budget_spent=state.get("spent") is True,
@@ -116,6 +133,7 @@ def _calibration(spec: Mapping[str, Any]) -> Calibration:
         tuple(_guard(guard) for guard in spec["guards"]),
         tuple(_check(check) for check in spec["checks"]),
         tuple(_text(line) for line in spec["obstacles"]),
+        _number(spec.get("set_distance") or 0.0),
     )
 
 
@@ -130,6 +148,14 @@ def _guard(spec: Mapping[str, Any]) -> Guard:
 def _check(spec: Mapping[str, Any]) -> ControlCheck:
     numbers = _whole(spec["n"]), _number(spec["log_e"]), _number(spec["p"])
     return ControlCheck(_text(spec["guard"]), _text(spec["label"]), *numbers, spec["passed"] is True)
+
+
+def _condition(guard: Guard) -> str:
+    """What a guard has to be convinced of, e.g. "CLIP score falls by less than 0.4 (100 cos)"."""
+    if guard.kind == "difference":
+        unit = f" ({guard.unit})" if guard.unit else ""
+        return f"{guard.label} falls by less than {-guard.bound:.2g}{unit}"
+    return f"{guard.label} in fewer than {100 * guard.bound:g} % of prompts"
 
 
 def _lane_spec(lane: LaneCost) -> dict[str, Any]:

@@ -87,16 +87,23 @@ class GuardEvidence:
         """Whether this guard consents."""
         return self.state == "shown"
 
+    @property
+    def measured(self) -> str:
+        """Value and interval, e.g. "1.2 % [0, 4.3]"."""
+        if not self.n:
+            return "no values"
+        if self.guard.kind == "difference":
+            return f"{self.value:+.2g} [{self.low:+.2g}, {self.high:+.2g}]"
+        value, low, high = (f"{round(100 * part, 2):.3g}" for part in (self.value, self.low, self.high))
+        return f"{value} % [{low}, {high}]"
+
     def __str__(self) -> str:
         """Value, interval and what it rests on, e.g. "other pictures 1.2 % [0, 4.3] of 84 prompts"."""
         if not self.n:
-            return f"{self.guard.label}: no values"
-        prompts = f"{self.n:,} prompt{'s' * (self.n != 1)}"
-        if self.guard.kind == "difference":
-            unit = f" {self.guard.unit}" if self.guard.unit else ""
-            return f"{self.guard.label} {self.value:+.2g} [{self.low:+.2g}, {self.high:+.2g}]{unit} in {prompts}"
-        value, low, high = (f"{100 * part:.3g}" for part in (self.value, self.low, self.high))
-        return f"{self.guard.label} {value} % [{low}, {high}] of {prompts}"
+            return f"{self.guard.label}: {self.measured}"
+        unit = f" {self.guard.unit}" if self.guard.unit else ""
+        preposition = "in" if self.guard.kind == "difference" else "of"
+        return f"{self.guard.label} {self.measured}{unit} {preposition} {self.n:,} prompt{'s' * (self.n != 1)}"
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def quality_ratio(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuan
     if math.isnan(low):
         raise Untestable(f"the baseline's mean is {means[1].mean():.3g}, or there are too few prompts for an interval")
     sides = [st.estimate(mean, range(len(mean))) for mean in means]
-    note = f"{sides[0]} of {sides[1]} by '{metric['metric']}'"
+    note = f"means {sides[0]} and {sides[1]} by '{metric['metric']}'"
     if metric["span"] > 0:  # NaN if unbounded
         ends = st.bounded_interval(means[0] - means[1], float(metric["span"]))
         bounds = [1 + end / float(means[1].mean()) for end in ends]

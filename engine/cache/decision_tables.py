@@ -25,10 +25,11 @@ class EvidenceRow:
 
 
 def write_terms(path: Path, study_id: str, terms: dict[str, Any], *, keep_evidence: bool) -> None:
-    """Replaces the terms of a decision; existing evidence is dropped unless `keep_evidence` is set."""
+    """Replaces the terms of a decision; evidence and state are dropped unless `keep_evidence` is set."""
     with writing(path) as db:
-        have = evidence(db, study_id) if keep_evidence else None
-        _put(db, study_id, canonical(terms), "{}", have)
+        kept = stored_decision(db, study_id) if keep_evidence else None
+        have = evidence(db, study_id) if kept else None
+        _put(db, study_id, canonical(terms), canonical(kept[1]) if kept else "{}", have)
 
 
 def write_evidence(path: Path, study_id: str, rows: Sequence[EvidenceRow], state: dict[str, Any]) -> None:

@@ -1,9 +1,11 @@
 """The command about a decision: which lane may replace the baseline, and how sure that is."""
 
 import argparse
+import math
 from collections.abc import Iterator
 
 from engine.analysis.decision import Decision
+from engine.analysis.guards import EXCESS, GuardEvidence
 from engine.cache.input_pictures import kept_in
 from engine.commands.clusters import cluster_of
 from engine.commands.console import print_table
@@ -11,6 +13,9 @@ from engine.passes.decide import decide_study
 from engine.passes.search_budget import DecideOutcome, parse_budget
 from engine.progress import make_progress
 from engine.study.study import load_study
+
+# The guard's own label takes half a line.
+_HEADINGS = {EXCESS: "latent error too far"}
 
 
 def decide(arguments: argparse.Namespace) -> int:
@@ -29,19 +34,28 @@ def decide(arguments: argparse.Namespace) -> int:
             cluster=cluster,
         )
     if arguments.progress != "json" and outcome.decision is not None:
+        print(f"{outcome.decision.sentence}\n")
         print_table(list(decision_rows(outcome.decision)))
-        print(f"\n{outcome.decision.sentence}")
-        print(_effort(outcome))
+        print(f"\n{_effort(outcome)}")
         print(f"Cache: {arguments.cache}")
     return outcome.exit_code
 
 
 def decision_rows(decision: Decision) -> Iterator[tuple[str, ...]]:
-    """The decision as rows of text, a heading first, dearest lane first."""
-    yield "lane", "time", "status", "prompts", "why"
+    """A row of text for each lane, a heading first, dearest lane first; a column for each guard."""
+    guards = {guard.guard.key: guard.guard.label for row in decision.lanes for guard in row.guards}
+    yield "lane", "time", "status", "prompts", *(_HEADINGS.get(key, label) for key, label in guards.items()), "missing"
     for row in decision.lanes:
-        time = "-" if row.cost != row.cost else f"{row.cost:.2f}"
-        yield row.lane, time, row.status, f"{row.n}", row.reason
+        time = "-" if math.isnan(row.cost) else f"{row.cost:.2f}"
+        most = max((guard.n for guard in row.guards), default=0)
+        cells = {guard.guard.key: _measured(guard, most) for guard in row.guards}
+        missing = "" if decision.obstacles else row.missing  # otherwise the same sentence in every row
+        yield row.lane, time, row.status, f"{most}", *(cells.get(key, "-") for key in guards), missing
+
+
+def _measured(guard: GuardEvidence, most: int) -> str:
+    """Value and interval of a guard, and the number of prompts where it rests on fewer than the lane has."""
+    return f"{guard.measured} n={guard.n}" if 0 < guard.n < most else guard.measured
 
 
 def _effort(outcome: DecideOutcome) -> str:

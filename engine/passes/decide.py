@@ -5,15 +5,14 @@ cache, and a batch's evidence is written at once: a search that is stopped, even
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.analysis.calibration import Calibration, calibrate
 from engine.analysis.decision import BATCH, Decision, LaneCost, fix_terms, prompt_order
 from engine.analysis.fixed_terms import FixedTerms, decision_by
-from engine.analysis.guards import EXCESS
 from engine.analysis.pace import FEWEST_SAMPLES, by_cost
 from engine.cache import decision_tables, queries
 from engine.cache.connection import migrate, reading
@@ -28,11 +27,12 @@ from engine.passes.decision_evidence import (
     cell_facts,
     evidence_rows,
     guard_entries,
+    needs_reference,
     paces_here,
     stored_terms,
 )
 from engine.passes.decision_roles import Roles, roles, try_lanes
-from engine.passes.decision_vetoes import vetoes
+from engine.passes.decision_vetoes import allowed_distance, prompts_for_sets, vetoes
 from engine.passes.images import NO_FRAMES, ImageJob, expected_calls, make_images, missing_images
 from engine.passes.live import shown_live, standings
 from engine.passes.plan import plan_study
@@ -117,7 +117,7 @@ class Search:
         self.solutions: dict[tuple[str, int], tuple[Cell, Cell]] = {}
         self.failed: dict[str, int] = {}
         self.vetoes: dict[str, str] = {}
-        self.heard: set[tuple[str, int]] = set()
+        self.heard = -1  # prompts used when sets and votes were last asked
         self.used, self.ahead = 0, 1  # prompts of the order: with evidence, and shown before there is any
 
     @property
@@ -129,6 +129,8 @@ class Search:
     def run(self) -> None:
         """Fixes the terms unless that is done, then adds batches until nothing more can be learnt here and now."""
         fixed = self._fixed()
+        for line in fixed.lines:
+            self.context.progress.note(line)
         while True:
             decision = self._heeded(fixed)
             self.outcome.decision = decision
@@ -195,13 +197,14 @@ class Search:
         unlabelled = set(values[values["baseline"].isna()]["metric"]) if settings.guards is None else set()
         asked = [metric for metric in asked if metric.margin is None or metric.key not in unlabelled]
         found = calibrate(settings, asked, values, controls, referenced=self.study.reference is not None)
-        return replace(found, obstacles=(*found.obstacles, *self._unavailable())), scale
+        allowed = allowed_distance(who, cells, facts.finished) if found.goal == "as-good" else 0.0
+        return replace(found, obstacles=(*found.obstacles, *self._unavailable()), set_distance=allowed), scale
 
     def _controls(self, prompts: Sequence[str]) -> list[Cell]:
         """What calibrates: baseline and both controls with the first seed, and the baseline with another."""
         who = self.who
         return [
-            *who.cells((who.baseline, who.negative, who.positive), prompts, who.seeds[:1]),
+            *who.cells((who.baseline, *who.controls), prompts, who.seeds[:1]),
             *who.cells((who.baseline,), prompts, (who.other_seed,)),
         ]
 
@@ -247,36 +250,37 @@ class Search:
     # Candidates.
 
     def _heeded(self, fixed: FixedTerms) -> Decision:
-        """The decision once sets and votes, where they may object, were asked about the lane it names."""
-        decision = self._decision(fixed)
-        while decision.goal == "as-good" and decision.lane and (decision.lane, self.used) not in self.heard:
-            self.heard.add((decision.lane, self.used))
-            self._score_study(fixed)
+        """The decision, as every page shows it; before it names a lane, sets and votes are asked if they may object."""
+        ahead = self._decision(fixed, self._state(fixed) | {"unheard": False})
+        asked = ahead.goal == "as-good" and ahead.lane and self.heard != self.used
+        if asked and self.used >= prompts_for_sets(self.who) and self._score_study(fixed):
             steps = {lane.key: lane.steps for lane in self.study.lanes}
+            allowed = fixed.terms.calibration.set_distance
             with reading(self.context.cache) as db:
-                self.vetoes = vetoes(db, self.study.name, self.who.baseline.key, steps)
-            decision = self._decision(fixed)
-        return decision
+                self.vetoes = vetoes(db, self.study.name, self.who.baseline.key, steps, allowed)
+            self.heard = self.used
+        state = self._state(fixed)
+        decision_tables.write_evidence(self.context.cache, self.study.name, [], state)
+        return self._decision(fixed, state)
 
-    def _decision(self, fixed: FixedTerms, prompts: int | None = None) -> Decision:
-        """The decision by what the cache holds, as every page shows it; or by the first prompts alone."""
-        self._write(fixed, [])
+    def _decision(self, fixed: FixedTerms, state: Mapping[str, Any], prompts: int | None = None) -> Decision:
+        """The decision by the evidence in the cache, or by that of its first prompts alone."""
         with reading(self.context.cache) as db:
             evidence = decision_tables.evidence(db, self.study.name)
-            stored = decision_tables.stored_decision(db, self.study.name)
         seen = evidence if prompts is None else evidence[evidence["position"] < prompts]
-        return decision_by(fixed, seen, stored[1] if stored else {})
+        return decision_by(fixed, seen, state)
 
-    def _write(self, fixed: FixedTerms, rows: Sequence[decision_tables.EvidenceRow]) -> None:
-        state = {
+    def _state(self, fixed: FixedTerms) -> dict[str, Any]:
+        """How far the search is, as the cache keeps it beside the evidence."""
+        return {
             "used": self.used,
             "left": len(fixed.order) - self.used,
             "spent": self.meter.spent,
             "failed": self.failed,
             "vetoes": self.vetoes,
+            "unheard": self.heard != self.used,
             "obstacles": self._lost(),
         }
-        decision_tables.write_evidence(self.context.cache, self.study.name, rows, state)
 
     def _lost(self) -> list[str]:
         """Says that there is hardly any ground truth, which no lane is to blame for."""
@@ -289,13 +293,13 @@ class Search:
         who, start = self.who, self.used
         whole = start - start % BATCH
         if whole < start:  # the rest of a batch that the last call had no time for: the same lanes go on
-            decision = self._decision(fixed, whole)
+            decision = self._decision(fixed, self._state(fixed) | {"unheard": False}, whole)
         named = next((row for row in decision.lanes if row.lane == decision.lane), None)
         cheaper = decision.lanes[decision.lanes.index(named) + 1 :] if named else decision.lanes
         waiting = {row.lane for row in cheaper if row.status == "open" and row.level > 0}
         lanes = [lane for lane in who.candidates if lane.key in waiting]
         prompts = fixed.order[start : whole + BATCH]
-        solved = prompts if self._needs_reference(decision, waiting) else ()
+        solved = prompts if needs_reference(decision, waiting) else ()
         cells = who.cells((who.baseline, *lanes), prompts, who.seeds)
         fits = self._fits([*cells, *self._solutions(solved)], len(prompts))
         if not fits:
@@ -318,16 +322,7 @@ class Search:
         rows = evidence_rows(sticks, who, lanes, start, cells, facts)
         self.outcome.prompts += len(prompts)
         self.used += len(prompts)
-        self._write(fixed, rows)
-
-    def _needs_reference(self, decision: Decision, waiting: Iterable[str]) -> bool:
-        """Whether a lane that is looked at has not shown its latent error yet."""
-        return any(
-            guard.guard.key == EXCESS and not guard.shown
-            for row in decision.lanes
-            if row.lane in waiting
-            for guard in row.guards
-        )
+        decision_tables.write_evidence(self.context.cache, self.study.name, rows, self._state(fixed))
 
     # Cells.
 
@@ -375,17 +370,18 @@ class Search:
         tally = score_cells(self.subject, cells, keys, self.context.cache, self.context.progress)
         self.outcome.failed += tally.failed
 
-    def _score_study(self, fixed: FixedTerms) -> None:
-        """Measures what was made by all metrics, for pages to show; if there is time left."""
+    def _score_study(self, fixed: FixedTerms) -> bool:
+        """Measures what was made by all metrics, for pages to show; False if there is no time left for it."""
         if self.meter.seconds >= self.meter.budget.seconds:
             self.context.progress.note(
                 f"No time is left to measure it all; `python -m engine score {self.study.name}` does."
             )
-            return
+            return False
         study = self._shown(fixed.order[: max(self.used, self.ahead)])
         environment = self.context.environment
         plan = plan_study(study, self.context.source, self.context.cache, environment.device, environment.memory)
         self.outcome.failed += score(plan, self.context.cache, self.context.progress).failed
+        return True
 
     def _facts(self, cells: Sequence[Cell]) -> CellFacts:
         solutions = [cell for pair in self.solutions.values() for cell in pair]

@@ -1,14 +1,15 @@
 """From cells in the cache to what they say of lanes: the tables that calibrate a decision, and its evidence."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from engine.analysis.calibration import GuardMetric, exceeds, is_other, picture_scale
+from engine.analysis.decision import Decision
 from engine.analysis.fixed_terms import FixedTerms, read_terms
 from engine.analysis.guards import EXCESS, OTHER, Guard
 from engine.analysis.pace import Pace, paired_paces, runs_of
@@ -19,8 +20,10 @@ from engine.measuring import metrics
 from engine.measuring.evidence import Subject, Unmeasurable
 from engine.measuring.formulas import relative_distance
 from engine.measuring.metric import Metric
+from engine.measuring.stored_cells import StoredCells
 from engine.passes.context import PassContext
 from engine.passes.decision_roles import Roles
+from engine.passes.scores import picture_row
 from engine.study.cells import Cell
 from engine.study.lanes import Lane
 
@@ -166,16 +169,18 @@ def calibration_tables(
 ) -> tuple[pd.DataFrame, pd.DataFrame, float]:
     """What the controls show: values by metric, whether pictures are others, and the scale that tells them apart.
 
+    Without a lane for the negative control, that is the baseline's picture of the next prompt.
+
     Args:
         roles: Who takes part.
-        cells: Baseline with two seeds and both controls, all prompts.
+        cells: Baseline with two seeds and the controls, all prompts.
         facts: Of these cells and of the reference's.
         entries: Metrics that may guard.
         reference: Converged solutions of the first prompts, if the study has any.
     """
     places = by_place(cells)
     first, second = roles.seeds[0], roles.other_seed
-    base, negative, positive = roles.baseline.key, roles.negative.key, roles.positive.key
+    base, positive = roles.baseline.key, roles.positive.key
     prompts = [
         prompt
         for prompt in dict.fromkeys(cell.prompt for cell in places.values())
@@ -184,9 +189,15 @@ def calibration_tables(
     bases = [places[base, prompt, first] for prompt in prompts]
     known = [(facts.latents[cell.trajectory_id], cell.seed) for cell in bases if cell.trajectory_id in facts.latents]
     scale = picture_scale([latents for latents, _ in known], [seed for _, seed in known]) if known else math.nan
+    if roles.negative is None:
+        lows = [*bases[1:], *bases[:1]]
+        low_values = values_under_other_prompts(roles, bases, lows, entries)
+    else:
+        lows = [places[roles.negative.key, prompt, first] for prompt in prompts]
+        low_values = [{key: facts.value(low, key) for key in entries.usable} for low in lows]
     values, controls = [], []
-    for position, (prompt, cell) in enumerate(zip(prompts, bases, strict=True)):
-        low, high = places[negative, prompt, first], places[positive, prompt, first]
+    for position, (prompt, cell, low) in enumerate(zip(prompts, bases, lows, strict=True)):
+        high = places[positive, prompt, first]
         controls.append(
             {
                 "positive": _told(facts.distance(high, cell), scale),
@@ -195,15 +206,41 @@ def calibration_tables(
             }
         )
         for key in entries.usable:
-            row = {"baseline": cell, "again": places[base, prompt, second], "negative": low}
-            measured = {name: facts.value(one, key) for name, one in row.items()}
-            values.append({"metric": key, "position": position, **measured})
+            again = places[base, prompt, second]
+            measured = {"baseline": facts.value(cell, key), "again": facts.value(again, key)}
+            negative = low_values[position].get(key, math.nan)
+            values.append({"metric": key, "position": position, **measured, "negative": negative})
     columns = ["metric", "position", "baseline", "again", "negative"]
     return (
         pd.DataFrame(values, columns=columns),
         pd.DataFrame(controls, columns=["positive", "negative", "excess"]),
         scale,
     )
+
+
+def values_under_other_prompts(
+    roles: Roles, cells: Sequence[Cell], shown: Sequence[Cell], entries: GuardEntries
+) -> list[dict[str, float]]:
+    """What metrics say of pictures that are judged by the prompt of another cell; nothing is stored.
+
+    Args:
+        roles: Who takes part.
+        cells: Whose prompts count.
+        shown: Cell by cell, whose picture is looked at instead; all of them finished.
+        entries: Metrics that may guard.
+
+    Returns:
+        Cell by cell the values by metric; those that cannot be measured are left out.
+    """
+    subject, found = Subject(roles.context.source, roles.study.reference), []
+    for cell, other in zip(cells, shown, strict=True):
+        with reading(roles.context.cache) as db:
+            ids = [other.trajectory_id]
+            stored = StoredCells(queries.latents(db, ids), queries.frames(db, ids, ["final"]))
+        evidence = replace(stored.evidence(other, subject, None), prompt=cell.prompt, seed=cell.seed)
+        rows = [picture_row(metric, version, cell, evidence, None) for metric, version in entries.usable.values()]
+        found.append({row.metric: row.value for row in rows if row.value is not None})
+    return found
 
 
 def _told(distance: float, scale: float) -> float:
@@ -213,7 +250,7 @@ def _told(distance: float, scale: float) -> float:
 
 def _known_excess(reference: Reference | None, facts: CellFacts, cell: Cell, base: Cell, margin: float) -> float:
     """As `Reference.excess`, but NaN without a ground truth: that must not make the control look worse."""
-    pair = reference.pairs.get((cell.prompt, cell.seed)) if reference else None
+    pair = reference.pairs.get((base.prompt, base.seed)) if reference else None
     if reference is None or pair is None or not facts.distance(pair[1], pair[0]) <= reference.tolerance:
         return math.nan
     gaps = facts.distance(cell, pair[0]), facts.distance(base, pair[0])
@@ -281,6 +318,12 @@ def evidence_rows(
                 if not math.isnan(value):
                     rows.append(EvidenceRow(lane.key, guard.key, position, value))
     return rows
+
+
+def needs_reference(decision: Decision, lanes: Collection[str]) -> bool:
+    """Whether one of these lanes has not shown its latent error yet, so that converged solutions are needed."""
+    rows = [row for row in decision.lanes if row.lane in lanes]
+    return any(guard.guard.key == EXCESS and not guard.shown for row in rows for guard in row.guards)
 
 
 def stored_terms(context: PassContext, study: str) -> tuple[FixedTerms | None, int, bool]:

@@ -42,12 +42,12 @@ def forecasts(study: Study) -> list[Forecast]:
     others = [lane for lane in study.lanes if lane is not baseline and lane.key not in study.decide.shown_only]
     lanes = [lane for lane in others if _calls([lane]) <= (1 - study.decide.saving) * _calls([baseline])]
     lanes = [lane for lane in lanes if not lane.scheduler.stochastic or study.decide.goal == "as-good"]
-    if not lanes or baseline.steps == 1:
+    if not lanes:
         return []
     settings, found = study.decide, []
     solutions = (study.reference.lane, study.reference.check) if study.reference else ()
     repeats = max(study.timing.repeats, FEWEST_SAMPLES) + study.timing.warmup
-    fixed = settings.calibration_prompts * _calls([baseline, baseline, *controls(baseline)])
+    fixed = settings.calibration_prompts * _calls([baseline, baseline, *filter(None, controls(baseline))])
     fixed += CONTROL_REFERENCES * _calls(solutions) + repeats * _calls([baseline, *others])
     for rate, truth in TRUTHS:
         needed = usual_prompts_for_few(settings.alpha / len(lanes), settings.other_share, rate)

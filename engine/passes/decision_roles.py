@@ -24,7 +24,7 @@ class Roles:
 
     Attributes:
         baseline: The lane that the others would replace.
-        negative: The negative control.
+        negative: The negative control; None where it is the baseline's picture of another prompt.
         positive: The positive control.
         candidates: Lanes that may be named.
         shown: Lanes that are only there to be seen.
@@ -34,11 +34,16 @@ class Roles:
     study: Study
     context: PassContext
     baseline: Lane
-    negative: Lane
+    negative: Lane | None
     positive: Lane
     candidates: tuple[Lane, ...]
     shown: tuple[Lane, ...]
     pool: tuple[str, ...]
+
+    @property
+    def controls(self) -> tuple[Lane, ...]:
+        """Controls that have cells of their own."""
+        return (self.positive,) if self.negative is None else (self.negative, self.positive)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -80,7 +85,7 @@ def roles(study: Study, context: PassContext, pool: Sequence[str] | None = None)
         pool: Prompts to draw from; the study's pool unless given.
 
     Raises:
-        StudyError: There is no candidate, the baseline has no negative control, or a lane is known to be wrong.
+        StudyError: There is no candidate, or a lane is known to be wrong.
     """
     shown_only = set(study.decide.shown_only)
     baseline = next(lane for lane in study.lanes if lane.key == study.baseline)
@@ -89,11 +94,6 @@ def roles(study: Study, context: PassContext, pool: Sequence[str] | None = None)
     shown = tuple(lane for lane in others if lane.key in shown_only)
     if not candidates:
         raise StudyError(f"Study '{study.name}' has no lane to put in place of {baseline.key}; add one to its lanes.")
-    if baseline.steps == 1:
-        raise StudyError(
-            f"Study '{study.name}': {baseline.key} takes one step, and there is no lane that is surely worse to check "
-            "the metrics by. Choose a baseline of 2 steps or more."
-        )
     references = (study.reference.lane, study.reference.check) if study.reference else ()
     check_lanes((*study.lanes, *references), context.source.scheduler_config, context.source.family)
     negative, positive = controls(baseline)
@@ -101,9 +101,15 @@ def roles(study: Study, context: PassContext, pool: Sequence[str] | None = None)
     return Roles(study, context, baseline, negative, positive, candidates, shown, prompts)
 
 
-def controls(baseline: Lane) -> tuple[Lane, Lane]:
-    """The negative control of a baseline, and the positive one."""
-    return baseline.at(2 if baseline.steps > FEW_STEPS else 1), baseline.at(min(2 * baseline.steps, MAX_STEPS))
+def controls(baseline: Lane) -> tuple[Lane | None, Lane]:
+    """The negative control of a baseline, and the positive one.
+
+    No lane is surely worse than one step of the same scheduler. There the negative control is None, and stands for the
+    baseline's picture of another prompt.
+    """
+    fewer = 2 if baseline.steps > FEW_STEPS else 1
+    negative = baseline.at(fewer) if fewer < baseline.steps else None
+    return negative, baseline.at(min(2 * baseline.steps, MAX_STEPS))
 
 
 def seeds_from(seeds: Sequence[int], count: int) -> tuple[int, ...]:
@@ -115,7 +121,7 @@ def seeds_from(seeds: Sequence[int], count: int) -> tuple[int, ...]:
 def try_lanes(who: Roles, prompt: str) -> Foresight:
     """Try the lanes that lack the cell of a prompt, without their weights, and read the pool."""
     study, context = who.study, who.context
-    lanes = (who.baseline, who.negative, who.positive, *who.candidates, *who.shown)
+    lanes = (who.baseline, *who.controls, *who.candidates, *who.shown)
     cells = who.cells(lanes, (prompt,), who.seeds[:1])
     asked = replace(study, prompts=(prompt,), seeds=who.seeds[:1])
     pairs = reference_cells(asked, context.source, context.environment.device)

@@ -94,7 +94,7 @@ def score_lanes(
             vectors.forget_all_but(shared.union(pairing.ids))
             rows = []
             for _, metric, version in (job for job in own if job[0] == pairing):
-                rows.append(_row(plan.study.name, pairing, metric, version, vectors))
+                rows.append(set_row(plan.study.name, pairing, metric, version, vectors))
                 progress.advance(1, f"{pairing.lane} against {pairing.against}")
             score_tables.write_scores(cache, rows)
             tell(rows)
@@ -153,7 +153,8 @@ class Vectors:
         self._known = {key: vector for key, vector in self._known.items() if key in ids}
 
 
-def _row(study: str, pairing: Pairing, metric: Metric, version: str, vectors: Vectors) -> ScoreRow:
+def set_row(study: str, pairing: Pairing, metric: Metric, version: str, vectors: Vectors) -> ScoreRow:
+    """The value of a metric for a lane, or the reason why there is none."""
     n, prompts = len(pairing.ids), len(set(pairing.prompts))
     found, warning = None, ""
     if not (reason := metric.refusal(n, prompts)):

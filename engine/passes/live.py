@@ -129,7 +129,7 @@ def standings(decision: Decision) -> dict[str, str]:
 
 def _standing(row: LaneDecision) -> str:
     if row.status == "dropped":
-        return f"not as good by {', '.join(guard.guard.label for guard in row.guards if guard.state == 'refuted')}"
+        return row.missing
     told = next((guard for guard in row.guards if guard.guard.key == OTHER and guard.n), None)
     if told is None:
         return _STATUS[row.status]

@@ -274,7 +274,7 @@ class _CellWork:
             if scope == "frame":
                 rows = _frame_rows(metric, version, cell, steps)
             else:
-                rows = [_picture_row(metric, version, cell, evidence, pair)]
+                rows = [picture_row(metric, version, cell, evidence, pair)]
             tally.count(rows)
             found += rows
             if metric.on_frames and scope == "picture" and rows[0].reason is None:
@@ -282,7 +282,8 @@ class _CellWork:
         return found
 
 
-def _picture_row(metric: Metric, version: str, cell: Cell, evidence: Evidence, pair: ReferenceRow | None) -> ScoreRow:
+def picture_row(metric: Metric, version: str, cell: Cell, evidence: Evidence, pair: ReferenceRow | None) -> ScoreRow:
+    """The value of a metric for a finished cell, or the reason why there is none."""
     value, reason = None, None
     try:
         if metric.needs_reference and cell.lane.scheduler.stochastic:

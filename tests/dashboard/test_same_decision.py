@@ -85,6 +85,10 @@ def test_every_view_says_the_same(
     assert in_markdown(report.headline.sentence) in text
     assert results.lane_label(named) in report.headline.sentence or named in report.headline.sentence
     assert all(use in page and in_markdown(use) in text for use in uses)
+    for line in results.terms.lines if results.terms else ():
+        assert line in html.unescape(words(speed))
+        assert line in page
+        assert in_markdown(line) in text
     figures = pd.read_csv(io.StringIO(figures_csv(results)))
     assert dict(zip(figures["lane"], figures["decided"], strict=True)) == results.decided
     capsys.readouterr()

@@ -206,8 +206,6 @@ def test_budgets_are_minutes_prompts_or_calls() -> None:
     assert parse_budget("5000 c") == SearchBudget(calls=5000)
 
 
-def test_a_study_without_a_candidate_or_a_worse_lane_is_refused(tmp_path: Path) -> None:
-    for lanes, words in ((["ddim:10"], "no lane to put in place"), (["ddim:1", "ddim:2"], "takes one step")):
-        plan = _study(lanes=lanes, baseline=lanes[0], decide={})
-        with pytest.raises(StudyError, match=words):
-            decide_study(plan, tmp_path / "c.duckdb", device="cpu")
+def test_a_study_without_a_candidate_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="no lane to put in place"):
+        decide_study(_study(lanes=["ddim:10"], decide={}), tmp_path / "c.duckdb", device="cpu")

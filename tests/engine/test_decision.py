@@ -134,6 +134,15 @@ def test_a_veto_closes_a_lane_that_its_guards_accept() -> None:
     assert (decision.lane, decision.known) == ("ddim:20", True)
 
 
+def test_no_lane_is_accepted_before_what_may_veto_it_was_asked() -> None:
+    decision = decide(_terms(goal="as-good"), _outcomes(300, {}), unheard=True, pool_left=9)
+    assert (decision.lane, decision.known, decision.exit_code) == (None, False, 3)
+    assert {row.status for row in decision.lanes} == {"open"}
+    assert "which may veto it, are still to be asked" in decision.sentence
+    assert "still to be asked" in decision.lanes[0].missing
+    assert decide(_terms(goal="as-good"), _outcomes(300, {})).lane == "ddim:5"
+
+
 def test_what_stops_the_whole_study_is_said_and_names_nothing() -> None:
     for decision in (
         decide(_terms(), _outcomes(300, {}), obstacles=["The reference failed for 2 prompts."]),

@@ -35,6 +35,8 @@ def test_other_terms_begin_without_evidence_and_the_same_keep_it(cache: Path) ->
     write_evidence(cache, "s", [EvidenceRow("x:1", "other_picture", 0, 1.0)], {"used": 1})
     write_terms(cache, "s", {"order": ["a", "b", "c"]}, keep_evidence=True)
     assert len(_rows(cache)) == 1
+    with reading(cache) as db:
+        assert stored_decision(db, "s") == ({"order": ["a", "b", "c"]}, {"used": 1})
     write_terms(cache, "s", {"order": ["c"]}, keep_evidence=False)
     assert _rows(cache) == []
 

@@ -60,9 +60,9 @@ def _cache(path: Path, wins: dict[str, float], distances: dict[str, tuple[float,
     return path
 
 
-def _vetoes(path: Path) -> dict[str, str]:
+def _vetoes(path: Path, allowed: float = 0.0) -> dict[str, str]:
     with reading(path) as db:
-        return vetoes(db, "v", "ddim:50", STEPS)
+        return vetoes(db, "v", "ddim:50", STEPS, allowed)
 
 
 def test_lanes_that_people_like_less_are_vetoed_and_others_are_not(tmp_path: Path) -> None:
@@ -72,9 +72,12 @@ def test_lanes_that_people_like_less_are_vetoed_and_others_are_not(tmp_path: Pat
 
 
 def test_lanes_whose_sets_are_apart_for_sure_are_vetoed(tmp_path: Path) -> None:
-    found = _vetoes(_cache(tmp_path / "c.duckdb", {}, {"euler_a:20": (0.01, 0.04), "dpmpp_2m:20": (-0.01, 0.04)}))
+    cache = _cache(tmp_path / "c.duckdb", {}, {"euler_a:20": (0.01, 0.04), "dpmpp_2m:20": (-0.01, 0.04)})
+    found = _vetoes(cache)
     assert list(found) == ["euler_a:20"]
-    assert "as a set are not those of ddim:50: KID 0.025 [0.01, 0.04] of 80 pictures" in found["euler_a:20"]
+    assert "are too far from those of ddim:50: KID 0.025 [0.01, 0.04] of 80 pictures" in found["euler_a:20"]
+    assert list(_vetoes(cache, 0.009)) == ["euler_a:20"]
+    assert _vetoes(cache, 0.01) == {}
 
 
 def test_without_votes_and_sets_nobody_objects(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,28 @@ def test_terms_come_back_from_the_text_they_are_stored_as() -> None:
     assert again.terms.contenders == FIXED.terms.contenders
     assert again.terms.calibration == FIXED.terms.calibration
     assert again.terms.settings == SETTINGS
+
+
+def test_they_are_told_in_sentences() -> None:
+    assert FIXED.lines == [
+        'Goal "same-picture". Asked.',
+        "To be shown of a lane: other pictures in fewer than 10 % of prompts; "
+        "CLIP score falls by less than 0.3 (100 cos).",
+        "Lanes by their share of ddim:50's time, dearest first: ddim:20 (40%).",
+    ]
+    calibration = Calibration("as-good", "Asked.", GUARDS[1:], (), set_distance=0.0123)
+    as_good = FixedTerms(fix_terms(SETTINGS, calibration, "ddim:50", LANES), (), 1.24, "")
+    assert "A KID to ddim:50 surely above 0.012 vetoes it." in as_good.lines
+    stuck = FixedTerms(fix_terms(SETTINGS, replace(calibration, obstacles=("No CLIP.",)), "ddim:50", LANES), (), 1, "")
+    assert stuck.lines == ['Goal "as-good". Asked.']
+
+
+def test_terms_of_before_sets_had_a_tolerance_tolerate_nothing() -> None:
+    spec = FIXED.spec()
+    for value in (None, 0.0):
+        assert read_terms(_with(("calibration", "set_distance"), value)).terms.calibration.set_distance == 0.0
+    del spec["calibration"]["set_distance"]
+    assert read_terms(spec).terms.calibration.set_distance == 0.0
 
 
 def _with(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
@@ -80,6 +103,14 @@ def test_the_decision_follows_from_stored_evidence() -> None:
     assert (failed.lane, failed.stop) == (None, "pool spent")
     stuck = decision_by(FIXED, _evidence(70), {"obstacles": ["No CLIP."]})
     assert (stuck.lane, stuck.stop) == (None, "cannot tell")
+
+
+def test_other_pictures_are_named_only_once_sets_and_votes_were_asked() -> None:
+    calibration = Calibration("as-good", "Asked.", GUARDS[1:], ())
+    fixed = FixedTerms(fix_terms(SETTINGS, calibration, "ddim:50", LANES[1:]), ("owl",), 1.24, "")
+    shown = _evidence(200)[lambda rows: rows["guard"] == "clip_score"]
+    found = [decision_by(fixed, shown, state).lane for state in ({}, {"unheard": True}, {"unheard": False})]
+    assert found == [None, None, "ddim:20"]
 
 
 def test_a_lane_without_times_leaves_the_answer_open() -> None:

@@ -201,25 +201,19 @@ def test_lanes_are_shown_at_the_prompt_that_is_on_its_way(tmp_path: Path, seen: 
 
 
 def test_a_lane_is_told_how_often_it_kept_the_picture_or_what_dropped_it() -> None:
-    from engine.analysis.guards import OTHER
+    from engine.analysis.calibration import other_guard
+    from engine.analysis.decision import LaneDecision, Status
+    from engine.analysis.guards import weigh
+    from engine.study.decision_settings import DecisionSettings
 
-    def guard(n: int, events: float, state: str = "open") -> SimpleNamespace:
-        return SimpleNamespace(
-            guard=SimpleNamespace(key=OTHER, label="other pictures"), n=n, events=events, state=state
-        )
+    def row(lane: str, status: Status, *events: float) -> LaneDecision:
+        guards = (weigh(other_guard(DecisionSettings()), events, 0.05, 0.05),) if events else ()
+        return LaneDecision(lane, lane, status, False, 0.5, 0.05, 1.0, len(events), guards, (None, None), "Because.")
 
-    def row(lane: str, status: str, *guards: SimpleNamespace) -> SimpleNamespace:
-        return SimpleNamespace(lane=lane, status=status, guards=guards)
-
-    lanes = [
-        row("a", "open", guard(38, 0)),
-        row("b", "dropped", guard(20, 6, "refuted")),
-        row("c", "refused"),
-        row("d", "open"),
-    ]
+    lanes = [row("a", "open", *[0.0] * 38), row("b", "dropped", *[1.0] * 6), row("c", "refused"), row("d", "open")]
     told = live.standings(cast(Any, SimpleNamespace(lanes=lanes)))
     assert told == {
         "a": "keeps the picture in 38 of 38 so far",
-        "b": "not as good by other pictures",
+        "b": "not as good: other pictures",
         "d": "open",
     }

@@ -49,7 +49,8 @@ def render_markdown(report: Report) -> str:
     lines += ["", "### Which lane for which use", "", *_table(use_case_table(results))]
     if (guards := guard_table(results)).rows:
         lines += ["", *_table(guards)]
-    lines += ["", *(f"- Computed on {plain(line)}." for line in results.environment_lines)]
+    lines += ["", *(f"- {plain(line)}" for line in (results.terms.lines if results.terms else ()))]
+    lines += [f"- Computed on {plain(line)}." for line in results.environment_lines]
     lines += [f"- {plain(line)}" for line in [results.reference_line] if line]
     if results.missing:
         lines.append(f"- {results.missing:,} cells of the study have not run yet.")

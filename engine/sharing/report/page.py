@@ -139,6 +139,7 @@ def _quality(report: Report) -> dict[str, Any]:
         "quality": [(label, facts, tables.quality_table(rows)) for label, facts, rows in _metrics(report)],
         "uses": use_case_table(results),
         "guards": guard_table(results),
+        "terms": " ".join(results.terms.lines) if results.terms else "",
         "sets": tables.set_table(sets, names) if len(sets) else None,
     }
 
