@@ -27,9 +27,9 @@ class Border:
     Attributes:
         key: Stable name.
         label: Name for people.
-        definition: What it says, in one line.
+        definition: Where it lies, in one line.
         source: What it is measured from.
-        metric: Of the steps or frames it is measured from; of octaves the prefix.
+        metric: Key among the metrics of steps or frames; for octaves "lowest" or "highest".
     """
 
     key: str
@@ -46,7 +46,7 @@ BORDERS = (
         "start of the shortest interval that holds half of the path of x0",
         "path",
     ),
-    Border("half_path", "Half of the path", "half of the path of x0 is behind", "path"),
+    Border("half_path", "Half of the path", "x0 has covered half of its path", "path"),
     Border("critical_50_end", "Critical half ends", "end of that interval", "path"),
     Border(
         "critical_80_start",
@@ -144,7 +144,7 @@ def _measure(
 
 
 def _rows(border: Border, of_lane: pd.DataFrame) -> tuple[pd.DataFrame, Callable[[pd.Series], pd.Series]]:
-    """The rows of a lane that decide a border, and the condition that has to hold from there on."""
+    """The rows that a border is measured from, and the condition that holds from the border on."""
     if border.source == "frames":
         return of_lane[of_lane["metric"] == border.metric], lambda values: values >= 0.5
     metric = border.metric

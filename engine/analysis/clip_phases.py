@@ -1,9 +1,9 @@
 """Phases of a clip: where in a run its motion settles, where its appearance, and which comes first. Pure, no torch.
 
-Motion is settled from the first place from which its energy (mean squared difference of neighbouring frames of x0's
-latents) stays within 10 % of what it ends at. Appearance is settled from the first place from which at most 10 % of
-the gain in CLIP similarity to the final clip, from the first kept step to the last, is still missing: the gain, since
-the cosine of any two pictures is far from 0, and since stored frames never get quite to 1.
+Motion has settled once its energy (mean squared difference of neighbouring frames of x0's latents) stays within 10 %
+of its final value. Appearance has settled once at most 10 % of the gain in CLIP similarity to the final clip, from the
+first kept step to the last, is missing: the gain, since the cosine of any two pictures is far from 0, and stored
+frames never quite reach 1.
 
 Both are read at the same steps, those whose frames are kept; a run with fewer than `MIN_STEPS` of them says nothing.
 Without CLIP scores motion is read at all measured steps. A place lies in the middle between two of these steps.

@@ -26,7 +26,7 @@ class Commitment:
         by: "CLIP" or "distance in latent space".
         failed: Runs that failed.
         places: Where it was computed.
-        made: When the last of it was.
+        made: When the latest run was made.
     """
 
     curve: pd.DataFrame
@@ -38,7 +38,7 @@ class Commitment:
 
 
 def commitment(rows: pd.DataFrame) -> Commitment | None:
-    """Draws the curve of each lane, and its point of commitment; None without a finished run.
+    """The curve of each lane and its point of commitment; None without a finished run.
 
     The point of a run lies in the middle between the last change of prompt that it did not follow its first prompt
     after, and the next later one. Runs that follow the first prompt from the first change on, or not even without a
@@ -102,7 +102,7 @@ def _point(lane: str, rows: pd.DataFrame) -> dict[str, object]:
 
 
 def point_rows(found: Commitment) -> list[tuple[str, ...]]:
-    """Where runs come to keep to their first prompt, as rows of text, a heading first."""
+    """Where runs commit to their first prompt, as rows of text, a heading first."""
     rows: list[tuple[str, ...]] = [("lane", "committed at (progress)", "log-SNR", "n", "left out")]
     for row in found.points.to_dict("records"):
         places = (

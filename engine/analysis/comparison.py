@@ -51,7 +51,7 @@ class Floor(float):
 
 
 def floors_of(references: pd.DataFrame, noise: pd.DataFrame) -> dict[str, Floor]:
-    """The largest of what is known of how well measurements repeat themselves, by metric.
+    """The largest known error of repeated measurements, by metric.
 
     The latent error to the reference and that to its check differ by at most the distance between the two. And what the
     same cell differs by under other batch sizes, or in the study's number format from float32, is arithmetic.
@@ -343,7 +343,7 @@ def _interval(row: Comparison) -> str:
 
 
 def undecided_lines(comparisons: Sequence[Comparison]) -> list[str]:
-    """What would decide the undecided: the difference in reach of so many prompts, and the prompts equality needs."""
+    """What would decide the undecided: the difference that so many prompts find, and the prompts equality needs."""
     lines = []
     for row in comparisons:
         if row.verdict != "undecided":

@@ -1,13 +1,13 @@
-"""How fast each scheduler comes to the converged solution: errors over denoiser calls, and observed orders. Pure.
+"""How fast each scheduler converges: errors over denoiser calls, and observed orders. Pure.
 
 Definitions, on errors of finished cells against the converged solution (relative L2 of the latents):
 
-- Error of a lane: the median over prompts of each prompt's median over seeds. Medians, as the few pictures that became
-  another picture would rule a mean; their share (error above `FLIPPED`) is told apart.
+- Error of a lane: the median over prompts of each prompt's median over seeds. Medians, since a mean would be dominated
+  by the few pictures that became another picture; their share (error above `FLIPPED`) is reported separately.
 - Observed order p of a scheduler: minus the least-squares slope of log error over log denoiser calls, over its step
-  counts. Calls are those counted, not the step count. A solver of order k shows p near k, if its errors have become
-  small and are still above what the reference itself is known to (`floor`): a lane whose error is not above
-  `ABOVE_FLOOR` times the floor is left out of the fit.
+  counts. Calls are those counted, not the step count. A solver of order k shows p near k once its errors are small but
+  still larger than the error of the reference itself (`floor`): a lane whose error is not above `ABOVE_FLOOR` times the
+  floor is left out of the fit.
 - Intervals: expanded percentile bootstrap over prompts (statistics.py). Orders are fitted on the prompts that all step
   counts of a scheduler have in common, drawn together.
 """

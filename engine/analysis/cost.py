@@ -44,7 +44,7 @@ class PriceError(LabError):
 
 @dataclass(frozen=True)
 class Preset:
-    """A price somebody read, as in `data/gpu_prices.toml`.
+    """A published price, as in `data/gpu_prices.toml`.
 
     Attributes:
         key: Stable name; it ends with the date.
@@ -78,7 +78,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Workload:
-    """What has to be made.
+    """How many images are needed, and how soon.
 
     Attributes:
         images_per_month: More than 0.
@@ -118,7 +118,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Pricing:
-    """What the reader has chosen.
+    """The choices of the reader.
 
     Attributes:
         preset: The GPU and its price; None for a price of the reader's own.
@@ -233,7 +233,6 @@ def price_lanes(
         work: What to make.
         baseline_seconds: Seconds per image of the baseline on the priced GPU, as the reader states them. The lanes are
             then scaled by the measured ratio of times: an assumption, since the ratio differs from machine to machine.
-
         clip: What the study makes, if that is clips: `VIDEO_FIGURES` are added too, with `_low` and `_high`.
 
     Returns:

@@ -1,6 +1,6 @@
 """Curves over log-SNR: what the recorded steps of many runs have in common. Pure, no torch.
 
-Each run is read on a grid of log-SNR by linear interpolation between its calls, within its own reach only; of several
+Each run is read on a grid of log-SNR by linear interpolation between its calls, within its own range only; of several
 calls at one noise level the last counts. A curve is the median over runs (prompts and seeds), its band the 10 % and
 90 % quantiles: the spread of runs, not the uncertainty of the median.
 """

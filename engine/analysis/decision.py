@@ -75,7 +75,7 @@ class LaneDecision:
         p: Largest p of its guards.
         n: Fewest prompts that one of its guards rests on.
         needed: Further prompts that would accept it: at best, and at the present rate; None: no number would.
-        reason: In a sentence.
+        reason: Why it stands there, in a sentence.
     """
 
     lane: str
@@ -107,7 +107,7 @@ class LaneDecision:
 
     @property
     def kept(self) -> str:
-        """What it does to pictures, e.g. "keeps the picture in 99.1 % [97, 99.8] of 130 prompts"; or empty."""
+        """What it does to the pictures, e.g. "keeps the picture in 99.1 % [97, 99.8] of 130 prompts"; or empty."""
         share = self.others
         if share is None:
             return f"is as good by every guard, in {self.n:,} prompts" if self.status == "accepted" else ""
@@ -125,7 +125,7 @@ class Decision:
         stop: Why no more prompts are needed, or to be had; empty if more would help.
         lanes: All lanes but the baseline, dearest first, those that can't be named last.
         sentence: The headline, in words.
-        obstacles: Why nothing can be told whatever lanes show.
+        obstacles: Why the study cannot tell, whatever lanes show.
     """
 
     baseline: str
@@ -204,7 +204,7 @@ def decide(
         failed: Cells of a lane that failed.
         vetoes: Lane -> why it is not as good, from what has no evidence of this kind (set distances, votes).
         unheard: Whether what may veto has not been asked about these prompts yet; no lane is accepted before.
-        obstacles: Why nothing can be told at all, in sentences: a reference that failed, no CLIP on disk.
+        obstacles: Why the study cannot tell at all, in sentences: a reference that failed, no CLIP on disk.
         pool_left: Prompts not used yet; None if that does not matter.
         budget_spent: Whether no more may be made now.
     """
@@ -292,7 +292,7 @@ def _more_prompts(needed: tuple[int | None, int | None]) -> str:
 
 
 def _overruled(row: LaneDecision, failed: int, veto: str, stuck: Sequence[str]) -> LaneDecision:
-    """The lane as it is after what no number of prompts can mend; a lane that was dropped stays dropped."""
+    """The lane after what no number of prompts can change; a lane that was dropped stays dropped."""
     if stuck:
         return _refused(row, f"The study cannot tell. {stuck[0]}", closed=False)
     if row.status == "dropped":

@@ -4,7 +4,7 @@ The converged path is that of the reference: its clean-image estimates x0 at all
 interpolated over log sigma. A lane's error at one of its calls is ||x0 - x0*(sigma)|| / ||x0*||, x0* without sigma
 being the reference's last. At a given sigma, log error is interpolated over log sigma between the lane's calls on
 either side. All of it is done on sketches of x0 (128 numbers, engine/sampling/spectra.py), whose distances are those of
-the latents to about 6 %. What the check of the reference shows by the same measure is the floor.
+the latents to about 6 %. The error of the reference's check, measured the same way, is the floor.
 """
 
 import numpy as np

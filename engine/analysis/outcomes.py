@@ -1,4 +1,4 @@
-"""Lanes and cells of a study as the cache has them. Of a stranger's study nothing is relied on."""
+"""Lanes and cells of a study as the cache has them. Nothing in a stranger's study is taken on trust."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

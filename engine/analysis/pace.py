@@ -3,10 +3,10 @@
 - Ratio: in each repeat all lanes run one after the other, so that what slows a repeat slows all of them. The ratio of a
   lane is the median of its time over the baseline's, repeat by repeat.
 - Interval of one run: order statistics with the interpolation of Hettmansperger and Sheather (1986,
-  doi:10.1016/0167-7152(86)90021-0), which asks nothing of the distribution. Below 6 samples the ends are the extremes:
-  93.8 % for 5. It holds for that run; what other days bring is not in it.
-- Several runs: each gives one value (its median), and the interval is Student's on their logarithms, so that it has the
-  scatter from run to run in it.
+  doi:10.1016/0167-7152(86)90021-0), which assumes nothing about the distribution. Below 6 samples the ends are the
+  extremes: 93.8 % for 5. It holds for that run, not for other days.
+- Several runs: each gives one value (its median), and the interval is Student's on their logarithms, so that it
+  includes the scatter from run to run.
 - Order: by ratio; ratios within 5 % of the dearest of a group are ties, and fewer denoiser calls then count as cheaper.
 """
 

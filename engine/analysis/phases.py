@@ -1,10 +1,10 @@
-"""Where in a run things happen, from its recorded steps: in progress or in log-SNR. Pure, no torch.
+"""Where in a run things happen, by its recorded steps: in progress or in log-SNR. Pure, no torch.
 
-Progress is (step + 1) / calls, and no physical variable: the same noise level falls at other percentages under other
-spacings of the steps. Log-SNR, the log of the signal-to-noise power ratio, is the same for all.
+Progress is (step + 1) / calls. It is no physical variable: where a noise level falls depends on the spacing of the
+steps. Log-SNR, the log of the signal-to-noise power ratio, is the same for all.
 
 The path of a run is the line that x0, the estimate of the clean latents, draws from call to call; its length is the sum
-of the root mean square changes. The change at call i is laid evenly between the places of call i - 1 and of call i.
+of the root mean square changes. The change at call i is spread evenly between the places of call i - 1 and of call i.
 Calls at one noise level (the two of Heun) are one place in log-SNR, and their changes one change.
 """
 
@@ -64,7 +64,7 @@ def split(rows: pd.DataFrame) -> dict[Hashable, list[Run]]:
 
 
 class Path:
-    """The x0 path of one run: how much of its length is behind at each place.
+    """The x0 path of one run: how much of its length it has covered at each place.
 
     Args:
         places: Of the calls at which a change was recorded, ascending: progress, or log-SNR.
@@ -86,11 +86,11 @@ class Path:
         return float(high - low)
 
     def behind(self, places: Floats) -> Floats:
-        """Share of the length that is behind at each of these places."""
+        """Share of the length covered at each of these places."""
         return np.asarray(np.interp(places, self._at, self._behind), dtype=np.float64)
 
     def halfway(self) -> float:
-        """Where half of the length is behind."""
+        """Where half of the length is covered."""
         return float(self._where(np.array([0.5]))[0])
 
     @property
@@ -111,7 +111,7 @@ class Path:
         return float(starts[best]), float(stops[best])
 
     def _where(self, behind: Floats, *, last: bool = False) -> Floats:
-        """The first (or last) places at which so much is behind."""
+        """The first (or last) places at which so much is covered."""
         if last:
             index = np.minimum(np.searchsorted(self._behind, behind + 1e-12, side="right"), len(self._at) - 1) - 1
         else:

@@ -25,7 +25,7 @@ class MeasuredQuantity:
 
     Attributes:
         n: What it rests on, in words.
-        note: What a reader should know besides.
+        note: A remark for the reader.
     """
 
     value: float
@@ -36,7 +36,7 @@ class MeasuredQuantity:
 
 
 class StudyTables(Protocol):
-    """What claims are put to the test with; `engine.results.Results` says what the tables are."""
+    """The tables that claims are tested on, as in `engine.results.Results`."""
 
     @property
     def id(self) -> str: ...
@@ -62,7 +62,7 @@ Quantity = Callable[[StudyTables, Mapping[str, Any]], MeasuredQuantity]
 
 
 def speedup(results: StudyTables, test: Mapping[str, Any]) -> MeasuredQuantity:
-    """Median time of the baseline over that of the lane, in the environment that counts of those with both."""
+    """Median time of the baseline over that of the lane; of the environments with both, in the one that counts."""
     lane, baseline, batch_size = str(test["lane"]), str(test["baseline"]), int(test.get("batch_size", 1))
     samples = results.samples[results.samples["batch_size"] == batch_size]
     both = [set(samples[samples["lane"] == key]["environment_id"]) for key in (lane, baseline)]

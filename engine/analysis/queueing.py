@@ -7,7 +7,7 @@ the safe side. Source: https://mmarzolla.github.io/queueing/erlangc.html.
 Small loads are counted server by server. Large ones use B_c = pmf(c) / cdf(c) of a Poisson variable of mean a, the same
 figure in closed form, and a search by halving.
 
-Symbols: load a = arrivals per second x seconds of service (erlangs); a queue that does not grow for ever needs c > a.
+Symbols: load a = arrivals per second x seconds of service (erlangs); the queue stays finite only if c > a.
 """
 
 import functools

@@ -9,8 +9,9 @@ Definitions, on differences lane minus baseline of the same prompt and seed:
   prompts. The generator is seeded.
 - Equivalence: two one-sided t tests (TOST, Schuirmann 1987, doi:10.1007/BF01068419) of |mean| < margin, the margin
   fixed before the differences are seen. p is the larger of the two. Shares (of pictures that are recognised) differ in
-  few prompts or none, where a t test promises too much; there a binomial bound has to agree. No test can exclude what
-  is rarer than the prompts are many: of 30 prompts, one in five samples misses a change that strikes one in twenty.
+  few prompts or none, where a t test claims too much; there a binomial bound has to agree. No test
+  can exclude what is too rare for so many prompts: one in five samples of 30 prompts misses a change that strikes one
+  prompt in twenty.
 - Difference: two-sided one-sample t test, of mean = 0 or of |mean| <= margin.
 - Where all prompts give the same value nothing is known of how they scatter: no interval and no p, unless the metric is
   bounded (`unanimous_bound`).

@@ -10,7 +10,7 @@ Definitions, for one lane in one environment at one batch size:
   2.0 means half the time. Its interval comes from the same bootstrap. If lane and baseline hold the same repeats,
   their repeats are drawn together, so that what slowed a whole round cancels out; otherwise independently.
 - Stage medians: the median of each stage by itself. They need not add up to the median of the total.
-- Settled: whether the samples look like noise round one value. "too few" below 5 samples. Otherwise "settled" if the
+- Settled: whether the samples look like noise around one value. "too few" below 5 samples. Otherwise "settled" if the
   medians of the first and second half of the repeats differ by less than 10 %, and the interquartile range is less
   than 25 % of the median; else "unsettled". With fewer than 5 samples no interval is given either: of 3 or 4 it would
   cover the median in 75 or 86 % of cases instead of 95.
@@ -143,7 +143,7 @@ def ratio_interval(baseline: Floats, lane: Floats, *, paired: bool) -> tuple[flo
 
 
 def settled(values: Floats) -> Settled:
-    """Whether samples, in the order they were taken, look like noise round one value (see the module)."""
+    """Whether samples, in the order they were taken, look like noise around one value (see the module)."""
     if len(values) < MIN_SAMPLES:
         return "too few"
     middle = float(np.median(values))

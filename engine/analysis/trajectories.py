@@ -1,9 +1,9 @@
 """The paths of several lanes in three dimensions: principal components common to all of them. Pure, no torch.
 
-The components are those of the sketches of x0 at every step of every lane on one prompt and seed, each lane weighing
-alike whatever its number of steps, about the mean of all. Distances between sketches are those of the latents to about
-6 %, so the picture is that of the latents themselves up to a few per cent; sketches make it possible without storing
-each step.
+The components are those of the sketches of x0 at every step of every lane on one prompt and seed, about their mean,
+each lane with the same weight whatever its number of steps. Distances between sketches are those of the latents to
+about 6 %, so the picture is that of the latents themselves up to a few per cent; sketches make it possible without
+storing each step.
 """
 
 from dataclasses import dataclass

@@ -1,15 +1,15 @@
 """What blind votes say: preference with interval, Bradley-Terry ranking, equivalence, votes still needed. Pure.
 
 - Preference: the share of votes for a lane against another, "same" counted as half a vote for each.
-- Interval: bootstrap over prompts, since votes on one prompt hang together (`statistics.resampled_interval`).
+- Interval: bootstrap over prompts, since votes on one prompt are correlated (`statistics.resampled_interval`).
 - Ranking: Bradley and Terry (1952, doi:10.1093/biomet/39.3-4.324) by maximum likelihood, with the minorisation steps of
   Hunter (2004, doi:10.1214/aos/1079120141); strengths in Elo points (400 for odds of ten to one), mean 0.
-- Votes needed: more than independent votes would be, by how alike votes on one prompt are.
+- Votes needed: more than if votes were independent, by how strongly votes on one prompt are correlated.
 - Equivalence: two one-sided tests of the preference against 50 % plus and minus a margin fixed beforehand.
 - Who fails attention checks is left out whole: more than a quarter of the obvious ones wrong, of two or more, or always
   the same side, identical pictures included, in twelve pairs or more (by chance once in 2,048).
 - Side: the share of left choices between identical pictures, by those who count. Sides are drawn at random for each
-  pair, so a leaning to one side favours no lane; it only blurs.
+  pair, so leaning to one side favours no lane, it only adds noise.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -167,7 +167,7 @@ def votes_needed(
 ) -> int:
     """Votes that find two equally good lanes equivalent within the margin with that power.
 
-    Votes on one prompt hang together, so that m of them are worth m / (1 + (m - 1) `clustered`) independent ones (the
+    Votes on one prompt are correlated, so that m of them are worth m / (1 + (m - 1) `clustered`) independent ones (the
     design effect of Kish 1965). More voters on the same prompts help little; more prompts do.
 
     Normal approximation of the two one-sided tests at a true share of one half: 215 for 10 points, 857 for 5.
