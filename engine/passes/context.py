@@ -1,4 +1,4 @@
-"""What every pass works with: the cache it writes to, the model it loads once, and who is told."""
+"""What every pass works with: the cache it writes to, the model that is loaded once, and the progress it reports to."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -51,7 +51,7 @@ class PassContext:
         environment: Where it runs; its `memory` says how the model is loaded.
         dtype: "float32", "float16" or "bfloat16".
         most_in_flight: Most cells that share a forward; by device and picture size unless given.
-        progress: Is told.
+        progress: Receives what passes report.
         cluster: Machines that make the cells; this process does unless given.
     """
 
@@ -75,7 +75,7 @@ class PassContext:
         return load(self.source, self.environment.device, self.dtype, self.environment.memory)
 
     def release_model(self) -> None:
-        """Lets go of the model, so that what judges its pictures finds the memory free. Asked for, it loads again."""
+        """Frees the model's memory for what judges its pictures; the model loads again when it is asked for."""
         if vars(self).pop("model", None) is not None:
             from engine.sampling.room import release_unused
 

@@ -76,7 +76,7 @@ def decide_study(
         device: "auto", "cuda", "mps" or "cpu".
         memory: "low" for cards of 6 GB.
         max_batch: Most cells that share a forward; by device unless given.
-        progress: Is told.
+        progress: Receives reports.
         budget: The most that this call may spend; no limit unless given.
         pool: Prompts to draw from; the study's pool unless given.
         cluster: Machines that make the cells; this one does unless given.
@@ -215,7 +215,7 @@ class Search:
     def _costs(self, order: Sequence[str]) -> list[LaneCost]:
         """Times of all candidates beside the baseline, interleaved; taken again together if they can't be paired.
 
-        None if they don't fit what is left of the budget.
+        Empty if they don't fit what is left of the budget.
         """
         who = self.who
         lanes = (who.baseline, *who.candidates)

@@ -1,4 +1,4 @@
-"""From cells in the cache to what they say of lanes: the tables that calibrate a decision, and its evidence."""
+"""From cells in the cache to what they say about lanes: the tables that calibrate a decision, and its evidence."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -73,7 +73,7 @@ def guard_entries(subject: Subject, asked: Sequence[str] | None) -> GuardEntries
 
 @dataclass
 class CellFacts:
-    """What the cache knows of some cells.
+    """What the cache knows about some cells.
 
     Attributes:
         finished: Ids of those that came out.
@@ -101,7 +101,7 @@ class CellFacts:
 
 
 def cell_facts(context: PassContext, cells: Iterable[Cell], entries: GuardEntries) -> CellFacts:
-    """Reads what the cache knows of cells.
+    """Reads what the cache knows about cells.
 
     Raises:
         CacheError: The cache cannot be read.
@@ -259,7 +259,7 @@ def _known_excess(reference: Reference | None, facts: CellFacts, cell: Cell, bas
 
 @dataclass(frozen=True)
 class Yardsticks:
-    """What prompts are measured by.
+    """What a prompt is judged by.
 
     Attributes:
         guards: That have to consent.
@@ -299,10 +299,10 @@ class Yardsticks:
 def evidence_rows(
     yardsticks: Yardsticks, roles: Roles, lanes: Iterable[Lane], start: int, cells: Iterable[Cell], facts: CellFacts
 ) -> list[EvidenceRow]:
-    """What a batch of prompts says of lanes by each guard.
+    """What a batch of prompts says about lanes, by each guard.
 
     Args:
-        yardsticks: What they are measured by.
+        yardsticks: What they are judged by.
         roles: Who takes part.
         lanes: Candidates that were made for all prompts of the batch.
         start: Position of the batch's first prompt in the order.

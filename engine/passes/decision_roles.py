@@ -1,4 +1,4 @@
-"""Who takes part in a decision: baseline, controls, candidates and references, prompt by prompt. Imports no torch."""
+"""The lanes that take part in a decision, and their cells prompt by prompt. Imports no torch."""
 
 import contextlib
 from collections.abc import Iterable, Sequence

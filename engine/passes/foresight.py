@@ -1,4 +1,4 @@
-"""Looks ahead: every lane is tried once before work, and every prompt read; the cache keeps what came of it.
+"""Looks ahead: before any work every lane is tried once and every prompt read; the cache keeps the outcome.
 
 Lanes are tried by the pipeline's configurations alone unless the model is loaded anyway. Imports torch only for what
 the cache doesn't know yet.
@@ -32,7 +32,7 @@ ANY_MAY_WRITE = 0o222
 
 @dataclass(frozen=True)
 class TriedLane:
-    """How a call of a lane goes whose denoiser says nothing.
+    """The outcome of a lane's call with a silent denoiser.
 
     Attributes:
         call: Digest of all that decides how it goes, but for prompt and seed.
@@ -59,7 +59,7 @@ class TriedLane:
 
 @dataclass(frozen=True)
 class Foresight:
-    """What is known of a study before its cells are made.
+    """What is known about a study before its cells are made.
 
     Attributes:
         tried: How the lanes' calls go, by config_id.
@@ -77,7 +77,7 @@ class Foresight:
 
     @property
     def notes(self) -> Iterator[str]:
-        """What a person should know of the prompts."""
+        """Remarks on the prompts, for people."""
         if self.negative:
             yield f"The negative prompt {self.negative}."
         same: dict[str, list[str]] = {}
@@ -153,14 +153,14 @@ def foresee(
     cache: Path,
     loaded: "Callable[[], DiffusionPipeline] | None" = None,
 ) -> Foresight:
-    """Asks the cache, and tries what it doesn't know.
+    """Reads what the cache knows, and tries the rest.
 
     Args:
         cells: Cells to be made, of any number of lanes; of none, nothing is tried.
         study: Its prompts are read.
         source: The model.
-        cache: Is only read.
-        loaded: Answers the pipeline with its weights, which has the last word on what was refused without.
+        cache: Only read.
+        loaded: Returns the pipeline with its weights, which decides about lanes that were refused without.
 
     Raises:
         StudyError: An argument of `[pipeline]` that the pipeline doesn't take.

@@ -67,8 +67,8 @@ def score_lanes(
         done: Ids of finished cells, of the study and of its reference.
         agreeing: Ids of references whose check agrees.
         cache: The file.
-        progress: Is told.
-        tell: Is given every group of rows that was written.
+        progress: Receives reports.
+        tell: Called with every group of rows that was written.
 
     Raises:
         CacheError: The cache cannot be used.

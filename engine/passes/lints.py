@@ -1,4 +1,4 @@
-"""Keeps in the cache what the lint says of a study's lanes, so that pages without torch can show it."""
+"""Stores lints of a study's lanes in the cache, so that pages without torch can show them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +22,7 @@ def store_lints(
     ahead: Foresight = NOTHING,
     patience: float = WRITE_PATIENCE_SECONDS,
 ) -> int:
-    """Looks at those lanes of the cells that the cache knows nothing of by this version, and writes what is found.
+    """Lints the lanes that the cache has no lint of, by this version, and writes the findings.
 
     Args:
         cache: A cache that is there.

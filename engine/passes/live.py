@@ -1,4 +1,4 @@
-"""The live view of a run: what it is told goes on to whoever asked for it, and to the file that pages look at."""
+"""The live view of a run: progress is passed on, and written to the file that pages read."""
 
 import contextlib
 import math
@@ -23,12 +23,12 @@ _STATUS = {"accepted": "as good", "open": "open", "refused": ""}
 
 @contextlib.contextmanager
 def shown_live(study: Study, cache: Path, progress: Progress, seconds: float = math.inf) -> Iterator[Progress]:
-    """A progress that tells the given one, and shows the run to pages of the same cache.
+    """A progress that passes everything on to the given one, and shows the run to pages of the same cache.
 
     Args:
         study: What is run.
         cache: The file it is run for.
-        progress: Is told all.
+        progress: Receives everything.
         seconds: The most that the run may take.
     """
     with LiveFile(cache) as file:
@@ -40,10 +40,10 @@ def shown_live(study: Study, cache: Path, progress: Progress, seconds: float = m
 
 
 class LiveProgress(Progress):
-    """Tells another progress, and writes the state of the run at most twice a second.
+    """Passes everything on to another progress, and writes the state of the run at most twice a second.
 
     Args:
-        told: Is told all.
+        told: Receives everything.
         file: Where the state goes.
         state: At the beginning.
     """
@@ -58,7 +58,7 @@ class LiveProgress(Progress):
         self._write(now=True)
 
     def begin(self, facts: dict[str, Any]) -> None:
-        """Hands it on."""
+        """Passes it on."""
         self._told.begin(facts)
 
     def start(self, what: str, total: int, unit: str) -> None:
@@ -71,7 +71,7 @@ class LiveProgress(Progress):
         self._write(now=True)
 
     def advance(self, units: int, detail: str = "") -> None:
-        """Counts, and hands it on."""
+        """Counts, and passes it on."""
         done, seconds = self._state.done + units, time.monotonic() - self._pass_began
         self._state = replace(self._state, done=done)
         if self._state.calls_per_second is None and done:
@@ -80,7 +80,7 @@ class LiveProgress(Progress):
         self._told.advance(units, detail)
 
     def calls(self, done: int, expected: int) -> None:
-        """Takes note of the pace, and hands it on."""
+        """Notes the pace, and passes it on."""
         seconds = time.monotonic() - self._pass_began
         pace = done / seconds if seconds > 0 else None
         left = max(expected - done, 0) / pace if pace else None
@@ -100,17 +100,17 @@ class LiveProgress(Progress):
         self._write()
 
     def standing(self, sentence: str, lanes: Mapping[str, str], waiting: tuple[str, ...]) -> None:
-        """Shows what may be said so far at once."""
+        """Shows at once what is known so far."""
         self._state = replace(self._state, sentence=sentence, standings=lanes, waiting=waiting)
         self._write(now=True)
         self._told.standing(sentence, lanes, waiting)
 
     def note(self, text: str) -> None:
-        """Hands it on."""
+        """Passes it on."""
         self._told.note(text)
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Hands it on."""
+        """Passes it on."""
         self._told.finish(summary)
 
     def _write(self, *, now: bool = False) -> None:

@@ -37,7 +37,7 @@ class StudyPlan:
         missing_timings: Timing samples that the cache lacks for this environment.
         missing_references: Cells of the references that the cache lacks.
         missing_swaps: Those of `swaps` that the cache lacks.
-        remarks: What of the study was exchanged for this model.
+        remarks: What was replaced in the study for this model.
         seconds_per_call: Median seconds of a denoiser call at batch 1, if this machine has timed the model.
     """
 
@@ -62,7 +62,7 @@ class StudyPlan:
 
     @property
     def notes(self) -> list[str]:
-        """What a person should know before pictures are made: of the prompts, and of what was exchanged."""
+        """Remarks for people before pictures are made: on the prompts, and on what was replaced."""
         started = [picture.remark for picture in self.study.pipeline.pictures.values() if picture.remark]
         return [*vocabulary_notes(self.source.name, self.study.prompts), *self.remarks, *started]
 
@@ -99,7 +99,7 @@ class StudyPlan:
         return expected_bytes([*self.missing_images, *self.missing_references])
 
     def facts(self) -> dict[str, Any]:
-        """What a program should know at the start of a run: where it runs, and how much there is to do."""
+        """Facts for programs at the start of a run: where it runs, and how much there is to do."""
         environment = self.environment
         return {
             "study": self.study.name,

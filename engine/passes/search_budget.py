@@ -31,7 +31,7 @@ def parse_budget(text: str) -> SearchBudget:
     """
     match = _BUDGET.fullmatch(text.strip())
     if match is None or float(match[1]) <= 0:
-        raise StudyError(f"SearchBudget {text!r} should read 10m (minutes), 200p (prompts) or 5000c (denoiser calls).")
+        raise StudyError(f"Budget {text!r} should read 10m (minutes), 200p (prompts) or 5000c (denoiser calls).")
     amount = float(match[1])
     return {"m": SearchBudget(seconds=60 * amount), "p": SearchBudget(prompts=amount), "c": SearchBudget(calls=amount)}[
         match[2]
@@ -105,7 +105,7 @@ class Meter:
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
-        """Round the making of cells: their pace tells how many more fit."""
+        """Surrounds the making of cells: their pace tells how many more fit."""
         start, before = time.monotonic(), self.outcome.calls
         yield
         if self.outcome.calls > before:  # what was cached tells no pace
