@@ -1,4 +1,4 @@
-"""The command line. Exit codes: 0, done; 1, something failed; 2, bad input, nothing was run."""
+"""The command line. Exit codes: 0, done; 1, something failed; 2, bad input, nothing was run; 3, no decision yet."""
 
 import argparse
 import sys
@@ -18,9 +18,9 @@ INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code. What it prints has no control characters (see `console`)."""
+    """Runs one command and returns its exit code."""
     parsed = parser().parse_args(arguments)
-    if parsed.command == "lab.dashboard":  # Streamlit's output is its own
+    if parsed.command == "lab.dashboard":  # Streamlit prints by itself
         return _run(parsed)
     with safe_terminal():
         return _run(parsed)
@@ -29,11 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(parsed: argparse.Namespace) -> int:
     module, _, name = parsed.command.partition(".")
     try:
-        # Imported late, so that no command waits for imports of another one.
+        # Imported late, so that no command waits for another one's imports.
         with interruptible():
             if hasattr(parsed, "cache"):
                 for problem in register_tuned(parsed.cache):
-                    print(f"warning: left out: {problem}", file=sys.stderr)
+                    print(f"warning: skipped: {problem}", file=sys.stderr)
             command: Callable[[argparse.Namespace], int] = getattr(import_module(f"engine.commands.{module}"), name)
             return command(parsed)
     except LabError as error:
@@ -48,11 +48,11 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+    """The argument parser with every command."""
     top = argparse.ArgumentParser(prog="python -m engine", description="Measures what a diffusion scheduler buys.")
     add = top.add_subparsers(required=True, metavar="COMMAND").add_parser
 
-    run = add("run", help="compute what the cache lacks of a study")
+    run = add("run", help="compute the cells of a study that are not in the cache")
     _study(run)
     run.add_argument("--max-batch", type=_positive, metavar="N", help="most images in flight (default: by device)")
     run.add_argument("--progress", choices=("bar", "json", "none"), default="bar")
@@ -62,14 +62,14 @@ def parser() -> argparse.ArgumentParser:
     decide = add("decide", help="add prompts until the cheapest lane as good as the baseline is known; exit 3: not yet")
     _study(decide)
     decide.add_argument(
-        "--budget", metavar="N", help="most of this call: minutes (10m), prompts (200p) or calls (5000c)"
+        "--budget", metavar="N", help="limit of this call: minutes (10m), prompts (200p) or calls (5000c)"
     )
     decide.add_argument("--max-batch", type=_positive, metavar="N", help="most images in flight (default: by device)")
     decide.add_argument("--progress", choices=("bar", "json", "none"), default="bar")
     _cluster(decide)
     decide.set_defaults(command="deciding.decide")
 
-    tune = add("tune", help="find a schedule that makes few steps as good as many, and prove it on other prompts")
+    tune = add("tune", help="search a schedule with few steps that is as good as many, and test it on unseen prompts")
     _tune(tune)
     _cache(tune)
     tune.set_defaults(command="tuning.tune")
@@ -88,15 +88,15 @@ def parser() -> argparse.ArgumentParser:
         "study", nargs="?", default="readme_claims", help="a cached study, by name or file (default readme_claims)"
     )
     claims.add_argument("--claims", type=Path, default=CLAIMS, metavar="FILE", help="another file of claims")
-    claims.add_argument("--json", type=Path, metavar="FILE", help="write the verdicts to a file as well")
+    claims.add_argument("--json", type=Path, metavar="FILE", help="also write the verdicts to a file")
     _cache(claims)
     claims.set_defaults(command="studies.claims")
 
     lint = add("lint", help="show what schedulers really run: timesteps, noise levels, settings, known bugs")
     lint.add_argument("what", nargs="?", metavar="STUDY|LANE", help="a study, or a lane such as dpmpp_2m:20")
-    lint.add_argument("--model", help="whose scheduler configuration to start from (default: the study's, or bundled)")
+    lint.add_argument("--model", help="model whose scheduler configuration is used (default: the study's, or bundled)")
     lint.add_argument("--levels", action="store_true", help="print every call and setting, as for a single lane")
-    lint.add_argument("--bugs", action="store_true", help="list known bugs of diffusers, and whether they hold here")
+    lint.add_argument("--bugs", action="store_true", help="list known bugs of diffusers and whether they hold here")
     lint.add_argument("--store", action="store_true", help="store the findings on a study's lanes in the cache")
     lint.add_argument("--json", type=Path, metavar="FILE", help="also write everything to a file")
     lint.add_argument(
@@ -105,11 +105,11 @@ def parser() -> argparse.ArgumentParser:
     _cache(lint)
     lint.set_defaults(command="linting.lint")
 
-    noise = add("noise", help="run a few cells again in ways that should not matter, and store the differences")
+    noise = add("noise", help="rerun a few cells in ways that should not matter, and store the differences")
     _study(noise)
     noise.add_argument("--lanes", type=_positive, default=4, metavar="N", help="how many lanes, the baseline first")
     noise.add_argument("--cells", type=_positive, default=4, metavar="N", help="how many cells of each lane")
-    noise.add_argument("--no-compile", action="store_false", dest="compile", help="leave torch.compile out")
+    noise.add_argument("--no-compile", action="store_false", dest="compile", help="skip torch.compile")
     noise.set_defaults(command="repeats.noise")
 
     verify = add("verify", help="recompute a few cached cells and compare them with the stored ones")
@@ -162,7 +162,7 @@ def parser() -> argparse.ArgumentParser:
         type=_positive,
         nargs=2,
         metavar=("FEW", "MANY"),
-        help="instead: what a cell costs in a study of so many cells beside a small one, e.g. 100 10000",
+        help="instead: cost per cell in a study of MANY cells compared with one of FEW, e.g. 100 10000",
     )
     bench.add_argument(
         "--ray",
@@ -174,7 +174,7 @@ def parser() -> argparse.ArgumentParser:
     )
     bench.set_defaults(command="lab.bench")
 
-    rehearse = add("rehearse", help="what a model will cost, before downloading it: its real size, with random weights")
+    rehearse = add("rehearse", help="what a model will cost, before downloading it: real size, random weights")
     rehearse.add_argument("model", help="sd15, sdxl, sd3.5-medium, flux or wan-1.3b")
     rehearse.add_argument("--steps", type=_positive, default=20, metavar="N")
     rehearse.add_argument("--device", choices=DEVICES, default="auto")
@@ -212,7 +212,7 @@ def _study(command: argparse.ArgumentParser) -> None:
         "--memory",
         choices=MEMORIES,
         default="standard",
-        help="low: only the part at work is on the GPU; slicing: attention in slices as well, slower and often larger",
+        help="low: only the active component is on the GPU; slicing: also slice attention, slower and often no smaller",
     )
     _cache(command)
 
@@ -233,16 +233,16 @@ def _tune(command: argparse.ArgumentParser) -> None:
     add("--model", default="bundled", help="bundled, gaussian, a diffusers folder or a hub id")
     add("--scheduler", default="dpmpp_2m", help="which solver; it must take lists of timesteps or sigmas")
     add("--steps", type=_positive, default=10, metavar="N")
-    add("--name", help="of what is found: its lane is tuned_NAME:N (default: by model, scheduler and steps)")
-    add("--guidance", type=float, metavar="SCALE", help="guidance that it is for (default: 2 for bundled, else 7.5)")
-    add("--prompts", type=Path, metavar="FILE", help="one a line (default: the pool of the model)")
-    add("--search", type=_positive, default=32, metavar="N", help="prompts that are searched on (default 32)")
-    add("--validation", type=_positive, default=32, metavar="N", help="prompts that choose what is kept (default 32)")
-    add("--test", type=_positive, default=300, metavar="N", help="prompts that prove it, at most (default 300)")
-    add("--rounds", type=_positive, default=5, metavar="N", help="rounds of refinement of a start (default 5)")
+    add("--name", help="name of the schedule; its lane is tuned_NAME:N (default: by model, scheduler and steps)")
+    add("--guidance", type=float, metavar="SCALE", help="guidance scale to tune for (default: 2 for bundled, else 7.5)")
+    add("--prompts", type=Path, metavar="FILE", help="prompts, one per line (default: the model's pool)")
+    add("--search", type=_positive, default=32, metavar="N", help="prompts to search on (default 32)")
+    add("--validation", type=_positive, default=32, metavar="N", help="prompts that select the result (default 32)")
+    add("--test", type=_positive, default=300, metavar="N", help="most prompts to test the result on (default 300)")
+    add("--rounds", type=_positive, default=5, metavar="N", help="refinement rounds per start (default 5)")
     add("--objective", choices=("latent_error", "other_pictures"), default="latent_error")
-    add("--no-proof", action="store_false", dest="proof", help="search only; the prompts of the test stay unseen")
-    add("--budget", metavar="N", help="most of the proof: minutes (10m), prompts (200p) or calls (5000c)")
+    add("--no-proof", action="store_false", dest="proof", help="search only; the test prompts stay unused")
+    add("--budget", metavar="N", help="limit of the test: minutes (10m), prompts (200p) or calls (5000c)")
     add("--device", choices=DEVICES, default="auto")
     add("--max-batch", type=_positive, metavar="N", help="most images in flight (default: by device)")
     add("--progress", choices=("bar", "json", "none"), default="bar")

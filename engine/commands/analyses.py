@@ -32,7 +32,7 @@ def show_convergence(arguments: argparse.Namespace) -> int:
     end = results.convergence
     if end.errors.empty:
         raise StudyError(
-            f"No cell of '{name}' has an error against a converged solution; give the study a [reference] and run it."
+            f"No cell of '{name}' has an error relative to a converged solution; add a [reference] and run it."
         )
     matched, floors = matched_errors(paths)
     parts = {"error at the end": end} | {
@@ -43,7 +43,9 @@ def show_convergence(arguments: argparse.Namespace) -> int:
     print()
     print_table(order_rows(parts))
     floor = ", ".join(f"{title}: {part.floor:.2g}" for title, part in parts.items())
-    print(f"\nMedians of relative L2 errors; intervals are 95 %, prompts resampled. Floors: {floor} (~: too near it).")
+    print(
+        f"\nMedian relative L2 errors with 95 % bootstrap intervals over prompts. Floors: {floor} (~: too close to it)."
+    )
     print(results.reference_line)
     print("\n".join(f"Computed on {line}." for line in results.environment_lines))
     write_json(
@@ -87,18 +89,16 @@ def show_phases(arguments: argparse.Namespace) -> int:
         known = {row.border.key for row in measured}
         print("\n" + "\n".join(f"{border.label}: {border.definition}." for border in BORDERS if border.key in known))
     if clips:
-        print(
-            "\nWhen motion and appearance of the clips settle, read at the same steps: motion energy within 10 % of its"
-        )
-        print("end; 90 % of the gain in CLIP similarity to the final clip made.")
+        print("\nWhen motion and appearance of the clips settle, at the same steps: motion energy within 10 % of its")
+        print("final value; 90 % of the gain in CLIP similarity to the final clip reached.")
         print_table(clip_rows(clips))
     if decided is not None:
-        print(f"\nWhen the picture is decided (prompts exchanged during the run, judged by {decided.by}):")
+        print(f"\nWhen the picture is decided (prompts swapped during the run, measured by {decided.by}):")
         print_table(point_rows(decided))
-        print("Left out: runs that keep to the first prompt from the first exchange on, or never do.")
+        print("Left out: runs that keep the first prompt from the first swap on, or never do.")
     print(
-        "\nMeans over prompts, or pairs of prompts, with 95 % bootstrap intervals. Progress is the share of the "
-        "denoiser calls."
+        "\nMeans over prompts, or pairs of prompts, with 95 % bootstrap intervals. Progress is the share of denoiser "
+        "calls made."
     )
     print("\n".join(f"Computed on {line}." for line in results.environment_lines))
     write_json(

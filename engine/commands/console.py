@@ -1,4 +1,4 @@
-"""How commands print tables and durations, and what keeps the terminal safe from what they print."""
+"""Prints tables and durations, and keeps control characters away from the terminal."""
 
 import contextlib
 import sys
@@ -9,22 +9,21 @@ from engine.plain_text import plain
 
 
 class _PlainStream:
-    """A stream in which control characters are replaced; all else is that of the stream below.
+    """Wraps a stream and replaces control characters in what is written to it.
 
     Attributes:
-        below: For what draws on the terminal itself, and makes its texts plain first.
+        below: The wrapped stream, for code that draws on the terminal itself and cleans its own texts.
     """
 
     def __init__(self, below: TextIO) -> None:
         self.below = below
 
     def write(self, text: str) -> int:
-        """Writes the text without them."""
+        """Writes the text without control characters."""
         self.below.write(plain(text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Writes each."""
         for line in lines:
             self.write(line)
 
@@ -34,10 +33,10 @@ class _PlainStream:
 
 @contextlib.contextmanager
 def safe_terminal() -> Iterator[None]:
-    """No text that is printed meanwhile reaches a terminal with control characters, wherever it comes from.
+    """Removes control characters from everything printed in the context.
 
-    Texts of a cache, of a model's files or of an exception may be a stranger's. One place for all: `print` looks up
-    `sys.stdout`.
+    Texts from a cache, a model's files or an exception are untrusted. `print` looks up `sys.stdout`, so replacing it
+    covers every caller.
     """
     with (
         contextlib.redirect_stdout(cast("TextIO", _PlainStream(sys.stdout))),
@@ -47,7 +46,7 @@ def safe_terminal() -> Iterator[None]:
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Columns of text, padded; the first row is the head."""
+    """Prints rows as padded columns; the first row is the header."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))

@@ -1,4 +1,4 @@
-"""The command about a decision: which lane may replace the baseline, and how sure that is."""
+"""The `decide` command: which lane may replace the baseline."""
 
 import argparse
 import math
@@ -42,7 +42,7 @@ def decide(arguments: argparse.Namespace) -> int:
 
 
 def decision_rows(decision: Decision) -> Iterator[tuple[str, ...]]:
-    """A row of text for each lane, a heading first, dearest lane first; a column for each guard."""
+    """The decision as rows of text: a header with a column for each guard, then the lanes, most expensive first."""
     guards = {guard.guard.key: guard.guard.label for row in decision.lanes for guard in row.guards}
     yield "lane", "time", "status", "prompts", *(_HEADINGS.get(key, label) for key, label in guards.items()), "missing"
     for row in decision.lanes:
@@ -59,8 +59,8 @@ def _measured(guard: GuardEvidence, most: int) -> str:
 
 
 def _effort(outcome: DecideOutcome) -> str:
-    failed = f", {outcome.failed} FAILED (each told above)" if outcome.failed else ""
+    failed = f", {outcome.failed} FAILED (errors above)" if outcome.failed else ""
     return (
-        f"{outcome.prompts} prompts looked at, {outcome.made} cells made (about {outcome.calls:,} denoiser calls), "
+        f"{outcome.prompts} prompts examined, {outcome.made} cells made (about {outcome.calls:,} denoiser calls), "
         f"{outcome.seconds:,.0f} s{failed}."
     )

@@ -1,4 +1,4 @@
-"""What commands take and leave as files: studies named by a file, and figures written as JSON."""
+"""File arguments of commands: studies given as a file, and `--json`."""
 
 import json
 from pathlib import Path
@@ -9,31 +9,31 @@ from engine.study.study import load_study
 
 
 def cached_name(study: str, cache: Path) -> str:
-    """The name a study goes by in a cache: that of a TOML file, or the name itself.
+    """The name of a study in a cache; `study` is that name or a TOML file.
 
     Raises:
-        StudyError: The file is no study.
+        StudyError: The file is not a valid study.
     """
     if not study.endswith(".toml"):
         return study
-    from engine.cache.input_pictures import kept_in  # here, so that commands without a cache need no DuckDB
+    from engine.cache.input_pictures import kept_in  # here, so that commands without a cache don't load DuckDB
 
     return load_study(study, kept=kept_in(cache)).name
 
 
 def migrate_existing(cache: Path) -> None:
-    """Brings an older cache up to date; leaves it to others to say that there is none."""
+    """Updates an older cache; does nothing if there is none."""
     if cache.exists():
-        from engine.cache.connection import migrate  # here, so that commands without a cache need no DuckDB
+        from engine.cache.connection import migrate  # imported here so that commands without a cache don't load DuckDB
 
         migrate(cache)
 
 
 def check_json(path: Path | None) -> None:
-    """Refuses a file that could not be written, before any work.
+    """Checks before any work that the file of `--json` can be written.
 
     Raises:
-        LabError: It is a folder, or its folder is not there.
+        LabError: It is a folder, or its folder does not exist.
     """
     if path is None:
         return
@@ -44,7 +44,7 @@ def check_json(path: Path | None) -> None:
 
 
 def write_json(path: Path | None, value: Any) -> None:
-    """Writes plain data to the file of `--json`, if one was asked for.
+    """Writes plain data to the file of `--json`, if given.
 
     Raises:
         LabError: It cannot be written.

@@ -15,7 +15,7 @@ from engine.study.source import EXAMPLE_HUB_ID, SHIPPED, ModelSource, find_model
 
 
 def dashboard(arguments: argparse.Namespace) -> int:
-    """`dashboard`: serves the pages until it is stopped; ends the process with Streamlit's exit code."""
+    """`dashboard`: serves the pages until stopped; the process exits with Streamlit's exit code."""
     own = ["--cache", str(arguments.cache.expanduser().absolute())]
     own += [option for option in ("--allow-runs", "--read-only") if getattr(arguments, option[2:].replace("-", "_"))]
     port = ["--server.port", str(arguments.port)] if arguments.port else []
@@ -47,7 +47,7 @@ def models(arguments: argparse.Namespace) -> int:
     if arguments.model:
         source = find_model(arguments.model)
         if source.fingerprint is None:
-            print(f"{source.name} is not in the local hub cache; `hf download {source.name}` or a run would fetch it.")
+            print(f"{source.name} is not in the local hub cache; `hf download {source.name}` or a run downloads it.")
             return 0
         _print_model(source)
         return 0
@@ -59,7 +59,7 @@ def models(arguments: argparse.Namespace) -> int:
             rows.append((name, f"not usable: {error}", "", "", ""))
             continue
         size = f"{source.size[0]} x {source.size[1]}" if source.size else "-"
-        place = str(source.folder) if source.folder else "computed" if name == "gaussian" else "not fetched"
+        place = str(source.folder) if source.folder else "computed" if name == "gaussian" else "not downloaded"
         rows.append((name, source.pipeline or "-", size, f"{source.bytes / 1e6:,.0f} MB", place))
     print_table(rows)
     print("\nAny other diffusers folder or hub id works too: --set model=PATH or --set model=owner/name.")

@@ -1,4 +1,4 @@
-"""The command lint: what schedulers really run."""
+"""The `lint` command: what schedulers really run."""
 
 import argparse
 import json
@@ -38,8 +38,8 @@ def lint(arguments: argparse.Namespace) -> int:
     source = equipped(find_model(study.model), study.pipeline.parts)
     if not source.scheduler_config:
         raise StudyError(
-            f"Model '{source.name}' is not here, so its scheduler configuration is not known; fetch it "
-            "first (`run` does), or give another --model."
+            f"Model '{source.name}' is not on this machine, so its scheduler configuration is unknown; download it "
+            "first (`run` does), or choose another --model."
         )
     references = [study.reference.lane, study.reference.check] if study.reference else []
     named = {lane.key: lane for lane in [*study.lanes, *references]}
@@ -55,11 +55,11 @@ def lint(arguments: argparse.Namespace) -> int:
 
 
 def _study(arguments: argparse.Namespace) -> Study:
-    """The study whose lanes are looked at; a lane alone makes one, to which --set applies as well."""
+    """The study whose lanes are checked; a single lane becomes one, to which --set applies too."""
     kept = kept_in(arguments.cache)
     if ":" in arguments.what and not arguments.what.endswith(".toml"):
         if arguments.store:
-            raise StudyError("--store keeps what is found of a study's lanes; name a study instead of a lane.")
+            raise StudyError("--store saves the findings of a study's lanes; name a study instead of a lane.")
         plain = {"name": "lint", "model": arguments.model or "bundled", "prompts": [""], "lanes": [arguments.what]}
         return parse_study(plain, "lint", Path.cwd(), kept, arguments.settings)
     model = [f"model={json.dumps(arguments.model)}"] if arguments.model else []
@@ -67,7 +67,7 @@ def _study(arguments: argparse.Namespace) -> Study:
 
 
 def _ahead(study: Study, lanes: Sequence[Lane], source: ModelSource, cache: Path) -> Foresight:
-    """What the model's pipeline hands the scheduler of each lane, tried without weights; only flows are handed any."""
+    """A dry run of each lane without weights: what the pipeline passes to the scheduler. Only flow models pass any."""
     from engine.study.cells import cells
 
     if kind_of(source.scheduler_config) != "flow":
@@ -76,7 +76,7 @@ def _ahead(study: Study, lanes: Sequence[Lane], source: ModelSource, cache: Path
     try:
         return foresee(cells(study, source, "cpu")[: len(lanes)], replace(study, prompts=()), source, cache)
     except LabError:
-        return NOTHING  # it wants a picture, say
+        return NOTHING  # e.g. the pipeline needs a picture
 
 
 def _store(study: Study, source: ModelSource, ahead: Foresight, cache: Path) -> None:
@@ -84,10 +84,10 @@ def _store(study: Study, source: ModelSource, ahead: Foresight, cache: Path) -> 
     from engine.study.cells import cells, reference_cells
 
     with reading(cache):
-        pass  # refuses what is no cache, or is not there
+        pass  # raises if the file is missing or not a cache
     every = [*cells(study, source, "cpu"), *(cell for pair in reference_cells(study, source, "cpu") for cell in pair)]
     count = store_lints(cache, every, source, source.scheduler_config, ahead)
-    print(f"{count} lanes stored in {cache}." if count else f"{cache} holds all of it.")
+    print(f"{count} lanes stored in {cache}." if count else f"{cache} already has all of them.")
 
 
 def _print(found: Sequence["Lint"], *, levels: bool) -> None:
@@ -139,7 +139,7 @@ def _print_levels(row: "Lint") -> None:
 
 
 def _cited(finding: Finding) -> str:
-    """Where to read more; the issue behind a remark is not that of every lane it is made of."""
+    """The reference of a known bug, unless the message cites it or is a remark that isn't specific to this lane."""
     from engine.sampling.known_bugs import bug_of
 
     bug = bug_of(finding.code)
@@ -157,7 +157,7 @@ def _plain(row: "Lint") -> dict[str, Any]:
 
 
 def _bugs(file: Path | None) -> int:
-    """All known bugs, and whether they hold here."""
+    """Lists the known bugs, and whether the installed diffusers has them."""
     import diffusers
 
     from engine.sampling.known_bugs import KNOWN_BUGS

@@ -1,4 +1,4 @@
-"""`rehearse`: what a model will cost, before it is fetched. Needs neither cache nor dashboard."""
+"""The `rehearse` command: what a model will cost, before downloading it. Needs neither cache nor dashboard."""
 
 import argparse
 

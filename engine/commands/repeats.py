@@ -1,4 +1,4 @@
-"""Commands that make cells of a study again: noise, verify."""
+"""Commands that recompute cells of a study: noise, verify."""
 
 import argparse
 
@@ -44,14 +44,14 @@ def noise(arguments: argparse.Namespace) -> int:
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    """`verify STUDY`. 0: all cells come out as stored; 1: some do not."""
+    """`verify STUDY`: 0 if all cells match the stored ones, 1 if not."""
     from engine.passes.verify import verify as remake
 
     study = load_study(arguments.study, arguments.settings, kept_in(arguments.cache))
     found = remake(study, arguments.cache, count=arguments.cells, device=arguments.device, memory=arguments.memory)
     print_table(
         [
-            ("lane", "prompt", "seed", "made on", "apart", ""),
+            ("lane", "prompt", "seed", "made on", "distance", ""),
             *(
                 (
                     row.lane,
@@ -67,7 +67,7 @@ def verify(arguments: argparse.Namespace) -> int:
     )
     same = sum(row.same for row in found)
     print(
-        f"\n{same} of {len(found)} cells came out as they are stored: relative L2 of the final latents at most "
+        f"\n{same} of {len(found)} cells match the stored ones: relative L2 distance of the final latents at most "
         f"{found[0].tolerance:g}. Nothing was written."
     )
     return 0 if same == len(found) else 1

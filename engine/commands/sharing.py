@@ -1,4 +1,4 @@
-"""Commands that hand results on: export, import, report."""
+"""Commands that share results: export, import, report, share."""
 
 import argparse
 from importlib import import_module
@@ -21,9 +21,9 @@ def report(arguments: argparse.Namespace) -> int:
     path: Path = arguments.output
     form = arguments.format or path.suffix.lower().lstrip(".")
     if form not in REPORT_FORMATS:
-        raise LabError(f"-o {path}: its ending tells no format; end it in .{', .'.join(REPORT_FORMATS)}.")
+        raise LabError(f"-o {path}: unknown file extension; use .{', .'.join(REPORT_FORMATS)}.")
     if arguments.price and arguments.usd_per_hour:
-        raise LabError("--price and --usd-per-hour both name a price; give one of them.")
+        raise LabError("--price and --usd-per-hour both set a price; give one of them.")
     options = ReportOptions(
         arguments.claims, arguments.price, arguments.usd_per_hour, arguments.seconds, arguments.images, arguments.busy
     )
@@ -39,9 +39,9 @@ def export_study(arguments: argparse.Namespace) -> int:
     suffix = path.suffix.lower()
     form = arguments.format or SUFFIXES.get(suffix)
     if form is None:
-        raise LabError(f"-o {path}: its ending tells no format; give --format, one of {', '.join(FORMATS)}.")
+        raise LabError(f"-o {path}: unknown file extension; give --format, one of {', '.join(FORMATS)}.")
     if SUFFIXES.get(suffix, form) != form and not path.is_dir():
-        raise LabError(f"-o {path} ends like {SUFFIXES[suffix]}, but --format says {form}; make them agree.")
+        raise LabError(f"-o {path} has the extension of {SUFFIXES[suffix]}, but --format is {form}; make them agree.")
     view = View(arguments.prompt, arguments.seed, arguments.kind)
     study = None if arguments.study is None else cached_name(arguments.study, arguments.cache)
     print("\n".join(export(arguments.cache, study, form, path, view)))
@@ -51,7 +51,7 @@ def export_study(arguments: argparse.Namespace) -> int:
 def share(arguments: argparse.Namespace) -> int:
     """`share STUDY --to FOLDER`."""
     migrate_existing(arguments.cache)
-    # By name: the engine does not know the pages, which are started by name as well (`lab.dashboard`).
+    # By name, since the engine must not import the dashboard; `lab.dashboard` starts it by name too.
     write_site = import_module("dashboard.static_site").write_site
     files = write_site(arguments.cache, cached_name(arguments.study, arguments.cache), arguments.to, arguments.url)
     size = sum(file.stat().st_size for file in files) / 1e6
@@ -73,16 +73,16 @@ def import_file(arguments: argparse.Namespace) -> int:
 
 
 def _check_cache_file(file: Path) -> None:
-    """Refuses what is no DuckDB file, in words about importing.
+    """Refuses a file that is not a DuckDB file.
 
     Raises:
         LabError: It is a folder or another kind of file.
     """
-    remedy = "`import` takes a cache: a .duckdb file, such as `export STUDY -o FILE.duckdb` writes"
+    remedy = "`import` takes a cache: a .duckdb file as written by `export STUDY -o FILE.duckdb`"
     if file.is_dir():
-        raise LabError(f"{file} is a folder; {remedy}. Parquet is for other programs to read.")
+        raise LabError(f"{file} is a folder; {remedy}. Parquet exports are for other programs.")
     if not file.is_file():
-        return  # the import says that there is none, or that it is a pipe
+        return  # the import itself reports a missing file or a pipe
     try:
         with file.open("rb") as stream:
             head = stream.read(12)

@@ -52,7 +52,7 @@ def plan(arguments: argparse.Namespace) -> int:
     source = equipped(find_model(study.model), study.pipeline.parts)
     if source.fingerprint is None:
         count = len(study.lanes) * len(study.prompts) * len(study.seeds)
-        print(f"{study.name}: {count} cells. Model '{source.name}' is not here yet; `run` would fetch it first.")
+        print(f"{study.name}: {count} cells. Model '{source.name}' is not on this machine; `run` downloads it first.")
         print("Dry run      not tried: the model is not on this machine")
         return 0
     found = plan_study(study, source, arguments.cache, arguments.device, arguments.memory)
@@ -79,17 +79,17 @@ def plan(arguments: argparse.Namespace) -> int:
 
 
 def _dry_run_line(ahead: Foresight) -> str:
-    """How the calls of the lanes with cells to make went; "" if there are none."""
+    """The outcome of the dry run of lanes with missing cells; "" if there are none."""
     count = len(ahead.tried)
     if not count:
         return f"Dry run      not tried: {ahead.untried}" if ahead.untried else ""
     before = count - len(ahead.fresh)
     some = f", the others not: {ahead.untried}" if ahead.untried else ""
-    return f"Dry run      {count} lane{'s' * (count > 1)} run ({before} known from before){some}"
+    return f"Dry run      {count} lane{'s' * (count > 1)} tried ({before} of them earlier){some}"
 
 
 def _work_lines(found: StudyPlan) -> Iterator[str]:
-    """How much there is to do besides the images, what it can say, and how long the calls take."""
+    """The remaining work besides images, the statistical power, and the time estimate."""
     study = found.study
     samples = sum(timing.missing for timing in found.missing_timings)
     yield f"Timing       {samples} samples to take ({found.timing_calls:,} denoiser calls with warm-up)"
@@ -100,7 +100,7 @@ def _work_lines(found: StudyPlan) -> Iterator[str]:
         )
     if study.commitment is not None:
         yield (
-            f"Commitment   {len(found.missing_swaps)} of {len(found.swaps)} changes of prompt to make "
+            f"Commitment   {len(found.missing_swaps)} of {len(found.swaps)} prompt swaps to make "
             f"({found.swap_calls:,} denoiser calls)"
         )
     yield f"Statistics   {power(len(study.prompts))}"
@@ -112,20 +112,20 @@ def _work_lines(found: StudyPlan) -> Iterator[str]:
         yield "Time         unknown: this model has not been timed on this machine yet"
     else:
         yield (
-            f"Time         about {duration(found.seconds)} for the denoiser calls alone, one by one at "
-            f"{found.seconds_per_call:.3f} s; loading, decoding and scoring come on top"
+            f"Time         about {duration(found.seconds)} for the denoiser calls alone, one at a time at "
+            f"{found.seconds_per_call:.3f} s each, plus loading, decoding and scoring"
         )
 
 
 def _decision_lines(found: StudyPlan) -> Iterator[str]:
-    """What `decide` would take, one line for each truth."""
+    """The prompts and calls that `decide` would need, one line per assumed truth."""
     pool = len(pool_prompts(found.study, found.source))
     for case in forecasts(found.study):
         if case.prompts is None:
-            yield f"Decision     {case.truth}: more prompts than anyone has"
+            yield f"Decision     {case.truth}: more prompts than is practical"
             continue
         pace = found.seconds_per_call
-        time = f", about {duration(pace * case.calls)} one by one" if pace is not None else ""
+        time = f", about {duration(pace * case.calls)} one at a time" if pace is not None else ""
         short = f"; the pool has {pool}" if case.prompts > pool else ""
         yield f"Decision     {case.truth}: {case.prompts} prompts{short}, {case.calls:,} denoiser calls{time}"
 
@@ -140,9 +140,9 @@ def score_study(arguments: argparse.Namespace) -> int:
     result = score(found, arguments.cache, progress)
     if not result.cells:
         raise StudyError(
-            f"The cache {arguments.cache} holds no finished cell of '{study.name}' with these settings (model "
-            f"{source.name}, guidance {study.guidance_scale:g}, {found.cells[0].dtype}). Run it first, or give "
-            "the same --set as the run did."
+            f"The cache {arguments.cache} has no finished cell of '{study.name}' with these settings (model "
+            f"{source.name}, guidance {study.guidance_scale:g}, {found.cells[0].dtype}). Run it first, or use the "
+            "same --set options as the run."
         )
     progress.finish({**result.facts(), "study": study.name, "cache": str(arguments.cache)})
     if arguments.progress != "json":
@@ -154,7 +154,7 @@ def score_study(arguments: argparse.Namespace) -> int:
         if lines := undecided_lines(results.comparisons):
             print("\n".join(["\nUndecided:", *lines]))
         if len(results.sets):
-            print("\nWhole sets of pictures, same prompts and seeds on both sides, prompts being the unit:")
+            print("\nWhole sets of pictures, same prompts and seeds on both sides; the prompt is the unit:")
             print_table(set_rows(results.sets))
             print("\n".join([*refusal_lines(results.sets), *feature_lines(results.sets)]))
     return 1 if result.failed else 0
@@ -181,12 +181,12 @@ def claims(arguments: argparse.Namespace) -> int:
 
 
 def _rests_on(results: Results) -> list[str]:
-    """What is recommended, and what the verdicts rest on."""
+    """The recommendation, and the data and machines behind the verdicts."""
     models = ", ".join(results.models["source"]) if len(results.models) else "none"
     return [
         *results.recommendation.lines,
         "",
-        f"Study {results.id}, model {models}. Intervals are 95 %, prompts resampled.",
+        f"Study {results.id}, model {models}. 95 % bootstrap intervals over prompts.",
         *([results.reference_line] if results.reference_line else []),
         *([f"{results.missing} cells of the study have not run yet."] if results.missing else []),
         *(f"Computed on {line}." for line in results.environment_lines),
@@ -199,13 +199,13 @@ def _sentence(name: str, outcome: RunOutcome) -> str:
         return f"{name}: nothing to do, all {outcome.cached} cells are in the cache."
     parts = [f"{outcome.done} cells made", f"{outcome.cached} were cached", f"{outcome.timed} timing samples"]
     if outcome.references:
-        parts.append(f"{outcome.references} cells of the reference")
+        parts.append(f"{outcome.references} reference cells")
     if outcome.swaps:
-        parts.append(f"{outcome.swaps} changes of prompt")
+        parts.append(f"{outcome.swaps} prompt swaps")
     if outcome.scored:
         parts.append(f"{outcome.scored} scores")
     if outcome.failed:
-        parts.append(f"{outcome.failed} FAILED (each a row with its error)")
+        parts.append(f"{outcome.failed} FAILED (errors are stored with the cells)")
     if outcome.untimed:
         parts.append(f"{outcome.untimed} lanes could not be timed")
     return f"{name}: {', '.join(parts)}; {duration(outcome.seconds)}."

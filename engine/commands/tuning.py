@@ -1,4 +1,4 @@
-"""The command tune: a better schedule for a model, and what it is worth."""
+"""The `tune` command: searches a better schedule for a model and tests it."""
 
 import argparse
 
@@ -36,9 +36,9 @@ def _print(outcome: TuneOutcome) -> None:
     print_table([[column.name for column in shown.columns], *(list(map(_text, row)) for row in shown.rows)])
     print()
     print("\n".join(sentences(tuned)))
-    evaluations = f"{found.evaluations[0]:,} evaluations of {found.evaluations[1]:,} kept"
-    print(f"\nThe search: {evaluations}, {found.calls:,} denoiser calls, {duration(found.seconds)}.")
-    print(f"Schedule: {outcome.files[0]}, as a lane: {tuned.lane}\nSnippet: {outcome.files[1]}\n")
+    evaluations = f"{found.evaluations[0]:,} new evaluations, {found.evaluations[1]:,} in total"
+    print(f"\nSearch: {evaluations}, {found.calls:,} denoiser calls, {duration(found.seconds)}.")
+    print(f"Schedule: {outcome.files[0]} (lane {tuned.lane})\nSnippet: {outcome.files[1]}\n")
     print(outcome.files[1].read_text(encoding="utf-8"))
 
 

@@ -129,9 +129,9 @@ def test_a_study_makes_its_changes_once_and_the_cache_knows_them(tmp_path: Path,
     cache = tmp_path / "cache.duckdb"
     arguments = [str(study), "--cache", str(cache), "--device", "cpu"]
     assert main(["plan", *arguments]) == 0
-    assert "6 of 6 changes of prompt to make (36 denoiser calls)" in capsys.readouterr().out
+    assert "6 of 6 prompt swaps to make (36 denoiser calls)" in capsys.readouterr().out
     assert main(["run", *arguments, "--progress", "none"]) == 0
-    assert "6 changes of prompt" in capsys.readouterr().out
+    assert "6 prompt swaps" in capsys.readouterr().out
     with reading(cache) as db:
         rows = swap_tables.commitment(db, "small", images=True)
     assert rows["share"].tolist() == [0.0, 0.5, 1.0] * 2
@@ -145,7 +145,7 @@ def test_a_study_makes_its_changes_once_and_the_cache_knows_them(tmp_path: Path,
     assert main(["run", *arguments, "--progress", "none"]) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert main(["run", *arguments, "--progress", "none", "--set", "commitment.at=[0.5, 0.8]"]) == 0
-    assert "2 changes of prompt" in capsys.readouterr().out
+    assert "2 prompt swaps" in capsys.readouterr().out
     with reading(cache) as db:
         grown = swap_tables.commitment(db, "small")
     assert "image" not in grown

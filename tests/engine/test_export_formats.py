@@ -262,7 +262,7 @@ def test_without_ffmpeg_an_mp4_is_refused_with_the_remedy(cache, tmp_path, monke
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-o", "a.xyz"], "tells no format"),
+        (["-o", "a.xyz"], "unknown file extension"),
         (["-o", "a.csv", "--format", "gif"], "make them agree"),
         (["-o", "nowhere/a.csv"], "does not exist"),
         (["-o", "a.gif", "--prompt", "ow"], "Did you mean 'owl'"),

@@ -94,8 +94,8 @@ def test_a_second_plan_needs_no_torch(model: str, sd_folder: Path, tmp_path: Pat
     for _ in range(2):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         said.append([line for line in done.stdout.splitlines() if line.startswith(("Dry run", "True", "False"))])
-    assert said[0] == ["Dry run      2 lanes run (0 known from before)", "True"]
-    assert said[1] == ["Dry run      2 lanes run (2 known from before)", "False"]
+    assert said[0] == ["Dry run      2 lanes tried (0 of them earlier)", "True"]
+    assert said[1] == ["Dry run      2 lanes tried (2 of them earlier)", "False"]
     assert ask(cache, "SELECT count(*) FROM trajectories") == [(0,)]
 
 
@@ -149,7 +149,7 @@ def test_a_cache_that_may_only_be_read_or_that_a_notebook_reads_is_not_written(
         assert main(other) == 0
         notebook.communicate("\n")
     assert sha256(cache.read_bytes()).digest() == before
-    assert capsys.readouterr().out.count("1 lane run (0 known from before)") == 3
+    assert capsys.readouterr().out.count("1 lane tried (0 of them earlier)") == 3
     assert main(other) == 0
     assert sha256(cache.read_bytes()).digest() != before
 

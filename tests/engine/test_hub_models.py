@@ -112,7 +112,7 @@ def test_with_neither_network_nor_cache_the_error_names_the_remedy(hub, tmp_path
     assert main(["run", study, "--cache", str(tmp_path / "c.duckdb")]) == 2
     assert "Traceback" not in capsys.readouterr().err
     assert main(["plan", study, "--cache", str(tmp_path / "c.duckdb")]) == 0
-    assert "is not here yet" in capsys.readouterr().out
+    assert "is not on this machine" in capsys.readouterr().out
     assert main(["models", name]) == 0
     assert "hf download owner/tiny" in capsys.readouterr().out
     assert not (tmp_path / "c.duckdb").exists()

@@ -327,7 +327,7 @@ def test_the_ending_tells_what_is_written(scored, tmp_path, name, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-o", "r.docx"], "tells no format"),
+        (["-o", "r.docx"], "unknown file extension"),
         (["-o", "nowhere/r.html"], "does not exist"),
         (["-o", "r.html", "--price", "l4-modal-serverles-2026-05-07"], "Did you mean 'l4-modal-serverless-2026-05-07'"),
         (["-o", "r.html", "--price", "x", "--usd-per-hour", "1"], "give one of them"),

@@ -50,5 +50,5 @@ def test_plan_prints_it_and_says_what_its_seconds_count(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "No verdict   sharpness, spectral_slope: their margin is the baseline's seed-to-seed noise" in told
     assert "for the denoiser calls alone" in told
-    assert "loading, decoding and scoring come on top" in told
+    assert "plus loading, decoding and scoring" in told
     assert "at most" not in told

@@ -26,7 +26,7 @@ def test_cells_come_out_as_they_are_stored_and_nothing_is_written(study, cache, 
     before = ask(cache, "SELECT trajectory_id, created_at FROM trajectories ORDER BY ALL")
     assert main(["verify", str(study), "--cache", str(cache), "--device", "cpu"]) == 0
     shown = capsys.readouterr().out
-    assert "6 of 6 cells came out as they are stored" in shown
+    assert "6 of 6 cells match the stored ones" in shown
     assert "euler_a:3" in shown
     assert "torch" in shown
     assert ask(cache, "SELECT trajectory_id, created_at FROM trajectories ORDER BY ALL") == before
