@@ -1,1 +1,1 @@
-"""Searching better schedules for a model, without gradients: recordings, a first guess, refinement by real runs."""
+"""Searches better schedules for a model, without gradients: recordings, a first estimate, refinement by real runs."""

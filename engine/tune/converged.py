@@ -1,4 +1,4 @@
-"""Converged solutions of the pictures of a search, and recordings of some of them on the way there."""
+"""Converged solutions of a search's pictures, with recorded trajectories for some of them."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ from engine.tune.placing import Placing
 from engine.tune.trials import PromptSeed, TrialRun, Trials
 
 Floats = npt.NDArray[np.float64]
-# Levels of the grid, levels at which the gain is measured, pictures it is measured on, and steps of such a run.
+# Levels of the grid; levels at which the gain is measured, pictures it is measured on, and steps of such a run.
 GRID, GAIN_LEVELS, GAIN_PICTURES, GAIN_STEPS = 48, 8, 4, 16
 STEPS = 120
 CHUNK = 16
@@ -31,11 +31,11 @@ CHUNK = 16
 
 @dataclass
 class ConvergedPictures:
-    """What the search compares with.
+    """The ground truth of a search.
 
     Attributes:
         finals: Final latents by picture.
-        recordings: Of the pictures of the search; None where runs cannot begin on the way.
+        recordings: Trajectories of the search pictures; None if the pipeline can't start from given latents.
     """
 
     finals: dict[str, Floats]
@@ -43,14 +43,14 @@ class ConvergedPictures:
 
 
 def picture_key(shot: PromptSeed) -> str:
-    """What a picture is known by."""
+    """A picture's key in files and evaluations."""
     return f"{shot.seed} {shot.prompt}"
 
 
 def solver_of_high_budget(config: Mapping[str, Any], family: Family) -> Lane:
-    """DPM++ 2M on whole timesteps, half of them even in time and half even in log sigma; another solver for flows.
+    """DPM++ 2M on whole timesteps, half of them evenly spaced in time, half in log sigma; flows use another solver.
 
-    Levels are then exactly those that the denoiser is told, which recordings depend on.
+    With whole timesteps the levels are exactly those passed to the denoiser, which recordings depend on.
     """
     known = training_sigmas(config)
     if known is None:
@@ -74,18 +74,18 @@ def solve(
     folder: Path,
     tell: Callable[[int], None] = lambda _: None,
 ) -> ConvergedPictures:
-    """Makes the converged solutions of all pictures, and records those of the search; what is on disk is read.
+    """Computes the converged solutions that are not on disk yet, and records those of the search.
 
     Args:
-        trials: Of the model.
-        lane: The solver of high budget.
-        search: Pictures that are recorded.
-        others: Pictures of which the end alone is needed.
-        folder: Where they are kept, a file a picture.
-        tell: Told of each picture that is there.
+        trials: Runs trials of the model.
+        lane: The high-budget solver.
+        search: Pictures to record.
+        others: Pictures of which only the final latents are needed.
+        folder: Where solutions are stored, one file per picture.
+        tell: Called with the number of pictures that have become available.
 
     Raises:
-        LabError: A solution could not be made.
+        LabError: A solution could not be computed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     recorded = {picture_key(shot) for shot in search} if _recordable(trials) else set()
@@ -132,7 +132,7 @@ def _write(file: Path, arrays: dict[str, Floats]) -> None:
 
 
 def _states(steps: Sequence[StepRecord]) -> tuple[Floats, Floats, Floats]:
-    """Levels, states in variance-exploding scale, and estimates of x0 of the steps that were kept."""
+    """Levels, states in variance-exploding scale, and x0 estimates of the stored steps."""
     kept = [step for step in steps if step.x_t is not None and step.x0 is not None]
     levels = np.array([-step.log_snr / 2 for step in kept])
     signal = 1 / np.sqrt(1 + np.exp(2 * levels))
@@ -147,7 +147,7 @@ def _arrays(steps: Sequence[StepRecord], end: Floats) -> dict[str, Floats]:
 
 
 def _gain(trials: Trials, lane: Lane, shots: Sequence[PromptSeed], levels: Floats, folder: Path) -> Floats:
-    """What is left at the end of an error at each level: measured at a few, log-linear between them."""
+    """The share of an error at each level that remains at the end: measured at a few levels, log-linear in between."""
     file = folder / "gain.npz"
     if not file.exists():
         _write(file, {"gain": _measured_gain(trials, lane, shots, levels)})
@@ -156,7 +156,7 @@ def _gain(trials: Trials, lane: Lane, shots: Sequence[PromptSeed], levels: Float
 
 
 def _measured_gain(trials: Trials, lane: Lane, shots: Sequence[PromptSeed], levels: Floats) -> Floats:
-    """Runs from recorded states, as they are and with a local error on top, to the end."""
+    """Finishes runs from recorded states, each with and without an added local error."""
     places = [place for place in evenly_spaced(len(levels), GAIN_LEVELS + 2)[1:-1] if place > 1]
     pairs: dict[int, list[float]] = {place: [] for place in places}
     solver = Placing(parse_lane("dpmpp_2m:2").scheduler, GAIN_STEPS, trials.config)
@@ -182,7 +182,7 @@ def _left(
     places: Sequence[int],
     shape: torch.Size,
 ) -> Iterator[tuple[int, float]]:
-    """||difference at the end|| / ||error|| for each place of the grid."""
+    """Yields (grid index, ||difference at the end|| / ||added error||)."""
     levels, states, estimates = recorded
     runs: list[TrialRun] = []
     sizes: list[tuple[int, float]] = []
@@ -190,7 +190,7 @@ def _left(
         schedule = _rest(solver, levels[place])
         if schedule is None:
             continue
-        # The error of a first-order step from the level before, enlarged to stand out of rounding.
+        # The error of a first-order step from four levels earlier, large enough to exceed rounding errors.
         before = max(0, place - 4)
         share = math.exp(levels[place] - levels[before])
         error = share * states[before] + (1 - share) * estimates[before] - states[place]
@@ -207,7 +207,7 @@ def _left(
 
 
 def _rest(solver: Placing, level: float) -> CustomSchedule | None:
-    """A schedule from a level on to the end, with fewer steps the nearer it is."""
+    """A schedule from a level to the end, with steps in proportion to the distance."""
     span = level - solver.lowest
     count = max(2, round(GAIN_STEPS * span / (solver.highest - solver.lowest)))
     return solver.schedule(np.linspace(level, solver.lowest + 0.3 * span / count, count))

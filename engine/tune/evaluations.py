@@ -1,6 +1,6 @@
-"""What a search has measured, kept on disk: one line an evaluation, so that a killed search goes on where it was.
+"""The measurements of a search on disk, one JSON line per evaluation, so that a killed search can continue.
 
-A line that was cut off by a kill is left out when the file is read; everything in front of it counts.
+A truncated last line is dropped when the file is read.
 """
 
 import json
@@ -14,7 +14,7 @@ from engine.study.custom_schedules import CustomSchedule
 
 
 def schedule_digest(schedule: CustomSchedule) -> str:
-    """What a schedule is known by."""
+    """A schedule's key in the file of evaluations."""
     return digest(schedule.spec())[:16]
 
 
@@ -22,10 +22,10 @@ class Evaluations:
     """Errors by schedule and picture, in memory and in a file.
 
     Args:
-        file: Where they are kept; its folder is made.
+        file: JSON lines; its folder is created.
 
     Raises:
-        LabError: It cannot be read or made.
+        LabError: It cannot be read or created.
     """
 
     def __init__(self, file: Path) -> None:
@@ -45,11 +45,11 @@ class Evaluations:
         return len(self._known)
 
     def get(self, schedule: CustomSchedule, picture: str) -> float | None:
-        """The error of a schedule on a picture, if it was measured."""
+        """The error of a schedule on a picture; None if not measured."""
         return self._known.get((schedule_digest(schedule), picture))
 
     def add(self, found: Iterable[tuple[CustomSchedule, str, float]]) -> None:
-        """Keeps errors; infinite ones are of runs that failed."""
+        """Stores errors; failed runs have infinite ones."""
         with self._file.open("a", encoding="utf-8") as stream:
             for schedule, picture, error in found:
                 key = schedule_digest(schedule)

@@ -1,4 +1,4 @@
-"""A schedule that was found, as the file that registers it and the lines that use it elsewhere."""
+"""Writes a found schedule as the file that registers it and a snippet for plain diffusers."""
 
 import importlib.metadata
 import inspect
@@ -30,16 +30,16 @@ def tuned_schedule(
     config: Mapping[str, Any],
     evidence: Mapping[str, Any],
 ) -> TunedSchedule:
-    """A schedule with all that it holds for.
+    """A schedule with the conditions under which it is valid.
 
     Args:
-        name: As people call it.
+        name: Its name; the scheduler's key is `tuned_NAME`.
         lane: The scheduler at its number of steps.
-        schedule: What was found for it.
-        like: A cell of the pictures it was tuned on.
+        schedule: The schedule found.
+        like: A cell with the settings it was tuned for.
         source: The model.
-        config: The scheduler configuration that came with the model.
-        evidence: What it was worth.
+        config: The model's own scheduler configuration.
+        evidence: The results of search and test.
     """
     pipeline: Any = getattr(diffusers, source.pipeline, None)
     return TunedSchedule(
@@ -65,7 +65,7 @@ def tuned_schedule(
 
 
 def needed_settings(lane: Lane, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What `from_config` has to be told besides the model's configuration to make the scheduler of a lane."""
+    """The settings that `from_config` needs besides the model's configuration to build a lane's scheduler."""
     wanted = resolved_config(build_scheduler(lane, config))
     plain = resolved_config(scheduler_type(lane).from_config(config))
     return {key: value for key, value in wanted.items() if plain.get(key) != value}

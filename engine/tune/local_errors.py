@@ -1,9 +1,9 @@
-"""A first schedule from recordings: local errors of steps between recorded levels, weighted by what becomes of them.
+"""A first schedule from recordings: local errors of steps between recorded levels, weighted by their effect at the end.
 
-Between recorded states x and estimates D of x0 on a grid of levels, the step of a solver from one level to another can
-be taken without calling the denoiser, and its distance to the recorded state is the local error. An error made early is
-mostly forgotten on the way: the gain G of a level says how much of it is left at the end, and is measured by runs. A
-schedule with the smallest sum of local error times gain is then a shortest path (dynamic programming).
+With recorded states x and x0 estimates D on a grid of levels, a solver step from one level to another needs no denoiser
+call, and its distance to the recorded state is the local error. Later steps shrink an early error: the gain G of a
+level is the share that remains at the end, measured by runs. The schedule with the smallest sum of local error times
+gain is then a shortest path (dynamic programming).
 
 All states are in variance-exploding scale, x / signal. Squared norms of all combinations come from one Gram matrix.
 """
@@ -21,10 +21,10 @@ class Recordings:
     """Converged trajectories on a grid of levels.
 
     Attributes:
-        levels: Log noise over signal of each recorded step, falling; (N,).
-        gram: Mean over pictures of the products of [states, estimates, end] over the end's squared norm;
+        levels: log(noise / signal) of each recorded step, falling; (N,).
+        gram: Gram matrix of [states, estimates, end] divided by the end's squared norm, mean over pictures;
             (2N + 1, 2N + 1).
-        gain: What is left at the end of an error made at each level; (N,).
+        gain: Share of an error made at each level that remains at the end; (N,).
     """
 
     levels: Floats
@@ -33,22 +33,21 @@ class Recordings:
 
 
 def gram_of(states: Floats, estimates: Floats, end: Floats) -> Floats:
-    """The products of one picture's recordings, (N, D), (N, D) and (D,), over the end's squared norm."""
+    """The Gram matrix of one picture's recordings, (N, D), (N, D) and (D,), divided by the end's squared norm."""
     rows = np.concatenate([states, estimates, end[None]])
     return (rows @ rows.T) / float(end @ end)
 
 
 def step_errors(recordings: Recordings, order: int) -> tuple[Floats, Floats, Floats]:
-    """Local errors of first steps, further steps and the last one to zero, in root mean square over pictures.
+    """Local errors of first steps, later steps and the last step to zero, as root mean squares over pictures.
 
     Args:
-        recordings: Of converged trajectories.
-        order: Of the solver; of 2 and above, the step before is heeded as DPM++ 2M does (Lu et al. 2022,
-            arXiv:2211.01095), which is near enough for others to begin with.
+        recordings: Recorded trajectories.
+        order: Order of the solver. From 2 on, steps use the previous one as DPM++ 2M does (Lu et al. 2022,
+            arXiv:2211.01095), which approximates other solvers well enough for a start.
 
     Returns:
-        (N, N) from a level to the next without a step before, (N, N, N) with one (before, from, to), and (N,) from a
-        level to zero.
+        (N, N) for first steps (from, to), (N, N, N) for later ones (before, from, to), and (N,) from a level to zero.
     """
     levels, gram = recordings.levels, recordings.gram
     count = len(levels)
@@ -58,7 +57,7 @@ def step_errors(recordings: Recordings, order: int) -> tuple[Floats, Floats, Flo
     squares = np.diag(gram)
 
     def norm2(weights: list[tuple[Floats | float, npt.NDArray[np.int64]]]) -> Floats:
-        """Squared norm of a combination of recorded vectors, broadcast over steps."""
+        """Norm of a combination of recorded vectors, broadcast over steps."""
         total: Floats = np.zeros(1)
         for place, (weight, vector) in enumerate(weights):
             total = total + weight**2 * squares[vector]
@@ -82,13 +81,13 @@ def step_errors(recordings: Recordings, order: int) -> tuple[Floats, Floats, Flo
 
 
 def shortest(recordings: Recordings, steps: int, order: int, gap: float = 0.05) -> Floats:
-    """The levels, first recorded one included, with the smallest sum of local errors times gains.
+    """The levels, starting at the first recorded one, with the smallest sum of local errors times gains.
 
     Args:
-        recordings: Of converged trajectories, at least twice as many levels as steps.
-        steps: How many.
-        order: Of the solver.
-        gap: Least distance of two levels.
+        recordings: Recorded trajectories with at least twice as many levels as steps.
+        steps: Number of levels.
+        order: Order of the solver.
+        gap: Least distance between two levels.
     """
     first, later, last = step_errors(recordings, order)
     levels, gain = recordings.levels, recordings.gain

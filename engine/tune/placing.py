@@ -1,4 +1,4 @@
-"""Between noise levels, which a search moves, and the list of timesteps or sigmas that a scheduler class takes."""
+"""Converts between noise levels, which a search moves, and the timesteps or sigmas that a scheduler class takes."""
 
 import math
 from collections.abc import Mapping
@@ -24,23 +24,23 @@ from engine.study.lanes import Lane, parse_lane
 from engine.study.schedulers import SCHEDULERS, Scheduler
 
 Levels = npt.NDArray[np.float64]
-# Nearer to each other than this, in log sigma, two levels are one.
+# Levels closer than this, in log sigma, count as the same.
 CLOSEST = 0.02
-# Where flows begin: pure noise has no finite level.
+# Start of flows, whose pure noise has no finite level.
 NOISE = math.log(1e6)
-# Ways of placing levels that a search starts from, by the suffix of the scheduler that has them.
+# Placements that a search starts from, by the suffix of the scheduler's key.
 KNOWN_STARTS = ("karras", "ays", "beta", "exponential", "lu")
 
 
 class Placing:
     """Places levels for a scheduler at a number of steps.
 
-    Levels are log noise over signal, falling. Those of flows are taken before the shift, which is a constant in them.
+    Levels are log(noise / signal), falling. For flows they are taken before the shift, which only adds a constant.
 
     Args:
-        scheduler: Which is tuned; its own levels must be the class's default.
-        steps: How many.
-        config: The scheduler configuration that came with the model.
+        scheduler: The scheduler to tune, which must place its levels as its class does by default.
+        steps: Number of steps.
+        config: The model's own scheduler configuration.
 
     Raises:
         StudyError: The class takes no list on this model, or draws noise.
@@ -54,13 +54,13 @@ class Placing:
         kinds = TAKEN.get(name, ()) if kind_of(config) == "flow" or name not in ARRAYS else ()
         if scheduler.stochastic:
             raise StudyError(
-                f"'{scheduler.key}' draws noise: its pictures have no converged solution to come close to."
+                f"'{scheduler.key}' draws noise, so its pictures have no converged solution to be compared with."
             )
         if not kinds or (self.flow and "sigmas" not in kinds) or (not self.flow and training_sigmas(config) is None):
             takers = sorted(entry.key for entry in SCHEDULERS.values() if entry.target.partition(":")[2] in TAKEN)
             raise StudyError(
-                f"'{scheduler.key}' takes no list of levels on this model, so that none can be tuned. Those that take "
-                f"lists: {', '.join(takers)}."
+                f"'{scheduler.key}' takes no list of timesteps or sigmas on this model, so it can't be tuned. "
+                f"These do: {', '.join(takers)}."
             )
         self.kind = "sigmas" if self.flow or name in WITH_LAST_SIGMA else "timesteps"
         self.whole = name in WHOLE_TIMESTEPS and self.kind == "timesteps"
@@ -69,7 +69,7 @@ class Placing:
         self.highest = NOISE if known is None else float(np.log(known[-1]))
 
     def schedule(self, levels: Levels) -> CustomSchedule | None:
-        """The list of levels; None if two of them are one, or one lies outside the model's."""
+        """The list for these levels; None if two of them coincide or one is below the model's lowest."""
         if bool((np.diff(levels) > -CLOSEST).any()) or levels[-1] < self.lowest - 1e-6:
             return None
         sigmas = np.exp(np.clip(levels, self.lowest, self.highest))
@@ -93,11 +93,11 @@ class Placing:
         return np.interp(values, np.arange(len(known)), np.log(known))
 
     def with_schedule(self, schedule: CustomSchedule) -> Lane:
-        """The lane with a list of its own."""
+        """The lane with a custom schedule."""
         return replace(self.lane, schedule=schedule)
 
     def starts(self) -> dict[str, Levels]:
-        """Levels to begin a search with, by name: the class's own, and those of its variants."""
+        """Levels to start a search from, by name: the class's default and those of its variants."""
         if self.flow:
             even = np.linspace(1, 1 / self.steps, self.steps)
             return {"default": self.levels(CustomSchedule("sigmas", tuple(even.tolist())))}
@@ -109,7 +109,7 @@ class Placing:
         return {name: levels for name, levels in found.items() if self.schedule(levels) is not None}
 
     def _placed(self, lane: Lane) -> Levels:
-        """Levels of a lane's steps as its scheduler places them; Heun's second calls left out."""
+        """The levels of a lane's steps as its scheduler places them, without Heun's second calls."""
         scheduler = build_scheduler(lane, self.config)
         scheduler.set_timesteps(self.steps)
         sigmas = np.asarray(scheduler.sigmas.cpu(), float)

@@ -1,8 +1,8 @@
-"""Measured refinement: levels are moved one by one, and a move is kept only if real runs confirm it.
+"""Refinement by real runs: levels are moved one at a time, and a move is kept only if runs confirm it.
 
-Coordinate descent in log sigma with the real scheduler, as many moves as there are in one batch; a few pictures sort
-out moves that are no good before all of them are run. After each round other pictures judge: what only fits the
-pictures of the search is left behind, and no further round follows two that gained nothing.
+Coordinate descent in log sigma with the real scheduler, all moves of a level in one batch; a few pictures screen the
+moves before the rest are run. After each round the schedule is evaluated on validation pictures, so that overfitting to
+the search pictures is not selected; the search ends after `PATIENCE` rounds without a gain.
 """
 
 import math
@@ -16,28 +16,28 @@ from engine.study.custom_schedules import CustomSchedule
 from engine.tune.placing import Levels, Placing
 
 Errors = npt.NDArray[np.float64]
-# Errors of schedules (rows) on pictures (columns): of all pictures of a split, or of its first ones.
+# Errors of schedules (rows) on pictures (columns): all pictures of a split, or its first ones.
 Measure = Callable[[Sequence[CustomSchedule], int | None], Errors]
 
-# Moves of a level, as parts of the gap to its neighbour on that side.
+# Moves of a level, as fractions of the gap to its neighbour on that side.
 MOVES = (0.35, -0.35, 0.12, -0.12)
 SHRINK = 0.7
 FIRST_PICTURES = 8
-# Rounds without a gain on the other pictures after which a search ends.
+# Rounds without a gain on validation after which a search ends.
 PATIENCE = 2
 
 
 @dataclass(frozen=True)
 class Refined:
-    """What came of a start.
+    """A start after refinement.
 
     Attributes:
-        start: Its name.
-        schedule: The best schedule by the pictures that judge.
-        search: Its objective on the pictures of the search.
-        validation: Its objective on the pictures that judge.
-        before: The start's own objective on them.
-        rounds: Rounds made.
+        start: Name of the start.
+        schedule: The best schedule on validation.
+        search: Its objective on the search pictures.
+        validation: Its objective on the validation pictures.
+        before: The start's own objective on validation.
+        rounds: Rounds run.
     """
 
     start: str
@@ -49,9 +49,9 @@ class Refined:
 
 
 def robust_mean(errors: Errors) -> float:
-    """A mean that a few pictures cannot rule: the power mean of exponent 1/2, between the geometric mean and the mean.
+    """A mean that a few pictures cannot dominate: the power mean of exponent 1/2, between geometric and arithmetic.
 
-    Pictures that went elsewhere have errors near 1, thirty times the others; their mean would be all one minimised.
+    Pictures that became another picture have errors near 1, thirty times the others, and would dominate the mean.
     """
     return float(np.mean(np.sqrt(errors)) ** 2) if np.isfinite(errors).all() else math.inf
 
@@ -60,11 +60,11 @@ class Refiner:
     """Refines starts.
 
     Args:
-        placing: Turns levels into lists.
-        search: Errors on the pictures of the search.
-        validation: Errors on the pictures that judge.
-        objective: One figure of the errors of a schedule; lower is better.
-        tell: Is told what was found.
+        placing: Converts levels to lists.
+        search: Errors on the search pictures.
+        validation: Errors on the validation pictures.
+        objective: One number from the errors of a schedule; lower is better.
+        tell: Called with a line about each round.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Refiner:
         self._objective, self._tell = objective, tell
 
     def race(self, starts: dict[str, Levels], keep: int = 2) -> list[str]:
-        """The best starts by the pictures of the search, best first; a few pictures sort out the rest."""
+        """The best starts on the search pictures, best first; a few pictures screen them before the rest are run."""
         named = {found: name for name, levels in starts.items() if (found := self._placing.schedule(levels))}
         lists = {name: found for found, name in named.items()}
         first = self._objectives(list(lists.values()), FIRST_PICTURES)
@@ -88,9 +88,9 @@ class Refiner:
         return [name for _, name in sorted(zip(full, order, strict=True))][:keep]
 
     def refine(self, name: str, start: Levels, rounds: int) -> Refined:
-        """Refines one start for at most so many rounds."""
+        """Refines one start for at most `rounds` rounds."""
         levels, schedule = start, self._placing.schedule(start)
-        assert schedule is not None  # as `race` has it
+        assert schedule is not None  # `race` drops starts without one
         score = self._objectives([schedule], None)[0]
         before = self._judge(schedule)
         best, idle, size, made = Refined(name, schedule, score, before, before, 0), 0, 1.0, 0
@@ -99,7 +99,7 @@ class Refiner:
             gained = not np.array_equal(moved, levels)
             levels, size = moved, size * SHRINK
             schedule = self._placing.schedule(levels)
-            assert schedule is not None  # only schedules are kept
+            assert schedule is not None  # `_moved` keeps only levels that have one
             judged = self._judge(schedule) if gained else math.inf
             self._tell(f"{name}, round {made}: {score:.4g} on search, {judged:.4g} on validation")
             idle = 0 if judged < best.validation else idle + 1
@@ -110,7 +110,7 @@ class Refiner:
         return Refined(name, best.schedule, best.search, best.validation, before, made)
 
     def _round(self, start: Levels, score: float, size: float) -> tuple[Levels, float]:
-        """Tries to move every level once, then the whole change once more."""
+        """Tries to move every level once, then to repeat the whole change."""
         levels = start
         for place in range(1, len(levels)):
             levels, score = self._moved(levels, score, [self._nudged(levels, place, size * move) for move in MOVES])
@@ -119,7 +119,7 @@ class Refiner:
         return levels, score
 
     def _nudged(self, levels: Levels, place: int, share: float) -> Levels:
-        """A level moved by a part of the gap: up for a positive share."""
+        """The levels with one moved by a share of the gap: up if positive, else down."""
         below = levels[place + 1] if place + 1 < len(levels) else self._placing.lowest
         gap = (levels[place - 1] if levels[place - 1] < 10 else levels[place] + 2) - levels[place]
         moved = levels.copy()
@@ -127,7 +127,7 @@ class Refiner:
         return moved
 
     def _moved(self, levels: Levels, score: float, candidates: Sequence[Levels]) -> tuple[Levels, float]:
-        """The best of the candidates if it is better than what there is."""
+        """The best of the candidates, or the levels themselves if none is better, with the score."""
         now = self._placing.schedule(levels)
         assert now is not None  # as above
         lists: dict[CustomSchedule, Levels] = {}

@@ -1,8 +1,7 @@
-"""The search: pictures are split, solved and recorded; starts are raced, and the best refined.
+"""The search: pictures are solved and recorded, starts are compared, and the best ones are refined.
 
-Pictures are split by prompt and seed into those of the search, those that validate, and those of the test, which are
-not looked at here. The split, and all that errors depend on, is the identity of a search; what it has measured is kept
-under that name.
+Search, validation and test have disjoint prompts; those of the test are not used here. A search is identified by the
+split and everything else that errors depend on, and its measurements are stored under that identity.
 """
 
 import math
@@ -28,7 +27,7 @@ from engine.tune.refining import Errors, Refined, Refiner, robust_mean
 from engine.tune.trials import PromptSeed, TrialRun, Trials
 
 Objective = Literal["latent_error", "other_pictures"]
-# Each picture has a seed of its own, from these on; the test has those of its study, which begin at 0.
+# Each picture has its own seed, counted from these; those of the test start at 0.
 SEARCH_SEED, VALIDATION_SEED = 1_000_001, 2_000_002
 # A picture whose latents are further from the converged ones, in parts of their norm, is another one.
 OTHER_PICTURE = 0.3
@@ -37,7 +36,7 @@ RECORDED_START = "local errors"
 
 @dataclass(frozen=True)
 class Split:
-    """Prompts of search, validation and test: no prompt is in two of them."""
+    """Disjoint prompts of search, validation and test."""
 
     search: tuple[str, ...]
     validation: tuple[str, ...]
@@ -45,7 +44,7 @@ class Split:
 
 
 def split_prompts(pool: Sequence[str], search: int, validation: int, test: int, seed: int = 0) -> Split:
-    """Shuffles a pool and takes so many prompts for each part, the test as many as are left at most.
+    """Shuffles a pool and takes so many prompts for each part; the test gets fewer if the pool runs out.
 
     Raises:
         StudyError: The pool is too small.
@@ -53,7 +52,7 @@ def split_prompts(pool: Sequence[str], search: int, validation: int, test: int, 
     order = [pool[place] for place in np.random.default_rng(seed).permutation(len(pool))]
     if len(order) < search + validation + 1:
         raise StudyError(
-            f"The pool holds {len(pool)} prompts, but search and validation need {search + validation} and the test at "
+            f"The pool has {len(pool)} prompts, but search and validation need {search + validation} and the test at "
             "least one more; give --prompts FILE with more, or ask for fewer."
         )
     ends = search, search + validation, search + validation + test
@@ -65,15 +64,15 @@ class FoundSchedule:
     """What a search found.
 
     Attributes:
-        best: What validation chose, of refined starts and starts as they are.
+        best: The best on validation, of refined and unrefined starts.
         refined: All refined starts.
-        starts: Objective on the pictures that validate, by start.
-        schedules: Their lists.
-        validation: Median error on those pictures, by start and of the chosen schedule ("chosen").
-        evaluations: Errors measured now, and in all.
-        calls: Denoiser calls answered now; shared beginnings count once.
+        starts: Objective on validation, by start.
+        schedules: The schedule of each start.
+        validation: Median error on validation, by start and for the chosen schedule ("chosen").
+        evaluations: Errors measured in this call, and in total.
+        calls: Denoiser calls of this call; shared beginnings count once.
         seconds: Wall seconds of this call.
-        levels: Grid of the recordings, with the gain at each of its levels and the local error per unit of log sigma.
+        levels: Grid of the recordings, with the gain at each level and the local error over the squared distance.
     """
 
     best: Refined
@@ -88,7 +87,7 @@ class FoundSchedule:
 
     @property
     def better(self) -> bool:
-        """Whether the chosen schedule beats every known start on the pictures that validate."""
+        """Whether the chosen schedule beats every known start on validation."""
         known = [value for name, value in self.starts.items() if name != RECORDED_START]
         return self.best.validation < min(known)
 
@@ -98,14 +97,14 @@ class ScheduleSearch:
 
     Args:
         model: The loaded model.
-        like: A cell with what all pictures have in common.
-        scheduler: Which is tuned.
-        steps: How many steps.
-        split: Prompts.
-        folder: Where what is measured is kept.
+        like: A cell with the settings that all pictures share.
+        scheduler: The scheduler to tune.
+        steps: Number of steps.
+        split: Prompts of each part.
+        folder: Where measurements are stored.
         max_batch: Most pictures in flight.
-        objective: What is made small.
-        progress: Is told.
+        objective: What is minimised.
+        progress: Where progress is reported.
     """
 
     def __init__(
@@ -140,7 +139,7 @@ class ScheduleSearch:
 
     @property
     def converged(self) -> ConvergedPictures:
-        """The converged solutions, made when they are first asked for."""
+        """The converged solutions, computed on first use."""
         if self._converged is None:
             shots = self._shots["search"], self._shots["validation"]
             self._progress.start("converged solutions", len(shots[0]) + len(shots[1]), "pictures")
@@ -148,7 +147,7 @@ class ScheduleSearch:
         return self._converged
 
     def measure(self, split: str) -> Callable[[Sequence[CustomSchedule], int | None], Errors]:
-        """Errors of schedules on the pictures of a split; what is known already is not run again."""
+        """A function that gives the errors of schedules on the pictures of a split; only unknown ones are run."""
 
         def errors(schedules: Sequence[CustomSchedule], pictures: int | None) -> Errors:
             shots = self._shots[split][:pictures]
@@ -183,7 +182,7 @@ class ScheduleSearch:
         return float(np.mean(errors > OTHER_PICTURE)) + 1e-3 * robust_mean(errors)
 
     def starts(self) -> dict[str, Levels]:
-        """Known schedules, and the one that the recordings say."""
+        """The known schedules, and the one estimated from the recordings."""
         found = self.placing.starts()
         recordings = self.converged.recordings
         if recordings is not None and not self.placing.flow:
@@ -191,7 +190,7 @@ class ScheduleSearch:
         return found
 
     def run(self, rounds: int = 5, keep: int = 2) -> FoundSchedule:
-        """Races the starts, refines the best, and lets validation choose."""
+        """Compares the starts, refines the best `keep`, and selects on validation."""
         began, before = time.monotonic(), len(self.evaluations)
         starts = self.starts()
         self._progress.start("evaluations", 0, "pictures")
@@ -201,7 +200,7 @@ class ScheduleSearch:
         judged = validation(list(lists.values()), None)
         figures = {name: self._figure(errors) for name, errors in zip(lists, judged, strict=True)}
         refined = tuple(refiner.refine(name, starts[name], rounds) for name in refiner.race(starts, keep))
-        # A start that nothing beats on the pictures that validate is kept as it is.
+        # An unrefined start wins if nothing beats it on validation.
         plain = [Refined(name, lists[name], math.nan, value, value, 0) for name, value in figures.items()]
         best = min((*refined, *plain), key=lambda each: each.validation)
         medians = {name: float(np.median(errors)) for name, errors in zip(lists, judged, strict=True)}

@@ -1,8 +1,8 @@
-"""Trials: real runs of the real scheduler on many pictures at once, whose common beginnings are computed once.
+"""Trials: runs of the real scheduler on many pictures at once, whose common beginnings are computed only once.
 
-A deterministic scheduler has the same latents before its call at t_i whatever follows t_i. Answers of denoisers are
-therefore remembered by picture and timesteps so far: a schedule that differs from another one in its seventh level
-costs its last calls only, without any word of solvers here.
+A deterministic scheduler has the same latents before its call at t_i whatever follows t_i. Denoiser outputs are
+therefore memoized by picture and timesteps so far: a schedule that differs from another from its seventh level on
+costs only its last calls. Nothing here depends on the solver.
 """
 
 from collections import OrderedDict
@@ -30,7 +30,7 @@ _Key = tuple[str, int, tuple[float, ...]]
 
 @dataclass(frozen=True)
 class PromptSeed:
-    """A picture to be made: a prompt and the seed of its noise."""
+    """A picture: a prompt and the seed of its noise."""
 
     prompt: str
     seed: int
@@ -41,10 +41,10 @@ class TrialRun:
     """One run.
 
     Attributes:
-        lane: What runs.
-        shot: On which picture.
-        latents: To begin with, instead of the seed's noise.
-        remember: Whether its beginning may be shared with other trials: same solver, same number of steps.
+        lane: The lane to run.
+        shot: The picture.
+        latents: Initial latents instead of the seed's noise.
+        remember: Whether its beginning may be shared with other trials of the same solver and number of steps.
     """
 
     lane: Lane
@@ -55,12 +55,12 @@ class TrialRun:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a trial.
+    """The result of a trial.
 
     Attributes:
         trial: The trial.
-        final: Its final latents with a batch axis of 1; None if it failed.
-        steps: Its steps, with the latents of those that were asked for.
+        final: Final latents with a batch axis of 1; None if it failed.
+        steps: Its steps, with latents where requested.
         error: Why it failed.
     """
 
@@ -71,20 +71,20 @@ class Outcome:
 
 
 class KnownAnswers:
-    """What denoisers said, by picture and timesteps so far; the longest unused ones are forgotten first."""
+    """A least-recently-used cache of denoiser outputs, by picture and timesteps so far."""
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most, self._bytes = most_bytes, 0
         self._known: OrderedDict[_Key, torch.Tensor] = OrderedDict()
 
     def get(self, key: _Key) -> torch.Tensor | None:
-        """A known answer."""
+        """The output of a call; None if unknown."""
         if key in self._known:
             self._known.move_to_end(key)
         return self._known.get(key)
 
     def put(self, key: _Key, answer: torch.Tensor) -> None:
-        """Remembers an answer, which may be a part of a larger tensor."""
+        """Stores a copy of an output, which may be a view of a larger tensor."""
         self._known[key] = answer.clone()
         self._bytes += answer.numel() * answer.element_size()
         while self._bytes > self._most:
@@ -93,15 +93,15 @@ class KnownAnswers:
 
 
 class Recalling(Parking):
-    """Stands in for a denoiser whose answers may be known already.
+    """Stands in for a denoiser and answers known calls from the cache.
 
     Args:
         real: The denoiser.
         axes: As for `Parking`.
         shot: The picture.
-        answers: What is known.
-        path: Timesteps of the run so far. All denoisers of a run share it: what one of them is given depends on the
-            steps of those before it (Wan 2.2 has two).
+        answers: The cache.
+        path: Timesteps of the run so far, shared by all denoisers of the run: the input of one depends on the steps
+            of the others (Wan 2.2 has two).
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Recalling(Parking):
         self.__dict__.update(shot=shot, answers=answers, path=path)
 
     def forward(self, *args: Any, **kwargs: Any) -> Denoised:
-        """The known answer, or that of the hub."""
+        """The cached output, or that of the hub."""
         given = arguments_of(self.real, args, kwargs)
         time = next(given[name] for name in given if name in TIMES)
         self.path.append(float(torch.as_tensor(time).flatten()[0]))
@@ -130,7 +130,7 @@ class Trials:
 
     Args:
         model: The loaded model.
-        like: A cell with all that trials have in common: guidance, size, number format.
+        like: A cell with the settings that all trials share: guidance, size, number format.
         max_batch: Most trials in flight.
     """
 
@@ -142,12 +142,12 @@ class Trials:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The scheduler configuration that came with the model."""
+        """The model's own scheduler configuration."""
         return dict(model_config(self._pipe))
 
     @property
     def takes_latents(self) -> bool:
-        """Whether a run can begin anywhere on the way."""
+        """Whether a run can start from given latents."""
         return "latents" in type(self._pipe).__call__.__annotations__
 
     @cached_property
@@ -158,11 +158,11 @@ class Trials:
     def run(
         self, trials: Sequence[TrialRun], keep: Callable[[int], Collection[int]] = lambda _: ()
     ) -> Iterator[Outcome]:
-        """Runs trials and yields each as it ends, in no fixed order.
+        """Runs trials and yields their outcomes as they finish, in no fixed order.
 
         Args:
-            trials: What to run.
-            keep: Given the number of calls, the steps whose latents are kept.
+            trials: The trials.
+            keep: Maps the number of calls to the steps whose latents are stored.
         """
         yield from Hub(self._max_batch, self._tell).run(partial(self._run, trial, keep) for trial in trials)
 
@@ -188,6 +188,6 @@ class Trials:
             final = call_pipeline(self._pipe, arguments, recorder, parked, generator)
             steps = tuple(recorder.steps)
             recorder.detach()
-        except Exception as error:  # whatever a scheduler raises: such a schedule is no good
+        except Exception as error:  # any error of a scheduler makes the schedule unusable
             return Outcome(trial, None, error=f"{type(error).__name__}: {error}"[:500])
         return Outcome(trial, final.float().cpu(), steps)
