@@ -1,4 +1,4 @@
-"""From a study to cells with identities, and what of them is missing from a cache. Imports no torch."""
+"""Turns a study into cells with identities. Imports no torch."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,22 +16,21 @@ from engine.study.source import ModelSource
 from engine.study.study import FrameSettings, Study, canonical
 from engine.study.tuned import tuned_findings
 
-# Raised whenever a change of ours alters pixels for the same settings.
+# Raised whenever a change of our code alters pixels for the same settings.
 SAMPLING_VERSION = 1
-
 
 _PIXELS = ("model", "prompt", "negative_prompt", "seed", "guidance_scale", "width", "height", "dtype")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture to be made: a lane on a prompt and a seed, with all that changes its pixels.
+    """One picture: a lane with a prompt, a seed and everything else that changes its pixels.
 
     Attributes:
-        code: What identifies the scheduler's code (`class_version`).
+        code: Identifies the scheduler's code (`class_version`).
         model: The model's fingerprint.
         dtype: "float32", "float16" or "bfloat16".
-        pipeline: Further arguments of the pipeline's call.
+        pipeline: Further arguments of the pipeline call.
     """
 
     lane: Lane
@@ -48,7 +47,7 @@ class Cell:
 
     @cached_property
     def config_id(self) -> str:
-        """Digest of the lane: scheduler, its class, its code, its configuration, the steps, and a list of its own."""
+        """Digest of the lane: scheduler, class, code, configuration, steps and custom schedule."""
         lane = self.lane
         schedule = [lane.schedule.spec()] if lane.schedule else []
         return digest([lane.scheduler.key, lane.scheduler.target, self.code, lane.config, lane.steps, *schedule])[:16]
@@ -63,7 +62,7 @@ class Cell:
 
 
 def resolve_dtype(asked: str, device: str) -> str:
-    """The number format of a run: the one asked for, or float16 on CUDA and float32 elsewhere."""
+    """The number format of a run: the requested one, or for "auto" float16 on CUDA and float32 elsewhere."""
     if asked != "auto":
         return asked
     return "float16" if device == "cuda" else "float32"
@@ -76,11 +75,11 @@ def cells(study: Study, model: ModelSource, device: str) -> list[Cell]:
         StudyError: The picture size is unknown, a scheduler's module is missing, or a lane was tuned for another model.
     """
     if model.fingerprint is None:
-        raise StudyError(f"Model '{model.name}' has to be fetched before its cells are known.")
+        raise StudyError(f"Model '{model.name}' must be downloaded before its cells are known; `run` does that.")
     _check_inputs(study, model)
     width, height = picture_size(study, model)
     tuned_findings(study.lanes, model, study.guidance_scale, (width, height))
-    # Release 0.1.0 took such switches of a model's own scheduler over into other solvers, with other pictures.
+    # Release 0.1.0 passed such switches of a model's own scheduler on to other solvers, which gave other pictures.
     config = model.scheduler_config
     switches = "; switches pinned" if any(map(config.get, (*SPACINGS, *ALGORITHMS))) or unusual(config) else ""
     targets = {lane.key: lane.scheduler.target for lane in study.lanes}
@@ -107,17 +106,17 @@ def cells(study: Study, model: ModelSource, device: str) -> list[Cell]:
     ]
 
 
-# Their noise comes from a generator on the device, so that a GPU draws other pictures than a CPU from the same seed.
+# Their noise comes from a generator on the device, so a GPU gives other pictures than a CPU for the same seed.
 _DEVICE_NOISE = ("DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler")
 
 
 def noise_of(target: str, device: str) -> str:
-    """What identifies the noise of a scheduler besides the seed; empty where it is drawn on the CPU."""
+    """Identifies the noise of a scheduler besides the seed; empty if it is drawn on the CPU."""
     return f"; noise of {device}" if device != "cpu" and target.endswith(_DEVICE_NOISE) else ""
 
 
 def _check_inputs(study: Study, model: ModelSource) -> None:
-    """Refuses a model whose pipeline needs what the study doesn't give.
+    """Refuses a model whose pipeline needs inputs that the study doesn't provide.
 
     Raises:
         StudyError: A picture is missing, or the pipeline takes no prompt.
@@ -136,7 +135,7 @@ def _check_inputs(study: Study, model: ModelSource) -> None:
 
 
 def reference_cells(study: Study, model: ModelSource, device: str) -> list[tuple[Cell, Cell]]:
-    """(reference, check) of every prompt and seed; empty if the study has no reference.
+    """(reference, check) for every prompt and seed; empty if the study has no reference.
 
     Raises:
         StudyError: As in `cells`.
@@ -149,10 +148,10 @@ def reference_cells(study: Study, model: ModelSource, device: str) -> list[tuple
 
 
 def picture_size(study: Study, model: ModelSource) -> tuple[int, int]:
-    """Width and height in pixels: those of the picture that decides them, the study's, or the model's own.
+    """Width and height in pixels: those of an input picture that determines them, the study's, or the model's own.
 
     Raises:
-        StudyError: None of them says, or the study says another size than the picture has.
+        StudyError: None is known, or the study sets another size than that of the picture.
     """
     if (decided := _size_of_input(study, model)) is not None:
         if study.width and (study.width, study.height) != decided:
@@ -164,7 +163,9 @@ def picture_size(study: Study, model: ModelSource) -> tuple[int, int]:
     if study.width and study.height:
         return study.width, study.height
     if model.size is None:
-        raise StudyError(f"Study '{study.name}': model '{model.name}' names no picture size; give width and height.")
+        raise StudyError(
+            f"Study '{study.name}': the files of model '{model.name}' give no picture size; set width and height."
+        )
     return model.size
 
 
@@ -193,10 +194,7 @@ def check_lanes(
 
 
 def evenly_spaced(length: int, most: int) -> list[int]:
-    """Places 0 to `length` - 1 if they are at most `most`; else `most` evenly spread ones, both ends among them.
-
-    Of a single one it is the last place.
-    """
+    """At most `most` evenly spaced indices of 0 to `length` - 1, both ends included; the last one if `most` is 1."""
     if length <= most:
         return list(range(length))
     if most <= 1:
@@ -205,10 +203,10 @@ def evenly_spaced(length: int, most: int) -> list[int]:
 
 
 def frame_steps(settings: FrameSettings, calls: int) -> list[int]:
-    """Which of `calls` steps are kept: about `count` evenly spread ones, the last always among them."""
+    """Which of `calls` steps are stored: at most `count` evenly spaced ones, always including the last."""
     return evenly_spaced(calls, settings.count)
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of plain data, as hexadecimal digits."""
+    """SHA-256 of plain data, in hexadecimal."""
     return sha256(canonical(value).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Commitment: at which point of a run its prompt is exchanged, to see whether the picture still follows. No torch."""
+"""The `[commitment]` table: at which points of a run the prompt is swapped. Imports no torch."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ MAX_PAIRS = 100
 
 @dataclass(frozen=True)
 class CommitmentSettings:
-    """Pairs of prompts, and where the first gives way to the second, on every lane and seed of a study.
+    """Pairs of prompts, and when the second replaces the first, for every lane and seed of a study.
 
     Attributes:
         pairs: (first, second) prompts.
-        at: Shares of the denoiser calls that have the first prompt, between 0 and 1. Both ends, one prompt alone,
-            are always run as well: they say what following a prompt looks like.
+        at: Shares of the denoiser calls that use the first prompt, between 0 and 1. Each prompt alone is always run
+            as well, to know what following it looks like.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -28,7 +28,7 @@ class CommitmentSettings:
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Where the prompt changes, both ends among them, ascending."""
+        """The shares at which the prompt changes, 0 and 1 included, ascending."""
         return tuple(sorted({0.0, *self.at, 1.0}))
 
 
@@ -36,7 +36,7 @@ def read_commitment(table: Table, *, given: bool) -> CommitmentSettings | None:
     """Reads `[commitment]`; None if the study has no such table.
 
     Raises:
-        StudyError: Of the pairs one is none, repeats a prompt, or is listed twice; or a share is out of bounds.
+        StudyError: A pair is malformed, repeats a prompt or is listed twice; or a share is out of bounds.
     """
     if not given:
         return None
@@ -69,5 +69,5 @@ def _pair(table: Table, entry: object) -> tuple[str, str]:
         raise table.error("prompts", f'must list pairs of texts, e.g. [["owl", "rocket"]], not {entry!r}')
     first, second = entry
     if first == second:
-        raise table.error("prompts", f"changes {first!r} to itself; give two different prompts")
+        raise table.error("prompts", f"swaps {first!r} for itself; give two different prompts")
     return first, second

@@ -1,4 +1,4 @@
-"""Lanes from the entries of `scheduler_configs`, the Python way of saying what is compared."""
+"""Makes lanes from `scheduler_configs`, the dictionary of the Python API."""
 
 import inspect
 import re
@@ -40,7 +40,7 @@ def lane_of(name: str, config: Mapping[str, Any]) -> Lane:
     entry = _entry(name, config["scheduler_class"])
     schedule = _schedule(name, config, entry, steps)
     if overrides or schedule:
-        # A variant is a lane of its own, so that it can stand beside the plain one.
+        # A variant gets its own key, so that it can be compared with the plain scheduler.
         entry = replace(entry, key=_key(name), label=name)
     return Lane(f"{entry.key}:{steps}", entry, steps, dict(overrides), description, schedule)
 
@@ -51,7 +51,7 @@ def _schedule(name: str, config: Mapping[str, Any], entry: Scheduler, steps: int
     if not kinds:
         return None
     if len(kinds) > 1:
-        raise StudyError(f"{where}: 'timesteps' and 'sigmas' are two schedules; give one of them.")
+        raise StudyError(f"{where}: 'timesteps' and 'sigmas' both set the schedule; give one of them.")
     schedule = custom_schedule(kinds[0], config[kinds[0]], where)
     told = schedule.steps(entry.target.rpartition(":")[2])
     if told != steps:
@@ -60,7 +60,7 @@ def _schedule(name: str, config: Mapping[str, Any], entry: Scheduler, steps: int
 
 
 def _entry(name: str, scheduler_class: Any) -> Scheduler:
-    """The table's entry for a scheduler class, or a new one for a class it doesn't know."""
+    """The registered entry of a scheduler class, or a new one."""
     if isinstance(scheduler_class, str):
         target = scheduler_class if ":" in scheduler_class else f"diffusers:{scheduler_class}"
     elif inspect.isclass(scheduler_class):
@@ -76,10 +76,10 @@ def _entry(name: str, scheduler_class: Any) -> Scheduler:
 
 
 def _key(name: str) -> str:
-    """A key for a name, the same for the same name and another for another.
+    """A unique, stable key for a name.
 
-    Names of letters, digits, '.', '+', '-' and single spaces are kept as they are, spaces as underscores; what else a
-    name holds is lost in a key, so such names, and those that a scheduler of the table has, get a digest as well.
+    Names of letters, digits, '.', '+', '-' and single spaces are kept, with underscores for spaces. Other characters
+    would be lost, so such names, and those of registered schedulers, also get a digest.
     """
     plain = re.sub(r"[^A-Za-z0-9.+-]+", "_", name).strip("_").lstrip(".+-_")
     if plain.replace("_", " ") == name and 0 < len(plain) <= KEY_LETTERS and plain not in SCHEDULERS:

@@ -1,7 +1,7 @@
-"""Schedules that a lane gives itself, as lists of timesteps or sigmas: who takes them, and what is wrong with them.
+"""Custom schedules, lists of timesteps or sigmas: which classes take them, and what can be wrong with them.
 
-The lists are those of diffusers: what `pipe(..., timesteps=...)` and `sigmas=...` take. How its classes read them, and
-where they read them wrongly without a word, was looked up in and tried with diffusers 0.42.1. Imports no torch.
+The lists are those of `pipe(..., timesteps=...)` and `sigmas=...` in diffusers. How its classes read them, and where
+they silently misread them, was checked in the source and by running diffusers 0.42.1. Imports no torch.
 """
 
 import math
@@ -16,7 +16,7 @@ import numpy.typing as npt
 ScheduleKind = Literal["timesteps", "sigmas"]
 Remark = tuple[Literal["error", "warning", "info"], str, str]
 
-# What each class of diffusers takes; all others take neither.
+# What each diffusers class takes; all others take neither.
 TAKEN: Mapping[str, tuple[ScheduleKind, ...]] = {
     "DDPMScheduler": ("timesteps",),
     "DPMSolverMultistepScheduler": ("timesteps",),
@@ -29,21 +29,21 @@ TAKEN: Mapping[str, tuple[ScheduleKind, ...]] = {
     "FlowMatchLCMScheduler": ("sigmas",),
     "UniPCMultistepScheduler": ("sigmas",),
 }
-# Classes that cut fractions of timesteps off.
+# Classes that truncate timesteps to whole numbers.
 WHOLE_TIMESTEPS = frozenset(TAKEN) - {"EulerDiscreteScheduler", "HeunDiscreteScheduler"}
-# Classes whose list of sigmas holds the level they stop at as well.
+# Classes whose list of sigmas includes the final level.
 WITH_LAST_SIGMA = frozenset({"EulerDiscreteScheduler"})
-# Classes that compute with the list, so that it has to be an array.
+# Classes that compute with the list, so it must be an array.
 ARRAYS = frozenset({"UniPCMultistepScheduler"})
-# What to take instead of a class that takes no list.
+# What to use instead of a class that takes no list.
 INSTEAD = {
     "DDIMScheduler": "Euler does, and solves the same equation",
     "DEISMultistepScheduler": "DPM++ 2M does",
     "FlowMatchHeunDiscreteScheduler": "Flow Euler does",
-    "UniPCMultistepScheduler": "DPM++ 2M does; UniPC takes sigmas for models of flows only",
+    "UniPCMultistepScheduler": "DPM++ 2M does; UniPC takes sigmas only for flow models",
 }
 
-# Align Your Steps (Sabour et al. 2024, arXiv:2404.14507): levels for ten steps, the last one being that of timestep 0.
+# Align Your Steps (Sabour et al. 2024, arXiv:2404.14507): levels for ten steps, ending at timestep 0.
 _AYS_TIMESTEPS = {
     "sd": (999, 850, 736, 645, 545, 455, 343, 233, 124, 24, 0),
     "sdxl": (999, 845, 730, 587, 443, 310, 193, 116, 53, 13, 0),
@@ -64,22 +64,22 @@ class CustomSchedule:
     values: tuple[float, ...]
 
     def steps(self, scheduler_class: str) -> int:
-        """How many steps a class takes with it."""
+        """The number of steps that a class makes of it."""
         return len(self.values) - (self.kind == "sigmas" and scheduler_class in WITH_LAST_SIGMA)
 
     def spec(self) -> dict[str, list[float]]:
-        """As plain data; whole timesteps are whole numbers."""
+        """Plain data; whole timesteps become integers."""
         whole = self.kind == "timesteps"
         return {self.kind: [int(value) if whole and value == int(value) else float(value) for value in self.values]}
 
     def argument(self, scheduler_class: str) -> dict[str, Any]:
-        """As an argument of `set_timesteps`."""
+        """The argument of `set_timesteps`."""
         spec: dict[str, Any] = self.spec()
         return {key: np.array(values) for key, values in spec.items()} if scheduler_class in ARRAYS else spec
 
 
 def training_sigmas(config: Mapping[str, Any]) -> npt.NDArray[np.float64] | None:
-    """Noise over signal at the training timesteps of a scheduler configuration; None where no betas tell it."""
+    """Noise over signal at each training timestep; None if the configuration has no linear or scaled-linear betas."""
     if "FlowMatch" in str(config.get("_class_name", "")) or config.get("prediction_type") == "flow_prediction":
         return None
     start, end = float(config.get("beta_start", 0.0001)), float(config.get("beta_end", 0.02))
@@ -96,23 +96,23 @@ def timesteps_at(sigmas: Sequence[float], config: Mapping[str, Any]) -> npt.NDAr
     """The timesteps, with fractions, at which a model's noise schedule has these levels.
 
     Raises:
-        ValueError: The configuration has no such schedule.
+        ValueError: The configuration has no noise schedule that `training_sigmas` knows.
     """
     known = training_sigmas(config)
     if known is None:
-        raise ValueError("the noise schedule is not told by betas")
+        raise ValueError("the noise schedule is not given by betas")
     return np.interp(np.log(sigmas), np.log(known), np.arange(len(known)))
 
 
 def align_your_steps(steps: int, model: str = "sd") -> CustomSchedule:
-    """Timesteps of Align Your Steps: the published list at ten, else its levels interpolated log-linearly.
+    """Timesteps of Align Your Steps: the published list for ten steps, else its levels interpolated log-linearly.
 
     Args:
-        steps: How many.
-        model: "sd" or "sdxl", which have lists of their own.
+        steps: Number of steps.
+        model: "sd" or "sdxl", each of which has its own list.
     """
     known = training_sigmas(_AYS_BETAS)
-    assert known is not None  # a schedule told by betas
+    assert known is not None  # it is given by betas
     listed = np.log(known[list(_AYS_TIMESTEPS[model])])
     levels = np.interp(np.linspace(0, 10, steps + 1)[:-1], np.arange(11), listed)
     found = timesteps_at(np.exp(levels).tolist(), _AYS_BETAS).round()
@@ -126,9 +126,9 @@ def remarks(
 
     Args:
         schedule: The list.
-        scheduler_class: Name of the class; one that is not of diffusers is not known, and taken at its word.
-        config: The model's scheduler configuration with the lane's on top.
-        spacings: Settings that place the levels otherwise.
+        scheduler_class: Name of the diffusers class.
+        config: The model's scheduler configuration, overridden by the lane's.
+        spacings: Names of settings that place the levels themselves.
     """
     kind = schedule.kind
     taken = TAKEN.get(scheduler_class, ())
@@ -141,12 +141,12 @@ def remarks(
         yield (
             "error",
             "no_custom_schedule",
-            f"{scheduler_class} takes no list of timesteps of a flow.",
+            f"{scheduler_class} takes no list of timesteps for a flow model.",
         )
         return
     on = [name for name in spacings if config.get(name)]
     if on:
-        yield "error", "two_schedules", f"{on[0]} places the levels already; switch it off, or leave the {kind} out."
+        yield "error", "two_schedules", f"{on[0]} also sets the levels; switch it off, or remove the {kind}."
     if kind == "timesteps" and config.get("interpolation_type") == "log_linear":
         yield "error", "two_schedules", f"{scheduler_class} ignores the list with interpolation_type 'log_linear'."
     yield from _of_values(schedule, scheduler_class)
@@ -163,27 +163,27 @@ def _of_values(schedule: CustomSchedule, scheduler_class: str) -> Iterator[Remar
     pairs = list(pairwise(schedule.values))
     rising = [after for before, after in pairs if after > before]
     if rising:
-        message = f"{schedule.kind} must fall from noise to picture; {rising[0]:g} stands behind a smaller one."
+        message = f"{schedule.kind} must fall from noise to picture; {rising[0]:g} follows a smaller one."
         yield "error", "unsorted_schedule", message
     twice = [after for before, after in pairs if after == before]
     if twice:
-        message = f"{schedule.kind} holds {twice[0]:g} twice: a step between equal levels does nothing."
+        message = f"{schedule.kind} has {twice[0]:g} twice: a step between equal levels does nothing."
         yield "error", "repeated_level", message
     elif not rising and schedule.kind == "timesteps" and scheduler_class in WHOLE_TIMESTEPS:
         cut = [int(value) for value in schedule.values]
         same = next((after for before, after in pairwise(cut) if after == before), None)
         if same is not None:
-            yield "error", "repeated_level", f"{scheduler_class} cuts fractions off, and then has {same} twice."
+            yield "error", "repeated_level", f"{scheduler_class} truncates timesteps, which gives {same} twice."
 
 
 def _of_timesteps(schedule: CustomSchedule, scheduler_class: str, config: Mapping[str, Any]) -> Iterator[Remark]:
     last = int(config.get("num_train_timesteps", 1000)) - 1
     outside = [value for value in schedule.values if not 0 <= value <= last]
     if outside:
-        yield "error", "clipped_schedule", f"timestep {outside[0]:g} is none of the model's, 0 to {last}."
+        yield "error", "clipped_schedule", f"timestep {outside[0]:g} is outside the model's, 0 to {last}."
     fractions = [value for value in schedule.values if value != int(value)]
     if fractions and scheduler_class in WHOLE_TIMESTEPS:
-        message = f"{scheduler_class} cuts {fractions[0]:g} to {int(fractions[0])}; give whole timesteps."
+        message = f"{scheduler_class} truncates {fractions[0]:g} to {int(fractions[0])}; give whole timesteps."
         yield "error", "fractional_timesteps", message
 
 
@@ -193,12 +193,12 @@ def _of_sigmas(
     *levels, last = schedule.values
     if scheduler_class in WITH_LAST_SIGMA:
         if last != 0:
-            message = f"{scheduler_class} takes the last of its sigmas for where it stops; end the list with 0.0."
+            message = f"{scheduler_class} stops at the last of its sigmas; end the list with 0.0."
             yield "error", "stops_noisy", message
     else:
         levels.append(last)
         if last == 0:
-            yield "error", "repeated_level", f"{scheduler_class} adds the last 0 itself; leave it out."
+            yield "error", "repeated_level", f"{scheduler_class} appends the final 0 itself; remove it."
     known = training_sigmas(config)
     low, high = (0.0, 1.0) if flow or known is None else (float(known[0]), float(known[-1]))
     high = math.inf if known is None and not flow else high
@@ -207,6 +207,6 @@ def _of_sigmas(
         yield (
             "error",
             "clipped_schedule",
-            f"sigma {outside[0]:g} lies outside {low:.4g} to {high:.4g}, the levels of the model"
-            + (" (before its shift)." if flow else "; the denoiser would be told another one."),
+            f"sigma {outside[0]:g} is outside {low:.4g} to {high:.4g}, the levels of the model"
+            + (" (before its shift)." if flow else "; the denoiser would be given another one."),
         )

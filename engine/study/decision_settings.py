@@ -1,4 +1,4 @@
-"""What a study may set of a decision, `[decide]` in its file. Imports no torch."""
+"""The `[decide]` table of a study. Imports no torch."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, fields
@@ -18,23 +18,24 @@ class DecisionSettings:
     """How a lane is chosen to replace the baseline.
 
     Attributes:
-        goal: `same-picture`: the lane gives the pictures the baseline gives. `as-good`: other pictures, no worse ones.
-            `auto`: the first, unless the positive control shows that it is no fair question.
-        alpha: Probability of naming any lane that is not as good, at most.
-        other_share: A share of other pictures that is too large.
-        excess_error: Latent error over the baseline's that is too large, in the median.
-        seed_noise_share, control_share: Of seed noise and of the control's loss; a mean may fall by the smaller one.
-        reach: Differences are clipped to so many seed noises.
-        tie: Times that differ by less are alike; fewer denoiser calls then count as cheaper.
-        saving: A lane that would save less of the time is not worth further prompts.
-        calibration_prompts: Prompts of the order that calibrate.
+        goal: `same-picture`: the lane gives the same pictures as the baseline. `as-good`: other pictures that are no
+            worse. `auto`: the former, unless the positive control shows that pictures can't be kept.
+        alpha: Largest probability of recommending a lane that is not as good.
+        other_share: Share of other pictures that is too large.
+        excess_error: Median latent error in excess of the baseline's that is too large.
+        seed_noise_share: Share of the seed noise that a mean may drop by, unless `control_share` allows less.
+        control_share: Share of the control's loss that a mean may drop by, unless `seed_noise_share` allows less.
+        reach: Differences are clipped to this multiple of the seed noise.
+        tie: Relative difference below which times count as equal; the lane with fewer denoiser calls is then cheaper.
+        saving: Least share of the time a lane must save to be worth further prompts.
+        calibration_prompts: How many prompts calibrate.
         positive_share: Share of other pictures under the positive control above which pictures can't be kept.
-        seeds: Pictures a prompt, from the study's first seeds on.
+        seeds: Pictures per prompt; the study's first seeds are used.
         guards: Metrics that guard; None for all that may.
-        pool: A file of prompts, one a line; None for the one that comes with the model's family, else the study's own.
-        order_seed: Shuffles the pool.
-        shown_only: Lanes that are there to be seen, and never named.
-        shown_prompts: `first`: those lanes are made for the first prompts only.
+        pool: File with one prompt per line; None for the pool of the model's family, else the study's own prompts.
+        order_seed: Seed of the shuffled order of the pool.
+        shown_only: Lanes that are shown but never recommended.
+        shown_prompts: `first`: those lanes run on the first prompts only.
     """
 
     goal: AskedGoal = "auto"
@@ -56,11 +57,11 @@ class DecisionSettings:
     shown_prompts: ShownPrompts = "first"
 
     def spec(self) -> dict[str, Any]:
-        """As plain data, without what is not set."""
+        """Plain data, without unset values."""
         return {key: value for key, value in vars(self).items() if value is not None and value != ()}
 
 
-# Bounds of the numbers: what lies outside is a slip, or asks a question that no evidence answers.
+# Bounds of the numbers: values outside are typing errors, or no amount of evidence could meet them.
 BOUNDS = {
     "alpha": (1e-6, 0.2),
     "other_share": (0.001, 0.5),
@@ -79,21 +80,21 @@ def read_decision(table: Table, lanes: Collection[str], baseline: str) -> Decisi
     """Reads `[decide]`; an empty table gives the defaults.
 
     Args:
-        table: The study's.
-        lanes: Keys of its lanes.
-        baseline: The one that the others would replace.
+        table: The `[decide]` table.
+        lanes: Keys of the study's lanes.
+        baseline: Key of the baseline.
 
     Raises:
-        StudyError: An unknown key, a value of the wrong kind or out of bounds, or a lane that is not there.
+        StudyError: An unknown key, a value of the wrong kind or out of bounds, or an unknown lane.
     """
     default: dict[str, Any] = {field.name: field.default for field in fields(DecisionSettings)}
     guards, pool = table.strings("guards", ()), table.text("pool", "")
     shown = table.strings("shown_only", ())
     for lane in shown:
         if lane not in lanes:
-            raise table.error("shown_only", f"names '{lane}', which is none of the lanes ({', '.join(lanes)})")
+            raise table.error("shown_only", f"names '{lane}', which is not one of the lanes ({', '.join(lanes)})")
     if baseline in shown:
-        raise table.error("shown_only", f"names the baseline '{baseline}', which is always made")
+        raise table.error("shown_only", f"names the baseline '{baseline}', which always runs")
     numbers: dict[str, Any] = {key: table.number(key, float(default[key]), *ends) for key, ends in BOUNDS.items()}
     counts: dict[str, Any] = {key: table.integer(key, int(default[key]), *ends) for key, ends in COUNTS.items()}
     settings = DecisionSettings(

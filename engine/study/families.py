@@ -1,8 +1,7 @@
-"""The table of model families: one entry carries what differs from family to family and cannot be learnt from a model.
+"""The table of model families: an entry holds what differs between families and cannot be learnt from the pipeline.
 
-How a family turns latents into pictures, and which axis of which argument holds the rows of a batch, is learnt from its
-own pipeline and stands in no table. A new family is one entry, added here, or from outside with `register_family`.
-Imports no torch.
+Decoding and the batch axes of arguments are learnt from idle calls of the pipeline, so they are not part of an entry.
+A new family is one entry, added here or in a plug-in with `register_family`. Imports no torch.
 """
 
 import re
@@ -14,30 +13,30 @@ from engine.errors import StudyError
 from engine.study.registry import Registry
 from engine.study.schedulers import SCHEDULERS, ModelKind
 
-# How two predictions become one: in one call with the rows without the prompt first, the same with those with it
-# first, in two calls with the prompt first, or not at all since the strength is an input of the denoiser.
+# How guidance is computed: in one call with the unconditional rows first ("batched") or the conditional ones first
+# ("prompt_first"), in two calls with the conditional one first, or not at all: the scale is an input of the denoiser.
 GuidanceStyle = Literal["batched", "prompt_first", "two_calls", "embedded", "unknown"]
 
 
 @dataclass(frozen=True)
 class Family:
-    """What is known of the models of one family.
+    """The properties of a model family.
 
     Attributes:
         key: Stable name.
-        label: Name for people.
-        pipelines: Names of the diffusers classes that `model_index.json` may name.
-        denoisers: Components that predict, as far as a model has them.
-        size: Width and height in pixels of the pictures it was trained on; None: the files of a model tell.
-        frames: Pictures of a clip that its pipeline makes unless told otherwise; 1 for pictures.
-        guidance: Argument of the pipeline's call that takes a study's `guidance_scale`.
-        style: How guidance makes one prediction of several.
-        inputs: Arguments that a call cannot do without.
-        solvers: Keys of the schedulers that suit it; none: all that solve models of its kind.
-        scheduler: Values of a model's scheduler configuration that tell it from another family of the same pipeline.
-        builder: `module:function` that makes the pipeline, for models that are computed and have no files.
-        version: Of such a model: raised whenever it would give other pictures, so that its old cells are made again.
-        scheduler_config: Of such a model.
+        label: Display name.
+        pipelines: Names of its diffusers classes, as in `model_index.json`.
+        denoisers: Names of the components that may be denoisers.
+        size: Width and height in pixels of its training pictures; None to read them from the model's files.
+        frames: Default number of frames per clip; 1 for pictures.
+        guidance: Argument of the pipeline call that takes a study's `guidance_scale`.
+        style: How guidance is computed.
+        inputs: Required arguments of the pipeline call.
+        solvers: Keys of the schedulers that suit it; empty for all that solve models of its kind.
+        scheduler: Scheduler settings that distinguish it from another family with the same pipeline.
+        builder: `module:function` that builds the pipeline of a computed model, which has no files.
+        version: Version of a computed model, raised whenever its pictures change, so that its cells are recomputed.
+        scheduler_config: Scheduler configuration of a computed model.
     """
 
     key: str
@@ -57,16 +56,16 @@ class Family:
 
     @property
     def kind(self) -> ModelKind:
-        """What its models count their time in, usually: what all its solvers solve."""
+        """The usual kind of its models: the one that all its solvers solve."""
         named = [set(SCHEDULERS[key].solves) for key in self.solvers if key in SCHEDULERS]
         common = set.intersection(*named) if named else set[ModelKind]()
         return common.pop() if len(common) == 1 else "discrete"
 
     def check(self) -> None:
-        """Checks the form.
+        """Checks the entry.
 
         Raises:
-            StudyError: It names no pipeline or no denoiser, or a malformed builder.
+            StudyError: It has no pipeline or no denoiser, or a malformed builder.
         """
         if not self.pipelines:
             raise StudyError(f"Model family '{self.key}': pipelines must name a class, e.g. 'FluxPipeline'.")
@@ -77,7 +76,7 @@ class Family:
 
 
 def kind_of(scheduler_config: Mapping[str, Any]) -> ModelKind:
-    """What a model counts its time in, by the scheduler configuration that came with it."""
+    """The kind of a model, by its own scheduler configuration."""
     name = str(scheduler_config.get("_class_name", ""))
     if "FlowMatch" in name or scheduler_config.get("use_flow_sigmas"):
         return "flow"
@@ -91,8 +90,8 @@ def kind_of(scheduler_config: Mapping[str, Any]) -> ModelKind:
 
 
 _SQUARE = (1024, 1024)
-# Solvers of flows, by what a family's pipeline hands its scheduler: nothing, a shift for the picture size (`mu`), noise
-# levels of its own, or levels that others than its own solver read wrongly.
+# Flow solvers, by what a family's pipeline passes to its scheduler: nothing, a shift for the picture size (`mu`), its
+# own noise levels, or levels that only its own solver reads correctly.
 _ANY = ("flow_euler", "flow_heun", "dpmpp_2m", "dpmpp_2s", "unipc", "deis", "sa_solver")
 _SHIFTED = ("flow_euler", "dpmpp_2m", "dpmpp_2s", "unipc", "deis")
 _LEVELS = ("flow_euler", "unipc")
@@ -100,7 +99,7 @@ _OWN = ("flow_euler",)
 
 
 def _variants(name: str, *more: str) -> tuple[str, ...]:
-    """A text-to-image pipeline and those that start from pictures, by the names that diffusers gives them."""
+    """Class names of a text-to-image pipeline and of its variants that start from pictures."""
     return tuple(f"{name}{kind}Pipeline" for kind in ("", "Img2Img", "Inpaint", *more))
 
 
@@ -231,9 +230,9 @@ _BUILT_IN = (
 
 FAMILIES = Registry("model family", _BUILT_IN)
 register_family = FAMILIES.register
-# What is taken for granted of a pipeline that no entry names.
+# Assumed for pipelines without an entry.
 UNKNOWN = Family("other", "Another family", pipelines=("DiffusionPipeline",), style="unknown")
-# By a part of a pipeline's class name: the pictures that a call needs besides the prompt.
+# Pictures that a call needs besides the prompt, by a part of the pipeline's class name.
 PICTURES = {
     "Img2Img": ("image",),
     "Inpaint": ("image", "mask_image"),
@@ -252,11 +251,11 @@ _STEERED_BY_MASK = ("StableDiffusion3ControlNetInpaintingPipeline", "QwenImageCo
 
 
 def family_of(pipeline: str, scheduler_config: Mapping[str, Any] | None = None) -> Family:
-    """The family of a pipeline class, by its name; what no entry names has the usual properties.
+    """The family of a pipeline class; `UNKNOWN` if there is no entry.
 
     Args:
-        pipeline: As in `model_index.json`.
-        scheduler_config: The model's, where families of one pipeline differ in it.
+        pipeline: Class name, as in `model_index.json`.
+        scheduler_config: The model's scheduler configuration, which distinguishes families with the same pipeline.
     """
     config = scheduler_config or {}
     for family in FAMILIES.values():
@@ -267,7 +266,7 @@ def family_of(pipeline: str, scheduler_config: Mapping[str, Any] | None = None) 
 
 
 def needed_inputs(family: Family, pipeline: str) -> tuple[str, ...]:
-    """The arguments that a call of a pipeline cannot do without."""
+    """The required arguments of a pipeline call."""
     if pipeline in _STEERED_BY_MASK:
         return (*family.inputs, "control_image", "control_mask")
     pictures = [name for part, names in PICTURES.items() if part in pipeline for name in names]

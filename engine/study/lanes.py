@@ -1,4 +1,4 @@
-"""A lane: a scheduler with a step count and overrides, and the configurations known to be wrong. Imports no torch."""
+"""A lane, which is a scheduler with a step count and overrides, and checks of its configuration. Imports no torch."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from engine.study.families import UNKNOWN, Family, kind_of
 from engine.study.schedulers import SCHEDULERS, SPACINGS, ModelKind, Scheduler
 
 MAX_STEPS = 1000
-# Classes that take the timestep before to be t - 1000 // steps, wherever their own list puts it.
+# Classes that assume the next timestep to be t - 1000 // steps, whatever their own list says.
 FIXED_STRIDE = {"DDIMScheduler": "DDIM", "PNDMScheduler": "PNDM"}
 # Classes that ignore `rescale_betas_zero_snr`.
 DROP_ZERO_SNR = frozenset(
@@ -21,16 +21,16 @@ DROP_ZERO_SNR = frozenset(
         *("DEISMultistep", "SASolver", "DPMSolverSinglestep"),
     )
 )
-# Classes that raise where a model predicts the picture itself.
+# Classes that raise if a model predicts the picture itself.
 NO_SAMPLE_PREDICTION = frozenset(
     f"{name}Scheduler"
     for name in ("EulerAncestralDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverSDE", "PNDM")
 )
-# Choices of a solver with the value they usually have; any other was meant for the class that a model came with.
+# Solver settings with their usual values; other values are meant for the class that a model came with.
 USUAL = {"lower_order_final": True, "euler_at_final": False, "predict_x0": True, "interpolation_type": "linear"}
-# From how many steps on Karras levels fail on schedules without signal (diffusers #12771): cosine, zero terminal SNR.
+# Steps from which Karras levels fail on schedules without signal (diffusers #12771): cosine, zero terminal SNR.
 KARRAS_FAILS = {"DPMSolverMultistepScheduler": (4, 21), "UniPCMultistepScheduler": (6, 21)}
-# Classes whose times are not those of models trained on discrete timesteps.
+# Classes with a time axis of their own, unlike that of models trained on discrete timesteps.
 OTHER_TIME_AXES = ("IPNDM",)
 
 
@@ -39,12 +39,12 @@ class Lane:
     """A scheduler at a number of steps.
 
     Attributes:
-        key: Name within studies and cache, `scheduler:steps`.
-        scheduler: The table entry.
+        key: `scheduler:steps`, its name in studies and caches.
+        scheduler: The registered entry.
         steps: `num_inference_steps`.
         overrides: Scheduler configuration on top of the model's and the entry's.
-        description: One line for people.
-        schedule: Its timesteps or sigmas, where they are not left to the class.
+        description: One line for readers.
+        schedule: Custom timesteps or sigmas; None to leave them to the class.
     """
 
     key: str
@@ -56,21 +56,21 @@ class Lane:
 
     @property
     def label(self) -> str:
-        """Name for people, with the step count."""
+        """Display name with the step count."""
         return f"{self.scheduler.label} {self.steps}"
 
     @property
     def config(self) -> dict[str, Any]:
-        """All configuration this lane sets, the entry's overlaid by its own."""
+        """The scheduler configuration that this lane sets: the entry's, overridden by its own."""
         return {**self.scheduler.overrides, **self.overrides}
 
     @property
     def scheduler_class(self) -> str:
-        """Name of the class of its scheduler."""
+        """Class name of its scheduler."""
         return self.scheduler.target.rpartition(":")[2]
 
     def at(self, steps: int) -> "Lane":
-        """The lane with another number of steps; a list of its own is left to the class."""
+        """The lane with another number of steps, without its custom schedule."""
         key = f"{self.key.rpartition(':')[0]}:{steps}"
         schedule = align_your_steps(steps) if self.scheduler.levels == "ays" else None
         return self if steps == self.steps else replace(self, key=key, steps=steps, schedule=schedule)
@@ -81,8 +81,8 @@ class Finding:
     """Something noteworthy about a lane's configuration; an "error" is refused.
 
     Attributes:
-        code: Stable name of what was found.
-        message: What is found, and the remedy if there is one.
+        code: Stable name of the finding.
+        message: The problem, and the remedy if there is one.
     """
 
     severity: Literal["error", "warning", "info"]
@@ -98,7 +98,7 @@ def parse_lane(text: str) -> Lane:
     """
     lanes = parse_lanes(text)
     if len(lanes) > 1:
-        raise StudyError(f"Lane {text!r} names {len(lanes)} step counts; one is meant here, e.g. 'dpmpp_2m:20'.")
+        raise StudyError(f"Lane {text!r} has {len(lanes)} step counts; give one here, e.g. 'dpmpp_2m:20'.")
     return lanes[0]
 
 
@@ -115,7 +115,7 @@ def parse_lanes(text: str) -> list[Lane]:
 
 
 def known_schedule(entry: Scheduler, steps: int) -> CustomSchedule | None:
-    """The list of timesteps or sigmas that belongs to an entry; None if its class places them.
+    """The schedule that belongs to an entry; None if its class computes it.
 
     Raises:
         StudyError: The entry was tuned for another number of steps.
@@ -129,7 +129,7 @@ def known_schedule(entry: Scheduler, steps: int) -> CustomSchedule | None:
 
 
 def for_family(lane: Lane, family: Family) -> Lane:
-    """The lane with the list that was published for a family, where there is one for each."""
+    """The lane with the Align Your Steps list of the family: SDXL has its own."""
     if lane.scheduler.levels == "ays" and family.key == "sdxl" and lane.schedule == align_your_steps(lane.steps):
         return replace(lane, schedule=align_your_steps(lane.steps, "sdxl"))
     return lane
@@ -169,16 +169,16 @@ def check_lane(lane: Lane, model_config: Mapping[str, Any], family: Family = UNK
     Args:
         lane: The lane.
         model_config: The model's own scheduler configuration (`scheduler/scheduler_config.json`).
-        family: The model's family, which may narrow down the solvers.
+        family: The model's family, which may restrict the solvers.
     """
     unfit = _unfit(lane, kind_of(model_config), family)
     return [*unfit, *_findings(lane, {**model_config, **lane.config}, model_config, family)]
 
 
 def fitting(kind: ModelKind, family: Family) -> list[Scheduler]:
-    """The schedulers of the table that suit a kind of models and a family; distilled ones only where named.
+    """The registered schedulers that suit a kind of model and a family; distilled ones only if the family names them.
 
-    Entries that differ from others in their noise levels alone are not among them.
+    Entries that differ from others only in their noise levels are left out.
     """
     suitable = (entry for entry in SCHEDULERS.values() if kind in entry.solves and not entry.levels)
     if family.solvers:
@@ -187,7 +187,7 @@ def fitting(kind: ModelKind, family: Family) -> list[Scheduler]:
 
 
 def fitting_lanes(model_config: Mapping[str, Any], family: Family, steps: int) -> list[Lane]:
-    """A lane of so many steps for every scheduler that suits a model and has no known fault there."""
+    """A lane for every scheduler that suits a model and has no known error there."""
     lanes = [Lane(f"{entry.key}:{steps}", entry, steps) for entry in fitting(kind_of(model_config), family)]
     return [
         lane
@@ -196,10 +196,10 @@ def fitting_lanes(model_config: Mapping[str, Any], family: Family, steps: int) -
     ]
 
 
-# What models of each kind predict, for people.
+# What models of each kind predict, for messages.
 _PREDICTS: dict[ModelKind, str] = {
     "discrete": "predicts noise or velocity at discrete timesteps",
-    "flow": "predicts flow (it came with a scheduler of flows)",
+    "flow": "predicts flow (it came with a flow scheduler)",
     "edm": "was trained with the preconditioning of EDM, at continuous noise levels",
     "continuous": "was trained at continuous noise levels",
     "cogvideox": "has the shifted noise schedule of CogVideoX",
@@ -207,7 +207,7 @@ _PREDICTS: dict[ModelKind, str] = {
 
 
 def _unfit(lane: Lane, kind: ModelKind, family: Family) -> Iterator[Finding]:
-    """Refuses a solver that is made for models of another kind, or reads the levels of the pipeline wrongly."""
+    """Refuses a solver that is made for models of another kind, or misreads the levels of the pipeline."""
     by_target = {entry.target for entry in fitting(kind, family)}
     names = ", ".join(entry.key for entry in fitting(kind, family))
     if kind not in lane.scheduler.solves:
@@ -273,7 +273,7 @@ def _findings(
         yield Finding(
             "error",
             "other_time_axis",
-            f"{name} is for models with a time axis of its own; this model counts discrete timesteps.",
+            f"{name} has its own time axis; this model uses discrete timesteps.",
         )
     if config.get("clip_sample") and lane.config.get("clip_sample"):
         yield Finding(
@@ -288,7 +288,7 @@ def _findings(
             "error",
             "zero_snr_dropped",
             f"the model's noise schedule ends without any signal (rescale_betas_zero_snr), which {name} ignores: its "
-            "noise levels are others than the model was trained on.",
+            "noise levels differ from those in training.",
         )
     if config.get("use_karras_sigmas") and name in KARRAS_FAILS and not lane.schedule:
         cosine, zero = KARRAS_FAILS[name]

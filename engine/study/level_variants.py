@@ -1,4 +1,4 @@
-"""Entries of the table of schedulers that differ from others in where their noise levels lie. Imports no torch."""
+"""Scheduler entries that differ from others only in the placement of their noise levels. Imports no torch."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engine.study.schedulers import Scheduler
 
-# Of each solver, the ways of placing levels that its class knows and that have no entry of their own. Other
-# solvers know some of them too, as settings of a [[lane]].
+# Placements that each solver's class knows and that have no entry of their own. Other solvers know some of them too,
+# as settings of a [[lane]].
 _VARIANTS = {
     "dpmpp_2m": ("ays", "beta", "exponential", "lu"),
     "euler": ("ays", "beta", "exponential"),
     "heun": ("ays", "beta", "exponential"),
 }
-# Name for people, setting, source.
+# Label, setting, source.
 _LEVELS = {
     "ays": ("AYS", "", "levels of Align Your Steps, Sabour et al. 2024, arXiv:2404.14507"),
     "beta": ("beta", "use_beta_sigmas", "levels by quantiles of Beta(0.6, 0.6), Lee et al. 2024, arXiv:2407.12173"),
@@ -24,7 +24,7 @@ _LEVELS = {
 
 
 def level_variants(entries: Iterable["Scheduler"]) -> Iterator["Scheduler"]:
-    """The variants of those entries that have any."""
+    """The variants of these entries, for those that have any."""
     for entry in entries:
         for levels in _VARIANTS.get(entry.key, ()):
             label, setting, note = _LEVELS[levels]

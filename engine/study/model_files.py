@@ -1,4 +1,4 @@
-"""Which files of a pipeline folder diffusers loads, whether they are whole, and what is among them. No torch."""
+"""Which files of a pipeline folder diffusers loads, and whether they are complete. Imports no torch."""
 
 import ast
 import importlib.util
@@ -19,7 +19,7 @@ _WEIGHTS = re.compile(
     r"(?P<shard>-\d{5}-of-\d{5})?(?:\.(?P<late>[A-Za-z0-9_]+))?\.safetensors"
 )
 _PICKLED = ("*.bin", "*.ckpt", "*.pt", "*.pth")
-# Tried in this order where parts have no plain weights.
+# Tried in this order if parts have no plain weights.
 VARIANTS = ("fp16", "bf16", "fp32", "non_ema", "ema")
 
 
@@ -28,7 +28,7 @@ class IncompleteError(ModelError):
 
 
 def parts_of(index: Mapping[str, Any]) -> list[str]:
-    """The parts of a pipeline that are loaded, by the entries of its `model_index.json`."""
+    """Names of the pipeline parts that are loaded, according to `model_index.json`."""
     left_out, taken = set(skipped_parts(index)), arguments_of(str(index.get("_class_name")))
     named = (name for name, value in index.items() if is_part(value) and name not in left_out)
     return sorted(name for name in named if taken is None or name in taken)
@@ -36,7 +36,7 @@ def parts_of(index: Mapping[str, Any]) -> list[str]:
 
 @lru_cache(maxsize=32)
 def arguments_of(pipeline: str, method: str = "__init__") -> frozenset[str] | None:
-    """What a pipeline class takes, read from the source of diffusers without importing it; None if that doesn't tell.
+    """The parameters of a pipeline class, read from the source of diffusers without importing it; None if unknown.
 
     Args:
         pipeline: Name of the class.
@@ -56,19 +56,19 @@ def arguments_of(pipeline: str, method: str = "__init__") -> frozenset[str] | No
 
 
 def is_part(value: object) -> bool:
-    """Whether an entry of model_index.json names a part: [library, class], not a setting and not [null, null]."""
+    """Whether an entry of model_index.json is a part, [library, class], and not a setting or [null, null]."""
     return isinstance(value, list) and len(value) == 2 and all(value)
 
 
 def skipped_parts(index: Mapping[str, Any]) -> list[str]:
-    """Parts that are passed as None: the safety checker with its eyes, and those a model was saved without."""
+    """Parts that are passed as None: the safety checker, its encoder, and those the model was saved without."""
     checked = {"safety_checker", "feature_extractor", "image_encoder"} if "safety_checker" in index else set[str]()
     without = {name for name, value in index.items() if value == [None, None]}
     return sorted((checked & index.keys()) | without)
 
 
 def variant_of(folder: Path, index: Mapping[str, Any]) -> str | None:
-    """The weight variant diffusers has to be asked for, so that every part is found; None for the plain ones."""
+    """The `variant` with which diffusers finds the weights of every part; None for plain weights."""
     found = {part: _variants(folder / part) for part in parts_of(index)}
     lacking = [set(variants) for variants in found.values() if variants and None not in variants]
     if not lacking:
@@ -86,10 +86,10 @@ def own_variant(folder: Path) -> str | None:
 
 
 def loaded_files(folder: Path, index: Mapping[str, Any]) -> Iterator[Path]:
-    """The files that are loaded, checked to be whole, in a fixed order.
+    """The files that are loaded, checked for completeness, in a fixed order.
 
     Raises:
-        ModelError: A file is damaged, or only pickled weights are there.
+        ModelError: A file is damaged, or there are only pickled weights.
         IncompleteError: Files are missing.
     """
     variant = variant_of(folder, index)
@@ -98,7 +98,7 @@ def loaded_files(folder: Path, index: Mapping[str, Any]) -> Iterator[Path]:
         here = folder / part
         if not here.is_dir():
             raise IncompleteError(
-                f"{folder}: the folder '{part}' named in model_index.json is missing; fetch it again."
+                f"{folder}: the folder '{part}' named in model_index.json is missing; download the model again."
             )
         yield from _settings(here)
         for file in weight_files(here, variant):
@@ -107,7 +107,7 @@ def loaded_files(folder: Path, index: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def configurations(folder: Path, index: Mapping[str, Any]) -> Iterator[Path]:
-    """The files that say how the parts are made, without their weights, in a fixed order."""
+    """The configuration files of the parts, without weights, in a fixed order."""
     yield folder / "model_index.json"
     for part in parts_of(index):
         if (folder / part).is_dir():
@@ -119,10 +119,10 @@ def _settings(folder: Path) -> list[Path]:
 
 
 def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
-    """The safetensors files of a part: those of the variant if it has them, else the plain ones; none needed: none.
+    """The safetensors files of a part: those of the variant if any, else the plain ones; empty if it needs none.
 
     Raises:
-        ModelError: Only pickled weights are there.
+        ModelError: There are only pickled weights.
         IncompleteError: Weights are missing.
     """
     by_variant = _variants(folder)
@@ -133,20 +133,20 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
     pickled = [file.name for pattern in _PICKLED for file in sorted(folder.glob(pattern))]
     if pickled:
         raise ModelError(
-            f"{folder} holds only pickled weights ({pickled[0]}), which can run code when loaded; only safetensors "
-            "are read. Convert them: load the pipeline once where you trust it and call save_pretrained()."
+            f"{folder} has only pickled weights ({pickled[0]}), which can run code when loaded; only safetensors files "
+            "are read. To convert them, load the pipeline where you trust it and call save_pretrained()."
         )
     if (folder / "config.json").is_file():
         others = ", ".join(file.name for file in sorted(folder.glob("*.safetensors"))[:3])
-        known = f" ({others} is not a name that is looked for)" if others else ""
+        known = f" (diffusers does not load {others})" if others else ""
         if by_variant:
             known = f" of a variant that every other part has ({others})"
-        raise IncompleteError(f"{folder} holds no weights (*.safetensors){known}; fetch the model again.")
+        raise IncompleteError(f"{folder} has no weights (*.safetensors){known}; download the model again.")
     return []
 
 
 def check_whole(file: Path) -> None:
-    """Compares a safetensors file's header with its length, which finds files cut short.
+    """Compares the header of a safetensors file with its length, which finds truncated files.
 
     Raises:
         ModelError: They don't agree.
@@ -157,16 +157,16 @@ def check_whole(file: Path) -> None:
             header: Any = json.loads(stream.read(length)) if length < 200_000_000 else None
         ends = [int(value["data_offsets"][1]) for key, value in header.items() if key != "__metadata__"]
     except (struct.error, ValueError, OSError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{file} is damaged: no safetensors header ({error}). Fetch it again.") from error
+        raise ModelError(f"{file} is damaged: no safetensors header ({error}). Download it again.") from error
     end = max(ends, default=0)
     if file.stat().st_size != 8 + length + end:
         raise ModelError(
-            f"{file} is damaged: {file.stat().st_size:,} bytes instead of {8 + length + end:,}. Fetch it again."
+            f"{file} is damaged: {file.stat().st_size:,} bytes instead of {8 + length + end:,}. Download it again."
         )
 
 
 def file_digest(file: Path) -> str:
-    """SHA-256 of a file; in the hub's cache large files are links to blobs named by it."""
+    """SHA-256 of a file; large files of the hub cache are links to blobs named by it, and not read."""
     blob = file.resolve().name
     if file.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob):
         return blob
@@ -178,7 +178,7 @@ def file_digest(file: Path) -> str:
 
 
 def read_json(path: Path, name: str) -> dict[str, Any] | None:
-    """A JSON object of a model; None if there is no such file, or something else in it.
+    """A JSON object of a model; None if the file is missing or holds no object.
 
     Raises:
         ModelError: It cannot be read.
@@ -193,7 +193,7 @@ def read_json(path: Path, name: str) -> dict[str, Any] | None:
 
 
 def _variants(folder: Path) -> dict[str | None, list[Path]]:
-    """Weight files of a part by variant; of whole files and shards of one variant, those that are loaded."""
+    """Weight files of a part by variant; if one has both whole files and shards, those that diffusers loads."""
     whole: dict[str | None, list[Path]] = {}
     shards: dict[str | None, list[Path]] = {}
     for file in sorted(folder.glob("*.safetensors")):
@@ -211,4 +211,4 @@ def _check_shards(folder: Path, variant: str | None) -> None:
             continue
         for shard in set(((read_json(index_file, folder.name) or {}).get("weight_map") or {}).values()):
             if not (folder / shard).exists():
-                raise IncompleteError(f"{folder} lacks '{shard}'; fetch the model again.")
+                raise IncompleteError(f"{folder} lacks '{shard}'; download the model again.")

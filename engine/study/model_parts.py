@@ -1,4 +1,4 @@
-"""What a study puts into a model: another pipeline class, a ControlNet, LoRA files. Imports no torch."""
+"""Changes of a study to a model: another pipeline class, a ControlNet, LoRA files. Imports no torch."""
 
 import re
 from dataclasses import dataclass, replace
@@ -14,12 +14,12 @@ from engine.study.source import ModelSource, configured, hub_file
 
 @dataclass(frozen=True)
 class PartFile:
-    """A file or folder that is put into a model.
+    """A file or folder that is added to a model.
 
     Attributes:
-        path: Where it lies.
-        digest: SHA-256 of what is loaded of it.
-        scale: How strongly it counts.
+        path: Absolute path.
+        digest: SHA-256 of the files that are loaded.
+        scale: Weight of a LoRA.
     """
 
     path: str
@@ -29,13 +29,13 @@ class PartFile:
 
 @dataclass(frozen=True)
 class ModelParts:
-    """Changes to a model that make another one of it.
+    """Changes to a model, which make it another model.
 
     Attributes:
-        pipeline: Name of a pipeline class of diffusers that takes the place of the model's own.
+        pipeline: Name of the diffusers pipeline class to use instead of the model's own.
         controlnet: A ControlNet.
         lora: LoRA files.
-        config: The folder that tells how the parts of a single-file checkpoint are made.
+        config: Folder with the configurations of a single-file checkpoint.
     """
 
     pipeline: str = ""
@@ -44,7 +44,7 @@ class ModelParts:
     config: Path | None = None
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Whether there are any changes."""
         return bool(self.pipeline or self.controlnet or self.lora or self.config)
 
     def spec(self) -> dict[str, Any]:
@@ -63,15 +63,15 @@ def read_parts(table: Table, folder: Path | None) -> ModelParts:
     """Reads `class`, `controlnet`, `lora` and `config` of a `[pipeline]` table.
 
     Raises:
-        StudyError: A value of the wrong kind, or a file that is not there.
+        StudyError: A value of the wrong kind, or a missing file.
         ModelError: Weights are missing, damaged or pickled.
     """
     name = table.text("class", "")
     if name and not re.fullmatch(r"[A-Za-z0-9]+Pipeline", name):
-        raise table.error("class", f"must name a pipeline class of diffusers, not {name!r}")
+        raise table.error("class", f"must name a diffusers pipeline class, not {name!r}")
     controlnet, config = table.text("controlnet", ""), table.text("config", "")
     if controlnet and not name:
-        raise table.error("controlnet", 'needs a class, too, e.g. class = "StableDiffusionControlNetPipeline"')
+        raise table.error("controlnet", 'also needs a class, e.g. class = "StableDiffusionControlNetPipeline"')
     return ModelParts(
         name,
         _controlnet(table, controlnet, folder) if controlnet else None,
@@ -81,16 +81,16 @@ def read_parts(table: Table, folder: Path | None) -> ModelParts:
 
 
 def equipped(source: ModelSource, parts: ModelParts) -> ModelSource:
-    """A model with other parts in it, which is another model; a single file gets its configurations.
+    """A model with the changes applied, which is another model; a single file gets its configurations.
 
     Raises:
-        ModelError: A single file without configurations, or configurations for anything else.
+        ModelError: A single file without configurations, or configurations for another kind of model.
     """
     if source.kind == "file" and source.folder is None:
         if not parts.config:
             raise ModelError(
                 f"Model '{source.name}' is a single file. Add a table [pipeline] with config = \"folder or hub id\": "
-                "a diffusers folder of the same model, which needs no weights."
+                "a diffusers folder of the same model; it needs no weights."
             )
         source = configured(source, parts.config)
         parts = replace(parts, config=None)
@@ -114,13 +114,13 @@ def _controlnet(table: Table, text: str, folder: Path | None) -> PartFile:
 
 
 def _folder(table: Table, key: str, file: str, text: str, folder: Path | None) -> Path:
-    """A folder that a study names, or that of a model of the hub that is on this machine."""
+    """The folder that a study names, or that of a downloaded hub model."""
     place = (folder or Path.cwd()) / Path(text).expanduser()
     if place.is_dir():
         return place.resolve()
     found = hub_file(text, file) if re.fullmatch(r"[\w.-]+/[\w.-]+", text) else None
     if found is None:
-        raise table.error(key, f"'{text}' is no folder, and no model of the hub that is on this machine")
+        raise table.error(key, f"'{text}' is neither a folder nor a hub model on this machine")
     return found.parent
 
 
@@ -134,7 +134,7 @@ def _lora(table: Table, text: str, folder: Path | None) -> PartFile:
     try:
         scale = float(match[2] or 1.0)
     except ValueError:
-        raise table.error("lora", f"{match[2]!r} is no number") from None
+        raise table.error("lora", f"{match[2]!r} is not a number") from None
     try:
         check_whole(file)
     except ModelError as error:

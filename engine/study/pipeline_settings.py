@@ -1,6 +1,6 @@
-"""The `[pipeline]` table of a study: further arguments of the pipeline's call, and what is put into the model.
+"""The `[pipeline]` table of a study: further arguments of the pipeline call, and changes to the model.
 
-It names files of this machine, so it is read from study files and the command line only, never from a field of a page.
+It names local files, so it is read only from study files and the command line, never from a form of the dashboard.
 Imports no torch.
 """
 
@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from engine.study.model_parts import ModelParts, read_parts
 from engine.study.reading import Table
 
-# What a study says elsewhere, what the lab sets itself, and what is no plain value.
+# Arguments that a study sets elsewhere.
 SAID_ELSEWHERE = {
     "prompt": "prompts",
     "negative_prompt": "negative_prompt",
@@ -45,9 +45,9 @@ class PictureFile:
     """A picture that a pipeline starts from.
 
     Attributes:
-        name: Of the file, without its folder.
+        name: File name without its folder.
         digest: SHA-256 of the file.
-        data: The file as it was when the study was read, so that what is drawn is what the digest names.
+        data: The file's contents when the study was read, which the digest identifies.
         remark: Where it came from, if not from the file that the study names.
     """
 
@@ -66,19 +66,19 @@ class PictureFile:
         """The picture, not decoded yet.
 
         Raises:
-            OSError: It is none, or of another format than `PICTURE_FORMATS`.
+            OSError: It is not a picture, or its format is not one of `PICTURE_FORMATS`.
         """
         return Image.open(io.BytesIO(self.data), formats=PICTURE_FORMATS)
 
 
 @dataclass(frozen=True)
 class PipelineSettings:
-    """Further arguments of the pipeline's call.
+    """Further arguments of the pipeline call.
 
     Attributes:
         arguments: Plain values by name.
         pictures: Picture files by name, e.g. `image` and `mask_image`.
-        parts: What is put into the model; it makes another model, so it is no part of `identity`.
+        parts: Changes to the model, which are part of its fingerprint and therefore not of `identity`.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class PipelineSettings:
         return bool(self.arguments or self.pictures)
 
     def identity(self) -> dict[str, Any]:
-        """What of it changes pixels: values, and the contents of files rather than their names."""
+        """Everything that changes pixels: values, and the contents of files rather than their names."""
         return {**self.arguments, **{name: picture.digest for name, picture in self.pictures.items()}}
 
     def spec(self) -> dict[str, Any]:
@@ -104,20 +104,20 @@ def read_pipeline(table: Table, folder: Path | None, kept: FindPicture | None = 
 
     Args:
         table: The table, empty if the study has none.
-        folder: Where relative paths start.
+        folder: Base of relative paths.
         kept: Finds pictures whose files are gone.
 
     Raises:
-        StudyError: A key that is said elsewhere, a value that is no plain data, or a picture that is not there.
+        StudyError: A key that is set elsewhere, a value that is not plain data, or a missing picture.
     """
     parts = read_parts(table, folder)
     arguments: dict[str, Any] = {}
     pictures: dict[str, PictureFile] = {}
     for name, value in table.rest().items():
         if name in SAID_ELSEWHERE:
-            raise table.error(name, f"is said elsewhere in a study: {SAID_ELSEWHERE[name]}")
+            raise table.error(name, f"is set elsewhere in a study: {SAID_ELSEWHERE[name]}")
         if name in SET_BY_THE_LAB:
-            raise table.error(name, "is set by the lab itself; leave it out")
+            raise table.error(name, "is set by the lab itself; remove it")
         if (named := _named_picture(name, value)) is not None:
             pictures[name] = _picture(table, name, *named, folder, kept)
             continue

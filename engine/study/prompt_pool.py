@@ -1,4 +1,4 @@
-"""Prompts that a decision draws from: a file of the study's, those that come with the model's kind, or its own."""
+"""The prompts that a decision draws from: the study's pool file, the pool for the model, or the study's prompts."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ GENERAL_POOL = DATA / "prompts" / "general_500.txt"
 
 
 def pool_prompts(study: Study, source: ModelSource) -> tuple[str, ...]:
-    """The pool of a study, each prompt once.
+    """The pool of a study, without duplicates.
 
     Raises:
-        StudyError: The file is missing, is no text, or holds no prompt.
+        StudyError: The file is missing, not UTF-8 text, or has no prompts.
     """
     if study.decide.pool is not None:
         return read_prompts(Path(study.decide.pool))
@@ -25,13 +25,13 @@ def pool_prompts(study: Study, source: ModelSource) -> tuple[str, ...]:
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:
-    """Prompts of a file, one a line; lines that begin with # say something about it.
+    """The prompts of a file, one per line, without duplicates; lines that start with # are comments.
 
     Args:
-        path: Absolute, or looked for in the working folder and then in `data/`.
+        path: Absolute, or relative to the working folder or `data/`.
 
     Raises:
-        StudyError: The file is missing, is no text, or holds no prompt.
+        StudyError: The file is missing, not UTF-8 text, or has no prompts.
     """
     found = next((file for file in (path, DATA / path) if file.is_file()), None)
     if found is None:
@@ -42,5 +42,5 @@ def read_prompts(path: Path) -> tuple[str, ...]:
         raise StudyError(f"[decide] pool: {found} cannot be read as UTF-8 text: {error}.") from error
     prompts = tuple(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
     if not prompts:
-        raise StudyError(f"[decide] pool: {found} holds no prompt.")
+        raise StudyError(f"[decide] pool: {found} has no prompts.")
     return prompts

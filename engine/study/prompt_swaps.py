@@ -1,4 +1,4 @@
-"""From a study's commitment settings to the runs whose prompt changes, with identities. Imports no torch."""
+"""Turns a study's commitment settings into runs whose prompt is swapped, with identities. Imports no torch."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -7,18 +7,18 @@ from engine.study.cells import Cell, cells, digest
 from engine.study.source import ModelSource
 from engine.study.study import Study
 
-# Raised whenever a change of ours alters what such a run gives.
+# Raised whenever a change of our code alters the result of such a run.
 COMMITMENT_VERSION = 1
 
 
 @dataclass(frozen=True)
 class Swap:
-    """One run that begins as one cell and ends as another of the same lane and seed.
+    """A run that starts as one cell and ends as another of the same lane and seed.
 
     Attributes:
-        first: The cell with the prompt that it begins with.
-        second: The cell with the prompt that it ends with.
-        share: Share of the denoiser calls that have the first prompt; 0 and 1 are the cells themselves.
+        first: The cell with the first prompt.
+        second: The cell with the second prompt.
+        share: Share of the denoiser calls that use the first prompt; 1 and 0 are the cells themselves.
     """
 
     first: Cell
@@ -27,7 +27,7 @@ class Swap:
 
     @cached_property
     def swap_id(self) -> str:
-        """Digest of all that changes its outcome."""
+        """Digest of everything that changes its result."""
         return digest([COMMITMENT_VERSION, self.first.trajectory_id, self.second.trajectory_id, self.share])[:32]
 
     def call(self, calls: int) -> int:
@@ -38,10 +38,10 @@ class Swap:
 
 
 def swaps(study: Study, model: ModelSource, device: str) -> list[Swap]:
-    """All changes of prompt of a study, pair by pair; empty if it has no commitment settings.
+    """All prompt swaps of a study, pair by pair; empty if it has no commitment settings.
 
     Raises:
-        StudyError: As in `plan.cells`.
+        StudyError: As in `cells`.
     """
     if study.commitment is None:
         return []

@@ -1,4 +1,4 @@
-"""Reading of checked values from TOML tables: each error names the key, the place and the remedy."""
+"""Reads checked values from TOML tables; each error names the key, the place and the remedy."""
 
 import dataclasses
 import importlib
@@ -19,7 +19,7 @@ _REQUIRED = object()
 
 
 class Table:
-    """A TOML table that hands out checked values and, at `finish`, refuses the keys nobody asked for."""
+    """A TOML table that returns checked values; `finish` refuses keys that were never read."""
 
     def __init__(self, data: Mapping[str, Any], where: str) -> None:
         self.where = where
@@ -47,7 +47,7 @@ class Table:
         if not isinstance(value, str):
             raise self.error(key, f"must be text, not {value!r}")
         if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise self.error(key, "holds a NUL character or half of a surrogate pair, which is no text; remove it")
+            raise self.error(key, "contains a NUL character or an unpaired surrogate, not valid text; remove it")
         return value
 
     def strings(self, key: str, default: Sequence[str]) -> tuple[str, ...]:
@@ -126,7 +126,7 @@ class Table:
         return self._get(key, default)
 
     def rest(self) -> dict[str, Any]:
-        """The keys nobody asked for; they count as asked for from now on."""
+        """The keys that were not read so far; they count as read from now on."""
         rest = {key: value for key, value in self._data.items() if key not in self._asked}
         self._asked.update(rest)
         return rest
@@ -145,7 +145,7 @@ class Table:
 def read_lanes(table: Table) -> list[Lane]:
     """Reads a `[[lane]]`: `key` ("mine:12"), `scheduler_class` or `scheduler`, `steps`, and configuration overrides.
 
-    A list of steps gives a lane for each; `timesteps` or `sigmas` are the schedule itself, and tell the steps.
+    A list of steps gives a lane for each; `timesteps` or `sigmas` set the schedule, and with it the steps.
 
     Raises:
         StudyError: A missing or contradicting value, or an unknown scheduler.
@@ -177,7 +177,7 @@ def _schedule(table: Table) -> CustomSchedule | None:
     """The `timesteps` or `sigmas` of a `[[lane]]`."""
     given = [kind for kind in ("timesteps", "sigmas") if kind in table]
     if len(given) > 1:
-        raise table.error("sigmas", "and 'timesteps' are two schedules; give one of them")
+        raise table.error("sigmas", "and 'timesteps' both set the schedule; give one of them")
     return custom_schedule(given[0], table.value(given[0]), table.where) if given else None
 
 
@@ -185,7 +185,7 @@ def custom_schedule(kind: str, value: Any, where: str) -> CustomSchedule:
     """A schedule from plain data.
 
     Raises:
-        StudyError: It is no list of finite numbers.
+        StudyError: It is not a list of finite numbers.
     """
     listed = list(value) if isinstance(value, list | tuple) else []
     numbers = [each for each in listed if isinstance(each, int | float) and not isinstance(each, bool)]
@@ -201,7 +201,7 @@ def _scheduler(table: Table, key: str) -> Scheduler:
     label = table.text("label", "")
     target = target if ":" in target or not target else f"diffusers:{target}"
     if key in SCHEDULERS and (target not in {"", SCHEDULERS[key].target} or base not in {"", key}):
-        raise table.error("key", f"'{key}' is {SCHEDULERS[key].label}; give another scheduler a key of its own")
+        raise table.error("key", f"'{key}' is {SCHEDULERS[key].label}; use another key for another scheduler")
     if key in SCHEDULERS:
         return dataclasses.replace(SCHEDULERS[key], label=label or SCHEDULERS[key].label)
     if target:
@@ -220,11 +220,11 @@ def _scheduler(table: Table, key: str) -> Scheduler:
 
 
 def read_plugins(names: Sequence[str], folder: Path | None) -> tuple[str, ...]:
-    """Imports plug-in modules, which register schedulers (and more) when imported.
+    """Imports plug-in modules, which register schedulers, metrics or families.
 
     Args:
-        names: Module names, or paths of .py files relative to the study's folder.
-        folder: Where relative paths start.
+        names: Module names, or paths of .py files.
+        folder: Base of relative paths.
 
     Raises:
         StudyError: A plug-in is missing or fails to import.
@@ -245,17 +245,17 @@ def read_plugins(names: Sequence[str], folder: Path | None) -> tuple[str, ...]:
 
 
 def _import_file(path: Path) -> None:
-    """Imports a .py file once under its own name, so that `name:Class` targets find it."""
+    """Imports a .py file once under its own name, so that `name:Class` targets resolve."""
     known = sys.modules.get(path.stem)
     if known is not None:
         if Path(getattr(known, "__file__", None) or "").resolve() == path.resolve():
             return
-        raise StudyError(f"Plug-in {path}: a module '{path.stem}' is loaded already; rename the file.")
+        raise StudyError(f"Plug-in {path}: a module '{path.stem}' is already loaded; rename the file.")
     if not path.is_file():
         raise StudyError(f"There is no plug-in file {path}.")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise StudyError(f"Plug-in {path} is no Python file.")
+        raise StudyError(f"Plug-in {path} is not a Python file.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     try:

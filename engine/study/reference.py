@@ -1,4 +1,4 @@
-"""The converged solution that lanes are compared with: which two solvers compute it. Imports no torch."""
+"""The `[reference]` table: which two solvers compute the converged solution. Imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,17 +17,17 @@ DEFAULT_TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class ReferenceSettings:
-    """Two independent solvers of high budget, for every prompt and seed of a study.
+    """Two independent high-budget solvers, run for every prompt and seed of a study.
 
-    The defaults take 100 and 99 denoiser calls: two second-order solvers on different noise schedules, which come as
-    close to the exact solution as several hundred steps of a first-order one.
+    The defaults take 100 and 99 denoiser calls: two second-order solvers on different noise schedules, as close to the
+    exact solution as several hundred steps of a first-order one.
 
     Attributes:
         lane: Its final latents and picture are the reference.
         check: Must agree with it.
-        tolerance: Largest relative L2 distance between their latents that counts as agreement; prompts and seeds
-            beyond have no ground truth and are left out.
-        chosen: Whether a study named the solvers itself.
+        tolerance: Largest relative L2 distance between their latents that counts as agreement; cells beyond it have
+            no ground truth and are left out.
+        chosen: Whether the study names the solvers itself.
     """
 
     lane: Lane
@@ -41,10 +41,10 @@ class ReferenceSettings:
 
 
 def read_reference(table: Table, *, given: bool) -> ReferenceSettings | None:
-    """Reads `[reference]`; None if the study has no such table, or it says `enabled = false`.
+    """Reads `[reference]`; None if the study has no such table, or with `enabled = false`.
 
     Raises:
-        StudyError: An unknown scheduler, one that draws noise, or both lanes are the same scheduler.
+        StudyError: An unknown scheduler, one that draws noise, or the same scheduler for both lanes.
     """
     enabled = table.value("enabled", given)
     if not isinstance(enabled, bool):
@@ -55,11 +55,11 @@ def read_reference(table: Table, *, given: bool) -> ReferenceSettings | None:
     tolerance = table.number("tolerance", DEFAULT_TOLERANCE, low=1e-6, high=1.0)
     table.finish()
     if lane.scheduler.key == check.scheduler.key:
-        raise table.error("check", f"must be another scheduler than lane ('{lane.key}'), or it checks nothing")
+        raise table.error("check", f"must use another scheduler than lane ('{lane.key}'), or it checks nothing")
     return ReferenceSettings(lane, check, tolerance, chosen) if enabled else None
 
 
-# Pairs that take the place of the default one for models it cannot solve.
+# Pairs that replace the default for models it cannot solve.
 _PAIRS: dict[ModelKind, tuple[str, str]] = {
     "discrete": ("euler:200", "ddim:500"),
     "flow": ("unipc:100", "flow_euler:200"),
@@ -70,15 +70,15 @@ _PAIRS: dict[ModelKind, tuple[str, str]] = {
 def fitting_reference(
     settings: ReferenceSettings | None, model_config: Mapping[str, Any], family: Family
 ) -> tuple[ReferenceSettings | None, str]:
-    """The reference that a model can have, and a word on it if that is not the one of the study.
+    """The reference that suits a model, with a note if it differs from the study's.
 
-    The default pair fails on noise schedules that end without signal, and solves no flows. Solvers that a study names
-    itself are never exchanged.
+    The default pair fails on noise schedules that end without signal, and can't solve flows. Solvers that the study
+    names itself are never replaced.
 
     Args:
-        settings: The study's.
+        settings: The study's settings.
         model_config: The model's own scheduler configuration.
-        family: The model's.
+        family: The model's family.
     """
     kind = kind_of(model_config)
     no_signal = model_config.get("rescale_betas_zero_snr") or model_config.get("beta_schedule") == "squaredcos_cap_v2"
@@ -92,7 +92,7 @@ def fitting_reference(
     why = "its noise schedule ends without signal" if kind == "discrete" else "it predicts something else"
     return (
         replace(settings, lane=lane, check=check),
-        f"Reference: {lane.key} checked by {check.key} in place of {settings.lane.key} and {settings.check.key}, "
+        f"Reference: {lane.key} checked by {check.key} instead of {settings.lane.key} and {settings.check.key}, "
         f"which cannot solve this model because {why}.",
     )
 

@@ -1,4 +1,4 @@
-"""A table of entries with unique keys: the lab's own and those of plug-ins. Imports no torch."""
+"""A registry of entries with unique keys, built-in ones and those of plug-ins. Imports no torch."""
 
 import re
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 
 
 class Entry(Protocol):
-    """What can stand in a registry."""
+    """What a registry can hold."""
 
     @property
     def key(self) -> str:
@@ -18,31 +18,31 @@ class Entry(Protocol):
 
     @property
     def label(self) -> str:
-        """Name for people."""
+        """Display name."""
 
     def check(self) -> None:
-        """Raises StudyError if the entry makes no sense."""
+        """Raises StudyError if the entry is malformed."""
 
 
 E = TypeVar("E", bound=Entry)
 
 
 class Registry(dict[str, E]):
-    """Entries by key, in the order they came."""
+    """Entries by key, in order of registration."""
 
     def __init__(self, kind: str, entries: Iterable[E], lists_all: str = "") -> None:
-        """Takes over the lab's own entries.
+        """Starts with the built-in entries.
 
         Args:
             kind: What an entry is, for messages: "scheduler".
-            entries: The lab's own.
+            entries: The built-in entries.
             lists_all: The command that lists all entries, if there is one.
         """
         super().__init__({entry.key: entry for entry in entries})
         self.kind, self._lists_all = kind, lists_all
 
     def check(self, entry: E) -> E:
-        """Checks an entry's form.
+        """Checks and returns an entry.
 
         Raises:
             StudyError: Its key or its content is malformed.
@@ -54,15 +54,15 @@ class Registry(dict[str, E]):
         return entry
 
     def register(self, entry: E) -> E:
-        """Adds an entry; the same one twice is harmless.
+        """Adds an entry; adding the same one again is allowed.
 
         Raises:
-            StudyError: The entry is malformed, or its key names another one already.
+            StudyError: The entry is malformed, or its key is taken by another one.
         """
         known = self.get(self.check(entry).key)
         if known is not None and known != entry:
             taken = f"{self.kind.capitalize()} key '{entry.key}' is taken by '{known.label}'"
-            raise StudyError(f"{taken}; give '{entry.label}' another.")
+            raise StudyError(f"{taken}; choose another key for '{entry.label}'.")
         self[entry.key] = entry
         return entry
 

@@ -1,6 +1,6 @@
-"""The table of schedulers: one entry carries all that is known about a scheduler. Imports no torch.
+"""The table of schedulers: an entry holds everything known about a scheduler. Imports no torch.
 
-A new scheduler is one entry, added here, or from outside with `register(Scheduler(...))`.
+A new scheduler is one entry, added here or in a plug-in with `register(Scheduler(...))`.
 """
 
 import importlib.metadata
@@ -21,13 +21,13 @@ from engine.study.level_variants import level_variants
 from engine.study.registry import Registry
 
 Calls = Literal["steps", "steps+1", "2*steps-1"]
-# What a model counts its time in: discrete timesteps of a noise schedule, the path of a flow, continuous noise levels
-# with the preconditioning of EDM or without it, or the shifted schedule of CogVideoX.
+# The time axis of a model: discrete timesteps of a noise schedule, the path of a flow, continuous noise levels with or
+# without EDM preconditioning, or the shifted schedule of CogVideoX.
 ModelKind = Literal["discrete", "flow", "edm", "continuous", "cogvideox"]
 
-# How noise levels are spaced; at most one may be on, and an entry of the table that sets one means it.
+# Settings that space the noise levels; at most one may be on.
 SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
-# Words that classes of solvers read differently, or not at all.
+# Settings that solver classes interpret differently, or ignore.
 ALGORITHMS = ("algorithm_type", "solver_type")
 
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -35,22 +35,22 @@ _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 @dataclass(frozen=True)
 class Scheduler:
-    """One way of going from noise to an image.
+    """A way from noise to an image.
 
     Attributes:
         key: Stable name, stored in the cache and used in lanes (`key:steps`).
-        label: Name for people.
-        target: `module:Class` of a diffusers scheduler class; imported only when a lane is built.
-        overrides: Configuration that makes the class this scheduler, on top of the model's own.
-        stochastic: Whether noise is drawn during sampling.
+        label: Display name.
+        target: `module:Class` of the scheduler class; imported only when a lane is built.
+        overrides: Configuration on top of the model's own.
+        stochastic: Whether it draws noise during sampling.
         order: Order of the solver in smooth regions.
-        calls: Expected denoiser calls for a number of steps. Used for estimates only; real calls are counted.
+        calls: Expected denoiser calls for a number of steps, for estimates only; real calls are counted.
         paper: Where the method was published.
-        note: What one should know before choosing it.
-        distilled: True if it is meant for distilled weights only (LCM, TCD).
-        kinds: The kinds of models it solves; none: told by the name of its class.
-        levels: Where its noise levels come from ("beta", "ays", "tuned"), of an entry that differs in nothing else.
-        schedule: Its only schedule, of an entry that was tuned.
+        note: What to know before choosing it.
+        distilled: Whether it is meant for distilled weights only (LCM, TCD).
+        kinds: The kinds of models it solves; empty to go by the class name.
+        levels: Placement of its noise levels ("beta", "ays", "tuned") if it differs from another entry only in that.
+        schedule: The only schedule of a tuned entry.
     """
 
     key: str
@@ -77,17 +77,17 @@ class Scheduler:
         return {"steps": steps, "steps+1": steps + 1, "2*steps-1": 2 * steps - 1}[self.calls]
 
     def check(self) -> None:
-        """Checks the form of the target.
+        """Checks the entry.
 
         Raises:
-            StudyError: It is malformed.
+            StudyError: The target is malformed.
         """
         if not _TARGET.fullmatch(self.target):
             raise StudyError(f"Scheduler '{self.key}': target {self.target!r} should read 'module:Class'.")
 
 
 def kinds_of_class(name: str) -> tuple[ModelKind, ...]:
-    """The kinds of models that a class of diffusers solves, by its name; any but flows for unknown classes."""
+    """The kinds of models that a diffusers class solves, by its name."""
     if "FlowMatch" in name:
         return ("flow",)
     if name.startswith("CogVideoX"):
@@ -99,7 +99,7 @@ def kinds_of_class(name: str) -> tuple[ModelKind, ...]:
     return ("discrete", "continuous")
 
 
-# Classes of diffusers that solve flows, too, with `use_flow_sigmas`.
+# Diffusers classes that also solve flows, with `use_flow_sigmas`.
 FLOW_SIGMAS = frozenset(
     {
         "DPMSolverMultistepScheduler",
@@ -317,7 +317,7 @@ _BUILT_IN = (
         "diffusers:FlowMatchEulerDiscreteScheduler",
         paper="Esser et al. 2024, arXiv:2403.03206",
         kinds=("flow",),
-        note="the solver that most models of flows come with",
+        note="the default of most flow models",
     ),
     Scheduler(
         "flow_heun",
@@ -352,7 +352,7 @@ _BUILT_IN = (
         {"use_karras_sigmas": True},
         paper=_EDM,
         kinds=("continuous",),
-        note="what Stable Video Diffusion comes with",
+        note="the default of Stable Video Diffusion",
     ),
     Scheduler(
         "cogvideox_ddim",
@@ -377,7 +377,7 @@ register = SCHEDULERS.register
 
 
 def class_version(target: str) -> str:
-    """What identifies the code behind a target: the diffusers release, or a digest of a plug-in's source.
+    """Identifies the code behind a target: the diffusers release, or a digest of a plug-in's source.
 
     Raises:
         StudyError: The module of the target cannot be found.

@@ -1,4 +1,4 @@
-"""Finding a model and saying what it is, from its files alone: no torch, no loading, no network."""
+"""Finds and describes models from their files alone: no torch, no loading, no network."""
 
 import re
 from collections.abc import Mapping
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 EXAMPLE_HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 BUNDLED = DATA / "bundled"
 BUNDLED_VIDEO = DATA / "video"
-# Models that come with the project, by name.
+# Models that are part of the project, by name.
 SHIPPED = {"bundled": BUNDLED, "bundled_video": BUNDLED_VIDEO}
-# Pipelines whose constructor mends old configurations.
+# Pipelines whose constructor updates old configurations.
 MENDED = frozenset(
     f"StableDiffusion{kind}Pipeline" for kind in ("", "Img2Img", "Inpaint", "PAG", "PAGImg2Img", "PAGInpaint")
 )
-# Schedulers that have `steps_offset`, 0 unless their configuration says otherwise, and those that clip by default.
+# Schedulers with a `steps_offset` (0 by default), and those that clip by default.
 WITH_OFFSET = frozenset(
     f"{name}Scheduler"
     for name in (
@@ -47,23 +47,23 @@ CLIPPING = frozenset({"DDIMScheduler", "DDPMScheduler"})
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model comes from and what its files say.
+    """Where a model comes from, and what its files say.
 
     Attributes:
-        name: As the study names it.
-        kind: "folder" (bundled ones too), "hub", "gaussian" for one that is computed and has no files, "memory" for a
-            pipeline that a program has loaded itself, or "file" for a single-file checkpoint.
-        folder: Where its files lie, of a single file its configurations; None for computed ones, and for hub models not
-            fetched yet.
-        revision: Commit of the hub, if one is known.
-        fingerprint: Digest of all files that are loaded; None while they are not here.
+        name: Its name in the study.
+        kind: "folder" (also bundled models), "hub", "gaussian" for a computed model without files, "memory" for a
+            pipeline that a program has loaded, or "file" for a single-file checkpoint.
+        folder: Folder of its files, or of the configurations of a single file; None for computed models and for hub
+            models that are not downloaded.
+        revision: Commit on the hub, if known.
+        fingerprint: Digest of all files that are loaded; None if they are not downloaded.
         pipeline: Pipeline class name.
-        size: Width and height in pixels of the model's own pictures.
-        scheduler_config: The scheduler configuration that came with it.
+        size: Native width and height in pixels.
+        scheduler_config: Its own scheduler configuration.
         bytes: Size of its weights.
-        prompted: Whether it reads text, or starts from a picture.
-        parts: What a study puts into it.
-        file: A single-file checkpoint.
+        prompted: Whether it takes text or a picture.
+        parts: Changes of the study to it.
+        file: The single-file checkpoint.
     """
 
     name: str
@@ -81,7 +81,7 @@ class ModelSource:
 
     @property
     def family(self) -> Family:
-        """The table's entry for this kind of model."""
+        """The registered family of this model."""
         return FAMILIES[self.name] if self.kind == "gaussian" else family_of(self.pipeline, self.scheduler_config)
 
     @property
@@ -91,13 +91,17 @@ class ModelSource:
 
     @property
     def model_id(self) -> str:
-        """Stable id: the first half of the fingerprint."""
+        """Stable id: the first 16 digits of the fingerprint.
+
+        Raises:
+            ModelError: The model is not downloaded.
+        """
         if self.fingerprint is None:
-            raise ModelError(f"Model '{self.name}' has not been fetched yet.")
+            raise ModelError(f"Model '{self.name}' is not downloaded yet.")
         return self.fingerprint[:16]
 
 
-# Pipelines that a program has loaded itself (engine/sampling/loaded.py), by the name they got there.
+# Pipelines loaded by a program (engine/sampling/loaded.py), by the name they get there.
 IN_MEMORY: dict[str, ModelSource] = {}
 
 
@@ -105,7 +109,7 @@ def find_model(name: str) -> ModelSource:
     """Finds a model: `bundled`, `gaussian`, a diffusers folder or single file, or a hub id `owner/name[@revision]`.
 
     Raises:
-        ModelError: It is missing, damaged, holds pickled weights only, or is no pipeline folder.
+        ModelError: It is missing, damaged, not a pipeline folder, or has only pickled weights.
     """
     if name in IN_MEMORY:
         return IN_MEMORY[name]
@@ -135,12 +139,12 @@ def find_model(name: str) -> ModelSource:
     try:
         return _from_folder(name, snapshot, "hub", snapshot.name)
     except IncompleteError:
-        # A download that was interrupted; fetching goes on from there.
+        # An interrupted download, which a run continues.
         return ModelSource(name, "hub", None, revision, None, "", None, {})
 
 
 def _from_file(path: Path) -> ModelSource:
-    """A single-file checkpoint, of which little is known without its configurations."""
+    """A single-file checkpoint; most of its properties are unknown without configurations."""
     check_whole(path)
     size = path.stat().st_size
     return ModelSource(str(path), "file", None, "", file_digest(path), "", None, {}, size, file=path.resolve())
@@ -150,7 +154,7 @@ def configured(source: ModelSource, folder: Path) -> ModelSource:
     """A single-file checkpoint with the configurations of a model folder, whose weights are not read.
 
     Raises:
-        ModelError: That is no model folder.
+        ModelError: The folder is not a model folder.
     """
     described = _from_folder(source.name, folder, "folder", "", weights=False)
     identity = sha256(f"{source.fingerprint}\0{described.fingerprint}".encode()).hexdigest()
@@ -162,13 +166,13 @@ def _from_folder(
 ) -> ModelSource:
     index = read_json(folder / "model_index.json", name) if folder.is_dir() else None
     if index is None:
-        raise ModelError(f"{folder} is no diffusers pipeline folder: it should hold a model_index.json.")
+        raise ModelError(f"{folder} is not a diffusers pipeline folder: it has no model_index.json.")
     pipeline = str(index.get("_class_name", ""))
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json", name) or {}
     family = family_of(pipeline, scheduler)
     denoiser = next((part for part in family.denoisers if is_part(index.get(part))), None)
     if denoiser is None:
-        raise ModelError(f"{folder}: {pipeline} has no {' or '.join(family.denoisers)} to watch.")
+        raise ModelError(f"{folder}: {pipeline} has no denoiser ({' or '.join(family.denoisers)}).")
     digest, size = sha256(), 0
     for file in loaded_files(folder, index) if weights else configurations(folder, index):
         digest.update(f"{file.relative_to(folder).as_posix()}\0{file_digest(file)}\n".encode())
@@ -192,12 +196,12 @@ def _from_folder(
 def as_the_pipeline_edits(
     pipeline: str, scheduler_config: Mapping[str, Any], denoiser_config: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Any]:
-    """Scheduler configuration and sample size after the pipeline's constructor, which mends those of old folders.
+    """Scheduler configuration and sample size after the pipeline's constructor, which updates those of old folders.
 
     Args:
         pipeline: Class name.
-        scheduler_config: As it stands in the model's files.
-        denoiser_config: As it stands in the model's files.
+        scheduler_config: As in the model's files.
+        denoiser_config: As in the model's files.
     """
     config, sample = dict(scheduler_config), denoiser_config.get("sample_size")
     if pipeline not in MENDED:
@@ -226,10 +230,10 @@ def _pixels_per_latent(folder: Path, name: str) -> int | None:
 
 
 def hub_file(repo: str, name: str, revision: str = "main") -> Path | None:
-    """A file of a repository of the hub, if it is on this machine.
+    """A file of a hub repository if it is downloaded, else None.
 
     Raises:
-        ModelError: The repository cannot have that name.
+        ModelError: The repository name is invalid.
     """
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
@@ -242,7 +246,7 @@ def hub_file(repo: str, name: str, revision: str = "main") -> Path | None:
 
 
 def _computed(family: Family) -> ModelSource:
-    """A model that a function of ours makes."""
+    """A model built by a function of the project."""
     return ModelSource(
         name=family.key,
         kind="gaussian",

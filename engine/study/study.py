@@ -1,4 +1,4 @@
-"""A study: what is to be compared, read from TOML and checked before any work starts. Imports no torch."""
+"""A study: what to compare, read from TOML and checked before any work starts. Imports no torch."""
 
 import json
 import math
@@ -30,7 +30,7 @@ FindStudyPicture = Callable[[str, str, str], bytes | None]
 
 @dataclass(frozen=True)
 class FrameSettings:
-    """Which steps are kept as pictures: about `count` evenly spread steps of each kind; 0 keeps none."""
+    """Which steps are stored as pictures: at most `count` evenly spaced steps of each kind; 0 stores none."""
 
     count: int = 12
     kinds: tuple[FrameKind, ...] = ("x0", "xt")
@@ -38,7 +38,7 @@ class FrameSettings:
 
 @dataclass(frozen=True)
 class TimingSettings:
-    """The timing pass: repeats kept and warm-up runs dropped, for each batch size; 0 repeats skips it."""
+    """The timing pass: measured repeats and discarded warm-up runs for each batch size; 0 repeats skips it."""
 
     repeats: int = 10
     warmup: int = 3
@@ -70,7 +70,7 @@ class Study:
     pipeline: PipelineSettings = field(default_factory=PipelineSettings)
 
     def spec(self) -> dict[str, Any]:
-        """The study as plain data, as stored in the cache."""
+        """Plain data, as stored in the cache."""
         plain = asdict(self)
         plain["lanes"] = [
             {
@@ -99,11 +99,11 @@ def load_study(source: str | Path, settings: Sequence[str] = (), kept: FindStudy
 
     Args:
         source: Path of a TOML file, or the name of a preset.
-        settings: `key=value` pairs that replace values of the file; a dot reaches into tables.
+        settings: `key=value` pairs that replace values of the file; `table.key` for values in tables.
         kept: Finds pictures of `[pipeline]` whose files are gone.
 
     Raises:
-        StudyError: What is wrong, where, and the remedy.
+        StudyError: The study is missing, unreadable or invalid.
     """
     path = Path(source)
     if path.suffix != ".toml":
@@ -123,7 +123,7 @@ def load_study(source: str | Path, settings: Sequence[str] = (), kept: FindStudy
 
 
 def presets() -> list[str]:
-    """Names of the studies that come with the project."""
+    """Names of the project's own studies."""
     return sorted(path.stem for path in (DATA / "studies").glob("*.toml"))
 
 
@@ -134,7 +134,7 @@ def parse_study(
     kept: FindStudyPicture | None = None,
     settings: Sequence[str] = (),
 ) -> Study:
-    """Checks plain data and makes a study of it; arguments as in `load_study`.
+    """Makes a study from plain data; arguments as in `load_study`.
 
     Raises:
         StudyError: An unknown or missing key, a value of the wrong kind, an unknown scheduler, ...
@@ -198,10 +198,10 @@ def _lanes(table: Table, model: str, parts: ModelParts) -> tuple[Lane, ...]:
 
 
 def _every_lane(text: str, model: str, parts: ModelParts) -> Iterator[Lane]:
-    """The lanes that `*:20` stands for: every scheduler that suits the model."""
+    """The lanes that e.g. `*:20` stands for: every scheduler that suits the model."""
     source = equipped(find_model(model), parts)
     if source.fingerprint is None:
-        raise StudyError(f"Lane {text!r} asks for all that suits '{model}', which is not on this machine yet.")
+        raise StudyError(f"Lane {text!r} needs the files of '{model}', which is not here; download it first.")
     for steps in parse_steps(text):
         yield from fitting_lanes(source.scheduler_config, source.family, steps)
 
@@ -209,7 +209,8 @@ def _every_lane(text: str, model: str, parts: ModelParts) -> Iterator[Lane]:
 def _baseline(table: Table, lanes: Sequence[Lane]) -> str:
     baseline = table.text("baseline", lanes[0].key)
     if baseline not in {lane.key for lane in lanes}:
-        raise table.error("baseline", f"'{baseline}' is none of the lanes ({', '.join(lane.key for lane in lanes)})")
+        keys = ", ".join(lane.key for lane in lanes)
+        raise table.error("baseline", f"'{baseline}' is not one of the lanes ({keys})")
     return baseline
 
 
@@ -237,21 +238,21 @@ def _prompt_file(name: str, folder: Path | None, table: Table) -> tuple[str, ...
         raise table.error("prompts_file", f"cannot be read: {error}") from error
     prompts = tuple(line for line in lines if line and not line.startswith("#"))
     if not prompts:
-        raise table.error("prompts_file", f"{path} holds no prompt")
+        raise table.error("prompts_file", f"{path} has no prompts")
     return prompts
 
 
 def _checked_prompt(prompt: str, where: str) -> str:
     if "\0" in prompt:
-        raise StudyError(f"{where}: a prompt holds a NUL character; remove it.")
+        raise StudyError(f"{where}: a prompt contains a NUL character; remove it.")
     try:
         prompt.encode("utf-8")
     except UnicodeEncodeError:
-        raise StudyError(f"{where}: a prompt holds half of a surrogate pair, which is no text; remove it.") from None
+        raise StudyError(f"{where}: a prompt contains an unpaired surrogate, not valid text; remove it.") from None
     if len(prompt) > MAX_PROMPT_CHARACTERS:
         raise StudyError(
-            f"{where}: a prompt has {len(prompt):,} characters, at most {MAX_PROMPT_CHARACTERS:,} are taken "
-            "(text encoders read the first 77 tokens or so)."
+            f"{where}: a prompt has {len(prompt):,} characters; at most {MAX_PROMPT_CHARACTERS:,} are allowed (text "
+            "encoders read about the first 77 tokens)."
         )
     return prompt
 
@@ -302,24 +303,24 @@ def _apply(data: dict[str, Any], setting: str) -> None:
     for part in path:
         data = data.setdefault(part, {})
         if not isinstance(data, dict):
-            raise StudyError(f"--set {setting!r}: '{part}' is no table.")
+            raise StudyError(f"--set {setting!r}: '{part}' is not a table.")
     if last == "prompts_file":
         data.pop("prompts", None)
     if last == "prompts":
         data.pop("prompts_file", None)
     elif key.strip() == "lanes" and isinstance(data.get("decide"), dict):
-        data["decide"].pop("shown_only", None)  # of the lanes that stood there before
+        data["decide"].pop("shown_only", None)  # it named lanes of the replaced list
     data[last] = value
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal data gives equal text. Infinities, which JSON has not, become text."""
+    """JSON with sorted keys and no spaces, so that equal data gives equal text; infinities become strings."""
     plain = _finite(value)
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
-    """Plain data with infinities as text; diffusers writes them into configurations (`lambda_min_clipped`)."""
+    """Replaces infinities by strings; diffusers configurations contain them (`lambda_min_clipped`)."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

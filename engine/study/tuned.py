@@ -1,7 +1,7 @@
-"""Tuned schedules: files in a folder `tuned` beside the cache, each of which registers a scheduler. Imports no torch.
+"""Tuned schedules: files in the folder `tuned` beside the cache, each registering a scheduler. Imports no torch.
 
-A schedule is made for one model, guidance, picture size, solver and number of steps; the file says which, and what it
-was worth there.
+A schedule is tuned for one model, guidance, picture size, solver and number of steps; the file records these and the
+results of search and test.
 """
 
 import json
@@ -25,27 +25,27 @@ MOST_BYTES = 4_000_000
 
 @dataclass(frozen=True)
 class TunedSchedule:
-    """A schedule that was tuned, and for what.
+    """A tuned schedule and the conditions it was tuned under.
 
     Attributes:
         name: The scheduler's key is `tuned_NAME`.
         scheduler: Key of the scheduler that was tuned.
         target: Its class, `module:Class`.
-        overrides: What the table sets of that class.
-        settings: What `from_config` of that class has to be told besides the model's own configuration.
-        schedule: As `set_timesteps` takes it.
-        steps: How many steps it takes.
-        model: Name of the model, for people.
+        overrides: Settings of its registered entry.
+        settings: Settings that `from_config` of the class needs besides the model's own configuration.
+        schedule: The list that `set_timesteps` takes.
+        steps: Number of steps.
+        model: Name of the model, for display.
         source: Its folder or hub id; empty for computed models.
         fingerprint: Digest of the model's files.
         pipeline: Class of its pipeline.
-        wrapped: Whether that takes no such list, so that only the scheduler can be given it.
-        guidance_scale: Of the pictures it was tuned on.
-        negative_prompt: Likewise.
-        width: In pixels, likewise.
-        height: In pixels, likewise.
+        wrapped: Whether the pipeline call takes no such list, so that it must be set in the scheduler.
+        guidance_scale: Guidance scale it was tuned at.
+        negative_prompt: Negative prompt it was tuned with.
+        width: Picture width in pixels it was tuned at.
+        height: Picture height in pixels it was tuned at.
         versions: Releases of the packages it was tuned with.
-        evidence: What it was worth, in the search and in the test.
+        evidence: Results of the search and the test.
     """
 
     name: str
@@ -69,12 +69,12 @@ class TunedSchedule:
 
     @property
     def key(self) -> str:
-        """Of the scheduler that stands for it."""
+        """Key of its scheduler."""
         return PREFIX + self.name
 
     @property
     def lane(self) -> str:
-        """The only lane there is of it."""
+        """Key of its only lane."""
         return f"{self.key}:{self.steps}"
 
     def spec(self) -> dict[str, Any]:
@@ -83,10 +83,10 @@ class TunedSchedule:
         return {"format": FORMAT, **plain, **self.schedule.spec()}
 
     def entry(self) -> Scheduler:
-        """The scheduler that stands for it.
+        """Its scheduler entry.
 
         Raises:
-            StudyError: Its name, or the class it names, is malformed.
+            StudyError: Its name or class is malformed.
         """
         base = SCHEDULERS.get(self.scheduler)
         return SCHEDULERS.check(
@@ -107,7 +107,7 @@ class TunedSchedule:
         )
 
     def findings(self, source: ModelSource, guidance_scale: float, size: tuple[int, int]) -> Iterator[Finding]:
-        """What differs from what it was tuned for; another model is refused."""
+        """Differences from the conditions it was tuned under; another model is an error."""
         if source.fingerprint != self.fingerprint:
             yield Finding("error", "tuned_elsewhere", f"it was tuned for model '{self.model}', not '{source.name}'.")
         if guidance_scale != self.guidance_scale:
@@ -124,12 +124,12 @@ class TunedSchedule:
             )
 
 
-# Those that files have registered, by the key of their scheduler.
+# Registered tuned schedules, by the key of their scheduler.
 TUNED: dict[str, TunedSchedule] = {}
 
 
 def tuned_folder(cache: Path) -> Path:
-    """Where the tuned schedules of a cache lie."""
+    """The folder of a cache's tuned schedules."""
     return cache.parent / "tuned"
 
 
@@ -137,16 +137,16 @@ def read_tuned(file: Path) -> TunedSchedule:
     """Reads a tuned schedule.
 
     Raises:
-        StudyError: It is none.
+        StudyError: The file is not a valid tuned schedule.
     """
     try:
         if file.stat().st_size > MOST_BYTES:
-            raise StudyError(f"{file} has more than {MOST_BYTES:,} bytes, which is no tuned schedule.")
+            raise StudyError(f"{file} has more than {MOST_BYTES:,} bytes, too many for a tuned schedule.")
         data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise StudyError(f"{file} cannot be read as a tuned schedule: {error}.") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise StudyError(f"{file} is no tuned schedule of format {FORMAT}; `python -m engine tune` writes one.")
+        raise StudyError(f"{file} is not a tuned schedule of format {FORMAT}; `python -m engine tune` writes one.")
     table = Table(data, str(file))
     kind = "sigmas" if "sigmas" in table else "timesteps"
     found = TunedSchedule(
@@ -173,7 +173,7 @@ def read_tuned(file: Path) -> TunedSchedule:
     table.finish()
     told = found.schedule.steps(found.target.rpartition(":")[2])
     if told != found.steps or file.stem != found.name or not re.fullmatch(r"diffusers:\w+", found.target):
-        raise StudyError(f"{file}: name, steps and schedule must agree, and the class must be one of diffusers.")
+        raise StudyError(f"{file}: name, steps and schedule must agree, and the class must be from diffusers.")
     return found
 
 
@@ -185,7 +185,7 @@ def _mapping(table: Table, key: str) -> dict[str, Any]:
 
 
 def register_tuned(cache: Path) -> list[str]:
-    """Registers the tuned schedules that lie beside a cache; returns what is wrong with files that are left out."""
+    """Registers the tuned schedules beside a cache; returns the problems of files that were skipped."""
     problems = []
     for file in sorted(tuned_folder(cache).glob("*.json")):
         try:
@@ -196,7 +196,7 @@ def register_tuned(cache: Path) -> list[str]:
 
 
 def register_one(found: TunedSchedule) -> Scheduler:
-    """Registers a tuned schedule; one of the same name gives way.
+    """Registers a tuned schedule, replacing one of the same name.
 
     Raises:
         StudyError: It is malformed.
@@ -210,7 +210,7 @@ def register_one(found: TunedSchedule) -> Scheduler:
 def tuned_findings(
     lanes: tuple[Lane, ...], source: ModelSource, guidance_scale: float, size: tuple[int, int]
 ) -> list[tuple[Lane, Finding]]:
-    """What is to be said of lanes that were tuned for something else.
+    """Findings about lanes that were tuned under other conditions.
 
     Raises:
         StudyError: One was tuned for another model.

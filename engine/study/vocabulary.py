@@ -1,4 +1,4 @@
-"""Which prompts the bundled model can draw at all: those that name a thing of its vocabulary. Imports no torch."""
+"""Which prompts the bundled model can draw: those that name something in its vocabulary. Imports no torch."""
 
 import functools
 import re
@@ -11,7 +11,7 @@ SHOWN, LETTERS = 3, 60
 
 @functools.cache
 def vocabulary() -> tuple[str, ...]:
-    """The things the bundled model has learnt, one a line of its vocabulary.txt; empty if the file is not there."""
+    """The things the bundled model has learnt, from its vocabulary.txt; empty if the file is missing."""
     try:
         lines = (BUNDLED / "vocabulary.txt").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -20,9 +20,9 @@ def vocabulary() -> tuple[str, ...]:
 
 
 def out_of_vocabulary(model: str, prompts: Sequence[str]) -> list[str]:
-    """The prompts that name nothing the bundled model knows; none for other models, and the empty prompt never is.
+    """The prompts, except empty ones, that name nothing the bundled model knows; none for other models.
 
-    A name counts as whole words, since the model has seen "cherry blossom" but not "cherry blossoms".
+    Only whole words count: the model has seen "cherry blossom" but not "cherry blossoms".
     """
     if model != "bundled" or not vocabulary():
         return []
@@ -31,7 +31,7 @@ def out_of_vocabulary(model: str, prompts: Sequence[str]) -> list[str]:
 
 
 def vocabulary_notes(model: str, prompts: Sequence[str]) -> list[str]:
-    """One line about the prompts that the bundled model will draw something else for; none if there are none."""
+    """One line about the prompts that the bundled model can't draw; empty if there are none."""
     unknown = out_of_vocabulary(model, prompts)
     if not unknown:
         return []
@@ -39,6 +39,6 @@ def vocabulary_notes(model: str, prompts: Sequence[str]) -> list[str]:
     more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
     return [
         f"The bundled model knows {len(vocabulary())} things by name ({BUNDLED / 'vocabulary.txt'}), and "
-        f"{listed}{more} name{'s' * (len(unknown) == 1)} none of them: the picture will be of something else. It is "
-        f'an instrument for comparing schedulers; for such prompts use Stable Diffusion, model="{EXAMPLE_HUB_ID}".'
+        f"{listed}{more} name{'s' * (len(unknown) == 1)} none of them: the picture will show something else. The model "
+        f'is for comparing schedulers; for such prompts use Stable Diffusion, model="{EXAMPLE_HUB_ID}".'
     ]

@@ -320,7 +320,7 @@ def test_any_text_survives_the_way_through_the_study_file() -> None:
         ({"lanes": (("ddim", "0"),)}, "from 1 to 1000"),
         ({"lanes": (("ddim", ""),)}, "Steps of ddim"),
         ({"lanes": (("dimm", "5"),)}, "Did you mean 'ddim'"),
-        ({"baseline": "pndm:5"}, "none of the lanes"),
+        ({"baseline": "pndm:5"}, "not one of the lanes"),
         ({"guidance": 1000.0}, "guidance_scale"),
         ({"prompts": "\ud800"}, "surrogate"),
         ({"prompts": "x" * 30_000}, "at most"),

@@ -32,7 +32,7 @@ def test_all_of_it_can_be_set() -> None:
     [
         ({"gaol": "auto"}, "unknown key 'gaol'. Did you mean 'goal'"),
         ({"goal": "equal"}, "must be one of auto, same-picture, as-good"),
-        ({"shown_only": ["ddim:7"]}, "names 'ddim:7', which is none of the lanes"),
+        ({"shown_only": ["ddim:7"]}, "names 'ddim:7', which is not one of the lanes"),
         ({"shown_only": ["ddim:50"]}, "names the baseline"),
         ({"seeds": 1.5}, "must be from 1 to 100 and whole"),
         ({"alpha": "small"}, "must be a number"),

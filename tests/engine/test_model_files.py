@@ -120,7 +120,7 @@ def test_the_files_that_load_are_the_files_that_are_hashed(folder: Path) -> None
 
 def test_weights_under_another_name_are_no_weights(folder: Path) -> None:
     (folder / UNET).rename(folder / "unet" / "ema.safetensors")
-    with pytest.raises(ModelError, match=r"holds no weights .*ema\.safetensors"):
+    with pytest.raises(ModelError, match=r"has no weights .*ema\.safetensors"):
         find_model(str(folder))
 
 

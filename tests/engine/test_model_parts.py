@@ -210,7 +210,7 @@ def test_a_strength_that_leaves_no_step_is_refused_before_any_work(sd_folder: Pa
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        ({"class": "os.system"}, "must name a pipeline class"),
+        ({"class": "os.system"}, "must name a diffusers pipeline class"),
         ({"class": "StableDifusionPipeline"}, "has no pipeline class"),
         ({"controlnet": "net"}, "needs a class"),
         ({"controlnet": "nowhere", "class": "StableDiffusionControlNetPipeline"}, "is no folder"),

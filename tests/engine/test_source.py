@@ -135,9 +135,9 @@ def _bytes(content):
     ("breaks", "words"),
     [
         (shutil.rmtree, "No model"),
-        (lambda folder: (folder / "model_index.json").unlink(), "should hold a model_index.json"),
+        (lambda folder: (folder / "model_index.json").unlink(), "has no model_index.json"),
         (lambda folder: (folder / "model_index.json").write_text("{"), "cannot be read"),
-        (lambda folder: (folder / "model_index.json").write_text("[]"), "should hold a model_index.json"),
+        (lambda folder: (folder / "model_index.json").write_text("[]"), "has no model_index.json"),
         (lambda folder: (folder / "model_index.json").write_bytes(b"\xff\xfe"), "cannot be read"),
         (lambda folder: (folder / "unet" / "config.json").write_text("{"), "cannot be read"),
         (lambda folder: _bytes((folder / WEIGHTS).read_bytes()[:-1])(folder), "damaged: .* bytes instead of"),
@@ -151,8 +151,8 @@ def _bytes(content):
         (_header({"weight": 3}), "damaged"),
         (_header({"weight": {"data_offsets": [0]}}), "damaged"),
         (_header({"weight": {"data_offsets": "ab"}}), "damaged"),
-        (_pickled_only, "only pickled weights .*only safetensors are read"),
-        (lambda folder: (folder / WEIGHTS).unlink(), "holds no weights"),
+        (_pickled_only, "only pickled weights .*only safetensors files "),
+        (lambda folder: (folder / WEIGHTS).unlink(), "has no weights"),
         (lambda folder: shutil.rmtree(folder / "vae"), "folder 'vae' named in model_index.json is missing"),
         (_index(unet=None), "has no unet or"),
         (_index(unet=[None, None]), "has no unet or"),
@@ -214,7 +214,7 @@ def test_an_unknown_name_is_refused(name, words):
 
 
 def test_a_file_is_no_model(tmp_path):
-    for name, told in (("model.ckpt", "no diffusers pipeline folder"), ("model.safetensors", "is damaged")):
+    for name, told in (("model.ckpt", "not a diffusers pipeline folder"), ("model.safetensors", "is damaged")):
         (tmp_path / name).write_bytes(b"x")
         with pytest.raises(ModelError, match=told):
             find_model(str(tmp_path / name))
@@ -240,7 +240,7 @@ def test_the_wrong_solver_for_a_model_is_refused_before_any_work(tmp_path):
 
 def test_without_a_size_of_its_own_a_model_needs_width_and_height(folder, tmp_path):
     (folder / "unet" / "config.json").write_text("{}")
-    with pytest.raises(LabError, match="names no picture size; give width and height"):
+    with pytest.raises(LabError, match="give no picture size; set width and height"):
         run_study(parsed(model=str(folder)), tmp_path / "c.duckdb", device="cpu")
 
 

@@ -68,7 +68,7 @@ def test_several_step_counts_make_a_lane_each():
 
 
 def test_a_reference_is_one_lane():
-    refused("names 2 step counts; one is meant here", reference={"lane": "heun:50,100"})
+    refused("has 2 step counts; give one here", reference={"lane": "heun:50,100"})
 
 
 @pytest.mark.parametrize("steps", ["0", "-3", "10000", "1001", "5,0", "5,1001"])
@@ -109,7 +109,7 @@ def test_nothing_may_be_listed_twice():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"baseline": "pndm:9"}, "'baseline' 'pndm:9' is none of the lanes (ddim:4, euler:3)"),
+        ({"baseline": "pndm:9"}, "'baseline' 'pndm:9' is not one of the lanes (ddim:4, euler:3)"),
         ({"width": 64}, "both width and height"),
         ({"height": 64}, "both width and height"),
         ({"width": 63, "height": 64}, "multiple of 8"),
@@ -177,7 +177,7 @@ def test_a_prompts_file_is_looked_for_beside_the_study_then_in_data(tmp_path):
     ("content", "words"),
     [
         (None, "not found; looked at"),
-        (b"# only a remark\n", "holds no prompt"),
+        (b"# only a remark\n", "has no prompts"),
         (b"\xff\xfe", "not UTF-8"),
         (b"disc\ndisc\n", "listed twice"),
         (b"a\0b", "NUL"),
