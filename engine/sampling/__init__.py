@@ -2,5 +2,5 @@
 
 import os
 
-# Read when transformers is imported: its notices about optional packages are no news to a user of the lab.
+# Read when transformers is imported; its notices about optional packages don't concern users of the lab.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -1,11 +1,11 @@
 """The denoiser seam: many unmodified pipeline calls run at once and share each forward of one denoiser.
 
-Every pipeline call runs in a greenlet of its own. Where it calls its denoiser, a stand-in parks the call and hands
-control to the hub. When all running calls are parked, the hub joins those that agree in shapes and options along the
-batch axis, runs one forward for each such group, and hands every call its own slice. Calls of other schedulers and
-other step counts share forwards; when one ends, the next waiting one takes its place: continuous batching.
+Every pipeline call runs in its own greenlet. A stand-in for the denoiser parks the call and returns control to the hub.
+Once all running calls are parked, the hub joins those with equal shapes and options along the batch axis, runs one
+forward per group, and gives every call its slice. Calls of different schedulers and step counts share forwards; when
+one ends, the next waiting one takes its place: continuous batching.
 
-The hub has to run under one outer `torch.no_grad()`: grad mode belongs to the thread, not to the greenlet.
+The hub must run under one outer `torch.no_grad()`: grad mode belongs to the thread, not to the greenlet.
 """
 
 import itertools
@@ -30,7 +30,7 @@ class Parking(StandIn):
 
     Args:
         real: The denoiser.
-        axes: Where its arguments hold their rows; None: every call is answered alone.
+        axes: The batch axes of its arguments; None to run every call alone.
     """
 
     def __init__(self, real: nn.Module, axes: Axes | None = None) -> None:
@@ -38,11 +38,11 @@ class Parking(StandIn):
         self.__dict__.update(calls=0, watch=None, axes=axes)
 
     def show_answers(self, watch: Callable[[Any], None]) -> None:
-        """Shows every answer to a function before the pipeline gets it."""
+        """Passes every output to a function before the pipeline gets it."""
         self.__dict__["watch"] = watch
 
     def forward(self, *args: Any, **kwargs: Any) -> Denoised:
-        """Parks the call until the hub has its answer."""
+        """Parks the call until the hub has its output."""
         self.__dict__["calls"] += 1
         hub = getcurrent().parent
         if hub is None:
@@ -57,9 +57,9 @@ class Hub:
     """Runs jobs at once and merges their denoiser calls.
 
     Attributes:
-        max_batch: Most jobs in flight, and so most calls that share a forward. Halved when memory runs out.
+        max_batch: Most jobs in flight, and therefore most calls per forward. Halved when memory runs out.
         forwards: Forwards run so far.
-        tell: Told after each forward how many calls it has answered.
+        tell: Called after each forward with the number of calls in it.
     """
 
     def __init__(self, max_batch: int, tell: Callable[[int], None] | None = None) -> None:
@@ -69,10 +69,10 @@ class Hub:
         self._equal = KnownEqual()
 
     def run(self, jobs: Iterable[Callable[[], T]]) -> Iterator[T]:
-        """Runs every job to its end and yields results as they come, in no fixed order.
+        """Runs every job and yields results as they finish, in no fixed order.
 
-        A job is a function that calls pipelines whose denoisers are `Parking` ones. It should
-        return its errors rather than raise them: what it raises ends the run.
+        A job is a function that calls pipelines with `Parking` denoisers. It should return errors rather than raise
+        them: an exception ends the run.
         """
         waiting = iter(jobs)
         parked: list[tuple[greenlet, Call]] = []
@@ -91,7 +91,7 @@ class Hub:
                 lane.throw()
 
     def _answers(self, group: list[tuple[greenlet, Call]]) -> list[tuple[greenlet, Any]]:
-        """Each call's slice of a shared forward; an exception instead if a call fails alone."""
+        """Each call's slice of a shared forward, or an exception if the call fails even alone."""
         answers: list[tuple[greenlet, Any]] = []
         while group:
             part = group[: self.max_batch]
@@ -100,7 +100,7 @@ class Hub:
             try:
                 results = self._forward([call for _, call in part])
             except Exception as error:
-                # Tried again below, not in this handler: the traceback holds the tensors of the forward that failed.
+                # Retried below rather than in this handler, as the traceback holds the tensors of the failed forward.
                 failed = error.with_traceback(None)
             if failed is not None and is_lost_device(failed):
                 raise LabError(f"{LOST_DEVICE} ({failed})")
@@ -117,7 +117,7 @@ class Hub:
         return answers
 
     def _forward(self, calls: list[Call]) -> list[Any]:
-        """Runs the calls in one forward; each one's rows of the answer."""
+        """Runs the calls in one forward and returns each one's rows."""
         self.forwards += 1
         denoiser = calls[0].denoiser
         options = {"return_dict": False} if "return_dict" in signature_of(denoiser).parameters else {}
@@ -129,7 +129,7 @@ class Hub:
 
 
 def _advance(lane: greenlet, answer: Any, parked: list[tuple[greenlet, Call]]) -> Iterator[Any]:
-    """Runs a job on until it parks again, or yields its result if it ends."""
+    """Resumes a job until it parks again; yields its result if it ends."""
     with patience("between two denoiser calls"):
         if isinstance(answer, Exception):
             outcome = lane.throw(answer)

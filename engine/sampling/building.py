@@ -1,4 +1,4 @@
-"""Building a lane's scheduler from the model's own configuration."""
+"""Builds a lane's scheduler from the model's own configuration."""
 
 import functools
 import importlib
@@ -19,12 +19,12 @@ from engine.study.schedulers import ALGORITHMS, SPACINGS
 def build_scheduler(lane: Lane, model_config: Mapping[str, Any], seed: int = 0) -> Any:
     """A fresh scheduler for one cell.
 
-    Every scheduler starts from the configuration that came with the model. What the model leaves at a default stays
-    at the new class's default; latents are never clipped; the noise of Brownian-tree samplers is seeded. A lane's own
-    schedule is set whatever the pipeline asks for: what `pipe(..., timesteps=...)` does, also where it takes none.
+    Every scheduler starts from the model's own configuration. Settings that the model leaves at a default keep the
+    default of the new class; latents are never clipped; Brownian-tree samplers are seeded. A custom schedule is set
+    whatever the pipeline requests: the same as `pipe(..., timesteps=...)`, also for pipelines without that argument.
 
     Raises:
-        StudyError: The class cannot be found or built, or an override is not among its parameters.
+        StudyError: The class cannot be found or built, or an override is not one of its parameters.
     """
     scheduler_class = scheduler_type(lane)
     parameters = inspect.signature(scheduler_class.__init__).parameters
@@ -46,7 +46,7 @@ def build_scheduler(lane: Lane, model_config: Mapping[str, Any], seed: int = 0) 
 
 
 def _set_schedule(scheduler: Any, lane: str, schedule: CustomSchedule) -> None:
-    """Gives a scheduler the timesteps or sigmas of its lane."""
+    """Makes `set_timesteps` of a scheduler use the lane's timesteps or sigmas."""
     own, name = scheduler.set_timesteps, type(scheduler).__name__
     if schedule.kind not in inspect.signature(own).parameters:
         raise StudyError(f"Lane '{lane}': set_timesteps of {name} takes no {schedule.kind}.")
@@ -60,10 +60,10 @@ def _set_schedule(scheduler: Any, lane: str, schedule: CustomSchedule) -> None:
 
 
 def _pinned(lane: Lane, parameters: Mapping[str, inspect.Parameter], choices: Iterable[str]) -> dict[str, Any]:
-    """Switches that the scheduler of the model must not leave on for an entry of the table.
+    """Switches of the model's scheduler that must not apply to a registered entry.
 
-    A configuration written for another solver (DEIS, `sde-dpmsolver++`, exponential levels) would be refused by this
-    one, or make another of it.
+    A configuration written for another solver (DEIS, `sde-dpmsolver++`, exponential levels) would be refused, or would
+    turn this solver into another one.
     """
     if SPACINGS[0] not in lane.scheduler.overrides:
         return {}
@@ -72,7 +72,7 @@ def _pinned(lane: Lane, parameters: Mapping[str, inspect.Parameter], choices: It
 
 
 def _flow(model_config: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
-    """Settings for a model that predicts flow; the shift of its levels has another name in each kind of solver."""
+    """Settings for a flow model; the name of the shift depends on the kind of solver."""
     if kind_of(model_config) != "flow":
         return {}
     shift = model_config.get("flow_shift", model_config.get("shift", 1.0))
@@ -85,7 +85,7 @@ def scheduler_type(lane: Lane) -> type[Any]:
     """The class of a lane's scheduler.
 
     Raises:
-        StudyError: It cannot be imported, or lacks what a diffusers scheduler needs.
+        StudyError: It cannot be imported, or is not a diffusers scheduler.
     """
     module, _, name = lane.scheduler.target.partition(":")
     try:
@@ -100,14 +100,14 @@ def scheduler_type(lane: Lane) -> type[Any]:
     needed = [part for part in ("from_config", "set_timesteps", "step") if not hasattr(found, part)]
     if not isinstance(found, type) or needed:
         raise StudyError(
-            f"Lane '{lane.key}': '{lane.scheduler.target}' is no diffusers scheduler"
+            f"Lane '{lane.key}': '{lane.scheduler.target}' is not a diffusers scheduler"
             + (f" (no {needed[0]}); derive it from SchedulerMixin and ConfigMixin." if needed else ".")
         )
     return found
 
 
 def resolved_config(scheduler: Any) -> dict[str, Any]:
-    """Every value a scheduler really uses, as plain JSON data."""
+    """Every setting that a scheduler uses, as plain JSON data."""
     config = {key: value for key, value in dict(scheduler.config).items() if not key.startswith("_")}
     plain: dict[str, Any] = json.loads(json.dumps(config, default=_plain))
     schedule = getattr(scheduler, "custom_schedule", None)
@@ -120,7 +120,7 @@ def _checked_overrides(lane: Lane, scheduler_class: type[Any], parameters: Mappi
         if key not in parameters and not open_ended:
             remedy = did_you_mean(key, parameters)
             if key in inspect.signature(scheduler_class.step).parameters:
-                remedy = f" It is an argument of the pipeline's call: write it in a table [pipeline], {key} = ..."
+                remedy = f" It is an argument of the pipeline call: set it in a table [pipeline], {key} = ..."
             raise StudyError(f"Lane '{lane.key}': {scheduler_class.__name__} has no setting '{key}'.{remedy}")
     return dict(lane.config)
 

@@ -1,4 +1,4 @@
-"""One unmodified pipeline call for a cell: its arguments, and the call itself with stand-ins in place."""
+"""One unmodified pipeline call for a cell: its arguments, and the call with stand-ins."""
 
 import inspect
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from engine.study.pipeline_settings import PictureFile
 
 
 def pipeline_arguments(pipe: DiffusionPipeline, cell: Cell) -> dict[str, Any]:
-    """The arguments of the pipeline call of a cell, without those its class doesn't take."""
+    """The arguments of a cell's pipeline call, without those that the pipeline doesn't take."""
     arguments = {
         "prompt": cell.prompt,
         "num_inference_steps": cell.lane.steps,
@@ -28,7 +28,7 @@ def pipeline_arguments(pipe: DiffusionPipeline, cell: Cell) -> dict[str, Any]:
         "height": cell.height,
     }
     if cell.negative_prompt:
-        # None and "" differ for some families, and others take no None: a plain pipe(prompt) passes nothing.
+        # Some families treat None and "" differently and others refuse None: a plain pipe(prompt) passes neither.
         arguments["negative_prompt"] = cell.negative_prompt
     arguments |= cell.pipeline.arguments
     for name, picture in cell.pipeline.pictures.items():
@@ -45,13 +45,13 @@ def _as_asked(value: Any, parameter: inspect.Parameter) -> Any:
 
 @lru_cache(maxsize=8)
 def opened(file: PictureFile, mode: str) -> Image.Image:
-    """A picture file that a study names, upright as `diffusers.utils.load_image` turns it."""
+    """A picture file of a study, rotated upright as by `diffusers.utils.load_image`."""
     with file.open() as picture:
         return ImageOps.exif_transpose(picture).convert(mode)
 
 
 def parked_denoisers(pipe: DiffusionPipeline, axes: Axes | None, recorder: Recorder) -> dict[str, Parking]:
-    """Stand-ins for all denoisers of a pipeline in one call, whose answers the recorder sees."""
+    """Stand-ins for all denoisers of a pipeline in one call; the recorder sees their outputs."""
     parked = {name: Parking(real, axes) for name, real in denoisers(pipe).items()}
     for denoiser in parked.values():
         denoiser.show_answers(recorder.answered)
@@ -66,18 +66,18 @@ def call_pipeline(
     generator: torch.Generator,
     **options: Any,
 ) -> torch.Tensor:
-    """One unmodified pipeline call, inside a greenlet of the hub; returns the latents that the last step made.
+    """One unmodified pipeline call, inside a greenlet of the hub; returns the latents after the last step.
 
     Args:
         shared: The pipeline.
-        arguments: Of its call.
-        recorder: Of the scheduler that takes the place of the pipeline's own.
+        arguments: Arguments of its call.
+        recorder: Recorder of the scheduler that replaces the pipeline's own.
         parked: Stand-ins for its denoisers.
-        generator: On the CPU, seeded with the cell's seed.
-        options: More arguments.
+        generator: A CPU generator, seeded with the cell's seed.
+        options: Further arguments of the call.
     """
     pipe: Any = with_parts(shared, scheduler=recorder.scheduler, **parked)
-    torch.manual_seed(generator.initial_seed())  # some draw without their generator, e.g. to encode a control image
+    torch.manual_seed(generator.initial_seed())  # some pipelines draw without it, e.g. to encode a control image
     pipe(**arguments, generator=generator, output_type="latent", return_dict=False, **options)
     if recorder.final is None:
         raise RuntimeError("the pipeline took no step")
@@ -85,10 +85,10 @@ def call_pipeline(
 
 
 def check_finite(latents: torch.Tensor) -> None:
-    """Looks at final latents.
+    """Checks final latents.
 
     Raises:
         FloatingPointError: They are not finite.
     """
     if not bool(torch.isfinite(latents).all()):
-        raise FloatingPointError("the final latents hold values that are not finite (the sampler diverged)")
+        raise FloatingPointError("the final latents are not finite (the sampler diverged)")

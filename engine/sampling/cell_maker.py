@@ -1,4 +1,4 @@
-"""Making one cell, with a note of its steps, and decoding what finished cells left."""
+"""Makes one cell and records its steps, and decodes finished cells."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -41,25 +41,25 @@ class Picture:
 
 @dataclass
 class Sample:
-    """What became of one cell.
+    """The result of one cell.
 
     Attributes:
         cell: The cell.
-        nfe: Denoiser calls, counted.
+        nfe: Counted denoiser calls.
         config: The scheduler's resolved configuration; None if it could not be built.
         steps: A record of every step.
         distances: (step_index, relative L2 distance of x0 to the final latents) of the measured steps.
         motion: (step_index, mean squared difference of neighbouring frames of x0) of the measured steps of a clip.
-        spectra: (metric, step_index, value) of the measured steps: octave by octave, how far x0 is the final one.
+        spectra: (metric, step_index, value) of the measured steps: x0 compared with the final latents by octave.
         sketches: (step_index, sketch of x0) of the measured steps.
-        latents: Final latents with a batch axis of 1, as the scheduler knows them; None if the cell failed or was
-            decoded.
+        latents: Final latents in the scheduler's layout with a batch axis of 1; None if the cell failed or after
+            decoding.
         final: The same without the batch axis, as float32 numpy.
-        pictures: Encoded frames, the final picture among them; empty until encoded.
+        pictures: Encoded frames, including the final picture; empty until encoded.
         error: Why the cell failed, or None.
         origin: The pipeline call, for decoding.
-        measurable: What is to be measured yet, or None.
-        decoded: Pictures that are to be encoded yet.
+        measurable: Data that remain to be measured, or None.
+        decoded: Pictures that remain to be encoded.
     """
 
     cell: Cell
@@ -79,7 +79,7 @@ class Sample:
     decoded: "list[Decoded]" = field(default_factory=list)
 
     def fail(self, error: Exception) -> None:
-        """Turns it into one that failed: nothing measured is kept."""
+        """Marks the cell as failed and drops its measurements."""
         self.error = f"{type(error).__name__}: {error}"[:2000]
         self.steps, self.distances, self.motion, self.spectra, self.sketches = [], [], [], [], []
         self.pictures, self.decoded, self.measurable = [], [], None
@@ -88,13 +88,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Measurable:
-    """What is left of a finished cell on the host, to be measured without its device.
+    """Data of a finished cell on the host, to be measured without the device.
 
     Attributes:
         indices: The measured steps.
-        clean: x0 of these steps, (steps, ...), as the scheduler knows it.
-        spatial: The same as the autoencoder receives it, but for a common factor.
-        final: The final latents likewise, without a row axis.
+        clean: x0 of these steps, (steps, ...), in the scheduler's layout.
+        spatial: The same in the autoencoder's layout, up to a common factor.
+        final: The final latents in the autoencoder's layout, without a batch axis.
     """
 
     indices: list[int]
@@ -104,13 +104,13 @@ class Measurable:
 
 
 class CellMaker:
-    """Makes cells of one pipeline; what it learns of the pipeline first serves all of them.
+    """Makes cells of one pipeline, whose properties are learnt once for all cells.
 
     Args:
         pipe: The pipeline, shared by all cells.
-        first: One of the cells; the others differ in lane, prompt and seed.
-        settings: Which steps are kept as pictures.
-        previews: Looks at the cells on their way.
+        first: One of the cells; the others may differ in lane, prompt and seed.
+        settings: Which steps are stored as pictures.
+        previews: Shows the running cells.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class CellMaker:
         return row_axes(self._pipe, pipeline_arguments(self._pipe, self._first))
 
     def make(self, cell: Cell) -> Sample:
-        """Makes a cell, inside a greenlet of the hub, up to its final latents."""
+        """Makes a cell up to its final latents, inside a greenlet of the hub."""
         sample, parked = Sample(cell, nfe=0), {}
         try:
             scheduler = build_scheduler(cell.lane, model_config(self._pipe), cell.seed)
@@ -154,7 +154,7 @@ class CellMaker:
         return sample
 
     def measure(self, sample: Sample) -> None:
-        """Sets what the steps of a finished cell are, from what is on the host: any thread may do it."""
+        """Measures the steps of a finished cell from data on the host; may run in any thread."""
         left, sample.measurable = sample.measurable, None
         if left is None:
             return
@@ -164,7 +164,7 @@ class CellMaker:
         sample.sketches = list(zip(left.indices, sketch(left.clean), strict=True))
 
     def _on_host(self, sample: Sample, recorder: Recorder) -> Measurable:
-        """Copies the steps and the final latents from the device, together.
+        """Copies the steps and the final latents from the device in one transfer.
 
         Raises:
             FloatingPointError: The final latents are not finite.
@@ -178,7 +178,7 @@ class CellMaker:
         return Measurable(indices, both[:-1].numpy(), spatial, final)
 
     def _motion(self, left: Measurable) -> list[float]:
-        """Motion energy of x0 of each step as the scheduler knows it, or unpacked if it is packed; none of pictures."""
+        """Motion energy of x0 at each step, unpacked if necessary; empty for pictures."""
         rows = left.clean if left.clean.ndim == 5 else left.spatial
         axis = frame_axis(rows.shape[1:], self._channels)
         if axis is None or rows.shape[1:][axis] < 2:
@@ -186,7 +186,7 @@ class CellMaker:
         return [energy_between(row, axis) for row in rows]
 
     def _spatial(self, clean: torch.Tensor, sample: Sample) -> tuple[np.ndarray, np.ndarray] | None:
-        """x0 of all steps and the final latents as the autoencoder receives them; None if it only scales them."""
+        """x0 of all steps and the final latents in the autoencoder's layout; None if decoding only scales them."""
         final, origin = sample.latents, sample.origin
         assert final is not None  # as in _on_host
         assert origin is not None
@@ -198,7 +198,7 @@ class CellMaker:
             size = frames.together(self._pipe, final, origin.arguments)
             unpack = partial(spatial_latents, self._pipe, arguments=origin.arguments, seed=origin.seed)
             unpacked = torch.cat([unpack(rows).float() for rows in (*clean.to(final).split(size), final)]).cpu().numpy()
-        except ValueError:  # a pipeline that decodes otherwise: latents are looked at as they are
+        except ValueError:  # the pipeline decodes in another way: measure the latents as they are
             self._only_scales = True
             return None
         return unpacked[:-1], unpacked[-1]
@@ -207,11 +207,9 @@ class CellMaker:
 def decode_samples(
     pipe: DiffusionPipeline, samples: list[Sample], settings: FrameSettings, previews: Previews | None = None
 ) -> list[Sample]:
-    """Decodes the final latents and the kept steps of several samples together; `encode_sample` makes files of them.
+    """Decodes the final latents and the stored steps of several samples together; previews learn from the pictures.
 
-    Previews learn from the pictures.
-
-    A sample whose final picture cannot be decoded has failed; a step that cannot be is left out.
+    A sample whose final picture can't be decoded fails; a step that can't be decoded is left out.
     """
     try:
         for sample in samples:
@@ -226,14 +224,14 @@ def decode_samples(
 
 
 def encode_sample(sample: Sample) -> None:
-    """Makes files of a sample's decoded pictures: any thread may do it."""
+    """Encodes a sample's decoded pictures; may run in any thread."""
     decoded, sample.decoded = sample.decoded, []
     sample.pictures = [_picture(each, sample) for each in decoded]
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture (height, width, 3) of bytes: the final one, or that of a step."""
+    """A picture, (height, width, 3) bytes: the final one, or that of a step."""
 
     kind: str
     step: StepRecord | None
@@ -243,7 +241,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class _Entry:
-    """Latents to be shown: the final ones, or those of a step."""
+    """Latents to decode: the final ones, or those of a step."""
 
     sample: Sample
     kind: str
@@ -307,11 +305,11 @@ def _picture(decoded: Decoded, sample: Sample) -> Picture:
 
 
 def _kept(settings: FrameSettings, calls: int) -> set[int]:
-    """Steps whose x0 is kept until the end: the frames, and those where distances are measured."""
+    """Steps whose x0 is kept until the end of the run: stored frames and measured steps."""
     measured = FrameSettings(count=MEASURED_STEPS)
     return {*frame_steps(settings, calls), *frame_steps(measured, calls)}
 
 
 def _noisy(settings: FrameSettings, calls: int) -> set[int]:
-    """Steps whose noisy latents are shown."""
+    """Steps whose noisy latents are stored as frames."""
     return set(frame_steps(settings, calls)) if "xt" in settings.kinds else set()

@@ -1,4 +1,4 @@
-"""Every lane once with its real scheduler and a denoiser that says nothing: what would fail in each cell fails here."""
+"""Dry runs: each lane once with its real scheduler and a denoiser that returns zeros, to find errors of its cells."""
 
 import functools
 from collections.abc import Iterable, Mapping
@@ -21,15 +21,15 @@ from engine.study.cells import Cell
 
 @dataclass(frozen=True)
 class DryRun:
-    """What became of a lane.
+    """The result for a lane.
 
     Attributes:
         lane: Its key.
-        calls: Denoiser calls that a cell takes.
+        calls: Denoiser calls per cell.
         error: Why its cells would fail, or None.
-        handed: What the pipeline hands `set_timesteps`: a shift for the picture size (`mu`), levels (`sigmas`).
-        lasting: Whether an error would come again wherever the same releases are installed.
-        untold: Whether only the weights can tell how the call goes.
+        handed: What the pipeline passes to `set_timesteps`: a shift for the picture size (`mu`), levels (`sigmas`).
+        lasting: Whether the error would recur wherever the same releases are installed.
+        untold: Whether the outcome of the call depends on the weights.
     """
 
     lane: str
@@ -42,21 +42,21 @@ class DryRun:
 
 @torch.no_grad()
 def dry_run(pipe: DiffusionPipeline, cells: Iterable[Cell]) -> list[DryRun]:
-    """One idle call for each lane of the cells, by the first cell of each.
+    """One idle call for each lane, with the first of its cells.
 
     Args:
         pipe: The pipeline, with its real scheduler, text encoders and autoencoder; its denoisers are not called.
-        cells: Cells to be made, references among them.
+        cells: The cells to be made, including references.
     """
     first = {cell.config_id: cell for cell in reversed(list(cells))}
     return [_tried(pipe, cell) for cell in reversed(first.values())]
 
 
 def check_arguments(pipe: DiffusionPipeline, cells: Iterable[Cell]) -> None:
-    """Compares the `[pipeline]` table with the signature of the pipeline's call.
+    """Checks the `[pipeline]` table against the signature of the pipeline call.
 
     Raises:
-        StudyError: A key that the pipeline doesn't take; the message names the nearest one.
+        StudyError: The pipeline doesn't take a key; the message names the nearest one.
     """
     known = parameters(pipe)
     for cell in cells:
@@ -72,7 +72,7 @@ def _tried(pipe: DiffusionPipeline, cell: Cell) -> DryRun:
     handed: dict[str, Any] = {}
     try:
         scheduler = build_scheduler(cell.lane, model_config(pipe), cell.seed)
-        # Classes of a plug-in are tried for one step: in the middle they may fail for what the denoiser says.
+        # Plug-in classes are tried for one step only: later steps may fail on the zeros of the denoiser.
         foreign = not cell.lane.scheduler.target.startswith("diffusers:")
         _note(scheduler, handed)
         with patience("in a call without a denoiser"):
@@ -81,26 +81,26 @@ def _tried(pipe: DiffusionPipeline, cell: Cell) -> DryRun:
             raise StudyError("the call takes no step at all; give more steps, or a larger strength in [pipeline]")
     except StudyError as error:
         return DryRun(cell.lane.key, len(calls), str(error), handed, _lasting(error.__cause__))
-    except Exception as error:  # whatever a pipeline or scheduler raises on what it cannot do
+    except Exception as error:  # any error of a pipeline or scheduler
         text = f"{type(error).__name__}: {error}"[:500]
         return DryRun(cell.lane.key, len(calls), text, handed, _lasting(error), _asks_contents(error))
     return DryRun(cell.lane.key, len(calls), None, handed)
 
 
 def _lasting(error: BaseException | None) -> bool:
-    """Whether an error is that of a call: packages, files and memory may be there the next time."""
+    """Whether the error would recur; missing packages, files and memory may be available next time."""
     return not isinstance(error, ImportError | OSError | MemoryError)
 
 
 def _asks_contents(error: BaseException | None) -> bool:
-    """Whether an error comes of a part that has no weights, however often it was raised anew on its way."""
+    """Whether an error was caused by a part without weights, directly or through other errors."""
     while error is not None and not isinstance(error, ContentsAsked):
         error = error.__cause__ or error.__context__
     return error is not None
 
 
 def _note(scheduler: Any, handed: dict[str, Any]) -> None:
-    """Has a scheduler's `set_timesteps` tell what it is given besides the number of steps."""
+    """Wraps a scheduler's `set_timesteps` to record its arguments besides the number of steps."""
     real = scheduler.set_timesteps
 
     @functools.wraps(real)

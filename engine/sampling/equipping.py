@@ -1,4 +1,4 @@
-"""Puts the parts that a study names into a loaded pipeline: another class, a ControlNet, LoRA files."""
+"""Applies a study's changes to a loaded pipeline: another class, a ControlNet, LoRA files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ Loader = Callable[[type[Any], Path, torch.dtype], torch.nn.Module]
 
 
 def from_folder(kind: type[Any], folder: Path, dtype: torch.dtype) -> torch.nn.Module:
-    """A part with its weights."""
+    """Loads a part with its weights."""
     part: torch.nn.Module = kind.from_pretrained(
         folder, dtype=dtype, use_safetensors=True, local_files_only=True, variant=own_variant(folder)
     )
@@ -26,16 +26,16 @@ def from_folder(kind: type[Any], folder: Path, dtype: torch.dtype) -> torch.nn.M
 def equip(
     pipe: DiffusionPipeline, parts: ModelParts, dtype: torch.dtype, load: Loader = from_folder
 ) -> DiffusionPipeline:
-    """The pipeline with the parts in it.
+    """The pipeline with the changes applied.
 
     Args:
-        pipe: As its model was saved.
-        parts: What is put into it.
+        pipe: The pipeline of the model.
+        parts: The changes.
         dtype: Number format.
-        load: Makes a part of its class and folder.
+        load: Loads a part, given its class and folder.
 
     Raises:
-        ModelError: There is no such class, or something doesn't fit the model.
+        ModelError: There is no such class, or a part doesn't fit the model.
     """
     try:
         if parts.pipeline:
@@ -51,7 +51,7 @@ def equip(
         raise
     except Exception as error:
         lacking = " LoRA files need the package peft." if "PEFT" in str(error) else ""
-        raise ModelError(f"{type(pipe).__name__} doesn't take its [pipeline] table: {error}.{lacking}") from error
+        raise ModelError(f"{type(pipe).__name__} rejects the [pipeline] table: {error}.{lacking}") from error
     return pipe
 
 
@@ -67,5 +67,5 @@ def _controlnet(part: PartFile, dtype: torch.dtype, load: Loader) -> Any:
     name = str((read_json(Path(part.path) / "config.json", part.path) or {}).get("_class_name"))
     kind: Any = getattr(diffusers, name, None)
     if kind is None or "ControlNet" not in name:
-        raise ModelError(f"{part.path} is no ControlNet of diffusers: its config.json names {name!r}.")
+        raise ModelError(f"{part.path} is not a diffusers ControlNet: its config.json names {name!r}.")
     return load(kind, Path(part.path), dtype)

@@ -1,4 +1,4 @@
-"""From latents to pictures: decoding in batches and encoding to PNG or WebP, off the timed path."""
+"""Turns latents into pictures: decodes in batches and encodes to PNG or WebP, off the timed path."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,12 +18,12 @@ Format = Literal["png", "webp"]
 
 @dataclass(frozen=True)
 class Origin:
-    """The call that latents come from.
+    """The pipeline call that latents come from.
 
     Attributes:
-        arguments: Of the pipeline's call.
-        seed: Of its generator.
-        state: Of its generator after all steps.
+        arguments: Arguments of the call.
+        seed: Seed of its generator.
+        state: State of its generator after all steps.
     """
 
     arguments: Mapping[str, Any]
@@ -32,18 +32,18 @@ class Origin:
 
 
 def decode(pipe: DiffusionPipeline, latents: torch.Tensor, origins: Sequence[Origin]) -> Iterator[np.ndarray]:
-    """Decodes latents by the pipeline's own last lines, in idle calls of it.
+    """Decodes latents with the pipeline's own last lines, in idle calls.
 
     Args:
         pipe: Any pipeline.
-        latents: One row for each picture or video, as the scheduler knows them.
-        origins: Where each row comes from; calls that differ only in prompt and seed are decoded together.
+        latents: One row for each picture or video, in the scheduler's layout.
+        origins: The call of each row; rows whose calls differ only in prompt and seed are decoded together.
 
     Yields:
         One array per latent: (F, height, width, 3) bytes, with F = 1 for pictures.
 
     Raises:
-        FloatingPointError: A picture holds values that are not finite.
+        FloatingPointError: A picture is not finite.
     """
     latents = latents.to(pipe._execution_device)
     size = min(together(pipe, latents, origins[0].arguments), len(latents))
@@ -59,7 +59,7 @@ def decode(pipe: DiffusionPipeline, latents: torch.Tensor, origins: Sequence[Ori
 
 
 def _decoded(pipe: DiffusionPipeline, rows: torch.Tensor, origin: Origin) -> np.ndarray | None:
-    """The pictures of some latents; None if memory ran out and fewer at once may fit."""
+    """The pictures of some latents; None if memory ran out and smaller batches are possible."""
     try:
         return _finite(pipe, rows, origin)
     except Exception as error:
@@ -84,10 +84,10 @@ def _finite(pipe: DiffusionPipeline, rows: torch.Tensor, origin: Origin) -> np.n
 
 
 def together(pipe: DiffusionPipeline, latents: torch.Tensor, arguments: Mapping[str, Any]) -> int:
-    """How many latents are decoded at once: one, where pictures of a call depend on more than its latents."""
+    """How many latents to decode at once: one if pictures depend on more than the latents."""
     known = parameters(pipe)
     alone = "num_frames" in known or any("image" in name for name in arguments)
-    # An autoencoder that takes its rows one by one gains nothing from several.
+    # An autoencoder with slicing decodes rows one at a time anyway.
     alone = alone or getattr(getattr(pipe, "vae", None), "use_slicing", False)
     if alone or latents.ndim > 4 or not any(name in known for name in COPIES):
         return 1
@@ -96,7 +96,7 @@ def together(pipe: DiffusionPipeline, latents: torch.Tensor, arguments: Mapping[
 
 
 def encode(picture: np.ndarray, format: Format) -> bytes:
-    """A (height, width, 3) byte picture as a lossless PNG, or as a WebP of quality 90."""
+    """Encodes a (height, width, 3) byte picture as a lossless PNG or a WebP of quality 90."""
     stream = io.BytesIO()
     image = Image.fromarray(picture)
     if format == "png":

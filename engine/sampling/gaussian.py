@@ -1,17 +1,17 @@
 """The model "gaussian": an exact Gaussian-mixture denoiser behind the unmodified StableDiffusionPipeline.
 
 The data are eight named patterns mu_k (3 x 16 x 16 latents in [-1, 1]), each with isotropic noise of std
-s = COMPONENT_STD. The score of such a mixture has a closed form, so there are no weights to train and the answer that
-a scheduler must converge to is known. With x = a x0 + b n (a = sqrt(alphabar), b = sqrt(1 - alphabar)) and
+s = COMPONENT_STD. The score of such a mixture has a closed form, so there are no weights to train, and the solution
+that a scheduler must converge to is known. With x = a x0 + b n (a = sqrt(alphabar), b = sqrt(1 - alphabar)) and
 v = a^2 s^2 + b^2:
 
     r_k = softmax_k(log w_k - |x - a mu_k|^2 / 2v),      eps = (b / v) (x - a sum_k r_k mu_k)
 
 which equals (x - a E[x0|x]) / b without its cancellation at small b. The same ODE in VE scaling (y = x / a,
-sigma = b / a) is dy/dsigma = eps, solved in gaussian_mixture.py, in closed form (one component) or to high accuracy.
+sigma = b / a) is dy/dsigma = eps, solved in gaussian_mixture.py in closed form (one component) or to high accuracy.
 
-Schedulers end with one forced first-order jump from their last noise level to 0. From sigma_at(0) = 0.029, the lowest
-there is, it shrinks x0 - mu by s / sqrt(s^2 + sigma^2), 0.67 %: a run that has converged is still that far from x0.
+Schedulers end with a first-order jump from their last noise level to 0. From the lowest level, sigma_at(0) = 0.029, it
+shrinks x0 - mu by s / sqrt(s^2 + sigma^2), 0.67 %: even a converged run stays that far from x0.
 """
 
 from typing import Any, ClassVar
@@ -52,7 +52,7 @@ __all__ = [
 
 
 class GaussianMixtureUNet(ModelMixin, ConfigMixin):
-    """The exact noise predictor; takes the place of UNet2DConditionModel and holds the means as its parameters."""
+    """The exact noise predictor in place of a UNet2DConditionModel; its parameters are the means."""
 
     @register_to_config
     def __init__(
@@ -84,14 +84,14 @@ class GaussianMixtureUNet(ModelMixin, ConfigMixin):
         Args:
             sample: x = a x0 + b n, (B, 3, 16, 16).
             timestep: 0..999, fractions allowed: a number, or a tensor of shape (), (1,) or (B,).
-            encoder_hidden_states: (B, L, 8); the sum over L, normalised, is each row's component weights, and a row
-                of zeros means all eight alike.
-            class_labels, timestep_cond, attention_mask, cross_attention_kwargs, added_cond_kwargs: accepted as
-                pipelines pass them; nothing here depends on them.
+            encoder_hidden_states: (B, L, 8); the normalised sum over L gives each row's component weights, and zeros
+                give all eight equal weights.
+            class_labels, timestep_cond, attention_mask, cross_attention_kwargs, added_cond_kwargs: Ignored; pipelines
+                pass them.
             return_dict: False for a plain tuple.
 
         Raises:
-            ValueError: sample or embedding of another shape, e.g. a picture size other than 64 x 64.
+            ValueError: Sample or embedding have another shape, e.g. for a picture size other than 64 x 64.
         """
         batch = sample.shape[0]
         if sample.shape[1:] != self.means.shape[1:]:
@@ -113,14 +113,14 @@ class GaussianMixtureUNet(ModelMixin, ConfigMixin):
         a = torch.rsqrt(1 + sigma**2)
         b = sigma * a
         variance = (a * self.config.component_std) ** 2 + b**2
-        # |x|^2 is common to all components: left out, so that no large numbers cancel in the softmax
+        # |x|^2 is the same for all components; leaving it out avoids cancellation of large numbers in the softmax
         distance = a**2 * means.square().sum(1) - 2 * a * (x @ means.T)
         responsibilities = torch.softmax(weights.log() - distance / (2 * variance), dim=1)
         return b / variance * (x - a * (responsibilities @ means))
 
 
 class UpsamplingVae(ModelMixin, ConfigMixin):
-    """The decoder: a picture is its latent with every value repeated 4 x 4 times."""
+    """The decoder: repeats every latent value 4 x 4 times."""
 
     @register_to_config
     def __init__(
@@ -142,7 +142,7 @@ class UpsamplingVae(ModelMixin, ConfigMixin):
 
 
 class PatternTokenizer:
-    """The tokenizer: one token (index + 1) for each pattern a prompt names, ascending, padded with 0."""
+    """The tokenizer: one token (index + 1) per pattern named in the prompt, ascending, padded with 0."""
 
     model_max_length = len(PATTERNS)
     added_tokens_encoder: ClassVar[dict[str, int]] = {}
@@ -152,7 +152,7 @@ class PatternTokenizer:
         return [PATTERNS[index] for index in named_patterns(text)]
 
     def __call__(self, text: str | list[str], padding: str = "longest", **options: Any) -> BatchEncoding:
-        """input_ids and attention_mask, (B, L) int64; options (truncation, return_tensors, ...) change nothing."""
+        """input_ids and attention_mask, (B, L) int64; options (truncation, return_tensors, ...) are ignored."""
         rows = [[index + 1 for index in named_patterns(t)] for t in ([text] if isinstance(text, str) else text)]
         length = self.model_max_length if padding == "max_length" else max(map(len, rows))
         ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], dtype=torch.long).view(len(rows), length)
@@ -169,15 +169,15 @@ class PatternTextEncoder(ModelMixin, ConfigMixin):
         self.embedding = torch.nn.Embedding.from_pretrained(table, freeze=True)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> tuple[torch.Tensor]:
-        """Token ids (B, L) to a one-tuple of embeddings (B, L, 8)."""
+        """Maps token ids (B, L) to a one-tuple of embeddings (B, L, 8)."""
         return (self.embedding(input_ids),)
 
 
 def build_pipeline(dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:
     """A StableDiffusionPipeline for 64 x 64 px pictures of the eight patterns; it needs no files and no network.
 
-    Its scheduler is DDIM with the keys that SD checkpoints store (spacing and prediction type stay defaults, so that
-    `Other.from_config(pipe.scheduler.config)` gets Other's own). It cannot be saved: the tokenizer is a stand-in.
+    Its scheduler is DDIM with the keys that SD checkpoints store; spacing and prediction type stay defaults, so that
+    `Other.from_config(pipe.scheduler.config)` uses Other's own. It can't be saved, since its tokenizer is a stand-in.
     """
     scheduler = DDIMScheduler(
         num_train_timesteps=TRAIN_TIMESTEPS,

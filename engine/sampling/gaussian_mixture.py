@@ -1,6 +1,6 @@
 """The data of the model "gaussian": eight named patterns plus noise, their noise levels and their exact ODE solutions.
 
-Pure mathematics, no diffusers: what the denoiser in gaussian.py predicts, and what its schedulers must converge to.
+Pure mathematics without diffusers: the distribution behind gaussian.py, and what its schedulers must converge to.
 """
 
 import math
@@ -25,7 +25,7 @@ Start = Literal["vp", "ve"]
 
 
 class Pattern(NamedTuple):
-    """One component: its coverage in 0..1 over x (right) and y (down) in [-1, 1], and its two hex colours."""
+    """One component: coverage in 0..1 as a function of x (right) and y (down) in [-1, 1], and two hex colours."""
 
     coverage: Shape
     foreground: str
@@ -46,7 +46,7 @@ PATTERNS: tuple[str, ...] = tuple(_PATTERNS)
 
 
 def component_means() -> torch.Tensor:
-    """The means mu_k, (8, 3, 16, 16) float64 in [-1, 1]: multiples of 1/128, so exact in every float dtype."""
+    """The means mu_k, (8, 3, 16, 16) float64 in [-1, 1]; multiples of 1/128, so exact in every float dtype."""
     size, cells = LATENT_SHAPE[1], LATENT_SHAPE[1] * _SUPERSAMPLING
     axis = (np.arange(cells) + 0.5) / cells * 2 - 1
     y, x = np.meshgrid(axis, axis, indexing="ij")
@@ -60,7 +60,7 @@ def component_means() -> torch.Tensor:
 
 
 def named_patterns(prompt: str) -> tuple[int, ...]:
-    """Indices into PATTERNS of the names in the prompt (whole words, any case), ascending; empty if it has none."""
+    """Ascending indices into PATTERNS of the names in the prompt (whole words, any case)."""
     words = set(re.findall(r"\w+", prompt.lower()))
     return tuple(index for index, name in enumerate(PATTERNS) if name in words)
 
@@ -76,9 +76,8 @@ def _log_sigmas(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
 def sigma_at(timestep: torch.Tensor | float, device: torch.device | None = None) -> torch.Tensor:
     """sigma = sqrt((1 - alphabar) / alphabar) at integer or fractional timesteps of any shape.
 
-    log sigma is linear in t between the integer timesteps, as the schedulers' own `_sigma_to_t` has it; timesteps
-    outside 0..999 take the value at the end. Float64 (float32 on devices that lack it), on the given device or the
-    timestep's own.
+    log sigma is linear in t between integer timesteps, as in the schedulers' own `_sigma_to_t`; timesteps outside
+    0..999 are clamped. Float64 (float32 on devices without it), on the given device or the timestep's own.
     """
     if device is None:
         device = timestep.device if isinstance(timestep, torch.Tensor) else torch.device("cpu")
@@ -91,7 +90,7 @@ def sigma_at(timestep: torch.Tensor | float, device: torch.device | None = None)
 
 
 def _start(noise: torch.Tensor, sigma_start: float, sigma_end: float, start: Start) -> torch.Tensor:
-    """The VE sample (B, 768) float64 at sigma_start of unit noise under the start convention; checks all four."""
+    """Checks the arguments and scales unit noise to the VE sample at sigma_start, (B, 768) float64."""
     if noise.ndim != 4 or tuple(noise.shape[1:]) != LATENT_SHAPE:
         raise ValueError(f"Noise is {tuple(noise.shape)}, expected (B, {', '.join(map(str, LATENT_SHAPE))}).")
     if not 0 <= sigma_end < sigma_start < math.inf:
@@ -105,30 +104,30 @@ def _start(noise: torch.Tensor, sigma_start: float, sigma_end: float, start: Sta
 def exact_solution(
     noise: torch.Tensor, prompt: str, sigma_start: float, sigma_end: float = 0.0, *, start: Start = "vp"
 ) -> torch.Tensor:
-    """The probability-flow ODE solved in closed form, for a prompt that names one pattern and guidance 1.
+    """Closed-form solution of the probability-flow ODE for a prompt that names one pattern, at guidance 1.
 
     For one Gaussian eps = sigma (y - mu) / (s^2 + sigma^2), so dy/dsigma = eps separates and
     y(sigma_end) = mu + (y(sigma_start) - mu) sqrt((s^2 + sigma_end^2) / (s^2 + sigma_start^2)).
 
-    No run starts at x0 + sigma_start n. What the pipelines start from, as a VE sample y, is
+    No run starts at x0 + sigma_start n. As a VE sample y, pipelines start from
       "vp": y = sqrt(1 + sigma_start^2) noise, unit noise as the VP sample: DDIM, DDPM, PNDM, DEIS, DPM++ 2M, 3M, 2S,
             UniPC, SA (init_noise_sigma is 1), and Euler, Heun, LMS, KDPM2 with spacing "leading";
       "ve": y = sigma_start noise: Euler, Heun, LMS, KDPM2 with spacing "linspace" or "trailing" (so their sample is
             0.23 % smaller at sigma 14.6). sigma_start is sigma_at(first timestep), 14.61 at t = 999.
 
     Args:
-        noise: unit Gaussian noise, (B, 3, 16, 16), before the pipeline scales it.
-        prompt: names exactly one pattern.
-        sigma_start: noise level of the start.
-        sigma_end: noise level of the end, 0 for x0.
-        start: which start convention holds.
+        noise: Unit Gaussian noise, (B, 3, 16, 16), before the pipeline scales it.
+        prompt: Names exactly one pattern.
+        sigma_start: Noise level at the start.
+        sigma_end: Noise level at the end, 0 for x0.
+        start: The start convention.
 
     Returns:
-        The VE sample at sigma_end, float64, shape of noise; at sigma_end = 0 that is x0, and divided by
+        The VE sample at sigma_end, float64, in the shape of noise. At sigma_end = 0 it is x0; divided by
         sqrt(1 + sigma_end^2) it is the VP sample (where a DDIM run with set_alpha_to_one=False stops).
 
     Raises:
-        ValueError: the prompt names no pattern or several, or another argument is out of range.
+        ValueError: The prompt doesn't name exactly one pattern, or another argument is out of range.
     """
     named = named_patterns(prompt)
     if len(named) != 1:
@@ -140,7 +139,7 @@ def exact_solution(
 
 
 def _mixture_eps(y: Array, sigma: float, means: Array) -> Array:
-    """eps at VE samples y (B, D) under equal components (K, D): -sigma times the score, written in VE from scratch."""
+    """eps at VE samples y (B, D) for equally weighted components (K, D): -sigma times the score."""
     variance = COMPONENT_STD**2 + sigma**2
     difference = y[:, None, :] - means[None, :, :]
     log_density = -np.sum(difference**2, axis=2) / (2 * variance)
@@ -160,23 +159,23 @@ def solve_reference(
     start: Start = "vp",
     rtol: float = 1e-9,
 ) -> torch.Tensor:
-    """The guided ODE dy/dsigma = eps_u + g (eps_c - eps_u), solved to high accuracy for any prompts.
+    """Accurate solution of the guided ODE dy/dsigma = eps_u + g (eps_c - eps_u) for any prompts.
 
     Shares no formula with the model: float64 numpy, VE scaling, DOP853 (Dormand-Prince 8(5,3), Hairer, Norsett and
-    Wanner, Solving ODEs I) in log sigma. Guidance as Ho and Salimans 2022, arXiv:2207.12598.
+    Wanner, Solving ODEs I) in log sigma. Guidance as in Ho and Salimans 2022, arXiv:2207.12598.
 
     Args:
-        noise, prompt, sigma_start, sigma_end, start: as for exact_solution; the prompt may name any patterns.
-        guidance_scale: g; 1 is the conditional model alone.
-        negative_prompt: the prompt behind eps_u; the empty prompt is all eight patterns.
-        rtol: relative tolerance of the solver.
+        noise, prompt, sigma_start, sigma_end, start: As for exact_solution; the prompt may name any patterns.
+        guidance_scale: g; 1 for the conditional model alone.
+        negative_prompt: The prompt behind eps_u; an empty one stands for all eight patterns.
+        rtol: Relative tolerance of the solver.
 
     Returns:
-        The VE sample at sigma_end (x0 at 0), float64, shape of noise.
+        The VE sample at sigma_end (x0 at 0), float64, in the shape of noise.
 
     Raises:
-        ValueError: an argument is out of range.
-        RuntimeError: the solver gave up.
+        ValueError: An argument is out of range.
+        RuntimeError: The solver failed.
     """
     y = _start(noise, sigma_start, sigma_end, start).numpy()
     means = component_means().flatten(1).numpy()
@@ -191,5 +190,5 @@ def solve_reference(
     span = (math.log(sigma_start), math.log(max(sigma_end, 1e-6)))
     solution = solve_ivp(slope, span, y.ravel(), method="DOP853", rtol=rtol, atol=rtol * COMPONENT_STD, t_eval=span[1:])
     if not solution.success:
-        raise RuntimeError(f"The reference solver gave up: {solution.message}")
+        raise RuntimeError(f"The reference solver failed: {solution.message}")
     return torch.from_numpy(solution.y[:, -1].reshape(noise.shape))

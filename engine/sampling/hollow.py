@@ -1,4 +1,4 @@
-"""A model's pipeline by its configurations alone: its parts have shapes and no weights, and answer zeros."""
+"""Builds a pipeline from its configurations alone: its parts have shapes but no weights, and return zeros."""
 
 import inspect
 import warnings
@@ -25,7 +25,7 @@ META = torch.device("meta")
 
 
 class Hollow(StandIn):
-    """Stands in for a part that has shapes and no weights: what it is asked it answers with zeros."""
+    """Stands in for a part that has shapes but no weights; its methods return zeros."""
 
     device = torch.device("cpu")
 
@@ -36,15 +36,15 @@ class Hollow(StandIn):
         return _answering_zeros(found) if inspect.ismethod(found) else _zeros(found)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Zeros of the shapes that the part would answer."""
+        """Zeros in the shapes of the part's output."""
         return _answering_zeros(self.real.__call__)(*args, **kwargs)
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """One zero for each, since only their number format is ever asked for."""
+        """One zero per parameter, since callers only need the number format."""
         return (nn.Parameter(torch.zeros(1, dtype=each.dtype), False) for each in self.real.parameters(recurse))
 
     def to(self, *args: Any, **kwargs: Any) -> "Hollow":
-        """Itself: there is nothing to be moved."""
+        """Itself; there is nothing to move."""
         return self
 
 
@@ -53,7 +53,7 @@ def hollow_pipeline(source: ModelSource) -> DiffusionPipeline:
 
     Raises:
         ModelError: diffusers has no such pipeline.
-        Exception: Whatever the libraries raise on the configurations; nothing is known of the model then.
+        Exception: Anything else that the libraries raise on the configurations.
     """
     assert source.folder is not None  # holds for every source that has files
     index = read_json(source.folder / "model_index.json", source.name) or {}
@@ -77,7 +77,7 @@ def hollow_pipeline(source: ModelSource) -> DiffusionPipeline:
 
 
 def _hollowed(pipe: DiffusionPipeline) -> DiffusionPipeline:
-    """A copy of a pipeline whose parts answer with zeros; its denoisers are for others to replace."""
+    """A copy of a pipeline whose parts return zeros, except its denoisers, which callers replace."""
     watched = denoisers(pipe)
     parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     return with_parts(pipe, **{name: Hollow(part) for name, part in parts.items() if name not in watched})
@@ -100,11 +100,11 @@ def _without_weights(kind: type[Any], folder: Path, dtype: torch.dtype) -> nn.Mo
 
 
 class ContentsAsked(RuntimeError):
-    """A part was asked for what only its weights can tell; nothing is known of the call then."""
+    """The call depends on the weights of a part, so its outcome is unknown."""
 
 
 def _fails_with_zeros(func: Any, given: tuple[Any, Any]) -> bool:
-    """Whether a call that failed without contents also fails with some, as calls with wrong shapes do."""
+    """Whether a call that failed on meta tensors also fails on zeros, as calls with wrong shapes do."""
     args, kwargs = tree_map(_zero, given)
     try:
         func(*args, **kwargs)
@@ -114,14 +114,14 @@ def _fails_with_zeros(func: Any, given: tuple[Any, Any]) -> bool:
 
 
 class _Spreading(TorchFunctionMode):
-    """While it is on, what meets a tensor without contents has none either; everything else is computed."""
+    """Runs operations on the meta device if one of their tensors is there; all others are computed."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Calls a function of torch, on the meta device if one of its tensors is there."""
+        """Calls a torch function, on the meta device if one of its tensors is there."""
         given = (args, kwargs or {})
         if not any(isinstance(leaf, torch.Tensor) and leaf.device == META for leaf in tree_leaves(given)):
             return func(*given[0], **given[1])
-        # Leaving the meta device is the one thing that is not possible there.
+        # Tensors cannot leave the meta device, so these operations get zeros instead.
         given = tree_map(_zero if func in _LEAVING else _emptied, given)
         try:
             return func(*given[0], **given[1])
@@ -147,7 +147,7 @@ def _emptied(leaf: Any) -> Any:
 
 
 def _zeros(value: Any) -> Any:
-    """A nested value with zeros in place of tensors without contents."""
+    """A nested value with zeros in place of meta tensors."""
     if isinstance(value, Mapping):
         return type(value)(**{key: _zeros(item) for key, item in value.items()})
     if isinstance(value, list | tuple):

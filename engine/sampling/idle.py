@@ -1,7 +1,7 @@
-"""Idle calls of a pipeline: one step whose denoiser says nothing and whose scheduler answers with given latents.
+"""Idle calls of a pipeline: one step with a denoiser that returns zeros and a scheduler that returns given latents.
 
-They show what a family does without a formula of any family: how latents become pictures (whatever unpacking, scale,
-shift, means and resizing the pipeline's own last lines hold), and what its denoiser gets for one prompt and for two.
+They show what a pipeline does without any knowledge of its family: how latents become pictures (unpacking, scale,
+shift, means and resizing in the pipeline's last lines), and what its denoiser receives for one prompt and for two.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from diffusers import DiffusionPipeline
 from engine.sampling.joining import Axis, Path, arguments_of, learn_axes
 from engine.sampling.standins import Denoised, StandIn, denoisers, with_parts
 
-# No second denoiser call, and no step left out at the start. What they are set to changes nothing behind the loop.
+# One denoiser call per step and no skipped steps; these arguments don't affect what follows the loop.
 QUIET = {
     "guidance_scale": 1.0,
     "true_cfg_scale": 1.0,
@@ -26,20 +26,20 @@ QUIET = {
     "max_guidance_scale": 1.0,
     "strength": 1.0,
 }
-# Some pipelines divide by one less.
+# Some pipelines divide by the number of steps minus one.
 STEPS_ASKED_FOR = 2
 # Arguments that repeat a prompt without encoding it again.
 COPIES = ("num_images_per_prompt", "num_videos_per_prompt")
 
 
 class OneStep:
-    """Stands in for a scheduler: a single step, which ends at given latents.
+    """Stands in for a scheduler: a single step that returns given latents.
 
     Args:
-        real: The scheduler it stands in for.
-        latents: What the step answers; None: the call ends there, since all that was wanted has been seen.
-        generator: The call's generator, and the state it has after the real steps, which may have drawn from it.
-        state: As `torch.Generator.get_state`; None leaves the generator as it is.
+        real: The scheduler it replaces.
+        latents: What the step returns; None to end the call at the step.
+        generator: The call's generator.
+        state: State that the generator gets at the step, as after the real steps; None to leave it unchanged.
     """
 
     order, init_noise_sigma, num_inference_steps = 1, 1.0, 1
@@ -66,26 +66,26 @@ class OneStep:
         mu: float | None = None,
         **options: Any,
     ) -> None:
-        """One timestep, the noisiest there is."""
+        """Sets a single timestep, the noisiest one."""
         self.timesteps = torch.full((1,), float(self.real.config.get("num_train_timesteps", 1000)) - 1, device=device)
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Nothing to begin."""
+        """Ignored."""
 
     def add_noise(self, original_samples: torch.Tensor, noise: Any = None, timesteps: Any = None) -> torch.Tensor:
-        """The picture as it is: the latents to begin with don't matter."""
+        """The picture unchanged, since the initial latents don't matter."""
         return original_samples
 
     def scale_noise(self, sample: torch.Tensor, timestep: Any = None, noise: Any = None) -> torch.Tensor:
-        """The picture as it is."""
+        """The picture unchanged."""
         return sample
 
     def scale_model_input(self, sample: torch.Tensor, timestep: Any = None) -> torch.Tensor:
-        """The latents as they are."""
+        """The latents unchanged."""
         return sample
 
     def step(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
-        """The given latents, also as the clean ones, which some pipelines decode."""
+        """The given latents, also as the x0 estimate, which some pipelines decode."""
         if self.latents is None:
             raise _SeenError
         if self.state is not None and self.generator is not None:
@@ -99,18 +99,18 @@ class _Stepped(tuple[torch.Tensor, ...]):
 
 
 class _SeenError(Exception):
-    """Ends an idle call where nothing more is to be seen."""
+    """Ends an idle call early."""
 
 
 class _Silent(StandIn):
-    """Stands in for a denoiser: answers zeros and keeps what it was given."""
+    """Stands in for a denoiser: returns zeros and records its arguments."""
 
     def __init__(self, real: Any, seen: list[dict[str, Any]]) -> None:
         super().__init__(real)
         self.__dict__["seen"] = seen
 
     def forward(self, *args: Any, **kwargs: Any) -> Denoised:
-        """Zeros like the first argument."""
+        """Zeros in the shape of the denoiser's output."""
         arguments = arguments_of(self.real, args, kwargs)
         self.seen.append(arguments)
         first = next(iter(arguments.values()))
@@ -120,9 +120,9 @@ class _Silent(StandIn):
 
 
 def _answer_like(latents: torch.Tensor, denoiser: Any) -> torch.Tensor:
-    """Zeros of the shape of a denoiser's answer, which may have fewer channels than it gets, or more."""
+    """Zeros in the shape of a denoiser's output, whose number of channels may differ from its input's."""
     config: Mapping[str, Any] = getattr(denoiser, "config", {})
-    # What a class works out itself (twice as many, where it predicts variances, too) stands beside its configuration.
+    # Some classes compute the number of channels (twice as many with variances) and store it beside the configuration.
     given, answered = (vars(denoiser).get(name, config.get(name)) for name in ("in_channels", "out_channels"))
     shape = list(latents.shape)
     if latents.ndim >= 4 and isinstance(given, int) and isinstance(answered, int):
@@ -134,15 +134,15 @@ def _answer_like(latents: torch.Tensor, denoiser: Any) -> torch.Tensor:
 
 
 class _Receiving(StandIn):
-    """Stands in for an autoencoder: keeps the latents it is to decode, and ends the call."""
+    """Stands in for an autoencoder: records the latents it should decode and ends the call."""
 
     def __init__(self, real: Any, seen: list[torch.Tensor]) -> None:
         super().__init__(real)
-        # Pipelines look at the signature of `forward`, and move it to another number format.
+        # Pipelines inspect the signature of `forward`, and convert the autoencoder to another number format.
         self.__dict__.update(seen=seen, forward=real.forward, to=lambda *args, **kwargs: self)
 
     def decode(self, z: torch.Tensor, *args: Any, **kwargs: Any) -> None:
-        """Never returns."""
+        """Records the latents; never returns."""
         self.seen.append(z)
         raise _SeenError
 
@@ -154,20 +154,20 @@ def pictures_of(
     seed: int,
     state: torch.Tensor | None = None,
 ) -> np.ndarray:
-    """Pictures of latents as the pipeline makes them.
+    """Decodes latents as the pipeline does.
 
     Args:
         pipe: Any pipeline.
-        latents: (N, ...), as its scheduler knows them; N above 1 only for calls that draw nothing but noise.
-        arguments: Of the call that made them.
-        seed: Of that call: what latents are blended with may be drawn (inpainting encodes its picture).
-        state: Of that call's generator after its steps: some autoencoders are given noise.
+        latents: (N, ...) in the scheduler's layout; N > 1 only for calls that draw nothing but their initial noise.
+        arguments: Arguments of the call that made them.
+        seed: Seed of that call; inpainting blends the latents with a picture whose encoding draws from the generator.
+        state: Generator state of that call after its steps; some autoencoders draw noise.
 
     Returns:
         (N, frames, height, width, 3) bytes; one frame for pictures.
 
     Raises:
-        FloatingPointError: The autoencoder answered values that are not finite.
+        FloatingPointError: The output of the autoencoder is not finite.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
     scheduler = OneStep(pipe.scheduler, latents, generator, state)
@@ -210,19 +210,23 @@ def _overflow(autoencoder: Any) -> FloatingPointError:
 def spatial_latents(
     pipe: DiffusionPipeline, latents: torch.Tensor, arguments: Mapping[str, Any], seed: int
 ) -> torch.Tensor:
-    """Latents as the autoencoder receives them: (N, channels, [frames,] height, width), unpacked and scaled."""
+    """Latents in the autoencoder's layout: (N, channels, [frames,] height, width), unpacked and scaled.
+
+    Raises:
+        ValueError: The pipeline decodes its latents in parts.
+    """
     seen: list[torch.Tensor] = []
     generator = torch.Generator("cpu").manual_seed(seed)
     scheduler = OneStep(pipe.scheduler, latents, generator)
     parts = {"vae": _Receiving(pipe.vae, seen)}
     _call(pipe, _quiet(pipe, arguments), len(latents), scheduler, generator, parts, output_type="np")
     if not seen or len(seen[0]) != len(latents):
-        raise ValueError("the pipeline decodes its latents by parts")
+        raise ValueError("the pipeline decodes its latents in parts")
     return seen[0]
 
 
 def decoding_only_scales(pipe: DiffusionPipeline, like: torch.Tensor, arguments: Mapping[str, Any], seed: int) -> bool:
-    """Whether the autoencoder receives latents of this shape but for one factor, tried on zeros and on noise."""
+    """Whether the autoencoder receives these latents up to one factor; tried on zeros and on noise."""
     noise = torch.randn(like.shape, generator=torch.Generator("cpu").manual_seed(0)).to(like)
     nothing, something = (spatial_latents(pipe, z, arguments, seed) for z in (torch.zeros_like(noise), noise))
     if something.shape != noise.shape or bool(nothing.any()):
@@ -232,18 +236,18 @@ def decoding_only_scales(pipe: DiffusionPipeline, like: torch.Tensor, arguments:
 
 
 def row_axes(pipe: DiffusionPipeline, arguments: Mapping[str, Any]) -> dict[Path, Axis] | None:
-    """Which axis of which denoiser argument holds the rows; None if the pipeline takes no two prompts alike."""
+    """The batch axis of every denoiser argument; None if the pipeline can't take two prompts."""
     try:
         one, two = (_given(pipe, arguments, rows) for rows in (1, 2))
         return learn_axes(one, two)
-    except Exception:  # whatever a pipeline raises that takes one prompt at a time; its calls are then made alone
+    except Exception:  # any error of a pipeline that takes one prompt at a time; its calls then run alone
         return None
 
 
 def encode_texts(pipe: DiffusionPipeline, arguments: Mapping[str, Any]) -> None:
-    """Lets a pipeline encode the texts of a call, and of the idle one that decodes its latents, and nothing more.
+    """Makes a pipeline encode the texts of a call and of the idle call that decodes its latents, and nothing else.
 
-    What goes wrong is left to the call itself, where it is told.
+    Errors are ignored here, since the call itself will report them.
     """
     for called in (arguments, _quiet(pipe, arguments)):
         with contextlib.suppress(Exception):
@@ -260,18 +264,18 @@ def idle_call(
     *,
     first_step: bool = False,
 ) -> None:
-    """A whole call of the pipeline with a real scheduler, up to its latents, whose denoiser says nothing.
+    """A whole pipeline call up to its latents, with a real scheduler and a denoiser that returns zeros.
 
     Args:
         pipe: Any pipeline.
-        arguments: Of its call.
-        scheduler: A fresh one, which is used up.
-        seed: Of the call.
-        seen: Takes the arguments of every denoiser call.
-        first_step: Whether the call ends after its first step.
+        arguments: Arguments of its call.
+        scheduler: A fresh scheduler, not to be reused.
+        seed: Seed of the call.
+        seen: Receives the arguments of every denoiser call.
+        first_step: Whether to end the call after its first step.
 
     Raises:
-        Exception: Whatever the pipeline or the scheduler raises.
+        Exception: Any error of the pipeline or the scheduler.
     """
     silent = {name: _Silent(real, seen) for name, real in denoisers(pipe).items()}
     twin: Any = with_parts(pipe, scheduler=scheduler, **silent)
@@ -310,7 +314,7 @@ def _call(
     seen: list[dict[str, Any]] | None = None,
     **options: Any,
 ) -> Any:
-    """The pipeline's call with stand-ins; None if one of them ended it."""
+    """The pipeline call with stand-ins; None if one of them ended it."""
     silent = {name: _Silent(real, [] if seen is None else seen) for name, real in denoisers(pipe).items()}
     twin: Any = with_parts(pipe, scheduler=scheduler, **silent, **parts)
     called = {**arguments, "num_inference_steps": STEPS_ASKED_FOR}
@@ -332,10 +336,10 @@ def _copied(pipe: DiffusionPipeline, arguments: Mapping[str, Any], copies: int) 
         return {}
     name = next((name for name in COPIES if name in parameters(pipe)), None)
     if name is None:
-        raise ValueError(f"{type(pipe).__name__} makes one picture a prompt")
+        raise ValueError(f"{type(pipe).__name__} makes only one picture per prompt")
     return {name: copies}
 
 
 def parameters(pipe: DiffusionPipeline) -> Mapping[str, Any]:
-    """The parameters of a pipeline's call."""
+    """The parameters of the pipeline call."""
     return inspect.signature(type(pipe).__call__).parameters

@@ -1,7 +1,7 @@
 """The image pass: makes the pictures of many cells at once, as fast as the machine allows.
 
-The device does one thing after another: texts, forwards, decoding. What is measured on the host, and the encoding of
-pictures to files, is done by threads meanwhile, which are never more than a few samples behind.
+The device works sequentially: texts, forwards, decoding. Threads meanwhile measure finished cells and encode pictures,
+never more than a few samples behind.
 """
 
 from collections import deque
@@ -26,14 +26,14 @@ from engine.study.study import FrameSettings
 
 __all__ = ["Picture", "Sample", "default_max_batch", "run_cells", "sample_cells"]
 
-# Latents held back for decoding together. Bounds memory whatever the number of cells.
+# Latents collected for decoding together. Bounds memory whatever the number of cells.
 DECODE_TOGETHER = 8
-# Decoded samples that wait to be measured and encoded; when there are more, the device waits for the host.
+# Decoded samples waiting to be measured and encoded; beyond that the device waits for the host.
 MOST_BEHIND = 8
 MOST_THREADS = 4
 
 
-# As a decorator it holds while the generator runs, and not in the caller between two samples.
+# As a decorator it applies while the generator runs, but not in the caller between two samples.
 @torch.no_grad()
 def sample_cells(
     model: Model,
@@ -43,17 +43,17 @@ def sample_cells(
     tell: Callable[[int], None] | None = None,
     previews: Previews | None = None,
 ) -> Generator[Sample, None, None]:
-    """Runs cells through unmodified pipelines at once and yields each as it is finished, decoded and encoded.
+    """Runs cells through unmodified pipelines at once and yields each when it is decoded and encoded.
 
-    A cell that raises becomes a sample with an `error`; the others go on.
+    A cell that raises becomes a sample with an `error`; the others continue.
 
     Args:
         model: The loaded model.
-        cells: All of this model, picture size and number format.
-        settings: Which steps are kept as pictures.
+        cells: Cells of this model, with the same picture size and number format.
+        settings: Which steps are stored as pictures.
         max_batch: Most cells in flight.
-        tell: Told on the way how many more denoiser calls are done.
-        previews: Looks at the cells on their way.
+        tell: Called with the number of further denoiser calls done.
+        previews: Shows the running cells.
     """
     if not cells:
         return
@@ -128,7 +128,7 @@ def _encode_first(model: Model, pipe: DiffusionPipeline, cells: Sequence[Cell]) 
 
 
 def _finish(maker: CellMaker, sample: Sample) -> Sample:
-    """What of a decoded sample needs no device."""
+    """Does the work on a decoded sample that needs no device."""
     if _measured(maker, sample).error is None:
         try:
             encode_sample(sample)

@@ -1,7 +1,7 @@
-"""Denoiser calls that can share a forward: which axis of which argument holds the rows, and joining along it.
+"""Joins denoiser calls that can share a forward, along the batch axes of their arguments.
 
-Nothing here knows a family: the axes are learnt by comparing the arguments that a pipeline gives its denoiser for one
-prompt with those for two. What doubled holds the rows; whatever else is to be shared has to be equal.
+Nothing here depends on the family: the axes are learnt by comparing the arguments that a pipeline passes to its
+denoiser for one prompt and for two. An axis that doubled is the batch axis; all other arguments must be equal.
 """
 
 import functools
@@ -15,14 +15,14 @@ import torch
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-# By argument name, then by keys inside containers; places in lists are one-tuples, those in tuples numbers.
+# Argument name, then keys inside containers; list indices are one-tuples, tuple indices are numbers.
 Path = tuple[Any, ...]
-# The axis of the rows; "list" for a list with one entry a row; None for what all rows share; "alone" for what depends
-# on the number of rows in a way that cannot be joined.
+# The batch axis; "list" for a list with one entry per row; None if all rows share the value; "alone" if it depends on
+# the number of rows in a way that can't be joined.
 Axis = int | Literal["list", "alone"] | None
 Axes = Mapping[Path, Axis]
 
-# What denoisers call the time; they take one number or one for each row, and are given the latter.
+# Names of the time argument. Denoisers take one number or one per row, and get the latter.
 TIMES = frozenset({"timestep", "timesteps", "t"})
 
 
@@ -31,10 +31,10 @@ class Call:
     """One denoiser call.
 
     Attributes:
-        denoiser: What is called.
-        rows: Rows of its batch; 0 if the axes are not known, so that it has to be answered alone.
+        denoiser: The denoiser.
+        rows: Rows of its batch; 0 if the axes are unknown, so that it must run alone.
         leaves: Every argument by its path.
-        axes: The axis of the rows of each leaf.
+        axes: The batch axis of each leaf.
     """
 
     denoiser: nn.Module
@@ -43,7 +43,7 @@ class Call:
     axes: dict[Path, Axis]
 
     def agreement(self) -> tuple[Any, ...]:
-        """What has to be equal for two calls to share a forward (tensors without rows: their shape)."""
+        """What must be equal for two calls to share a forward; of tensors without a batch axis only the shape."""
         if not self.rows or "alone" in self.axes.values():
             return (id(self),)
         signature: list[Any] = [id(self.denoiser)]
@@ -57,7 +57,7 @@ class Call:
         return tuple(signature)
 
     def same_constants(self, other: "Call", known: "KnownEqual") -> bool:
-        """Whether the tensors that all rows share are equal in two calls that agree."""
+        """Whether the tensors without a batch axis are equal in two calls that agree."""
         return all(
             self.axes[path] is not None or known.equal(leaf, other.leaves[path])
             for path, leaf in self.leaves.items()
@@ -66,14 +66,14 @@ class Call:
 
 
 class KnownEqual:
-    """Compares tensors, each pair once: calls bring the same constants at every step, and on a GPU comparing waits."""
+    """Compares each pair of tensors once: every step passes the same constants, and comparing on a GPU waits for it."""
 
     def __init__(self) -> None:
-        # The tensor that each one is equal to, and the versions of both at the time; changes in place count them up.
+        # For each pair, the versions of both tensors and the result; changes in place increase the version.
         self._like: Any = WeakIdKeyDictionary()
 
     def equal(self, one: torch.Tensor, other: torch.Tensor) -> bool:
-        """Whether two tensors of one shape hold the same numbers."""
+        """Whether two tensors of the same shape are equal."""
         if one is other:
             return True
         answers = self._like.setdefault(one, WeakIdKeyDictionary())
@@ -89,10 +89,10 @@ def bind(denoiser: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], ax
     """Binds a call's arguments to names by the denoiser's signature, with one timestep per row.
 
     Args:
-        denoiser: What is called.
+        denoiser: The denoiser.
         args: Positional arguments.
-        kwargs: Named arguments.
-        axes: Learnt by `learn_axes`; None if they could not be.
+        kwargs: Keyword arguments.
+        axes: From `learn_axes`; None if they are unknown.
     """
     arguments = arguments_of(denoiser, args, kwargs)
     if axes is None:
@@ -119,9 +119,9 @@ def arguments_of(denoiser: nn.Module, args: Sequence[Any], kwargs: Mapping[str, 
 
 
 def signature_of(module: nn.Module) -> inspect.Signature:
-    """The signature of a module's `forward`, without `self`; looked up once for each class."""
+    """The signature of a module's `forward`, without `self`; computed once per class."""
     forward, kind = module.forward, cast(Any, type(module))
-    # What is set on one module (offload hooks) would be kept alive by a cache.
+    # A function set on one module (offload hooks) is not cached, or the cache would keep the module alive.
     return _signature(kind) if inspect.ismethod(forward) else inspect.signature(forward)
 
 
@@ -147,7 +147,7 @@ def join(calls: Sequence[Call]) -> dict[str, Any]:
 
 
 def split(answer: Any, calls: Sequence[Call]) -> list[Any]:
-    """Each call's rows of the answer, which is a tensor or a list with one entry a row."""
+    """Each call's rows of the output, which is a tensor or a list with one entry per row."""
     if len(calls) == 1:
         return [answer]
     total = sum(call.rows for call in calls)
@@ -157,10 +157,10 @@ def split(answer: Any, calls: Sequence[Call]) -> list[Any]:
 
 
 def learn_axes(one: Sequence[Mapping[str, Any]], two: Sequence[Mapping[str, Any]]) -> dict[Path, Axis]:
-    """The axes of the rows, from the arguments of the same calls for one prompt and for two equal ones.
+    """The batch axes, from the arguments of the same calls for one prompt and for two equal prompts.
 
     Raises:
-        ValueError: The calls are not the same ones.
+        ValueError: The calls differ in number or arguments.
     """
     axes: dict[Path, Axis] = {}
     for single, double in zip(one, two, strict=True):
@@ -173,7 +173,7 @@ def learn_axes(one: Sequence[Mapping[str, Any]], two: Sequence[Mapping[str, Any]
 
 
 def flatten(value: Any, path: Path = (), lists: Collection[Path] = ()) -> Iterator[tuple[Path, Any]]:
-    """Leaves of nested mappings and sequences with their paths; what stands in `lists` is one leaf."""
+    """Leaves of nested mappings and sequences with their paths; a path in `lists` is one leaf."""
     if path in lists:
         yield path, value
     elif isinstance(value, Mapping) and value:
@@ -198,7 +198,7 @@ def unflatten(leaves: Mapping[Path, Any]) -> dict[str, Any]:
 
 
 class _Node(dict[Any, Any]):
-    """A container on the way back; told from mappings that are leaves."""
+    """A container being rebuilt, as opposed to a mapping that is a leaf."""
 
 
 def _restored(value: Any) -> Any:
@@ -248,7 +248,7 @@ def _rows(leaf: Any, axis: Axis) -> int:
 
 
 def _axis(path: Path, leaf: Any, rows: int, axes: Axes) -> Axis:
-    """A leaf's axis, checked against the number of rows; what was never seen before must be equal to be shared."""
+    """A leaf's batch axis, checked against the number of rows; unknown leaves must be equal to be shared."""
     if path[0] in TIMES:
         divisible = isinstance(leaf, torch.Tensor) and leaf.ndim > 0 and rows > 0 and leaf.shape[0] % rows == 0
         return 0 if divisible else "alone"
@@ -260,7 +260,7 @@ def _axis(path: Path, leaf: Any, rows: int, axes: Axes) -> Axis:
 
 
 def _spread(time: Any, rows: int, leaves: Mapping[Path, Any]) -> torch.Tensor:
-    """A time as float32, which holds whole and fractional timesteps alike, so that both kinds can share a forward."""
+    """One time per row, as float32 so that whole and fractional timesteps can share a forward."""
     tensors = itertools.chain.from_iterable(leaf if isinstance(leaf, list) else [leaf] for leaf in leaves.values())
     like = next(tensor for tensor in tensors if isinstance(tensor, torch.Tensor))
     spread = torch.as_tensor(time, device=like.device).float()

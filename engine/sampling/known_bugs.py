@@ -1,8 +1,7 @@
-"""Known bugs and traps of diffusers: one table, each entry put to the test on the diffusers that is installed.
+"""Known bugs and pitfalls of diffusers, each tested on the installed release.
 
-An entry shares its code with the findings of lint.py and lanes.py that warn of it. Whether it still holds is asked of
-the installed release, so that an entry that no longer holds is noticed (`lint --bugs`, and a test), and with it every
-rule that rests on it.
+An entry shares its code with the findings of lint.py and lanes.py that warn about it. `lint --bugs` and a test report
+entries that no longer hold, and with them the rules that depend on them.
 """
 
 import warnings
@@ -27,15 +26,15 @@ LATENT: dict[str, Any] = BETAS | {"clip_sample": False, "set_alpha_to_one": Fals
 
 @dataclass(frozen=True)
 class KnownBug:
-    """A bug or trap.
+    """A bug or pitfall.
 
     Attributes:
-        code: Of the finding that warns of it.
-        issues: Numbers of diffusers issues and pull requests; none: found here.
-        seen: Versions of diffusers it was seen in.
+        code: Code of the finding that warns about it.
+        issues: Numbers of diffusers issues and pull requests; empty if it was found here.
+        seen: Versions of diffusers in which it was seen.
         title: What goes wrong.
         remedy: What to do about it.
-        holds: Whether the installed diffusers still does it.
+        holds: Whether the installed diffusers still has it.
     """
 
     code: str
@@ -52,7 +51,7 @@ class KnownBug:
 
 
 def worst_level(found: Probe) -> float:
-    """Largest relative difference between the level the latents have and the one the denoiser is told."""
+    """Largest relative difference between the level of the latents and the one passed to the denoiser."""
     return max(abs(sigma / told - 1) for sigma, told in zip(found.sigmas, found.told, strict=True))
 
 
@@ -82,7 +81,7 @@ def _inherits() -> bool:
 
 def _solver_to_zero() -> bool:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # that this algorithm type is going to be removed
+        warnings.simplefilter("ignore", FutureWarning)  # this algorithm type is deprecated
         try:
             diffusers.DPMSolverMultistepScheduler(**BETAS, algorithm_type="dpmsolver", final_sigmas_type="zero")
         except ValueError:
@@ -185,7 +184,7 @@ KNOWN_BUGS: tuple[KnownBug, ...] = (
         "inherited",
         (6068,),
         _HERE,
-        "stored keys of the model's scheduler outlive a change of scheduler",
+        "stored settings of the model's scheduler persist when the scheduler is changed",
         "set the key in the lane",
         _inherits,
     ),
@@ -201,7 +200,7 @@ KNOWN_BUGS: tuple[KnownBug, ...] = (
         "zero_snr",
         (3851,),
         _HERE,
-        "noise prediction divides by zero where no signal is left",
+        "noise prediction divides by zero at levels without signal",
         "velocity prediction with trailing spacing",
         _zero_snr,
     ),
@@ -209,7 +208,7 @@ KNOWN_BUGS: tuple[KnownBug, ...] = (
         "repeated_timestep",
         (),
         _HERE,
-        "rounded Karras timesteps name one timestep for two levels",
+        "rounding gives two Karras levels the same timestep",
         "no remedy needed below about 50 steps",
         _repeats,
     ),
@@ -217,7 +216,7 @@ KNOWN_BUGS: tuple[KnownBug, ...] = (
         "rounded_timesteps",
         (),
         _HERE,
-        "the denoiser is told rounded timesteps, the solver uses exact levels",
+        "the denoiser gets rounded timesteps, while the solver uses exact levels",
         "none; the difference is shown",
         lambda: worst_level(_karras(20)) > 0.01,
     ),
@@ -245,12 +244,12 @@ KNOWN_BUGS: tuple[KnownBug, ...] = (
         "timestep_spacing 'trailing' or 'linspace'",
         _starts_low,
     ),
-    KnownBug("more_calls", (444,), _HERE, "PNDM takes one call more than steps", "compare at equal calls", _pndm_calls),
+    KnownBug("more_calls", (444,), _HERE, "PNDM takes one more call than steps", "compare at equal calls", _pndm_calls),
     KnownBug(
         "pndm_velocity",
         (),
         _HERE,
-        "PNDM averages velocity predictions of several levels before it converts them",
+        "PNDM averages velocity predictions of several levels before converting them",
         "another scheduler for models that predict velocity",
         _pndm_velocity,
     ),
@@ -259,12 +258,12 @@ KNOWN_BUGS: tuple[KnownBug, ...] = (
         (1784,),
         _HERE,
         "a step takes one timestep for the whole batch",
-        "the lab gives every cell a scheduler of its own",
+        "the lab gives every cell its own scheduler",
         _one_timestep,
     ),
 )
 
 
 def bug_of(code: str) -> KnownBug | None:
-    """The entry of a code, if there is one."""
+    """The entry with a code; None if there is none."""
     return next((bug for bug in KNOWN_BUGS if bug.code == code), None)

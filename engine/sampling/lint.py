@@ -1,7 +1,7 @@
-"""Looks at a lane's scheduler before anybody trusts its pictures: what it really runs, and what is remarkable about it.
+"""Checks what a lane's scheduler really runs, and reports what is noteworthy.
 
-`probe` measures the levels; the rules here say what of them a reader should know. Findings of configurations alone
-(engine/study/lanes.py) stand among them. Codes of findings are those of `known_bugs.py`.
+`probe` measures the levels; the rules here turn them into findings, together with those of the configuration alone
+(engine/study/lanes.py). Codes of findings are those of `known_bugs.py`.
 """
 
 import inspect
@@ -20,19 +20,19 @@ from engine.sampling.probe import NO_SIGNAL, Probe, probe
 from engine.sampling.recording import NoiseLevels
 from engine.study.lanes import Finding, Lane, check_lane
 
-# Raised whenever the same lane would get other rows.
+# Raised whenever a lane gets other findings or levels.
 LINT_VERSION = 3
 
-# Relative differences of sigma below it are arithmetic.
+# Smaller relative differences of sigma are rounding errors.
 SAME_LEVEL = 1e-3
-# A last step to zero from more than so many times the model's lowest level costs solvers of higher order their order.
+# A last step to zero from more than this multiple of the model's lowest level reduces higher-order solvers to order 1.
 LONG_JUMP = 2.0
-# To stop at 'sigma_min' is no remedy (docs/findings.md): it gains DPM++ 2M nothing, UniPC a part; Karras lanes lose.
+# Stopping at 'sigma_min' is no remedy (docs/findings.md): DPM++ 2M gains nothing, UniPC a little, Karras lanes lose.
 SHORTER_JUMP = (
     "Karras levels, or more steps near the end, shorten the jump; final_sigmas_type = 'sigma_min' does not "
     "repair it, it leaves the last level's noise in the picture"
 )
-# What defines the model rather than the way it is sampled.
+# Settings that define the model rather than the way it is sampled.
 OF_THE_MODEL = {
     "num_train_timesteps",
     "beta_start",
@@ -51,11 +51,10 @@ class Setting:
     """A value of a scheduler's configuration and where it comes from.
 
     Attributes:
-        origin: "lane" (the study's own), "table" (the scheduler's entry), "lab" (latents are never clipped, Brownian
-            trees are seeded, switches of other solvers are off, models of flows are solved as such), "model" (the
-            model's scheduler configuration), "default" (the class's), "ignored" (the model has it, but the class does
-            not take it).
-        replaced: The model's own value, if another stands in its place.
+        origin: "lane" (the study's), "table" (the scheduler's entry), "lab" (latents are never clipped, Brownian trees
+            are seeded, switches of other solvers are off, flow settings are on), "model" (the model's scheduler
+            configuration), "default" (the class's), "ignored" (the model has it, but the class does not take it).
+        replaced: The model's own value, if it was replaced.
     """
 
     name: str
@@ -66,10 +65,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Lint:
-    """What is known of a lane on a model.
+    """The results for a lane on a model.
 
     Attributes:
-        probe: The levels, measured; None if the scheduler raised, which is then a finding.
+        probe: The measured levels; None if the scheduler raised, which is then a finding.
         settings: All settings, by name.
         findings: Worst first.
     """
@@ -83,13 +82,13 @@ class Lint:
 def lint_lane(
     lane: Lane, model_config: Mapping[str, Any], pipeline: str = "", handed: Mapping[str, Any] | None = None
 ) -> Lint:
-    """Looks at a lane on a model, from the model's scheduler configuration alone: no weights are needed.
+    """Checks a lane on a model from the model's scheduler configuration alone, without weights.
 
     Args:
         lane: The lane.
         model_config: The model's own scheduler configuration (`scheduler/scheduler_config.json`).
-        pipeline: The class of the model's pipeline, as far as it is known.
-        handed: What that hands `set_timesteps` (`engine.sampling.dry_run`), if it is known.
+        pipeline: The class name of the model's pipeline, if known.
+        handed: What the pipeline passes to `set_timesteps` (`engine.sampling.dry_run`), if known.
     """
     findings = [*check_lane(lane, model_config), *_of_pipeline(lane, pipeline)]
     measured, settings = None, tuple[Setting, ...]()
@@ -100,7 +99,7 @@ def lint_lane(
             measured = probe(scheduler, lane.steps, handed, _trained_levels(model_config))
     except StudyError as error:
         findings.append(Finding("error", "not_built", str(error)))
-    except Exception as error:  # whatever a scheduler raises on its own configuration
+    except Exception as error:  # any error of a scheduler
         findings.append(Finding("error", "raises", f"it raises {type(error).__name__}: {error}"))
     if measured is not None:
         findings += _of_levels(lane, measured)
@@ -110,16 +109,16 @@ def lint_lane(
 
 
 def _trained_levels(model_config: Mapping[str, Any]) -> NoiseLevels | None:
-    """The noise schedule of the model, by the scheduler that came with it; None if that is not of diffusers."""
+    """The noise schedule of the model, from its own scheduler; None if that is not from diffusers."""
     kind: Any = getattr(diffusers, str(model_config.get("_class_name")), None)
     return None if kind is None else NoiseLevels(kind.from_config(model_config))
 
 
 def lane_settings(lane: Lane, model_config: Mapping[str, Any]) -> Iterator[Setting]:
-    """Every setting of a lane's scheduler, and what of the model's configuration its class ignores.
+    """Every setting of a lane's scheduler, then the model's settings that its class ignores.
 
     Raises:
-        StudyError: As `build_scheduler`.
+        StudyError: As in `build_scheduler`.
     """
     taken = {
         name: parameter.default
@@ -146,7 +145,7 @@ def lane_settings(lane: Lane, model_config: Mapping[str, Any]) -> Iterator[Setti
 
 
 def _of_pipeline(lane: Lane, pipeline: str) -> Iterator[Finding]:
-    """Whether a lane's own schedule can be given to the pipeline's call, or only to the scheduler."""
+    """Whether a custom schedule can be passed to the pipeline call, or only set in the scheduler."""
     found = getattr(diffusers, pipeline, None) if pipeline else None
     if lane.schedule is None or found is None:
         return
@@ -158,18 +157,18 @@ def _of_pipeline(lane: Lane, pipeline: str) -> Iterator[Finding]:
             f"{pipeline} takes no '{kind}': set_timesteps of the scheduler is wrapped.",
         )
     if "strength" in taken and "image" in taken:
-        yield Finding("warning", "cut_schedule", f"{pipeline} leaves out as much of the list as its strength asks.")
+        yield Finding("warning", "cut_schedule", f"{pipeline} skips the part of the list that its strength excludes.")
 
 
 def _of_levels(lane: Lane, found: Probe) -> Iterator[Finding]:
-    """What the measured levels say."""
+    """Findings about the measured levels."""
     calls = len(found.timesteps)
     if calls != lane.scheduler.expected_calls(lane.steps):
         yield Finding(
             "warning",
             "unexpected_calls",
-            f"{calls} denoiser calls for {lane.steps} steps; the table of "
-            f"schedulers expects {lane.scheduler.expected_calls(lane.steps)}.",
+            f"{calls} denoiser calls for {lane.steps} steps; the scheduler's entry "
+            f"expects {lane.scheduler.expected_calls(lane.steps)}.",
         )
     elif calls != lane.steps:
         yield Finding("info", "more_calls", f"{calls} denoiser calls for {lane.steps} steps: compare at equal calls.")
@@ -179,8 +178,8 @@ def _of_levels(lane: Lane, found: Probe) -> Iterator[Finding]:
         yield Finding(
             "info",
             "start",
-            f"the first call is told sigma {found.told[0]:.3g} (timestep "
-            f"{found.timesteps[0]:g}), so {signal:.1%} of signal, but gets pure noise.",
+            f"the first call gets pure noise, though its timestep {found.timesteps[0]:g} stands for sigma "
+            f"{found.told[0]:.3g}, with {signal:.1%} of signal.",
         )
     yield from _of_the_end(lane, found)
 
@@ -197,8 +196,8 @@ def _of_timesteps(found: Probe, *, planned_twice: bool) -> Iterator[Finding]:
         yield Finding(
             "warning" if wrong else "info",
             "wrong_level" if wrong else "rounded_timesteps",
-            f"the denoiser is told another noise level than the latents have, by {off[worst]:.1%} of sigma "
-            f"at call {worst} (told {found.told[worst]:.4g}, has {found.sigmas[worst]:.4g})"
+            f"the timestep stands for another noise level than that of the latents, by {off[worst]:.1%} of sigma "
+            f"at call {worst} (timestep {found.told[worst]:.4g}, latents {found.sigmas[worst]:.4g})"
             + ("." if wrong else ": timesteps are rounded, levels are not."),
         )
     calls = list(zip(found.timesteps, found.sigmas, strict=True))
@@ -207,7 +206,7 @@ def _of_timesteps(found: Probe, *, planned_twice: bool) -> Iterator[Finding]:
         listed = ", ".join(f"{timestep:g}" for timestep in twice)
         yield Finding("warning", "repeated_timestep", f"two levels share the timestep {listed}.")
     if any(b > a for a, b in pairwise(found.told)):
-        yield Finding("warning", "rising_timesteps", "timesteps rise on the way.")
+        yield Finding("warning", "rising_timesteps", "timesteps rise during the run.")
     if len(set(found.timesteps)) > 1 and found.timesteps[-1] < 0 and not found.log_time:
         yield Finding("error", "outside_training", f"the last timestep is {found.timesteps[-1]:g}.")
 
@@ -218,7 +217,7 @@ def _of_the_end(lane: Lane, found: Probe) -> Iterator[Finding]:
         yield Finding(
             "info",
             "stops_noisy",
-            f"it stops at sigma {found.final_sigma:.3g}, coming from {last:.3g}: that much noise stays in the latents.",
+            f"it stops at sigma {found.final_sigma:.3g}, after {last:.3g}: that much noise stays in the latents.",
         )
     elif found.jumps_to_zero:
         long = lane.scheduler.order > 1 and not lane.scheduler.stochastic and last > LONG_JUMP * found.lowest
@@ -253,7 +252,7 @@ def _of_settings(lane: Lane, settings: Sequence[Setting]) -> Iterator[Finding]:
         if setting.replaced is not None
     ]
     if replaced:
-        yield Finding("info", "replaced", "in place of the model's own: " + ", ".join(replaced) + ".")
+        yield Finding("info", "replaced", "instead of the model's own: " + ", ".join(replaced) + ".")
     ignored = [setting.name for setting in settings if setting.origin == "ignored"]
     if ignored:
         yield Finding("info", "ignored", f"{_class(lane)} does not take the model's {', '.join(ignored)}.")

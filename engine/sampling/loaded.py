@@ -1,4 +1,4 @@
-"""Pipelines that a program has loaded itself: their identity, and their use without a trace."""
+"""Pipelines loaded by the user's program: their identity, and their use without changing them."""
 
 import json
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ _PIPELINES: dict[str, DiffusionPipeline] = {}
 
 
 def register_pipeline(pipe: DiffusionPipeline) -> ModelSource:
-    """Makes a loaded pipeline a model of the lab, by the digest of its weights and configurations.
+    """Registers a loaded pipeline as a model, identified by a digest of its weights and configurations.
 
-    Adapters such as LoRA are part of it, with their scales. The pipeline is not changed; changing its weights makes
-    another model of it, which has to be registered again.
+    Adapters such as LoRA and their scales are part of it. The pipeline is not changed. Changing its weights makes it
+    another model, which must be registered again.
 
     Returns:
-        Its source, which `find_model` knows from now on by `source.name`.
+        Its source, which `find_model` then finds by `source.name`.
     """
     digest, size = sha256(), 0
     for line in _identity(pipe):
@@ -51,13 +51,13 @@ def loaded_pipeline(source: ModelSource, dtype: str) -> DiffusionPipeline:
     """A copy of a registered pipeline that shares its weights and shows no progress bars.
 
     Raises:
-        LabError: It has another number format than asked for.
+        LabError: It has another number format than requested.
     """
     pipe = _PIPELINES[source.name]
     if str(pipe.dtype) != f"torch.{dtype}":
         raise LabError(
-            f"The pipeline is in {str(pipe.dtype).removeprefix('torch.')}, and the study asks for {dtype}; say "
-            "dtype in the study, or move the pipeline."
+            f"The pipeline is in {str(pipe.dtype).removeprefix('torch.')}, but the study asks for {dtype}; set dtype "
+            "in the study, or convert the pipeline."
         )
     twin = with_parts(pipe)
     vars(twin)["_progress_bar_config"] = {"disable": True}
@@ -65,7 +65,7 @@ def loaded_pipeline(source: ModelSource, dtype: str) -> DiffusionPipeline:
 
 
 def _identity(pipe: DiffusionPipeline) -> Iterator[bytes]:
-    """All that makes pictures of a pipeline, as bytes in a fixed order."""
+    """Everything in a pipeline that affects pictures, as bytes in a fixed order."""
     yield type(pipe).__name__.encode()
     for name, part in sorted(pipe.components.items()):
         yield f"\0{name} {type(part).__name__} {_configuration(part)}".encode()

@@ -1,4 +1,4 @@
-"""Loading a model as an unmodified diffusers pipeline on a device."""
+"""Downloads models and loads them as unmodified diffusers pipelines."""
 
 import importlib
 import warnings
@@ -25,7 +25,7 @@ class Model:
     """A loaded pipeline and where it came from.
 
     Attributes:
-        offloaded: Whether only the part at work is on the device.
+        offloaded: Whether only the active component is on the device.
     """
 
     source: ModelSource
@@ -35,30 +35,30 @@ class Model:
 
     @property
     def denoiser(self) -> torch.nn.Module:
-        """The unet or transformer; the first of them if there are several."""
+        """The first denoiser."""
         return next(iter(denoisers(self.pipe).values()))
 
     @property
     def parameters(self) -> int:
-        """Parameters of all parts together."""
+        """Number of parameters of all components."""
         parts = [part for part in self.pipe.components.values() if isinstance(part, torch.nn.Module)]
         return sum(parameter.numel() for part in parts for parameter in part.parameters())
 
     def take_turns(self) -> None:
-        """Takes every part off the device, if parts take turns on it: the next one at work will be there alone."""
+        """Moves every component off the device if the model is offloaded, so that the next one has it for itself."""
         if self.offloaded:
             self.pipe.maybe_free_model_hooks()
 
 
 def fetch(source: ModelSource, dtype: str = "float32") -> ModelSource:
-    """Downloads a hub model's safetensors and configuration files, if they are not here yet.
+    """Downloads the safetensors and configuration files of a hub model that is not on this machine.
 
     Args:
         source: From `find_model`.
-        dtype: What it will run in: of float16 half the bytes are fetched where the repository has them.
+        dtype: Number format it will run in; for float16 the half-size variant is downloaded if there is one.
 
     Raises:
-        ModelError: No network, no such model, or it has no safetensors.
+        ModelError: No network, no such model, or it has no safetensors files.
     """
     if source.fingerprint is not None:
         return source
@@ -68,20 +68,20 @@ def fetch(source: ModelSource, dtype: str = "float32") -> ModelSource:
         _download(repo, revision, ("fp16", None, *VARIANTS) if dtype == "float16" else (None, *VARIANTS))
     except Exception as error:
         raise ModelError(
-            f"Model '{source.name}' is not in the local cache and could not be fetched: {_why_not_fetched(error)}. "
-            f"With a network, `hf download {repo}` fetches it; or give the folder of a local copy."
+            f"Model '{source.name}' is not in the local cache and could not be downloaded: {_why_not_fetched(error)}. "
+            f"Run `hf download {repo}` with network access, or give the folder of a local copy."
         ) from error
     fetched = find_model(source.name)
     if fetched.fingerprint is None:
         raise ModelError(
-            f"Model '{source.name}' is in the local cache only in part, and the rest could not be fetched. With a "
-            f"network, `hf download {repo}` completes it."
+            f"Model '{source.name}' is incomplete in the local cache, and the rest could not be downloaded. Run "
+            f"`hf download {repo}` with network access."
         )
     return fetched
 
 
 def _download(repo: str, revision: str, variants: tuple[str | None, ...]) -> None:
-    """Fetches a repository without its safety checker, in the first variant that has weights for every part."""
+    """Downloads a repository without its safety checker, in the first variant that has weights for every part."""
     for variant in variants:
         try:
             DiffusionPipeline.download(
@@ -95,21 +95,21 @@ def _download(repo: str, revision: str, variants: tuple[str | None, ...]) -> Non
             return
 
 
-# By the name of an error of huggingface_hub, its HTTP client or the system; the first that is met in the chain counts.
+# By the name of an error of huggingface_hub, its HTTP client or the system; the first one in the chain counts.
 _NOT_FETCHED = {
     "OfflineModeIsEnabled": "offline mode is on (HF_HUB_OFFLINE is set); unset it",
-    "GatedRepoError": "it has to be asked for; accept its terms on huggingface.co and run `hf auth login`",
+    "GatedRepoError": "access is restricted; accept its terms on huggingface.co and run `hf auth login`",
     "RepositoryNotFoundError": "the hub has no such public model (for a private one run `hf auth login`)",
     "RevisionNotFoundError": "the model has no such revision",
-    "TransportError": "the hub cannot be reached from here",
-    "ConnectionError": "the hub cannot be reached from here",
-    "TimeoutError": "the hub cannot be reached from here",
-    "gaierror": "the hub cannot be reached from here",
+    "TransportError": "the hub cannot be reached",
+    "ConnectionError": "the hub cannot be reached",
+    "TimeoutError": "the hub cannot be reached",
+    "gaierror": "the hub cannot be reached",
 }
 
 
 def _why_not_fetched(error: BaseException) -> str:
-    """Why a download failed, in words of ours: those of the libraries speak of their own options and stack traces."""
+    """Why a download failed, without the libraries' advice about their own options."""
     chain = [error]
     while (before := chain[-1].__cause__ or chain[-1].__context__) is not None and len(chain) < 20:
         chain.append(before)
@@ -118,7 +118,7 @@ def _why_not_fetched(error: BaseException) -> str:
             if kind.__name__ in _NOT_FETCHED:
                 return _NOT_FETCHED[kind.__name__]
     if "safetensors" in str(error):
-        return "it has no weights as safetensors, the only ones that are read"
+        return "it has no safetensors weights, the only ones that are read"
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200].rstrip('. ')}"
 
 
@@ -126,15 +126,15 @@ def load(source: ModelSource, device: str, dtype: str, memory: Memory = "standar
     """Loads a model.
 
     Args:
-        source: From `find_model`, fetched.
+        source: From `find_model`, downloaded.
         device: "cuda", "mps" or "cpu".
         dtype: "float32", "float16" or "bfloat16".
-        memory: "low" decodes one picture at a time, and on CUDA keeps only the part at work on the GPU; "slicing"
-            slices attention as well, which is slower, and takes more memory where torch has fused attention.
+        memory: "low" decodes one picture at a time, and on CUDA keeps only the active component on the GPU; "slicing"
+            also slices attention, which is slower and takes more memory where torch has fused attention.
 
     Raises:
-        ModelError: The files don't make a pipeline, or it doesn't fit into the memory of the device.
-        LabError: The device or number format is not usable here.
+        ModelError: The pipeline can't be loaded, or doesn't fit into the memory of the device.
+        LabError: The device or number format can't be used here.
     """
     check_device(device, dtype)
     quiet()
@@ -179,7 +179,7 @@ def _place(pipe: DiffusionPipeline, device: str, memory: Memory, offloaded: bool
 
 
 def check_device(device: str, dtype: str) -> None:
-    """Checks that torch can use the device with that number format.
+    """Checks that torch can use the device with the number format.
 
     Raises:
         LabError: It cannot.
@@ -187,7 +187,7 @@ def check_device(device: str, dtype: str) -> None:
     if not usable(device):
         raise LabError(
             f"This torch ({torch.__version__}) cannot use '{device}' here; run with --device cpu, or install a build "
-            "of torch for it. `python -m engine doctor` shows what is there."
+            "of torch for it. `python -m engine doctor` shows what is available."
         )
     if device == "cpu" and dtype == "float16":
         raise LabError("float16 is for GPUs; on a CPU use dtype float32 or bfloat16.")
@@ -201,12 +201,12 @@ def usable(device: str) -> bool:
 
 
 def quiet() -> None:
-    """Silences the progress bars and notices of the libraries; the lab has its own."""
+    """Silences progress bars and notices of the libraries."""
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    # SDXL's pipeline calls a method of its own that is deprecated whenever it decodes in float16.
+    # SDXL's pipeline calls its own deprecated method whenever it decodes in float16.
     warnings.filterwarnings("ignore", "`upcast_vae` is deprecated", FutureWarning)
     # Brownian trees warn when float32 times differ from their own ends in the last digit.
     warnings.filterwarnings("ignore", r"Should have t[ab][<>]=t[01] but got", UserWarning)
@@ -218,7 +218,7 @@ def _from_folder(source: ModelSource, dtype: torch.dtype) -> DiffusionPipeline:
     options: dict[str, Any] = dict.fromkeys(skipped_parts(index))
     try:
         with warnings.catch_warnings():
-            # That the pipeline mends an old configuration; `as_the_pipeline_edits` knows.
+            # The pipeline warns when it updates an old configuration, which `as_the_pipeline_edits` takes into account.
             warnings.simplefilter("ignore", FutureWarning)
             if source.file is not None:
                 kind: Any = getattr(diffusers, str(index.get("_class_name")))

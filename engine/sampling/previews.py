@@ -1,8 +1,8 @@
-"""Small pictures of cells on their way, for people who watch a run: x_t and x0 so far, at next to no cost.
+"""Small pictures of running cells for the live view: x_t and the current x0, at almost no cost.
 
-The autoencoder would cost more than the denoiser saves time to show it. So the first few estimates are decoded in full,
-and from these, and from every picture that the run decodes anyway, a linear map from latents to pixels is fitted; it
-draws all further previews. Nothing here changes a cell: latents are only read.
+Decoding every preview would be too expensive. Only the first few x0 estimates are decoded; from these and from every
+picture that the run decodes anyway, a linear map from latents to pixels is fitted, which draws all further previews.
+Cells are not affected: latents are only read.
 """
 
 import io
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from engine.sampling.recording import Recorder
 
 SECONDS_APART = 0.5
-# Most of the time of a run that previews may take, and what they may take at once at its beginning.
+# Largest share of a run's time for previews, and seconds that may be spent on top at the start.
 SHARE, HEAD_START_SECONDS = 0.03, 0.4
 SIDE = 128  # pixels: the longer side of a preview
-# With more channels each latent is looked at alone: the fit would take too long.
+# With more channels each latent is mapped without its neighbours, or the fit would take too long.
 MOST_NEIGHBOURED_CHANNELS = 16
 DAMPING = 1e-4  # of the mean square of the features
 
@@ -38,12 +38,12 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Preview:
-    """What a cell looks like so far.
+    """The current state of a cell.
 
     Attributes:
-        call: Denoiser calls behind it, of `calls`.
+        call: Denoiser calls done, of `calls`.
         image: x0 as a JPEG.
-        noisy: x_t likewise; empty where it was not drawn.
+        noisy: x_t as a JPEG; empty if it was not drawn.
     """
 
     cell: Cell
@@ -54,9 +54,9 @@ class Preview:
 
 
 class LinearDecoder:
-    """The best linear map from 3 x 3 neighbouring latents to the pixels around the middle one, of the pairs seen.
+    """A least-squares linear map from 3 x 3 neighbouring latents to the pixels around the middle one.
 
-    The patches of neighbouring latents overlap by half, and are faded into each other.
+    The patches of neighbouring latents overlap by half and are blended.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class LinearDecoder:
         self._map: Floats | None = None
 
     def learn(self, latents: npt.NDArray[np.float32], picture: npt.NDArray[np.uint8]) -> None:
-        """Takes in a pair: latents (C, h, w), and the picture (H, W, 3) they are decoded to."""
+        """Adds a pair of latents (C, h, w) and their decoded picture (H, W, 3)."""
         if latents.ndim != 3 or picture.shape[0] * latents.shape[2] != picture.shape[1] * latents.shape[1]:
             return  # packed latents, or clips
         height, width = latents.shape[1:]
@@ -84,7 +84,7 @@ class LinearDecoder:
             self._map, self._fitted_on = np.linalg.solve(damped, self._products), self._pairs
 
     def draw(self, latents: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8] | None:
-        """Pictures (N, height, width, 3) of latents (N, C, h, w); None as long as too little has been seen."""
+        """Pictures (N, height, width, 3) of latents (N, C, h, w); None until enough pairs have been added."""
         if self._map is None or latents.ndim != 4 or len(self._map) != _features(latents.shape[1]):
             return None
         number, _, height, width = latents.shape
@@ -94,12 +94,12 @@ class LinearDecoder:
 
 
 def _overlap(scale: int) -> int:
-    """By how many pixels a patch reaches over the square of its latent, on each side."""
+    """How many pixels a patch extends beyond the square of its latent, on each side."""
     return scale // 2
 
 
 def _patches(picture: Floats, scale: int) -> Floats:
-    """The patch around the pixels of each latent, one row each; the picture goes on beyond its edge as it ends."""
+    """The patch around each latent's pixels, one row per latent; edges are replicated."""
     over = _overlap(scale)
     padded = np.pad(picture, ((over, over), (over, over), (0, 0)), mode="edge")
     side = scale + 2 * over
@@ -108,7 +108,7 @@ def _patches(picture: Floats, scale: int) -> Floats:
 
 
 def _blended(patches: Floats) -> Floats:
-    """Pictures of overlapping patches (N, h, w, side, side, 3), each counting the less the nearer to its edge."""
+    """Blends overlapping patches (N, h, w, side, side, 3) into pictures, with weights falling towards their edges."""
     number, height, width, side = patches.shape[:4]
     scale = side // 2 if side % 2 == 0 else (side + 1) // 2
     over = _overlap(scale)
@@ -130,7 +130,7 @@ def _features(channels: int) -> int:
 
 
 def _neighbours(latents: npt.NDArray[np.float32]) -> Floats:
-    """One row for each latent of (N, C, h, w): those around it, and a one."""
+    """One row per latent of (N, C, h, w): its neighbourhood and a constant 1."""
     number, channels, height, width = latents.shape
     rows = latents.astype(np.float64)
     if channels <= MOST_NEIGHBOURED_CHANNELS:
@@ -150,10 +150,10 @@ class _Running:
 
 
 class Previews:
-    """Shows the cells of the first prompt and seed that is not finished, at most twice a second.
+    """Shows the cells of the first unfinished prompt and seed, at most twice a second.
 
     Args:
-        show: Gets the previews.
+        show: Receives the previews.
         clock: Seconds.
     """
 
@@ -164,19 +164,19 @@ class Previews:
         self._began, self._next, self._spent, self._turn = clock(), 0.0, 0.0, 0
 
     def enter(self, cell: Cell, recorder: "Recorder", origin: frames.Origin) -> None:
-        """A cell begins."""
+        """Called when a cell starts."""
         self._running[cell.trajectory_id] = _Running(cell, recorder, origin)
 
     def leave(self, cell: Cell) -> None:
-        """A cell has ended, one way or another."""
+        """Called when a cell has finished or failed."""
         self._running.pop(cell.trajectory_id, None)
 
     def learn(self, latents: torch.Tensor, picture: npt.NDArray[np.uint8]) -> None:
-        """Takes in what was decoded: latents with a batch axis of 1, as the scheduler knows them, and the picture."""
+        """Adds decoded latents, in the scheduler's layout with a batch axis of 1, and their picture."""
         self._decoder.learn(latents[0].float().cpu().numpy(), picture)
 
     def look(self, pipe: DiffusionPipeline) -> None:
-        """Shows what there is to be seen, if it is time; called after every forward."""
+        """Shows previews if it is time; called after every forward."""
         now = self._clock()
         if now < self._next or self._spent > HEAD_START_SECONDS + SHARE * (now - self._began):
             return
@@ -185,14 +185,14 @@ class Previews:
             if not front:
                 return
             self._show(self._pictures(pipe, front))
-        except Exception:  # whatever keeps a preview from being drawn must not keep the cell from being made
+        except Exception:  # an error in a preview must not stop the run
             self._next = math.inf
             return
         self._spent += self._clock() - now
         self._next = now + SECONDS_APART
 
     def _front(self) -> list[_Running]:
-        """The running cells of the first prompt and seed of which one has made a step."""
+        """The running cells of the first prompt and seed that have made a step."""
         ready = [running for running in self._running.values() if running.recorder.latest is not None]
         return [one for one in ready if (one.cell.prompt, one.cell.seed) == (ready[0].cell.prompt, ready[0].cell.seed)]
 
@@ -208,13 +208,13 @@ class Previews:
         return self._decoded(pipe, front)
 
     def _decoded(self, pipe: DiffusionPipeline, front: Sequence[_Running]) -> list[Preview]:
-        """x0 of as many as may be decoded in full, in turns."""
+        """Decodes x0 of as many cells as the time limit allows, taking turns."""
         found, start = [], self._clock()
         for _ in front:
             running = front[self._turn % len(front)]
             self._turn += 1
             pair = running.recorder.latest
-            assert pair is not None  # as `_front` has them
+            assert pair is not None  # guaranteed by `_front`
             x0 = pair[1].to(pipe.dtype)
             picture = next(frames.decode(pipe, x0, [running.origin]))[0]
             self._decoder.learn(x0[0].float().cpu().numpy(), picture)
@@ -232,13 +232,13 @@ def _preview(running: _Running, x0: npt.NDArray[np.uint8], x_t: npt.NDArray[np.u
 
 
 def small(image: bytes) -> bytes:
-    """A picture of the engine as a preview."""
+    """An encoded picture, reduced to a preview."""
     with Image.open(io.BytesIO(image)) as picture:
         return _encoded(picture.convert("RGB"))
 
 
 def _encoded(image: Image.Image) -> bytes:
-    """A JPEG of at most `SIDE` pixels."""
+    """A JPEG of at most `SIDE` pixels per side."""
     image.thumbnail((SIDE, SIDE))
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=85)

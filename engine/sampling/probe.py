@@ -1,14 +1,13 @@
-"""Measures what a scheduler really does, call by call, without a model: a denoiser whose answer is known stands in.
+"""Measures what a scheduler does at every call, with a perfect denoiser in place of a model.
 
-All data are zero here, so that noisy latents are nothing but noise: x = sigma / sqrt(1 + sigma^2) z in
-variance-preserving scale, z of unit power. The perfect denoiser then knows the noise from the latents alone,
-z = x / rms(x), and every consistent solver keeps the latents exactly on its own noise levels, so that rms(x) at a call
-is the level the scheduler has reached, whatever its class calls it. That is compared with the level that the timestep
-names to the denoiser (`NoiseLevels`). To the last prediction an error w is added, orthogonal to z: the weight of w in
-the result tells a first-order jump to zero (the result is the clean-image estimate of the last call) from other last
-steps.
+All data are zero here, so noisy latents are pure noise: x = sigma / sqrt(1 + sigma^2) z in variance-preserving scale, z
+of unit power. A perfect denoiser then computes the noise from the latents alone, z = x / rms(x), and every consistent
+solver keeps the latents exactly on its own noise levels. So rms(x) at a call is the level that the scheduler has
+reached, which is compared with the level that the timestep stands for (`NoiseLevels`). An error w, orthogonal to z, is
+added to the last prediction: its weight in the result shows whether the last step is a first-order jump to zero, whose
+result is the x0 estimate of the last call.
 
-Noise that a scheduler draws is made orthogonal to the latents and of unit power, so that levels of stochastic
+Noise drawn by a scheduler is made orthogonal to the latents and of unit power, so that the levels of stochastic
 schedulers are as exact as those of the others.
 """
 
@@ -26,28 +25,28 @@ from engine.sampling.recording import NoiseLevels
 SHAPE = (1, 4, 32, 32)
 ERROR_SIZE = 0.1
 ZERO = 1e-3
-# Weights are as far apart as the level that a rounded first timestep names and the one the latents have.
+# Weights may differ by as much as the level of a rounded first timestep and that of the latents.
 SAME_WEIGHT = 0.02
-# Levels above it are pure noise, and alike.
+# Levels above these count as pure noise, and as equal.
 NO_SIGNAL, ALL_NOISE = 1e3, 1e4
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a scheduler did.
+    """The measurements of a scheduler.
 
     Attributes:
-        timesteps: As given to the denoiser, one for each of its calls.
-        sigmas: Noise over signal of the latents at each call, measured.
-        told: Noise over signal that the timestep names to the denoiser.
-        true_timesteps: The timesteps, with fractions, that name the levels the latents have.
+        timesteps: As passed to the denoiser, one per call.
+        sigmas: Measured noise over signal of the latents at each call.
+        told: Noise over signal that each timestep stands for.
+        true_timesteps: The fractional timesteps that correspond to the measured levels.
         lowest: Noise over signal at the first training timestep, the lowest level the model knows.
-        starts_as_noise: Whether the first latents hold no signal at all, though the first timestep names some.
-        final_sigma: Noise over signal left in the finished latents.
-        jumps_to_zero: Whether the last step returns the clean-image estimate of the last call: a first-order jump
-            from the last level to zero.
-        rounding: How far a timestep may be from the one that names the level, if it is merely rounded.
-        log_time: Whether timesteps are logarithms of levels, and no places in training.
+        starts_as_noise: Whether the initial latents are pure noise although the first timestep stands for some signal.
+        final_sigma: Noise over signal left in the final latents.
+        jumps_to_zero: Whether the last step returns the x0 estimate of the last call: a first-order jump from the last
+            level to zero.
+        rounding: How far a merely rounded timestep may be from the exact one.
+        log_time: Whether timesteps are logarithms of levels instead of positions in training.
     """
 
     timesteps: tuple[float, ...]
@@ -68,7 +67,7 @@ class Probe:
 
 
 class OrthogonalNoise(TorchFunctionMode):
-    """While it is on, normal noise of the probe's shape has unit power and is orthogonal to some tensors.
+    """While active, makes normal noise of the probe's shape orthogonal to some tensors and of unit power.
 
     Attributes:
         against: Those tensors; equal directions count once.
@@ -79,18 +78,18 @@ class OrthogonalNoise(TorchFunctionMode):
         self.against: list[torch.Tensor] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Calls a function of torch, and straightens what it drew."""
+        """Calls a torch function and corrects the noise it drew."""
         drawn = func(*args, **(kwargs or {}))
         if func in {torch.randn, torch.randn_like, torch.normal} and tuple(drawn.shape) == SHAPE:
             return self.straightened(drawn)
         return drawn
 
     def straightened(self, drawn: torch.Tensor) -> torch.Tensor:
-        """The part of a tensor that is orthogonal to the others, of unit power."""
+        """The component of a tensor orthogonal to the others, scaled to unit power."""
         noise, basis = drawn.double(), list[torch.Tensor]()
         for tensor in [*self.against, noise]:
             rest = tensor.double()
-            # Twice, as once leaves rounding errors where directions are nearly equal.
+            # Twice, since once leaves rounding errors if directions are nearly equal.
             for direction in basis * 2:
                 rest = rest - (rest * direction).mean() * direction
             power = float(rest.square().mean().sqrt())
@@ -106,13 +105,13 @@ def probe(
     """Runs a fresh scheduler over its steps, as a pipeline would.
 
     Args:
-        scheduler: As built for a lane; it is used up.
+        scheduler: As built for a lane; not to be reused.
         steps: `num_inference_steps`.
-        handed: What the pipeline hands `set_timesteps`, if that is known.
-        model: The noise schedule that the model was trained on; the scheduler's own unless given.
+        handed: What the pipeline passes to `set_timesteps`, if known.
+        model: The noise schedule that the model was trained on; by default the scheduler's own.
 
     Raises:
-        Exception: Whatever the scheduler raises.
+        Exception: Any error of the scheduler.
     """
     levels = NoiseLevels(scheduler)
     names = model or levels
@@ -126,7 +125,7 @@ def probe(
     told = [math.exp(names.log_sigma(timestep)) for timestep in timesteps]
     latents = noise * float(getattr(scheduler, "init_noise_sigma", 1.0))
     first = _level(latents, _scaled(scheduler, latents, scheduler.timesteps[0]), levels)
-    # From the level that the first timestep names: what else is in pure noise would count as signal to the end.
+    # Start at the level of the first timestep: any excess in pure noise would count as signal until the end.
     start = float(scheduler.sigmas[0]) if levels.log_time else math.exp(levels.log_sigma(timesteps[0]))
     latents = latents * (_rms(start, levels) / _rms(first, levels))
     before, sigmas, step = latents, list[float](), _Steps(scheduler, generator)
@@ -151,14 +150,14 @@ def probe(
         starts_as_noise=first > 2 * told[0] and told[0] < NO_SIGNAL,
         final_sigma=0.0 if final < ZERO else final,
         jumps_to_zero=jumps,
-        # Solvers of flows cut timesteps off, and keep a small distance to the ends.
+        # Flow solvers truncate timesteps, and keep a small distance from both ends.
         rounding=1e-3 if levels.log_time else 1.5 if levels.flow else 0.51,
         log_time=levels.log_time,
     )
 
 
 class _Steps:
-    """Calls a scheduler's `step` as pipelines do, whatever else it asks for."""
+    """Calls a scheduler's `step` as pipelines do, with any further arguments it needs."""
 
     def __init__(self, scheduler: Any, generator: torch.Generator) -> None:
         self._scheduler, self._clean = scheduler, None
@@ -188,7 +187,7 @@ class _Steps:
 
 
 def _set_timesteps(scheduler: Any, steps: int, handed: Mapping[str, Any]) -> None:
-    """Sets the steps as the pipeline does; where that is not known, with the shift of large pictures."""
+    """Sets the steps as the pipeline does; if that is unknown, with the shift for large pictures."""
     known = inspect.signature(scheduler.set_timesteps).parameters
     given = {name: value for name, value in handed.items() if name in known}
     if not given and scheduler.config.get("use_dynamic_shifting") and "mu" in known:
@@ -199,49 +198,49 @@ def _set_timesteps(scheduler: Any, steps: int, handed: Mapping[str, Any]) -> Non
 
 
 def _replace_noise_sampler(scheduler: Any, generator: torch.Generator, mode: OrthogonalNoise) -> None:
-    """Brownian trees draw by halves and sums, which cannot be straightened one by one."""
+    """Replaces Brownian trees, whose noise is a sum of many draws and can't be corrected one by one."""
     if hasattr(scheduler, "noise_sampler"):
         scheduler.noise_sampler = lambda *_: mode.straightened(torch.randn(SHAPE, generator=generator))
 
 
 def _scaled(scheduler: Any, latents: torch.Tensor, timestep: Any) -> torch.Tensor:
-    """What the denoiser would get."""
+    """The input of the denoiser."""
     scaled = scheduler.scale_model_input(latents, timestep) if hasattr(scheduler, "scale_model_input") else latents
     return scaled.double()
 
 
 def _level(latents: torch.Tensor, seen: torch.Tensor, levels: NoiseLevels) -> float:
-    """Noise over signal of latents that are nothing but noise."""
-    if levels.log_time:  # kept with signal of unit weight, up to levels where shares of noise are all 1
+    """Noise over signal of latents that are pure noise."""
+    if levels.log_time:  # in variance-exploding scale, since the share of noise is 1 at such high levels
         return float(latents.double().square().mean().sqrt())
     share = min(float(seen.square().mean().sqrt()), 1 - 1e-12)
     return share / (1 - share) if levels.flow else share / math.sqrt(1 - share**2)
 
 
 def _rms(sigma: float, levels: NoiseLevels) -> float:
-    """The inverse of `_level`, for the latents that it was taken of."""
+    """The inverse of `_level`: root mean square of the latents."""
     return sigma if levels.log_time else _share(sigma, levels.flow)
 
 
 def _share(sigma: float, flow: bool) -> float:
-    """Noise in latents as the denoiser gets them."""
+    """Share of noise in the denoiser's input."""
     return sigma / (1 + sigma) if flow else sigma / math.sqrt(1 + sigma**2)
 
 
 def _prediction(
     levels: NoiseLevels, scheduler: Any, seen: torch.Tensor, sigma: float, error: torch.Tensor | None
 ) -> torch.Tensor:
-    """The perfect prediction of the kind the scheduler takes, with the error on top if there is one."""
+    """The perfect prediction of the kind the scheduler takes, plus the error if given."""
     rms = max(float(seen.square().mean().sqrt()), 1e-12)
     perfect = seen / rms
     if hasattr(scheduler, "precondition_outputs"):
-        # What leaves nothing of the latents once it is weighed and added to them.
+        # The prediction whose weighted sum with the latents is zero.
         weights = _edm_weights(scheduler, sigma)
         perfect = perfect * (-weights[0] * sigma / weights[1])
     elif levels.flow:
         perfect = -perfect if levels.clean_share else perfect
     elif levels.prediction == "v_prediction":
-        # Where nothing is left of the signal, float32 could not tell what little the velocity has of the noise.
+        # Without signal, the small share of noise in the velocity is below float32 precision.
         perfect = perfect / math.sqrt(1 + sigma**2) if sigma < ALL_NOISE else torch.zeros_like(seen)
     elif levels.prediction == "sample":
         perfect = torch.zeros_like(seen)
@@ -249,7 +248,7 @@ def _prediction(
 
 
 def _x0_weight(levels: NoiseLevels, scheduler: Any, sigma: float) -> float:
-    """What an error of the prediction is multiplied with in the clean-image estimate."""
+    """The factor of a prediction error in the x0 estimate."""
     if hasattr(scheduler, "precondition_outputs"):
         return _edm_weights(scheduler, sigma)[1]
     if levels.flow:
@@ -258,7 +257,7 @@ def _x0_weight(levels: NoiseLevels, scheduler: Any, sigma: float) -> float:
 
 
 def _edm_weights(scheduler: Any, sigma: float) -> tuple[float, float]:
-    """Weights of latents and prediction in the clean-image estimate, by the scheduler itself."""
+    """Weights of latents and prediction in the x0 estimate, computed by the scheduler itself."""
     one, nothing = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     pairs = (one, nothing), (nothing, one)
     skip, out = (float(scheduler.precondition_outputs(latents, said, sigma)) for latents, said in pairs)
@@ -266,7 +265,7 @@ def _edm_weights(scheduler: Any, sigma: float) -> tuple[float, float]:
 
 
 def _lowest(levels: NoiseLevels, scheduler: Any) -> float:
-    """Noise over signal of the lowest level that the model knows."""
+    """Noise over signal at the lowest level that the model knows."""
     if levels.log_time:
         return float(scheduler.config.get("sigma_min") or 0.0)
     return math.exp(levels.log_sigma(levels.trained - 1.0 if levels.clean_share else float(levels.flow)))

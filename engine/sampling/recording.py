@@ -1,4 +1,4 @@
-"""The scheduler seam: watches `scheduler.step` and yields a record of every step, for any scheduler."""
+"""The scheduler seam: wraps `scheduler.step` and records every step, for any scheduler."""
 
 import functools
 import inspect
@@ -12,22 +12,22 @@ import torch
 
 from engine.study.families import GuidanceStyle
 
-# Latents of at most this many steps are kept until the end, where distances to the final latents are taken.
+# x0 of at most this many steps is kept until the end, to measure its distance to the final latents.
 MEASURED_STEPS = 128
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one denoiser call and scheduler step did.
+    """One denoiser call and scheduler step.
 
     Attributes:
         step_index: Number of the call, from 0.
-        timestep: As given to the denoiser.
+        timestep: As passed to the denoiser.
         log_snr: Log of the signal-to-noise power ratio at that timestep.
-        x_t: Noisy latents in variance-preserving scale; None for steps that are not kept.
-        x0: Estimate of the clean latents, with guidance; None likewise.
-        x0_change: Root mean square change of x0 since the step before; None at the first.
-        guidance_energy: ||eps_c - eps_u|| / ||eps_u||, how far the prompt pulls the prediction; None without guidance.
+        x_t: Noisy latents in variance-preserving scale; None for steps that are not stored.
+        x0: Estimate of the clean latents, with guidance; None for steps that are not stored.
+        x0_change: Root mean square change of x0 since the previous step; None at the first.
+        guidance_energy: ||eps_c - eps_u|| / ||eps_u||, the effect of guidance; None without guidance.
     """
 
     step_index: int
@@ -41,18 +41,18 @@ class StepRecord:
 
 @dataclass
 class HostCopies:
-    """Schedules of one scheduler on the host, each read once: on a GPU a reading waits for all that was queued."""
+    """Copies of a scheduler's schedules on the host, each read once: a read from a GPU waits for all queued work."""
 
     _known: dict[int, tuple[torch.Tensor, list[float]]] = field(default_factory=dict)
 
     def values(self, schedule: torch.Tensor) -> list[float]:
-        """A schedule's numbers."""
+        """A schedule as a list of numbers."""
         if id(schedule) not in self._known:
             self._known = {id(schedule): (schedule, schedule.tolist()), **dict(list(self._known.items())[:3])}
         return self._known[id(schedule)][1]
 
     def timestep(self, scheduler: Any, timestep: Any) -> float:
-        """A timestep as a number; one that is a view of the scheduler's timesteps is not read from the device."""
+        """A timestep as a number; a view of the scheduler's timesteps is not read from the device."""
         if not isinstance(timestep, torch.Tensor) or timestep.device.type == "cpu" or timestep.ndim:
             return float(timestep)
         schedule = scheduler.timesteps
@@ -64,18 +64,18 @@ class HostCopies:
 
 
 class NoiseLevels:
-    """Noise level over (possibly fractional) timesteps for a scheduler's training schedule.
+    """Noise level as a function of (possibly fractional) timesteps, for a scheduler's training schedule.
 
-    sigma(t) is the ratio of noise to signal: log sigma is interpolated linearly between the training timesteps.
-    Flow-matching schedulers have sigma = t / (T - t), as their sample is (1 - s) x0 + s noise with s = t / T.
+    sigma(t) is the ratio of noise to signal; log sigma is interpolated linearly between training timesteps.
+    Flow-matching schedulers have sigma = t / (T - t), since their sample is (1 - s) x0 + s noise with s = t / T.
 
     Attributes:
-        trained: Training timesteps.
+        trained: Number of training timesteps.
         prediction: What the denoiser predicts.
         flow: Whether that is a velocity from clean latents to noise.
-        by_sigma: Whether the scheduler's own sigmas tell the level, as its timesteps are rounded (solvers of flows) or
-            no places in training (EDM, SVD).
-        clean_share: Whether those sigmas are the share of the clean latents rather than that of the noise (Mochi).
+        by_sigma: Whether levels are read from the scheduler's own sigmas, because its timesteps are rounded (flow
+            solvers) or not positions in training (EDM, SVD).
+        clean_share: Whether those sigmas are the share of the clean latents instead of the noise (Mochi).
         log_time: Whether timesteps are a quarter of the log of the level, as in models trained on continuous levels.
     """
 
@@ -96,7 +96,7 @@ class NoiseLevels:
             self._log_sigmas = 0.5 * np.log((1 - bars) / bars)
 
     def log_sigma(self, timestep: float) -> float:
-        """Log of noise over signal that a timestep names."""
+        """Log of noise over signal at a timestep."""
         if self.log_time:
             return 4 * timestep
         if self.flow:
@@ -106,7 +106,7 @@ class NoiseLevels:
         return float(np.interp(timestep, np.arange(len(self._log_sigmas)), self._log_sigmas))
 
     def timestep_of(self, sigma: float) -> float:
-        """The timestep, with fractions, that names a level: the inverse of `log_sigma`, within the training."""
+        """The fractional timestep of a level: the inverse of `log_sigma`, clamped to the training timesteps."""
         log_sigma = math.log(max(sigma, 1e-12))
         if self.log_time:
             return log_sigma / 4
@@ -126,7 +126,7 @@ class NoiseLevels:
         return math.log(share / (1 - share))
 
     def timestep(self, scheduler: Any, timestep: Any) -> float:
-        """A timestep that a scheduler is given, as a number."""
+        """A timestep passed to a scheduler, as a number."""
         return self._host.timestep(scheduler, timestep)
 
     def _sigma(self, scheduler: Any, timestep: Any) -> float:
@@ -135,7 +135,7 @@ class NoiseLevels:
         return self._host.values(scheduler.sigmas)[int(index)]
 
     def at_scheduler(self, scheduler: Any, sample: torch.Tensor, prediction: torch.Tensor, timestep: Any) -> Any:
-        """The estimate of x0 of a scheduler that tells it itself (EDM), from its unscaled latents; None of others."""
+        """The x0 estimate of schedulers that compute it themselves (EDM), from unscaled latents; None for others."""
         if self._denoised is None:
             return None
         denoised: torch.Tensor = self._denoised(sample.float(), prediction.float(), self._sigma(scheduler, timestep))
@@ -145,8 +145,8 @@ class NoiseLevels:
         """The estimate of x0 in float32.
 
         Args:
-            x_t: Noisy latents, as the denoiser got them.
-            prediction: With guidance.
+            x_t: Noisy latents, as passed to the denoiser.
+            prediction: Prediction with guidance.
             log_sigma: Log of noise over signal.
         """
         x_t, prediction = x_t.float(), prediction.float()
@@ -167,13 +167,13 @@ class Recorder:
 
     Args:
         scheduler: A fresh scheduler; its `step` is wrapped in place.
-        keep: Given the number of calls, the steps whose x0 is kept.
-        style: How the family's guidance makes one prediction of several.
-        generator: Handed to `step` where the pipeline hands it none, so that its noise can be drawn again.
-        keep_noisy: Likewise, the steps whose noisy latents are kept; those of `keep` unless given.
+        keep: Maps the number of calls to the steps whose x0 is stored.
+        style: How the family computes guidance.
+        generator: Passed to `step` if the pipeline passes none, so that noise is reproducible.
+        keep_noisy: Maps the number of calls to the steps whose noisy latents are stored; by default as `keep`.
 
     Attributes:
-        final: What the last step answered: what the pipeline hands out may be unpacked or scaled already.
+        final: Output of the last step; the pipeline's own output may already be unpacked or scaled.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class Recorder:
         self._kept: Collection[int] = ()
         self._noisy: Collection[int] = ()
         self._records: list[StepRecord] = []
-        # Numbers of steps that are still on the device: (step index, field, value).
+        # Values that are still on the device: (step index, field, value).
         self._pending: list[tuple[int, str, torch.Tensor]] = []
         self._last: torch.Tensor | None = None
         self._x_t: torch.Tensor | None = None
@@ -218,7 +218,7 @@ class Recorder:
 
     @property
     def calls(self) -> int:
-        """Steps so far."""
+        """Number of steps so far."""
         return len(self._records)
 
     @property
@@ -227,11 +227,11 @@ class Recorder:
         return None if self._last is None or self._x_t is None else (self._x_t, self._last)
 
     def answered(self, answer: Any) -> None:
-        """Takes note of what the denoiser said, before guidance makes one prediction of it."""
+        """Records an output of the denoiser, before guidance."""
         self._answers.append(answer)
 
     def detach(self) -> None:
-        """Gives the scheduler its own `step` back, so that nothing keeps the latents of a finished call."""
+        """Restores the scheduler's own `step` and releases the latents of the finished call."""
         vars(self.scheduler).pop("step", None)
         self._answers, self.final, self._last, self._x_t = [], None, None, None
 
@@ -265,19 +265,19 @@ class Recorder:
         )
 
     def measured(self) -> tuple[list[int], torch.Tensor]:
-        """Step indices and x0 of the kept steps, (steps, C, H, W) or (steps, C, F, H, W)."""
+        """Step indices and x0 of the stored steps, (steps, C, H, W) or (steps, C, F, H, W)."""
         kept = [(step.step_index, step.x0) for step in self._records if step.x0 is not None]
         return [index for index, _ in kept], torch.cat([x0 for _, x0 in kept])
 
     def distances(self, final: torch.Tensor) -> list[tuple[int, float]]:
-        """Relative L2 distance of each kept x0 to the final latents: (step_index, ||x0 - final|| / ||final||)."""
+        """Relative L2 distance of each stored x0 to the final latents: (step_index, ||x0 - final|| / ||final||)."""
         final = final.float()
         kept = [(step.step_index, step.x0) for step in self._records if step.x0 is not None]
         norm, *lengths = self._read([final.norm(), *((x0 - final).norm() for _, x0 in kept)])
         return [(index, length / max(norm, 1e-12)) for (index, _), length in zip(kept, lengths, strict=True)]
 
     def _read(self, more: Sequence[torch.Tensor]) -> list[float]:
-        """Reads all numbers that are still on the device at once, and more of them, which are answered."""
+        """Reads all pending values from the device at once, together with `more`, whose values are returned."""
         pending, self._pending = self._pending, []
         waiting = [*(value for _, _, value in pending), *more]
         values: list[float] = torch.stack(waiting).tolist() if waiting else []
@@ -288,15 +288,15 @@ class Recorder:
 
 
 def guided_pair(style: GuidanceStyle, answers: list[Any], rows: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """The prediction without the prompt and the one with it, of what a denoiser answered before a step.
+    """The unconditional and the conditional prediction, from the denoiser outputs before a step.
 
     Args:
-        style: The family's.
-        answers: Tensors, or lists with one tensor a row.
+        style: How the family computes guidance.
+        answers: Tensors, or lists with one tensor per row.
         rows: Rows of the guided prediction.
 
     Returns:
-        None if guidance is off, works otherwise, or is not known.
+        None if guidance is off, works in another way, or is unknown.
     """
     answers = [torch.stack(answer) if isinstance(answer, list) else answer for answer in answers]
     sizes = [len(answer) for answer in answers]
@@ -309,7 +309,7 @@ def guided_pair(style: GuidanceStyle, answers: list[Any], rows: int) -> tuple[to
 
 
 def guidance_energy(without: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
-    """||eps_c - eps_u|| / ||eps_u|| of the predictions without the prompt and with it."""
+    """||eps_c - eps_u|| / ||eps_u|| of the unconditional and the conditional prediction."""
     without, given = without.float(), given.float()
     return (given - without).norm() / without.norm().clamp_min(1e-12)
 
@@ -317,7 +317,7 @@ def guidance_energy(without: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
 def _step_arguments(
     signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    """The arguments of a `step` by name; its order differs between schedulers, and some take them as they come."""
+    """The arguments of a `step` by name; their order differs between schedulers, and some take `*args`."""
     given = signature.bind(*args, **kwargs).arguments
     if "model_output" in given and "sample" in given:
         return given

@@ -1,13 +1,14 @@
-"""What the steps of a run are, in few numbers: how far each octave of x0 is the final one, and a sketch of x0.
+"""Compact descriptions of the steps of a run: x0 compared with the final latents by octave, and a sketch of x0.
 
-Octaves come from a cosine transform (DCT-II) of the latents over their two spatial axes, which knows no jump between
-opposite borders that would pass for detail. Octave k holds the frequencies of k up to 2 k cycles per shorter side (0:
-below one cycle, the mean among them); the last one reaches to the corner, so that the octaves hold all there is.
+Octaves come from a cosine transform (DCT-II) of the latents over their two spatial axes, in which jumps between
+opposite borders don't count as detail. Octave k holds the frequencies from k to 2 k cycles per shorter side (0: below
+one cycle, including the mean); the last one extends to the highest frequency, so that the octaves cover the whole
+spectrum.
 
-A sketch is a vector of 128 numbers whose distances to other sketches are those of the latents, to about 6 %: each
+A sketch is a vector of 128 numbers whose distances to other sketches equal those of the latents to about 6 %: each
 latent value is added, with a random sign, to one of 128 buckets (CountSketch, Charikar et al. 2002,
-doi:10.1007/3-540-45465-9_59). Signs and buckets depend on the size of the latents alone, so that sketches of all runs
-of a model can be compared.
+doi:10.1007/3-540-45465-9_59). Signs and buckets depend only on the size of the latents, so that sketches of all runs of
+a model can be compared.
 """
 
 from collections.abc import Iterator
@@ -23,14 +24,14 @@ SKETCH_SEED = 20_020_708
 
 
 def octaves(x0: Floats, final: Floats) -> Iterator[tuple[str, int, float]]:
-    """Yields (metric, place among the steps, value): coherence and power of every octave, step by step.
+    """Yields (metric, index into the steps, value): coherence and power of every octave at each step.
 
     `coherence_k` is the correlation <X, Y> / (||X|| ||Y||) of the octave's coefficients in x0 and in the final latents
     (Fourier ring correlation, over an octave); `power_k` is ||X||^2 / ||Y||^2.
 
     Args:
         x0: (steps, C, ..., H, W).
-        final: (C, ..., H, W). Latents without two spatial axes (packed ones) have no octaves.
+        final: (C, ..., H, W). Packed latents, without two spatial axes, have no octaves.
     """
     if final.ndim < 3:
         return
@@ -49,7 +50,7 @@ def octaves(x0: Floats, final: Floats) -> Iterator[tuple[str, int, float]]:
 
 
 def octave_masks(height: int, width: int) -> dict[int, npt.NDArray[np.bool_]]:
-    """Which DCT coefficients (height, width) belong to each octave, by its lower end in cycles per shorter side."""
+    """Masks (height, width) of the DCT coefficients of each octave, by its lower end in cycles per shorter side."""
     side = min(height, width)
     # Coefficient k of n has k / 2 cycles over the n values.
     rows, columns = np.arange(height) / height, np.arange(width) / width
@@ -60,7 +61,7 @@ def octave_masks(height: int, width: int) -> dict[int, npt.NDArray[np.bool_]]:
 
 
 def sketch(x0: Floats) -> npt.NDArray[np.float16]:
-    """Sketches of latents (N, ...), (N, 128) float16; latents of at most 128 values are their own, padded."""
+    """Sketches (N, 128) float16 of latents (N, ...); latents of at most 128 values are only padded."""
     rows = x0.reshape(len(x0), -1).astype(np.float64)
     buckets, signs = _hash(rows.shape[1])
     sums = np.stack([np.bincount(buckets, weights=signs * row, minlength=SKETCH_SIZE) for row in rows])
@@ -70,7 +71,7 @@ def sketch(x0: Floats) -> npt.NDArray[np.float16]:
 
 @lru_cache(maxsize=4)
 def _hash(values: int) -> tuple[npt.NDArray[np.int64], Floats]:
-    # RandomState, whose stream numpy has promised never to change: sketches of years apart are comparable.
+    # RandomState, whose stream numpy guarantees not to change, so that old and new sketches are comparable.
     random = np.random.RandomState(SKETCH_SEED)
     if values <= SKETCH_SIZE:
         return np.arange(values), np.ones(values)

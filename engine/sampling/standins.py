@@ -1,4 +1,4 @@
-"""Stand-ins for parts of a pipeline: they answer for the real part and watch or change its calls."""
+"""Stand-ins for parts of a pipeline, which watch or change calls of the real part."""
 
 import copy
 import functools
@@ -15,7 +15,7 @@ from engine.study.families import Family, family_of
 
 
 class StandIn(nn.Module):
-    """Passes every attribute it doesn't have on to the real module, which it doesn't own as a submodule."""
+    """Delegates unknown attributes to the real module, which is not registered as a submodule."""
 
     def __init__(self, real: nn.Module) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class StandIn(nn.Module):
 
 
 class Denoised(tuple[Any]):
-    """A denoiser's answer that works for pipelines asking for a tuple and for those asking for `.sample`."""
+    """A denoiser output for pipelines that expect a tuple and for those that expect `.sample`."""
 
     @property
     def sample(self) -> Any:
@@ -35,7 +35,7 @@ class Denoised(tuple[Any]):
 
 
 class Answers:
-    """Answers by question, the newest of them, as many as fit into `MOST_BYTES`."""
+    """A least-recently-used cache of at most `MOST_BYTES`."""
 
     MOST_BYTES = 2**29
 
@@ -44,7 +44,7 @@ class Answers:
         self._bytes = 0
 
     def answer(self, question: Hashable, work_out: Callable[[], Any]) -> Any:
-        """The answer that is known, or worked out now."""
+        """The cached answer; computed and stored if there is none."""
         if question in self._answers:
             self._answers.move_to_end(question)
             return self._answers[question][0]
@@ -59,14 +59,14 @@ class Answers:
 
 
 class Remembering(StandIn):
-    """A text encoder that computes each distinct input once and answers from memory after that."""
+    """A text encoder that computes each distinct input once."""
 
     def __init__(self, real: nn.Module) -> None:
         super().__init__(real)
         self.__dict__["memory"] = Answers()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The real module's output for these arguments; equal rows are computed once, too."""
+        """The real module's output for these arguments; equal rows are computed only once."""
         rows = _equal_rows([value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)])
         if rows > 1:
             one = self.forward(*_mapped(args, lambda value: value[:1]), **_mapped(kwargs, lambda value: value[:1]))
@@ -75,9 +75,9 @@ class Remembering(StandIn):
 
 
 def _remembered(encode: Callable[..., Any]) -> Callable[..., Any]:
-    """`encode_prompt` of a pipeline, which encodes each distinct prompt once.
+    """Wraps `encode_prompt` of a pipeline to encode each distinct prompt once.
 
-    What it answers is smaller than what its encoders do, and its words are compared without waiting for a device.
+    Its output is smaller than that of the encoders, and prompts are compared without waiting for a device.
     """
     memory = Answers()
 
@@ -85,7 +85,7 @@ def _remembered(encode: Callable[..., Any]) -> Callable[..., Any]:
     def remembered(*args: Any, **kwargs: Any) -> Any:
         try:
             question = _words((args, kwargs))
-        except TypeError:  # pictures, or embeddings made elsewhere
+        except TypeError:  # pictures or precomputed embeddings
             return encode(*args, **kwargs)
         return memory.answer(question, lambda: encode(*args, **kwargs))
 
@@ -93,10 +93,10 @@ def _remembered(encode: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _words(value: Any) -> Hashable:
-    """Arguments as something hashable; what is no word, number or device is refused.
+    """Converts texts, numbers and devices to something hashable.
 
     Raises:
-        TypeError: There is something else among them.
+        TypeError: Another kind of value is among them.
     """
     if isinstance(value, Mapping):
         return tuple((key, _words(item)) for key, item in value.items())
@@ -104,29 +104,29 @@ def _words(value: Any) -> Hashable:
         return (type(value), *map(_words, value))
     if value is None or isinstance(value, str | int | float | torch.device | torch.dtype):
         return (type(value), value)
-    raise TypeError(f"{type(value).__name__} is no word")
+    raise TypeError(f"{type(value).__name__} is not compared by value")
 
 
 def family(pipe: DiffusionPipeline) -> Family:
-    """The table's entry for a pipeline."""
+    """The registered family of a pipeline."""
     return family_of(type(pipe).__name__, model_config(pipe))
 
 
 def model_config(pipe: DiffusionPipeline) -> dict[str, Any]:
-    """The configuration of the scheduler that came with a pipeline, its class among it as in the model's files."""
+    """The configuration of a pipeline's own scheduler, including its class name as in the model's files."""
     return {**pipe.scheduler.config, "_class_name": type(pipe.scheduler).__name__}
 
 
 def denoisers(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
-    """The denoisers of a pipeline by component; some families have one for each part of the schedule (Wan 2.2)."""
+    """The denoisers of a pipeline by component; some families have one per part of the schedule (Wan 2.2)."""
     return {name: part for name in family(pipe).denoisers if (part := getattr(pipe, name, None)) is not None}
 
 
 def with_parts(pipe: DiffusionPipeline, **parts: Any) -> DiffusionPipeline:
-    """A copy of a pipeline that shares its weights and has other parts in their place."""
+    """A copy of a pipeline that shares its weights, with some parts replaced."""
     twin = copy.copy(pipe)
-    # Set beside the pipeline's own bookkeeping: the shared config must not learn of stand-ins. Offload hooks
-    # belong to the original; a twin must not reinstall them when its call ends.
+    # Bypasses the pipeline's own bookkeeping, since the shared config must not contain stand-ins. Offload hooks
+    # belong to the original, and the copy must not reinstall them when its call ends.
     vars(twin).update(parts, maybe_free_model_hooks=_nothing)
     return twin
 
@@ -143,7 +143,7 @@ def remembering_text(pipe: DiffusionPipeline) -> DiffusionPipeline:
 
 
 def _placed(twin: Any) -> Any:
-    """The twin, which knows its device: a pipeline looks through all its modules for it, several times a call."""
+    """Stores the device of a copy: pipelines otherwise search all their modules for it several times per call."""
     vars(twin)["_place"] = twin._execution_device
     kind: Any = type(twin)
     twin.__class__ = _placed_kind(kind)
@@ -161,19 +161,19 @@ def _nothing() -> None:
 
 
 def _equal_rows(tensors: Sequence[torch.Tensor]) -> int:
-    """How many rows the tensors have if all of them are equal, else 0."""
+    """The number of rows if all rows of each tensor are equal, else 0."""
     sizes = {len(tensor) if tensor.ndim else 0 for tensor in tensors}
     equal = len(sizes) == 1 and all(torch.equal(tensor, tensor[:1].expand_as(tensor)) for tensor in tensors)
     return sizes.pop() if equal else 0
 
 
 def _mapped(tree: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """A nested value with its tensors changed."""
+    """A nested value with a function applied to its tensors."""
     return tree_map(lambda leaf: change(leaf) if isinstance(leaf, torch.Tensor) and leaf.ndim else leaf, tree)
 
 
 def _key(value: Any) -> Hashable:
-    """A value's content as something hashable."""
+    """Converts a nested value to something hashable, tensors by content."""
     if isinstance(value, torch.Tensor):
         return (
             tuple(value.shape),

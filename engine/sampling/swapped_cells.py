@@ -1,8 +1,8 @@
-"""Runs whose prompt changes on the way: unmodified pipelines get another prompt's text through their own callback.
+"""Runs whose prompt is swapped: unmodified pipelines get another prompt's embeddings through their own callback.
 
-Every diffusers pipeline hands the tensors of its prompt to `callback_on_step_end` and takes back what it returns. A run
-with the second prompt alone says what those tensors are; a run that begins with the first prompt returns them from the
-call before the change on. Nothing else differs: noise, solver, guidance and number of calls stay.
+Diffusers pipelines pass the tensors of their prompt to `callback_on_step_end` and use what it returns. A run with the
+second prompt alone gives those tensors; a run that starts with the first prompt returns them at the swap. Noise,
+solver, guidance and number of calls stay the same.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,14 +32,14 @@ Texts = dict[str, torch.Tensor]
 
 @dataclass
 class SwapSample:
-    """What became of a run whose prompt changes.
+    """The result of a run whose prompt is swapped.
 
     Attributes:
         calls: Denoiser calls.
-        swap_call: The first with the second prompt; `calls` if there is none.
-        log_snr: Of that call.
+        swap_call: The first call with the second prompt; `calls` if there is none.
+        log_snr: Log-SNR at that call.
         first_distance: Relative L2 distance of the final latents to those of the first prompt alone.
-        second_distance: To those of the second.
+        second_distance: Relative L2 distance to those of the second prompt alone.
         picture: The final picture (frame 0 of a video), (height, width, 3) bytes.
         error: Why it failed, or None.
     """
@@ -67,7 +67,7 @@ class _Run:
 
 @torch.no_grad()
 def run_swaps(model: Model, swaps: Sequence[Swap], max_batch: int) -> Iterator[list[SwapSample]]:
-    """Runs the changes of prompt, those of a pair of prompts and a seed at once, and yields them in such groups."""
+    """Runs prompt swaps, those of a pair of prompts and a seed at once, and yields them in these groups."""
     pipe = remembering_text(model.pipe)
     hub = Hub(max_batch)
     axes = row_axes(pipe, pipeline_arguments(pipe, swaps[0].first)) if swaps else None
@@ -76,7 +76,7 @@ def run_swaps(model: Model, swaps: Sequence[Swap], max_batch: int) -> Iterator[l
 
 
 def _run_group(pipe: DiffusionPipeline, hub: Hub, axes: Axes | None, group: list[Swap]) -> list[SwapSample]:
-    """The runs with one prompt alone first, then those that change to what the second ones had."""
+    """Runs each prompt alone first, then the runs that swap to the second prompt's embeddings."""
     cells = {cell.trajectory_id: cell for swap in group for cell in (swap.first, swap.second)}
     alone = dict(hub.run(partial(_alone, pipe, axes, cell) for cell in cells.values()))
     changing = [swap for swap in group if 0 < swap.share < 1]
@@ -90,7 +90,7 @@ def _run_group(pipe: DiffusionPipeline, hub: Hub, axes: Axes | None, group: list
 
 
 def _alone(pipe: DiffusionPipeline, axes: Axes | None, cell: Cell) -> tuple[str, _Run]:
-    """A cell with its own prompt; takes note of the tensors of the prompt."""
+    """Runs a cell with its own prompt and records the tensors of the prompt."""
     texts: Texts = {}
 
     def note(pipe: Any, index: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -103,7 +103,7 @@ def _alone(pipe: DiffusionPipeline, axes: Axes | None, cell: Cell) -> tuple[str,
 
 
 def _changed(pipe: DiffusionPipeline, axes: Axes | None, swap: Swap, second: _Run) -> tuple[str, _Run]:
-    """A run that goes on with the texts of another from a call on."""
+    """A run that continues with another run's embeddings from the swap on."""
     if second.error or not second.texts:
         return swap.swap_id, _Run(error=f"the run with {swap.second.prompt[:80]!r} alone failed: {second.error}")
     at, texts = swap.call(len(second.levels)), second.texts
@@ -120,7 +120,7 @@ def _called(
     names = [name for name in getattr(pipe, "_callback_tensor_inputs", ()) if "embeds" in name]
     try:
         if "prompt_embeds" not in names:
-            raise TypeError(f"{type(pipe).__name__} does not let its prompt be changed on the way")
+            raise TypeError(f"{type(pipe).__name__} does not allow changing the prompt during a run")
         scheduler = build_scheduler(cell.lane, model_config(pipe), cell.seed)
         generator = torch.Generator("cpu").manual_seed(cell.seed)
         recorder = Recorder(scheduler, lambda calls: (), generator=generator)

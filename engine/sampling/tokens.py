@@ -1,4 +1,4 @@
-"""What a model reads of prompts: how many tokens they have, where they are cut off, and which are one to it."""
+"""How a model reads prompts: their number of tokens, where they are truncated, and which ones are the same to it."""
 
 import hashlib
 import re
@@ -10,20 +10,20 @@ from diffusers import DiffusionPipeline
 
 from engine.sampling.idle import parameters
 
-# Tokenizers without a limit say a number like 10 to the 30.
+# Tokenizers without a limit report a number like 10^30.
 NO_LIMIT = 100_000
-# Marks of other programs: (word:1.2), ((word)), [word], [from:to:0.5], BREAK, AND, <lora:file:0.8>.
+# Syntax of other programs: (word:1.2), ((word)), [word], [from:to:0.5], BREAK, <lora:file:0.8>.
 WEIGHTS = re.compile(r"\([^()]*:[+-]?\d*\.?\d+\)|\(\([^()]+\)\)|\[[^\[\]]+\]|\bBREAK\b|<(?:lora|lyco|hypernet):[^<>]+>")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model reads of a prompt.
+    """How a model reads a prompt.
 
     Attributes:
         prompt: As written.
-        reading: Digest of the tokens it reads; prompts with equal ones are one to it.
-        note: What a person should know of the prompt; None if there is nothing.
+        reading: Digest of the tokens that the model reads; prompts with the same digest are the same to it.
+        note: A warning about the prompt; None if there is none.
     """
 
     prompt: str
@@ -32,19 +32,19 @@ class Reading:
 
 
 def read_prompts(pipe: DiffusionPipeline, prompts: Sequence[str], arguments: Mapping[str, Any]) -> list[Reading]:
-    """What a model reads of prompts.
+    """How a model reads prompts.
 
     Args:
-        pipe: The pipeline; its tokenizers are asked, its text encoders are not.
-        prompts: Of a study.
-        arguments: Of the pipeline's call: `max_sequence_length` counts.
+        pipe: The pipeline; only its tokenizers are used.
+        prompts: Prompts of a study.
+        arguments: Arguments of the pipeline call, which may limit the tokens (`max_sequence_length`).
     """
     tokenizers = {name: part for name, part in pipe.components.items() if name.startswith("tokenizer") and part}
     if any(not hasattr(part, "vocab_size") for part in tokenizers.values()):
         tokenizers = {}
     found = []
     for prompt in prompts:
-        # Without a tokenizer that can be asked, the text itself is what is read.
+        # Without a usable tokenizer, the text itself is compared.
         seen: list[Any] = [] if tokenizers else [prompt]
         notes = list(_foreign_marks(prompt))
         for name, tokenizer in tokenizers.items():
@@ -62,11 +62,11 @@ def _foreign_marks(prompt: str) -> Iterator[str]:
     marks = list(dict.fromkeys(match[0] for match in WEIGHTS.finditer(prompt)))
     if marks:
         listed = ", ".join(marks[:3])
-        yield f"holds {listed}, which other programs take as weights or commands; here they are read as words"
+        yield f"contains {listed}, which other programs take as weights or commands; here they are read as words"
 
 
 def _limit(pipe: DiffusionPipeline, name: str, tokenizer: Any, arguments: Mapping[str, Any]) -> int:
-    """Most tokens that are read: the tokenizer's own limit, or that of the call for the longer ones."""
+    """Most tokens that are read: the tokenizer's own limit, or for long ones that of the call."""
     own = min(int(tokenizer.model_max_length), NO_LIMIT)
     parameter = parameters(pipe).get("max_sequence_length")
     asked = arguments.get("max_sequence_length", parameter.default if parameter is not None else None)

@@ -253,7 +253,7 @@ def test_a_changed_plug_in_is_computed_again(run, plug_in, tmp_path):
     ("lane", "words"),
     [
         ({"key": "mine:3", "scheduler_class": "NoSuchScheduler"}, "cannot be imported"),
-        ({"key": "mine:3", "scheduler_class": "json:JSONDecoder"}, "is no diffusers scheduler"),
+        ({"key": "mine:3", "scheduler_class": "json:JSONDecoder"}, "is not a diffusers scheduler"),
         ({"key": "ddim:3", "etaa": 1}, "has no setting 'etaa'"),
         ({"key": "ddim:3", "beta_schedule": "zigzag"}, "refuses its configuration"),
         ({"key": "ddim:3", "timestep_spacing": "linspace"}, "diffusers #12633"),

@@ -115,7 +115,7 @@ def test_a_pipeline_that_lets_no_prompt_be_changed_gives_a_row_with_the_reason(
 ) -> None:
     monkeypatch.setattr(type(sd_model.pipe), "_callback_tensor_inputs", ["latents"])
     [group] = run_swaps(sd_model, swaps_of(sd_folder, ["ddim:4"]), 4)
-    assert all("does not let its prompt be changed" in (sample.error or "") for sample in group)
+    assert all("does not allow changing the prompt" in (sample.error or "") for sample in group)
 
 
 def test_a_study_makes_its_changes_once_and_the_cache_knows_them(tmp_path: Path, capsys: Any) -> None:

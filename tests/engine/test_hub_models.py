@@ -105,7 +105,7 @@ def test_links_of_the_hub_and_plain_files_have_one_fingerprint(hub, tmp_path):
 @pytest.mark.parametrize("name", ["owner/tiny", "owner/tiny@beta"])
 def test_with_neither_network_nor_cache_the_error_names_the_remedy(hub, tmp_path, name, capsys):
     assert find_model(name).fingerprint is None
-    with pytest.raises(ModelError, match="is not in the local cache and could not be fetched") as caught:
+    with pytest.raises(ModelError, match="is not in the local cache and could not be downloaded") as caught:
         run_study(parsed(model=name), tmp_path / "c.duckdb", device="cpu")
     assert "`hf download owner/tiny" in str(caught.value)
     study = str(write_study(tmp_path / "a.toml", model=name))

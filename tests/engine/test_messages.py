@@ -76,8 +76,8 @@ class TransportError(Exception):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (TransportError("[Errno -2]"), "the hub cannot be reached from here"),
-        (ConnectionError("no"), "the hub cannot be reached from here"),
+        (TransportError("[Errno -2]"), "the hub cannot be reached"),
+        (ConnectionError("no"), "the hub cannot be reached"),
         (type("RepositoryNotFoundError", (OSError,), {})("404"), "the hub has no such public model"),
         (type("GatedRepoError", (OSError,), {})("403"), "accept its terms"),
         (type("OfflineModeIsEnabled", (ConnectionError,), {})("off"), "HF_HUB_OFFLINE is set"),

@@ -108,7 +108,7 @@ def test_a_value_the_class_refuses_becomes_an_error_that_names_lane_and_class() 
     [
         ("diffusers:EulerDiscretScheduler", "Did you mean 'EulerDiscreteScheduler'"),
         ("no_such_package:Thing", "cannot be imported"),
-        ("collections:OrderedDict", "no diffusers scheduler"),
+        ("collections:OrderedDict", "not a diffusers scheduler"),
         ("diffusers:UNet2DConditionModel", "no set_timesteps"),
     ],
 )

@@ -243,7 +243,7 @@ GOOD = {"scheduler_class": PNDMScheduler, "num_inference_steps": 5}
         (GOOD | {"scheduler_class": None}, "must be a class"),
         (GOOD | {"scheduler_class": "PNDMSchedular"}, "Did you mean 'PNDMScheduler'?"),
         (GOOD | {"scheduler_class": "no good name"}, "should read 'module:Class'"),
-        (GOOD | {"scheduler_class": Path}, "no diffusers scheduler"),
+        (GOOD | {"scheduler_class": Path}, "not a diffusers scheduler"),
         (GOOD | {"config": {"skip_prk_step": True}}, "has no setting 'skip_prk_step'. Did you mean 'skip_prk_steps'?"),
         (GOOD | {"config": 5}, "config"),
         (GOOD | {"config": "skip_prk_steps"}, "config"),
