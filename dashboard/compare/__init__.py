@@ -1,1 +1,1 @@
-"""Compare: how the image forms under every lane, side by side."""
+"""Compare: how the image forms with every lane, side by side."""

@@ -1,4 +1,4 @@
-"""What the reader chooses on the Compare page, beside the pickers that several pages share."""
+"""Controls of the Compare page, besides those shared with other pages."""
 
 import streamlit as st
 
@@ -7,14 +7,14 @@ from engine.analysis.differences import Differences
 
 
 def go_to_likeness(found: Differences) -> None:
-    """Leads to the prompt and seed where lanes differ most, or least, or as they do mostly."""
+    """Goes to the prompt and seed where lanes differ most, least or typically."""
     if found.table.empty:
         return
 
     def go() -> None:
         likeness = st.session_state["go_to"]
         st.session_state["prompt_choice"], st.session_state["seed_choice"] = found.ranked(likeness, framed=True)[0]
-        st.session_state["go_to"] = None  # it leads somewhere, and does not stay chosen
+        st.session_state["go_to"] = None  # an action, not a lasting choice
 
     st.segmented_control(
         "Go to where lanes are",

@@ -1,4 +1,4 @@
-"""What the comparing player gets to know about one prompt and seed, as plain data. Pure."""
+"""The data of the player for one prompt and seed. Pure."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,12 @@ from engine.study.schedulers import SCHEDULERS
 KIND_NAMES = {"x0": "clean estimate", "xt": "noisy image", "both": "noisy image and clean estimate"}
 ALT_PROMPT_CHARACTERS = 120
 PROMPT_CHARACTERS = 400
-_TIME_NOTE = "Each lane as far as it gets in the same time: text encoding and denoiser calls, decoding left out; "
+_TIME_NOTE = "How far each lane gets in the same time (text encoding and denoiser calls, without decoding); "
 
 
 @dataclass(frozen=True)
 class LaneTime:
-    """Measured times of a lane: medians in milliseconds of the whole batch.
+    """Measured times of a lane: medians in milliseconds for the whole batch.
 
     Attributes:
         total: The whole pipeline call.
@@ -38,7 +38,7 @@ class LaneTime:
     denoising: float
 
     def until(self, progress: float) -> float | None:
-        """Milliseconds until this share of the calls is done, decoding left out; None if the stages are not known."""
+        """Milliseconds until this share of the calls is done, without decoding; None if the stages are unknown."""
         return self.before + progress * self.denoising if known(self.denoising) else None
 
     def __str__(self) -> str:
@@ -48,7 +48,7 @@ class LaneTime:
 
 @dataclass(frozen=True)
 class CompareScene:
-    """One prompt and seed of a study, and what was found of it.
+    """One prompt and seed of a study, with its pictures and times.
 
     Attributes:
         study: The study.
@@ -56,9 +56,9 @@ class CompareScene:
         seed: One of its seeds.
         kind: "x0", "xt", or "both": the noisy image above the clean estimate of each step.
         pictures: Frames of this kind and final pictures, step by step.
-        times: By lane key.
+        times: Times by lane key.
         converged: The converged solution, if the study has one.
-        notes: What stands under the pictures: n, environment, when.
+        notes: Lines under the pictures: n, environment, date.
         timed: Where and when the times were measured (`time_line`).
     """
 
@@ -78,7 +78,7 @@ class CompareScene:
 
 
 def lane_times(table: pd.DataFrame) -> dict[str, LaneTime]:
-    """From the timing summaries of one environment and batch size (`Results.timings`)."""
+    """Times by lane, from the timing summaries of one environment and batch size (`Results.timings`)."""
     return {
         row.lane: LaneTime(
             row.median_ms,
@@ -99,7 +99,7 @@ def time_line(table: pd.DataFrame) -> str:
 
 
 def payload(scene: CompareScene) -> dict[str, Any]:
-    """What the browser needs: for each lane its frames in order, its final picture, or why there are none."""
+    """The data for the browser: for each lane its frames in order and final picture, or why there are none."""
     numbers = sorted({picture.video_frame for picture in scene.pictures}) or [0]
     by_cell: dict[str, list[PagePicture]] = {}
     for picture in scene.pictures:
@@ -159,7 +159,7 @@ def _by_step(pictures: Sequence[PagePicture], kind: str) -> dict[int, list[PageP
 
 
 def farthest_pair(study: Results, prompt: str, seed: int, found: Differences) -> list[int]:
-    """Places of the two lanes to compare first: the baseline, and the one that lies farthest from it."""
+    """Indices of the two lanes to compare first: the baseline and the lane farthest from it."""
     keys = [lane.key for lane in study.lanes]
     base = keys.index(study.baseline) if study.baseline in keys else 0
     table = found.table
@@ -185,7 +185,7 @@ def _frame(
 
 
 def _sources(pictures: Sequence[PagePicture], numbers: Sequence[int]) -> dict[str, Any]:
-    """The picture of the first video frame, and those of the further ones; where one is missing, the first again."""
+    """The pictures of all video frames; a missing one is replaced by the first."""
     by_number = {picture.video_frame: picture.source for picture in pictures}
     first = by_number.get(numbers[0], pictures[0].source)
     return {"src": first, "more": [by_number.get(number, first) for number in numbers[1:]]}
@@ -198,7 +198,7 @@ def _why(cell: StudyCell, frames: Sequence[object], kind: str) -> str:
 
 
 def _against(scene: CompareScene, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """What pictures can be compared with: key, label, and why it is not possible, or ""."""
+    """The pictures to compare with: key, label, and why it is not possible ("" if it is)."""
     baseline = next((row for row in rows if row["baseline"]), None)
     none_converged = "not in the cache" if scene.converged else "the study has none"
     return [
@@ -223,11 +223,11 @@ def _against(scene: CompareScene, rows: Sequence[Mapping[str, Any]]) -> list[dic
 def _converged(found: Converged | None, numbers: Sequence[int]) -> dict[str, Any] | None:
     if found is None or not found.pictures:
         return None
-    apart = f"{found.lane} and {found.check} end {found.distance:.2g} apart (relative L2 of their latents"
+    apart = f"{found.lane} and {found.check} differ by {found.distance:.2g} (relative L2 of their latents"
     note = f"{apart}, tolerance {found.tolerance:g})" if known(found.distance) else "its check is missing"
     if not found.agrees:
-        note += ": they do not agree, so it is no ground truth for this prompt and seed"
-    note += ". Lanes that draw noise need not come close to it"
+        note += ": they do not agree, so this prompt and seed has no ground truth"
+    note += ". Lanes that draw noise are not expected to come close to it"
     return {
         **_sources(found.pictures, numbers),
         "label": "Converged reference",

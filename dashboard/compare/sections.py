@@ -1,6 +1,6 @@
-"""The comparing player: one scrubber moves all lanes together in the browser, without asking the server.
+"""The player: one scrubber moves all lanes together in the browser, without requests to the server.
 
-Python hands over plain data once; the scripts in `browser/` draw it, with every text set as text, never as HTML.
+Python passes plain data once; the scripts in `browser/` draw it and insert every text as text, never as HTML.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from engine.display import html
 from engine.display.formats import count
 from engine.results import Results
 
-# Streamlit takes one module as text, so the files share one scope; `player` holds what it exports.
+# Streamlit takes a component's script as one text, so the files share one scope; `player` has the exports.
 _SEEN = ("dom", "scales", "address", "difference", "zoom", "tiles", "wipe", "strip", "matrix", "bar")
 SCRIPTS = (*_SEEN, "gif", "painting", "downloads", "clip_files")
 _HERE = Path(__file__).parent
@@ -42,7 +42,7 @@ _player = st.components.v2.component(
 
 @dataclass(frozen=True)
 class Loaded:
-    """What the cache says of the prompt and seed that the pickers are going to give."""
+    """The data of the prompt and seed that the controls will return."""
 
     prompt: str
     seed: int
@@ -54,7 +54,7 @@ class Loaded:
 
 
 def load(chosen: Options, study: Results) -> Loaded:
-    """Where lanes differ, and the pictures of the prompt and seed asked for, or else of where they differ most."""
+    """Loads the differences of lanes, and the pictures of the chosen prompt and seed or of the most different ones."""
     kind, subjects = state.expected_kind(), [("", 0)]
     kinds = ["x0", "xt", "final"] if kind == "both" else [kind, "final"]
 
@@ -75,7 +75,7 @@ def load(chosen: Options, study: Results) -> Loaded:
 
 
 def show(study: Results, loaded: Loaded) -> None:
-    """The player for one prompt and seed, and what its figures rest on."""
+    """The player for one prompt and seed, with n, machine and date of its data."""
     prompt, seed, found = loaded.prompt, loaded.seed, loaded.pictures
     cells = [study.cell(lane.key, prompt, seed) for lane in study.lanes]
     ids = [cell.trajectory_id for cell in cells if cell.state == "done"]

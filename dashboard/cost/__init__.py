@@ -1,1 +1,1 @@
-"""Cost: measured times in money."""
+"""Cost: what the measured times cost."""

@@ -1,4 +1,4 @@
-"""What the reader of the Cost page has chosen, kept in the address of the page."""
+"""Controls of the Cost page, kept in the page's address."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ OWN = "own"
 
 @dataclass(frozen=True)
 class Number:
-    """A number the reader sets: its name in the address, its label, and what is allowed. No default: may be empty."""
+    """A number field: its name in the address, its label and its bounds. Without a default it may be empty."""
 
     name: str
     label: str
@@ -34,8 +34,6 @@ class Number:
 
 
 PRICE = Number("price", "Price per GPU hour ($)", 1.0, 0.001, 1000.0, 0.1, "What you pay for an hour of one GPU.")
-
-
 SECONDS = Number(
     "seconds",
     "Baseline seconds per image",
@@ -43,13 +41,11 @@ SECONDS = Number(
     0.001,
     600.0,
     0.1,
-    "On the GPU that is priced. The other lanes are scaled by their measured ratio. Empty: times as measured.",
+    "On the priced GPU. The other lanes are scaled by their measured ratio. Empty: times as measured.",
 )
-
-
-IMAGES = Number("images", "Images a month", 1_000_000, 1, 100_000_000, 100_000, "Images made in a month of 730 hours.")
-
-
+IMAGES = Number(
+    "images", "Images per month", 1_000_000, 1, 100_000_000, 100_000, "Images made in a month of 730 hours."
+)
 BUSY = Number(
     "busy",
     "Utilisation (%)",
@@ -57,29 +53,25 @@ BUSY = Number(
     1,
     100,
     5,
-    "Share of the paid time in which images are made. Reported averages lie between 10 and 40 %.",
+    "Share of the paid time in which images are made. Reported averages are between 10 and 40 %.",
 )
-
-
 PEAK = Number(
     "peak",
-    "Images per second at the peak",
+    "Images per second at peak",
     1.0,
     0.0,
     100.0,
     0.5,
-    "Sets how many whole GPUs are needed. 0: not known; they then follow from the month and the utilisation.",
+    "Determines how many whole GPUs are needed. 0: unknown; they then follow from images per month and utilisation.",
 )
-
-
 WAIT = Number(
     "wait",
-    "Longest wait at the peak (s)",
+    "Longest wait at peak (s)",
     5.0,
     0.0,
     600.0,
     1.0,
-    "95 % of the images are begun within this time; making them comes on top.",
+    "95 % of the images are started within this time; the time to make them is extra.",
 )
 
 
@@ -101,17 +93,17 @@ FPS = Number(
     1.0,
     120.0,
     1.0,
-    "At which the clips are played: your choice, since the number of frames is all that a model fixes.",
+    "Playback rate of the clips: your choice, since the model only fixes the number of frames.",
 )
 
 
 def preset_of(device: str, presets: Iterable[Preset]) -> Preset | None:
-    """The first price of the very GPU that was measured, if there is one."""
+    """The first price of the measured GPU, if there is one."""
     return next((preset for preset in presets if preset.device == device), None)
 
 
 def default_pricing(device: str, presets: Iterable[Preset]) -> Pricing:
-    """What the Cost page starts with, for times measured on a device."""
+    """The initial values of the Cost page, for times measured on a device."""
     preset = preset_of(device, presets)
     rate = Rate(preset.usd_per_hour, preset.sold_in) if preset else Rate(_default(PRICE))
     work = Workload(_default(IMAGES), _default(BUSY) / 100, _default(PEAK), _default(WAIT))
@@ -125,7 +117,7 @@ def _default(field: Number) -> float:
 
 
 def choose_number(field: Number, placeholder: str = "") -> Any:
-    """A number field; None if it is empty, which only a field without default can be."""
+    """Draws a number field; None if it is empty, which only a field without a default can be."""
     key = f"{field.name}_choice"
     state.take_over(field.name, field.read)
     st.session_state.setdefault(key, field.default)
@@ -136,7 +128,7 @@ def choose_number(field: Number, placeholder: str = "") -> Any:
 
 
 def choose_preset(names: Mapping[str, str], default: str) -> str:
-    """The picker of a GPU and its price: key -> name."""
+    """The choice of a GPU and its price: key -> name."""
     state.from_address("gpu", {key: key for key in names})
     st.session_state.setdefault("gpu_choice", default)
     return st.selectbox(
@@ -145,14 +137,14 @@ def choose_preset(names: Mapping[str, str], default: str) -> str:
 
 
 def forget_seconds_of_another_gpu(gpu: str) -> None:
-    """Empties the seconds per image when another GPU is priced than before: they were entered for that one."""
+    """Clears the seconds per image when the priced GPU changes, since they were entered for the previous one."""
     if st.session_state.get("gpu_priced", gpu) != gpu:
         st.session_state[f"{SECONDS.name}_choice"] = None
     st.session_state["gpu_priced"] = gpu
 
 
 def choose_lane(labels: Mapping[str, str], default: str) -> str:
-    """The picker of the lane to compare with the baseline: key -> label; "" if there is none."""
+    """The choice of the lane to compare with the baseline: key -> label; "" if there is none."""
     if not labels:
         return ""
     state.from_address("lane", {key: key for key in labels})
@@ -164,19 +156,19 @@ def choose_lane(labels: Mapping[str, str], default: str) -> str:
 
 
 def choose_equal() -> bool:
-    """The switch that leaves out lanes which are not known to be as good as the baseline."""
+    """The switch that hides lanes not shown to be as good as the baseline."""
     state.from_address("equal", {"1": True, "0": False})
     st.session_state.setdefault("equal_choice", True)
     return st.toggle(
         "Only lanes as good as the baseline",
         key="equal_choice",
         persist_state="session",
-        help="Shown to be as good by every guard of the decision.",
+        help="Accepted by every guard of the decision.",
     )
 
 
 def price_choices(choice: Pricing) -> dict[str, str]:
-    """What the address of the Cost page holds."""
+    """The parameters of the page's address."""
     numbers = {
         PRICE: choice.rate.usd_per_hour,
         SECONDS: choice.seconds,

@@ -1,4 +1,4 @@
-"""What the Cost page asks of the cache, and whether a saving comes at equal quality: in a word, and in a sentence."""
+"""Queries of the Cost page, and whether a saving is at equal quality."""
 
 from dataclasses import dataclass
 
@@ -8,23 +8,23 @@ from engine.cache import queries
 from engine.results import Results
 
 REAL = (
-    "A saving is real only if GPUs are released: those that run all the time cost the same until some are given back. "
-    "Then the figure in whole GPUs holds."
+    "A saving is real only if GPUs are released: GPUs that run all the time cost the same until some are given back. "
+    "Then the figure for whole GPUs applies."
 )
 
 
 def clip_length(study_id: str) -> Question[int]:
-    """How many frames the clips of a study have; 1 for pictures."""
+    """Frames per clip of a study; 1 for pictures."""
     return Question(queries.frames_per_cell, (study_id,))
 
 
 @dataclass(frozen=True)
 class Equality:
-    """How good the lanes are beside the baseline.
+    """How good the lanes are compared with the baseline.
 
     Attributes:
-        words: Lane -> where it stands in the decision; "baseline" for the baseline; empty if nothing was scored.
-        cheapest: The lane that is named in the baseline's place; "" if there is none.
+        words: Lane -> its status in the decision; "baseline" for the baseline; empty if nothing was scored.
+        cheapest: The recommended lane; "" if there is none.
     """
 
     words: dict[str, str]
@@ -50,12 +50,12 @@ def equality(study: Results) -> Equality:
 
 
 def explained(equal: Equality, study: Results, lane: str) -> str:
-    """What the saving of a lane is worth, in sentences."""
+    """Whether the saving of a lane is at equal quality, in sentences."""
     chosen = study.lane(lane)
     if not equal.known or chosen is None:
         return (
-            f"Money only: the images have not been scored, and whether a lane's are as good as the baseline's is "
-            f"not known. `python -m engine score {study.id}` scores them. {REAL}"
+            f"Cost only: the images have not been scored, so whether a lane is as good as the baseline is unknown. "
+            f"`python -m engine score {study.id}` scores them. {REAL}"
         )
     row = study.decision.row(lane) if study.decision else None
     if row is None:

@@ -20,25 +20,27 @@ from engine.display.tables import cost_table
 from engine.results import Results
 
 _OTHER_GPU = (
-    "The times were measured on {device}; what they would be on the {gpu} is not known. Enter the seconds per image of "
-    "{name} on that GPU above: the other lanes are then scaled by the measured ratio. Or choose 'My own price' to "
-    "price {device}."
+    "The times were measured on {device}; times on the {gpu} are unknown. Enter the seconds per image of {name} on "
+    "that GPU above, and the other lanes are scaled by the measured ratio. Or choose 'My own price' to price {device}."
 )
-_BILLING = {"serverless": " Billed by the second: the figures by use apply.", "spot": " Can be taken away at any time."}
-_NO_RATIO = "Without its time there is no ratio to scale by. Empty the field of its seconds, or time the baseline too."
+_BILLING = {
+    "serverless": " Billed by the second: the figures by use apply.",
+    "spot": " Can be interrupted at any time.",
+}
+_NO_RATIO = "Without its time there is no ratio to scale by. Clear the seconds per image, or time the baseline too."
 
 
 def choose_pricing(
     table: pd.DataFrame, presets: list[Preset], equal: Equality, only_equal: bool, frames: int
 ) -> Pricing:
-    """All that the Cost page asks of the reader, in one place but for the choice of equal quality.
+    """The inputs of the Cost page, except the switch for equal quality.
 
     Args:
         table: The times.
-        presets: Prices on file.
+        presets: Known prices.
         equal: How good the lanes are.
         only_equal: Whether only lanes as good as the baseline can be chosen.
-        frames: Of a clip; 1 for pictures, of which no frames per second are asked.
+        frames: Frames per clip; 1 for pictures, which need no frames per second.
     """
     keys = {preset.key: preset for preset in presets}
     names = {key: f"{p.gpu}, {p.provider} {p.product}: ${p.usd_per_hour:.2f} ({p.as_of})" for key, p in keys.items()}
@@ -74,7 +76,7 @@ def choose_pricing(
 
 
 def costs(table: pd.DataFrame, choice: Pricing, equal: Equality, worth: str) -> None:
-    """What the lanes cost: cards, what the saving is worth, charts and table; or why the times cannot be priced."""
+    """The costs: cards, quality of the saving, charts and table; or why the times can't be priced."""
     baseline = table[table["is_baseline"]]
     name, device = "the baseline" if baseline.empty else baseline["label"].iloc[0], str(table["device_name"].iloc[0])
     if not choice.fits(device):
@@ -123,15 +125,15 @@ def energy(study: Results, table: pd.DataFrame) -> float | None:
 
 
 def _basis(choice: Pricing, device: str, baseline: str) -> str:
-    """Which machine's seconds are priced, and at what."""
+    """The machine whose times are priced, and the price."""
     preset, price = choice.preset, f"{money(choice.rate.usd_per_hour)} per GPU hour"
     if preset is None:
-        gpu, of, price = "the GPU you price", "the machine you price", price + "; set it to what you pay."
+        gpu, of, price = "the priced GPU", "the priced machine", price + "; set it to what you pay."
     else:
         gpu, of = f"the {preset.gpu}", "the GPU of the price"
         price = f"{price} at {preset.provider} ({preset.product}) on {preset.as_of}.{_BILLING.get(preset.billing, '')}"
         price += f" Rented {preset.sold_in} at a time." if preset.sold_in > 1 else ""
-    times = f"Times measured on {device}, taken as {of}."
+    times = f"Times measured on {device}, assumed to be {of}."
     if choice.seconds is not None:
         times = (
             f"{baseline} takes {choice.seconds:g} s per image on {gpu}, as you entered; the other lanes are scaled by "
@@ -141,7 +143,7 @@ def _basis(choice: Pricing, device: str, baseline: str) -> str:
 
 
 def _cards(table: pd.DataFrame, choice: Pricing, equal: Equality) -> list[Figure]:
-    """The baseline's cost, the chosen lane's, and what that saves and at what quality, as far as it is known."""
+    """Cards with the cost of the baseline and the chosen lane, and the saving with its quality."""
     chosen = table[table["is_baseline"] | (table["lane"] == choice.lane)].sort_values("is_baseline", ascending=False)
     cards = [_cost_card(row, choice) for _, row in chosen.iterrows()]
     row = chosen.iloc[-1]
@@ -152,7 +154,7 @@ def _cards(table: pd.DataFrame, choice: Pricing, equal: Equality) -> list[Figure
     saved = f"Saved a month{_quality(equal, choice.lane)}"
     cards.append(Figure(f"{saved}, by use ({choice.work.utilisation:.0%} busy)", money(row["saving_usd"]), note))
     before, after = int(chosen.iloc[0]["gpus"]), int(row["gpus"])
-    note = f"{before} → {after} GPUs" + (", once given back" if after < before else "")
+    note = f"{before} → {after} GPUs" + (", once released" if after < before else "")
     note += _range(row, "fleet_saving_usd", money_range)
     fleet = f"{saved}, whole GPUs ({row['fleet_busy']:.0%} busy)"
     return [*cards, Figure(fleet, money(row["fleet_saving_usd"]), note)]
@@ -161,7 +163,7 @@ def _cards(table: pd.DataFrame, choice: Pricing, equal: Equality) -> list[Figure
 def _quality(equal: Equality, lane: str) -> str:
     if equal.as_good(lane):
         return " at equal quality"
-    return " at worse quality" if equal.words.get(lane) == WORDS["dropped"] else ", quality not known"
+    return " at worse quality" if equal.words.get(lane) == WORDS["dropped"] else ", quality unknown"
 
 
 def _range(row: pd.Series, name: str, both: Callable[[float, float], str]) -> str:

@@ -1,1 +1,1 @@
-"""Overview: what was run, how long each lane takes, what the images look like, and what follows."""
+"""Overview: the decision, the images, common claims and the times of a study."""

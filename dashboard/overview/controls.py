@@ -1,4 +1,4 @@
-"""What the reader chooses on the Overview."""
+"""Controls of the Overview."""
 
 from typing import cast
 
@@ -10,13 +10,13 @@ from engine.analysis.differences import Likeness
 
 
 def likeness_chosen() -> Likeness:
-    """Which prompts and seeds are shown, before the control itself is drawn."""
+    """The choice of prompts and seeds, known before the control is drawn."""
     state.from_address("likeness", {key: key for key in LIKENESS})
     return cast("Likeness", st.session_state.setdefault("likeness_choice", "different"))
 
 
 def choose_likeness() -> None:
-    """The switch between where lanes differ most, and where they do not."""
+    """The switch between prompts where lanes differ most, least or typically."""
     st.segmented_control(
         "Prompts and seeds",
         list(LIKENESS),

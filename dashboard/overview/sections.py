@@ -41,11 +41,11 @@ PICTURE_LANES = 16
 SHOWN_PAIRS = 20
 _PICTURES_NOTE = "Same prompt, seed and starting noise in each row; a picture opens Compare."
 _CLAIMS = "Common claims, put to the test"
-_TIME_NOTE = "Each lane by itself, fastest first."
+_TIME_NOTE = "Each lane alone, fastest first."
 
 
 def top(study: Results) -> Headline:
-    """The figures to see first: the lane to take, the time it saves, what it does to the images, the money."""
+    """The headline figures: the recommended lane, the time it saves, its effect on the images, and the cost."""
     prices, times = loaders.gpu_prices(), study.times
     pricing = None
     if isinstance(prices, Answer) and not times.empty:
@@ -59,7 +59,7 @@ def top(study: Results) -> Headline:
 
 
 def more_prompts(chosen: Options, study: Results) -> None:
-    """How many more prompts would tell, and a button that looks at them where runs are allowed."""
+    """How many more prompts may settle an open lane, with a button to run them if runs are allowed."""
     prompts = prompts_that_would_tell(study)
     if not prompts:
         return
@@ -114,9 +114,9 @@ def _rests_on(study: Results, found: Headline) -> list[str]:
 
 
 def tested_claims(study: Results, found: Sequence[ClaimVerdict]) -> None:
-    """The verdict on each claim, where the study has the lanes."""
+    """The verdict on each claim about lanes of the study."""
     if study.progress.missing and study.decision is None:
-        st.html(html.heading(_CLAIMS, "Claims are put to the test once all cells have run."))
+        st.html(html.heading(_CLAIMS, "Claims are tested once all cells have run."))
         return
     tested = [claim for claim in found if claim.word != "not testable"]
     if not tested:
@@ -124,7 +124,7 @@ def tested_claims(study: Results, found: Sequence[ClaimVerdict]) -> None:
         return
     st.html(html.heading(_CLAIMS, f"{_counted(found)}."))
     st.html(html.claims(tested))
-    components.footer("95 % intervals, prompts resampled")
+    components.footer("95 % bootstrap intervals over prompts")
     with st.expander("How each claim was tested"):
         st.html(html.table(claim_table(found)))
 
@@ -137,7 +137,7 @@ def _counted(found: Sequence[ClaimVerdict]) -> str:
 
 def _reason_untested(found: Sequence[ClaimVerdict]) -> str:
     if not found:
-        return "The known claims speak of other lanes; `python -m engine run readme_claims` puts them to the test."
+        return "The known claims are about other lanes; `python -m engine run readme_claims` tests them."
     reasons = [result.reason for claim in found for result in claim.tests if result.reason]
     return f"None can be tested with this study: {reasons[0]}." if reasons else "None can be tested with this study."
 
@@ -157,7 +157,7 @@ def times(study: Results) -> None:
         st.html(html.legend(marks=STAGE_MARKS))
         components.chart(stage_chart, table, alt="Median time of each stage, stacked for each lane")
     st.html(html.table(time_table(table)))
-    components.timing_footer(table, "medians with 95 % bootstrap intervals, of the ratios too")
+    components.timing_footer(table, "medians and ratios with 95 % bootstrap intervals")
     if load := _other_load(study):
         st.html(html.soft(load))
     if (table["settled"] != "settled").any():
@@ -165,16 +165,16 @@ def times(study: Results) -> None:
 
 
 def _other_load(study: Results) -> str:
-    """How busy other processes kept the machine meanwhile; empty if that was not recorded."""
+    """The load of other processes during the timing pass; empty if it was not recorded."""
     samples = study.samples
     load = samples[samples["stage"] == "total"]["other_load"].dropna()
     if load.empty:
         return ""
-    return f"Meanwhile other processes kept {number(load.median())} cores busy (median, n = {len(load)})."
+    return f"Other processes used {number(load.median())} cores during these measurements (median, n = {len(load)})."
 
 
 def pictures_of(study: Results, lane: str, found: Differences, likeness: Likeness) -> Question[list[PagePicture]]:
-    """The final pictures that `final_pictures` shows."""
+    """The pictures for `final_pictures`."""
     lanes = _ranked(study, lane)
     cells = [study.cell(view.key, *subject) for subject in _subjects(study, found, likeness) for view in lanes]
     return loaders.pictures_of([cell.trajectory_id for cell in cells if cell.state == "done"], ["final"])
@@ -193,7 +193,7 @@ def _ranked(study: Results, lane: str) -> list[StudyLane]:
 def final_pictures(
     study: Results, lane: str, found: Differences, pictures: Sequence[PagePicture], likeness: Likeness
 ) -> None:
-    """Final pictures of all lanes, where they differ most unless asked otherwise."""
+    """Final pictures of all lanes, by default for the prompts where lanes differ most."""
     if not study.prompts or not study.seeds:
         return
     left, right = st.columns([3, 2], vertical_alignment="bottom")
@@ -206,7 +206,7 @@ def final_pictures(
     rows: list[Row] = []
     for prompt, seed in _subjects(study, found, likeness):
         went = sum((view.key, prompt, seed) in others for view in lanes)
-        below = (f"seed {seed}", *([f"{count(went, 'lane')} went elsewhere"] if went else []))
+        below = (f"seed {seed}", *([f"another picture in {count(went, 'lane')}"] if went else []))
         entries = [
             _final(study, view, (prompt, seed), shown, other=(view.key, prompt, seed) in others) for view in lanes
         ]
@@ -232,31 +232,31 @@ def _final(
 
 
 def elsewhere(study: Results, found: Differences) -> None:
-    """The pairs that became another picture, and the prompts by how often lanes went elsewhere."""
+    """The cells that became another picture, and how often that happens for each prompt."""
     if found.table.empty:
         return
     others = found.others
-    with st.expander(f"{count(len(others), 'picture')} of {len(found.table):,} became another one than the baseline's"):
+    with st.expander(f"{count(len(others), 'picture')} of {len(found.table):,} differ entirely from the baseline's"):
         left, right = st.columns(2, gap="large")
         with left:
-            st.html(html.heading("Prompts", "By how often lanes went elsewhere, then by distance."))
+            st.html(html.heading("Prompts", "By the number of lanes with another picture, then by distance."))
             st.html(html.table(prompt_table(found.prompts.head(SHOWN_PAIRS))))
         with right:
-            st.html(html.heading("Pairs", "The farthest first. Distance: relative L2 of the final latents."))
+            st.html(html.heading("Pairs", "Largest distance first. Distance: relative L2 of the final latents."))
             labels = study.lane_labels
             st.html(html.table(pair_table(others.head(SHOWN_PAIRS), labels)))
         half = found.scale / 2
         if known(half):
             st.html(
                 html.soft(
-                    f"Another picture: beyond {half:.2g}, half the median distance between the baseline's pictures of "
-                    "two prompts from the same noise."
+                    f"Another picture: a distance above {half:.2g}, half the median distance between the baseline's "
+                    "pictures of two prompts from the same noise."
                 )
             )
 
 
 def outcome(study: Results) -> None:
-    """Cells of each lane by outcome, where not all are done."""
+    """Cells of each lane by outcome; nothing if all are done."""
     if study.progress.failed or study.progress.missing:
         st.html(html.heading("What was run", "Cells of each lane: every prompt with every seed."))
         st.html(html.table(outcome_table(study.lanes, study.counts, study.baseline)))

@@ -1,4 +1,4 @@
-"""What the reader of the Phases page has chosen, kept in the address of the page."""
+"""Controls of the Phases page, kept in the page's address."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from engine.results import Results
 
 FIRST_LANES = 4
 MOST_LANES = 8
-# What x0 is compared with the final picture by: key -> name, and title of the axis.
+# Measures that compare x0 with the final picture: key -> name and axis title.
 MEASURES = {
-    "x0_distance": ("Distance in latent space", "Distance of x0 to the final latents (relative L2, 0: there)"),
+    "x0_distance": ("Distance in latent space", "Distance of x0 to the final latents (relative L2, 0: equal)"),
     "similarity_to_final": ("CLIP similarity", "CLIP similarity of x0 to the final picture (cosine)"),
     "ssim_to_final": ("SSIM", "SSIM of x0 to the final picture (1: equal)"),
     "sharpness_of_final": ("Sharpness", "Sharpness of x0 over that of the final picture"),
@@ -21,14 +21,14 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Choice:
-    """What is shown.
+    """The reader's choices.
 
     Attributes:
         lanes: Keys of lanes, in the study's order.
         measure: A key of `MEASURES`.
-        lane: Whose spectrum is shown.
-        prompt: Whose path is shown.
-        seed: Likewise.
+        lane: The lane whose spectrum is shown.
+        prompt: The prompt whose path is shown.
+        seed: The seed whose path is shown.
     """
 
     lanes: tuple[str, ...]
@@ -39,7 +39,7 @@ class Choice:
 
 
 def choose(study: Results) -> Choice | None:
-    """All pickers of the page, in one row; None if the study has no lane, prompt or seed."""
+    """All controls of the page, in one row; None if the study has no lane, prompt or seed."""
     if not (study.lanes and study.prompts and study.seeds):
         return None
     labels = study.lane_labels
@@ -59,7 +59,7 @@ def choose(study: Results) -> Choice | None:
 
 
 def address(study: Results, choice: Choice | None) -> dict[str, str]:
-    """What the address of the page holds."""
+    """The parameters of the page's address."""
     if choice is None:
         return {"study": study.id}
     prompt = state.prompt_labels(study.prompts)[choice.prompt]
@@ -74,7 +74,7 @@ def address(study: Results, choice: Choice | None) -> dict[str, str]:
 
 
 def _choose_lanes(labels: Mapping[str, str], baseline: str) -> tuple[str, ...]:
-    """The picker of lanes; without any, the first few, the baseline among them."""
+    """The choice of lanes; by default the first few, including the baseline."""
     usual = list(dict.fromkeys([*(key for key in labels if key == baseline), *labels]))[:FIRST_LANES]
     usual = [key for key in labels if key in usual]
 

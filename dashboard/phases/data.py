@@ -1,4 +1,4 @@
-"""What the Phases page asks of the cache, and what it knows of the lanes it shows."""
+"""Queries of the Phases page, and the data of the lanes it shows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,22 +30,22 @@ from engine.results import Results
 # Metrics of frames that are 0 or 1: their share is shown, not their median.
 SHARES = ("recognised",)
 SPEED = "speed"
-# Where the marks of a lane stand on its curve, in log-SNR, and of which progress its ruler has ticks.
+# Distance of a lane's marks on its curve, in log-SNR, and the progress of its ruler's ticks.
 MARK_STEP = 1.0
 RULER = np.array([0.2, 0.4, 0.6, 0.8])
 
 
 @dataclass(frozen=True)
 class LanePhases:
-    """How pictures form under one lane.
+    """How pictures form with one lane.
 
     Attributes:
         curves: Median and band over log-SNR of every metric (`engine.analysis.curves`).
         ruler: Columns lane, log_snr, progress: where the lane has done 20, 40, 60 and 80 % of its calls.
-        borders: Where its phases lie.
-        clips: Where motion and appearance of its clips settle; empty if it makes pictures.
+        borders: Borders of its phases.
+        clips: When motion and appearance of its clips settle; empty for pictures.
         cells: Finished cells with any recorded step.
-        complete: Those of them that have everything that is recorded today.
+        complete: Those of them with everything that this version records.
     """
 
     curves: pd.DataFrame
@@ -62,29 +62,29 @@ Pictures = dict[tuple[str, str, str, int, float], str]
 
 @dataclass(frozen=True)
 class Changes:
-    """Changes of prompt: what they say, and their pictures."""
+    """Prompt swaps: their results and pictures."""
 
     found: Commitment | None
     pictures: Pictures
 
 
 def lane_phases(study_id: str, lane: str) -> Question[LanePhases]:
-    """How pictures form under a lane."""
+    """How pictures form with a lane."""
     return Question(_lane, (study_id, lane), _lane_phases)
 
 
 def trajectories(study_id: str, prompt: str, seed: int, lanes: tuple[str, ...]) -> Question[Trajectories | None]:
-    """The paths of lanes on common axes; None if none was recorded."""
+    """The paths of lanes on common axes; None if none is recorded."""
     return Question(step_tables.sketches, (study_id, prompt, seed, lanes), project)
 
 
 def frame_metrics(study_id: str) -> Question[pd.DataFrame]:
-    """What the metrics of step frames are called, and why one has no values."""
+    """The labels of step-frame metrics, and why one has no values."""
     return Question(score_tables.metrics, (study_id, "frame"))
 
 
 def changes(study_id: str) -> Question[Changes]:
-    """What became of changes of prompt."""
+    """The results of prompt swaps."""
     return Question(_swaps, (study_id,), _changes)
 
 
@@ -145,16 +145,16 @@ def _changes(rows: pd.DataFrame) -> Changes:
 
 @dataclass(frozen=True)
 class Shown:
-    """What the page knows of the chosen lanes.
+    """The data of the chosen lanes.
 
     Attributes:
-        lanes: Those with recorded steps.
-        curves: Of all of them, with label and scheduler.
-        ruler: Likewise.
+        lanes: The lanes with recorded steps.
+        curves: Curves of all of them, with label and scheduler.
+        ruler: Rulers of all of them, with label and scheduler.
         measured: Borders by lane and key.
-        found: By lane.
+        found: Phases by lane.
         described: The metrics of step frames (`engine.cache.score_tables.metrics`).
-        paths: The ways of x0; None if none was recorded.
+        paths: The paths of x0; None if none is recorded.
     """
 
     study: Results
@@ -167,7 +167,7 @@ class Shown:
     paths: Trajectories | None
 
     def curve(self, metric: str) -> pd.DataFrame:
-        """The curves of a metric."""
+        """The curves of one metric."""
         return self.curves[self.curves["metric"] == metric]
 
     def footer(self, curve: pd.DataFrame, interval: str) -> str:
@@ -179,12 +179,12 @@ class Shown:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What the cache holds for the page.
+    """The data of the page.
 
     Attributes:
-        shown: None if none of the chosen lanes has recorded steps.
-        changes: What became of changes of prompt.
-        claims: The claims put to the test; none while cells are missing.
+        shown: The chosen lanes; None if none of them has recorded steps.
+        changes: Results of prompt swaps.
+        claims: Verdicts on claims; empty while cells are missing.
     """
 
     shown: Shown | None
@@ -193,7 +193,7 @@ class Recorded:
 
 
 def load(chosen: Options, study: Results, choice: Choice) -> Recorded:
-    """Reads the chosen lanes, each remembered by itself; the cache is opened once."""
+    """Reads the chosen lanes, each cached on its own; opens the cache once."""
     changed, claims, described, paths, *lanes = require_all(
         chosen.cache,
         changes(study.id),
@@ -227,7 +227,7 @@ def _shown(
 
 
 def older_cells(shown: Shown) -> None:
-    """Which cells were made before all that this page shows was recorded."""
+    """Says which cells were made by a version that did not record everything this page shows."""
     parts = []
     for lane in shown.lanes:
         found = shown.found[lane.key]
@@ -236,8 +236,8 @@ def older_cells(shown: Shown) -> None:
     if parts:
         st.html(
             html.soft(
-                f"Made by an earlier version, without spectrum, guidance energy and way of x0: "
-                f"{'; '.join(parts)}. Finished cells are never made again; a run into another file "
+                f"Made by an earlier version, without spectrum, guidance energy and path of x0: "
+                f"{'; '.join(parts)}. Finished cells are never computed again; a run into a new cache "
                 "(`--cache NEW.duckdb`) records them."
             )
         )
@@ -245,6 +245,6 @@ def older_cells(shown: Shown) -> None:
 
 def older(what: str) -> str:
     return (
-        f"{what} was not recorded for these cells: an earlier version made them. A run into another file "
+        f"{what} was not recorded for these cells, which an earlier version made. A run into a new cache "
         "(`--cache NEW.duckdb`) records it."
     )

@@ -30,25 +30,25 @@ from engine.results import Results
 CLAIMS = ("critical-phase", "middle-does-the-work", "last-fifth", "recognisable", "close")
 BAND = "line: median; band: 10 – 90 % of runs"
 PATH = (
-    "The path is how x0, the estimate of the clean image, moves from call to call. In percent of the calls, a noise "
-    "level falls elsewhere under another spacing of the steps; “More” shows both."
+    "The path is how x0, the estimate of the clean image, moves from call to call. The same noise level is reached at "
+    "another percentage of the calls if the steps are spaced differently; “More” shows both axes."
 )
 RULER = "Below each chart: where a lane has done 20, 40, 60 and 80 % of its calls."
 COMMITMENT = (
-    "A run starts with one prompt and changes to another. As long as the picture shows the second, nothing was decided."
+    "A run starts with one prompt and changes to another. If the picture shows the second, it was not yet decided."
 )
 CLIPS = (
-    "Motion is settled where its energy stays within 10 % of its end; appearance where 90 % of the gain in CLIP "
-    "similarity to the final clip is made."
+    "Motion has settled once its energy stays within 10 % of its final value; appearance once 90 % of the gain in CLIP "
+    "similarity to the final clip is reached."
 )
 NO_COMMITMENT = (
-    "Not measured in this study. `python -m engine run commitment` exchanges the prompt at several points of the run; "
-    "any study does with a `[commitment]` table."
+    "Not measured in this study. `python -m engine run commitment` swaps the prompt at several points of the run, as "
+    "does any study with a `[commitment]` table."
 )
 
 
 def top(shown: Shown, claims: tuple[ClaimVerdict, ...]) -> None:
-    """The headline: where x0 changes most, when the picture is recognisable, and the claim."""
+    """The headline: where x0 changes most, when the picture is recognisable, and the verdict on the claim."""
     lane = next((lane for lane in shown.lanes if lane.key == shown.study.baseline), shown.lanes[0])
     cards = []
     ends = [shown.measured.get((lane.key, f"critical_50_{side}")) for side in ("start", "end")]
@@ -83,7 +83,7 @@ def where(shown: Shown) -> None:
 
 
 def where_by_level(shown: Shown) -> None:
-    """The same in log-SNR, and the table of all borders."""
+    """Where the phases lie in log-SNR, and the table of all borders."""
     _span_chart(shown, "log_snr", LOG_SNR, None)
     st.html(html.table(border_table(shown.lanes, shown.measured, shown.study.baseline)))
     lowest = min((row.figures["progress"].n for row in shown.measured.values() if "progress" in row.figures), default=0)
@@ -135,9 +135,9 @@ def tested(claims: tuple[ClaimVerdict, ...]) -> None:
     known = [claim for claim in claims if claim.key in CLAIMS and claim.word != "not testable"]
     if not known:
         return
-    st.html(html.heading("What is said about phases", "Hypotheses and bounds were written down before."))
+    st.html(html.heading("Common claims about phases", "Hypotheses and bounds were fixed in advance."))
     st.html(html.claims(known))
-    components.footer("95 % intervals, prompts resampled")
+    components.footer("95 % bootstrap intervals over prompts")
 
 
 def forming(shown: Shown, choice: Choice) -> None:
@@ -156,7 +156,7 @@ def forming(shown: Shown, choice: Choice) -> None:
         footer = f"line: share of runs; band: {band}"
         _curve(shown, "recognised", title, ".0%", _unscored(shown), band=band, footer=footer)
     with right:
-        _curve(shown, "guidance_energy", "Guidance energy: pull of the prompt (0: none)", ".2~f", _no_guidance(shown))
+        _curve(shown, "guidance_energy", "Guidance energy: effect of the prompt (0: none)", ".2~f", _no_guidance(shown))
 
 
 def _likeness(shown: Shown, choice: Choice) -> None:
@@ -183,12 +183,13 @@ def _curve(
         st.html(html.soft(missing))
         return
     ruler = shown.ruler[shown.ruler["lane"].isin(set(curve["lane"]))]
-    components.chart(curve_chart, curve, ruler, title, value_format, band, alt=f"{title}, over log-SNR, a line a lane")
+    alt = f"{title}, over log-SNR, one line per lane"
+    components.chart(curve_chart, curve, ruler, title, value_format, band, alt=alt)
     st.html(shown.footer(curve, footer))
 
 
 def clips(shown: Shown) -> None:
-    """Where motion and appearance of clips settle, and which comes first; nothing where pictures are made."""
+    """When motion and appearance of clips settle, and which comes first; nothing for pictures."""
     measured = [phases for lane in shown.lanes for phases in shown.found[lane.key].clips]
     if not measured:
         return
@@ -205,21 +206,21 @@ def clips(shown: Shown) -> None:
 
 
 def spectrum(shown: Shown, choice: Choice) -> None:
-    """How far each octave of x0 is the final one."""
+    """The distance of each octave of x0 to the final one."""
     lane = next((lane for lane in shown.lanes if lane.key == choice.lane), shown.lanes[0])
-    st.html(html.heading(f"Band by band: {lane.label}", "Octaves: from few cycles per side of the latents to many."))
+    st.html(html.heading(f"Spectrum: {lane.label}", "Octaves, from few cycles per side of the latents to many."))
     curve = shown.curves[(shown.curves["lane"] == lane.key) & shown.curves["metric"].str.startswith("octave_")]
     if curve.empty:
         st.html(html.soft(older("The spectrum of x0")))
         return
     ruler = shown.ruler[shown.ruler["lane"] == lane.key]
-    title = "Distance of each octave to the final one (0: there)"
+    title = "Distance of each octave to the final one (0: equal)"
     components.chart(octave_chart, curve, ruler, title, alt=f"{title}, over log-SNR, {lane.label}")
     st.html(shown.footer(curve, "line: median; band of the coarsest and finest: 10 – 90 % of runs"))
 
 
 def paths(shown: Shown, choice: Choice) -> None:
-    """The path of x0 in three dimensions common to the lanes."""
+    """The path of x0 on three principal components shared by all lanes."""
     subject = f"“{cut(choice.prompt, 50)}”, seed {choice.seed}"
     st.html(html.heading("The path of x0", f"{subject}: principal components over all lanes. Ring: start. Mark: end."))
     found = shown.paths
@@ -230,24 +231,24 @@ def paths(shown: Shown, choice: Choice) -> None:
     st.html(html.legend(marks=[name_of(lane) for lane in shown.lanes if lane.key in set(points["lane"])]))
     for column, axes in zip(st.columns(2), ((1, 2), (1, 3)), strict=True):
         with column:
-            alt = f"Paths of x0 on components {axes[0]} and {axes[1]}, a line a lane"
+            alt = f"Paths of x0 on components {axes[0]} and {axes[1]}, one line per lane"
             components.chart(path_chart, points, axes, found.explained, alt=alt)
     extent = f"n = {count(len(shown.lanes), 'run')}, {len(points)} steps"
-    basis = f"{sum(found.explained):.0%} of the variance; from sketches of the latents, distances right to about 6 %"
+    basis = f"{sum(found.explained):.0%} of the variance; from sketches of the latents, distances accurate to about 6 %"
     components.footer(extent, basis)
 
 
 def _no_guidance(shown: Shown) -> str:
     scale = shown.study.cells["guidance_scale"].max()
     if scale <= 1:
-        return f"Guidance is off in this study (guidance {scale:g}), so there is no pull of the prompt to measure."
+        return f"Guidance is off in this study (guidance {scale:g}), so its energy can't be measured."
     return older("Guidance energy")
 
 
 def _unscored(shown: Shown) -> str:
     return (
-        f"No x0 frame of these lanes has been scored. `python -m engine score {shown.study.id}` does, where a CLIP "
-        "knows the model's pictures and the study keeps x0 frames."
+        f"No x0 frame of these lanes has been scored. `python -m engine score {shown.study.id}` scores them if the "
+        "study stores x0 frames and there is a CLIP for the model's pictures."
     )
 
 
@@ -260,14 +261,14 @@ def commitment(study: Results, choice: Choice, changes: Changes) -> None:
         return
     lanes = [lane for lane in study.lanes if lane.key in choice.lanes and lane.key in set(found.curve["lane"])]
     if not lanes:
-        st.html(html.soft("Measured, but not of these lanes."))
+        st.html(html.soft("Measured, but not for these lanes."))
         return
     measured = found.curve[found.curve["lane"].isin([lane.key for lane in lanes])]
     curve = components.with_names(measured, lanes)
     left, right = st.columns([1, 1.15], gap="large")
     with left:
         st.html(html.legend(marks=map(name_of, lanes)))
-        title = f"Runs that keep to their first prompt (by {found.by})"
+        title = f"Runs that keep their first prompt (by {found.by})"
         components.chart(commitment_chart, curve, title, alt=f"{title}, over the log-SNR at which the prompt changed")
         st.html(_commitment_footer(found, "95 % intervals over pairs"))
     with right:

@@ -1,1 +1,1 @@
-"""Runs: starting a study from the page, one at a time, and what became of those started before."""
+"""Runs: starts studies from the page, one at a time, and shows earlier ones."""

@@ -1,4 +1,4 @@
-"""The form of the Runs page. Its values stay as typed, errors or not, and are no part of the page's address."""
+"""The form of the Runs page. It keeps invalid input, and is not part of the page's address."""
 
 import streamlit as st
 
@@ -15,7 +15,7 @@ _STEPS_IN_A_ROW = 4
 
 
 def ask_for_study() -> Request:
-    """What the reader asks for: a preset as it is, or a study of their own."""
+    """The requested study: a preset, or the reader's own."""
     st.session_state.setdefault("run_from", FROM_PRESET)
     way = st.segmented_control("Study", [FROM_PRESET, OWN], key="run_from", required=True, persist_state="session")
     return _preset() if way == FROM_PRESET else _own()
@@ -55,7 +55,7 @@ def _own() -> Draft:
     left, right = st.columns([3, 2])
     with left:
         _begin("run_prompts", "red apple\nowl")
-        prompts = st.text_area("Prompts, one a line", key="run_prompts", height=122, persist_state="session")
+        prompts = st.text_area("Prompts, one per line", key="run_prompts", height=122, persist_state="session")
     with right:
         seeds = _text("Seeds", "run_seeds", "0", "For example 0, 1, 2 or 0-9.")
         baseline = _baseline(chosen)
@@ -84,7 +84,7 @@ def _model() -> str:
 
 
 def _lanes() -> tuple[tuple[str, str], ...]:
-    """Schedulers of the table, and the steps of each."""
+    """The chosen schedulers with their step counts."""
     _begin("run_schedulers", list(_DEFAULTS))
     keys = st.multiselect(
         "Schedulers",
@@ -103,7 +103,7 @@ def _lanes() -> tuple[tuple[str, str], ...]:
 
 
 def _baseline(chosen: tuple[tuple[str, str], ...]) -> str:
-    """The lane that the others are compared with; the first while the steps cannot be read."""
+    """The baseline lane; "" while the step counts are invalid."""
     try:
         options = list(dict.fromkeys(lanes(chosen)))
     except StudyError:

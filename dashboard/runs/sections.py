@@ -45,7 +45,7 @@ ERROR_CHARACTERS = 4000
 _COUNTED = (
     ("done", "cells made"),
     ("made", "cells made"),
-    ("prompts", "prompts looked at"),
+    ("prompts", "prompts examined"),
     ("cached", "were cached"),
     ("timed", "timing samples"),
     ("references", "of the reference"),
@@ -53,19 +53,19 @@ _COUNTED = (
     ("failed", "failed"),
     ("untimed", "lanes not timed"),
 )
-_KEEPS = "A run continues when this page or the server is closed. Cancelling keeps what is finished."
+_KEEPS = "A run continues if this page or the server is closed. Cancelling keeps finished cells."
 _SCHEDULES_NOTE = (
-    "Read from the scheduler as it was built, not from what was asked for. Sigma: noise over signal of the latents at "
-    "that call; where the timestep names another noise level to the denoiser, both are shown."
+    "Read from the scheduler that was built, not from the request. Sigma: noise over signal of the latents at that "
+    "call; if the timestep stands for another noise level, both are shown."
 )
 _NO_SCHEDULES = (
-    "Not recorded in this cache. A run inspects the lanes of its study; a study from before is inspected when it "
-    "is run again, without making its pictures again."
+    "Not recorded in this cache. A run inspects the lanes of its study; running an older study again adds this without "
+    "making its pictures again."
 )
 
 
 def head(rights: Access) -> None:
-    """The title, who is signed in, and why nothing can be started here if that is so."""
+    """The title, the signed-in user, and why runs can't be started, if so."""
     left, right = st.columns([4, 1.4], vertical_alignment="bottom")
     with left:
         st.html(html.title("Runs", [], "Studies started from this page, and what each lane of a study really ran."))
@@ -79,7 +79,7 @@ def head(rights: Access) -> None:
 
 
 def queue(chosen: Options, rights: Access) -> None:
-    """Runs that go on or wait, kept up to date."""
+    """Active and waiting runs, kept up to date."""
     runs = Queue(chosen.cache)
     active = runs.active()
     shown = _signature(active)
@@ -100,7 +100,7 @@ def queue(chosen: Options, rights: Access) -> None:
 
 
 def _signature(jobs: list[Job]) -> list[tuple[str, str, bool]]:
-    """What the page is redrawn for."""
+    """The page is redrawn when this changes."""
     return [(job.number, job.state, job.cancelling) for job in jobs]
 
 
@@ -125,12 +125,12 @@ def _active(chosen: Options, rights: Access, jobs: list[Job]) -> None:
 
 
 def _waiting(jobs: list[Job]) -> str:
-    """E.g. "2 runs wait"."""
-    return f"{count(len(jobs), 'run')} {'waits' if len(jobs) == 1 else 'wait'} for its turn; one goes on at a time."
+    """E.g. "2 runs waiting; only one runs at a time."."""
+    return f"{count(len(jobs), 'run')} waiting; only one runs at a time."
 
 
 def _plain(words: str) -> str:
-    """A text for an element that reads Markdown, as text: a study's name may hold no more than "._-"."""
+    """Escapes a text for an element that reads Markdown; of its special characters, study names may have only "_"."""
     return words.replace("_", "\\_")
 
 
@@ -142,28 +142,28 @@ def _cancel(chosen: Options, number: str) -> None:
 
 
 def _progress_text(job: Job, log: Log) -> str:
-    """How far a run is, in one line."""
+    """The progress of a run, in one line."""
     if job.cancelling:
-        return "Stopping; what is finished is being saved."
+        return "Stopping; finished cells are being saved."
     if not log.what:
-        return "Starting: the model is being loaded."
+        return "Starting: loading the model."
     left = NONE if log.seconds_left is None else f"about {duration(1000 * log.seconds_left)} left in this pass"
     return f"{log.what}: {log.done:,} of {log.total:,} {log.unit}" + (f", {left}" if left != NONE else "")
 
 
 def new_study(chosen: Options, rights: Access) -> None:
-    """The form, the plan the engine makes of it, and the button that starts it; nothing for readers."""
+    """The form, the engine's plan for it, and the buttons that start it; nothing for readers."""
     if not rights.may_run:
         return
     if reason := starting.engine_lacks():
-        st.html(html.note("No run can be started here", reason))
+        st.html(html.note("Runs cannot be started here", reason))
         return
     with st.expander("Start a study", key="new_study", expanded=not Queue(chosen.cache).jobs()):
         request = ask_for_study()
         st.button("Check and plan", key="check", on_click=_plan, args=(chosen, request))
         error, planned = st.session_state.get("plan_error"), st.session_state.get("plan")
         if error is not None and error[0] == request:
-            st.html(html.note("This study cannot be run as it is", error[1]))
+            st.html(html.note("This study cannot be run", error[1]))
         if planned is None or planned[0] != request:
             return
         st.html(html.preformatted(planned[1].text, "lab-plan"))
@@ -175,14 +175,14 @@ def new_study(chosen: Options, rights: Access) -> None:
                 f"Start this run{behind}", key="start", type="primary", on_click=_start, args=(chosen, planned[1])
             )
         with right:
-            minutes = st.number_input("Minutes at most", 1, 10_000, 12, key="decide_minutes", persist_state="session")
+            minutes = st.number_input("Minutes, at most", 1, 10_000, 12, key="decide_minutes", persist_state="session")
         with middle:
             st.button(
                 f"Decide which lane to take{behind}",
                 key="decide",
                 on_click=_start,
                 args=(chosen, planned[1], f"{int(minutes)}m"),
-                help="Adds prompts until the cheapest lane as good as the baseline is known, or the minutes are over.",
+                help="Adds prompts until the cheapest lane as good as the baseline is known, or the time is up.",
             )
 
 
@@ -204,7 +204,7 @@ def _start(chosen: Options, planned: starting.Plan, budget: str = "") -> None:
 
 
 def history(chosen: Options) -> None:
-    """Runs that have ended, the newest first, with the last output of those that failed."""
+    """Ended runs, newest first, with the last output of failed ones."""
     ended = [job for job in Queue(chosen.cache).jobs() if job.state in ENDED]
     if not ended:
         return
@@ -222,11 +222,11 @@ def history(chosen: Options) -> None:
 
 
 def _history(jobs: Iterable[Job]) -> ResultTable:
-    """Runs that have ended: what, when, by whom, where, how long, and how they ended."""
+    """The table of ended runs."""
     columns: list[FilledColumn] = [
         ("Run", lambda job: str(int(job.number))),
         (text("Study"), lambda job: job.study),
-        (text("Asked for"), lambda job: when(job.asked_at)),
+        (text("Requested"), lambda job: when(job.asked_at)),
         (text("By"), lambda job: cut(job.by, 60) or NONE),
         (wrap("Environment"), lambda job: _environment(job.outcome.get("facts") or {})),
         ("Duration", lambda job: duration(None if job.seconds is None else 1000 * job.seconds)),
@@ -236,18 +236,18 @@ def _history(jobs: Iterable[Job]) -> ResultTable:
 
 
 def _environment(facts: dict[str, Any]) -> str:
-    """Where a run was made, in a few words."""
+    """The environment of a run, in a few words."""
     parts = [str(facts.get("device_name") or ""), str(facts.get("dtype") or "")]
     parts += [f"{name} {facts[name]}" for name in ("torch", "diffusers") if facts.get(name)]
     return cut(", ".join(part for part in parts if part), 200) or NONE
 
 
 def _outcome(job: Job) -> str:
-    """How a run ended: its state, and what it counted."""
+    """How a run ended: its state and counts."""
     summary = job.outcome.get("summary")
     words = STATES[job.state]
     if job.state == "lost":
-        return f"{words}: its process vanished; a new run continues from what is saved"
+        return f"{words}: its process is gone; a new run continues from the saved cells"
     if not isinstance(summary, dict):
         code = job.outcome.get("exit_code")
         return words + (f" (exit code {code})" if isinstance(code, int) and job.state == "failed" else "")
@@ -259,8 +259,8 @@ def _outcome(job: Job) -> str:
 
 
 def environments(study: Results) -> None:
-    """Where the cells of the study were made."""
-    st.html(html.heading("Where it ran", "Machines that made the cells of this study, for the image pass."))
+    """The machines that made the cells of the study."""
+    st.html(html.heading("Where it ran", "Machines that made the images of this study."))
     made = study.environments
     if made.empty:
         st.html(html.soft("No cell of this study has run yet."))
@@ -278,7 +278,7 @@ def failures(study: Results) -> None:
 
 
 def show(chosen: Options) -> None:
-    """The part of the page that needs no cache."""
+    """The sections that need no cache."""
     rights = access.of_session(chosen)
     head(rights)
     queue(chosen, rights)

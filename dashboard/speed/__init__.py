@@ -1,1 +1,1 @@
-"""Speed and quality: what each lane takes, how good its images are, and how fast it converges."""
+"""Speed and quality: the cost of each lane, the quality of its images, and how fast it converges."""

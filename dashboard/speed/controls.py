@@ -1,4 +1,4 @@
-"""What the reader of the page on speed and quality has chosen, kept in the address of the page."""
+"""Controls of the page on speed and quality, kept in the page's address."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ AXES = {"ms": "Milliseconds", "nfe": "Denoiser calls", "steps": "Steps"}
 
 
 def choose_axis(*, timed: bool) -> str:
-    """The switch between what lanes are charged by; without times there are no milliseconds."""
+    """The choice of the cost axis; milliseconds only if times were measured."""
     names = {key: name for key, name in AXES.items() if timed or key != "ms"}
     state.from_address("axis", {key: key for key in names})
     st.session_state.setdefault("axis_choice", next(iter(names)))
@@ -26,7 +26,7 @@ def choose_axis(*, timed: bool) -> str:
 
 
 def choose_metric(labels: Mapping[str, str], default: str) -> str:
-    """The picker of the quality metric: key -> label."""
+    """The choice of the quality metric: key -> label."""
     state.from_address("metric", {key: key for key in labels})
     st.session_state.setdefault("metric_choice", default)
     return st.selectbox(

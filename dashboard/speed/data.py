@@ -1,4 +1,4 @@
-"""The table of every figure: as it is shown, a row a lane, and as a file, a row for each lane and metric."""
+"""The table of all figures: on the page with one row per lane, as a file with one row per lane and metric."""
 
 from typing import Any
 
@@ -32,14 +32,14 @@ TIMES = {
     "n": "Timing samples",
 }
 HELP = {
-    "Mean": "Mean of the lane by the metric chosen above.",
-    "Difference": "Mean of lane minus baseline by the metric chosen above, on the same prompts, seeds and noise.",
+    "Mean": "Mean of the lane in the metric chosen above.",
+    "Difference": "Mean of lane minus baseline in the metric chosen above, on the same prompts, seeds and noise.",
     "from": "Lower end of the difference's 95 % interval.",
     "to": "Upper end of the difference's 95 % interval.",
-    "By all guards": "What the decision says: as good only if every guard has shown it.",
-    "By this metric alone": "Two one-sided t tests at 5 % of a mean difference within the margin, adjusted for the "
-    "number of lanes. For display: a mean can hide single pictures that are others.",
-    "NFE": "Denoiser calls, as counted.",
+    "By all guards": "The decision: as good only if every guard has shown it.",
+    "By this metric alone": "Two one-sided t tests at 5 % for a mean difference within the margin, adjusted for the "
+    "number of lanes. For display only: a mean can hide single pictures that became others.",
+    "NFE": "Counted denoiser calls.",
     "ms from": "Lower end of the 95 % interval of the median.",
     "ms to": "Upper end of the 95 % interval of the median.",
     "Speed-up": "Median time of the baseline divided by that of the lane.",
@@ -47,7 +47,7 @@ HELP = {
 
 
 def wide_table(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """A row a lane: verdict and difference by one metric, times, and the mean by every metric.
+    """One row per lane: verdict and difference in one metric, times, and the mean in every metric.
 
     Args:
         table: Rows of `engine.analysis.standings.standings`.
@@ -66,7 +66,7 @@ def wide_table(table: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def column_formats(shown: pd.DataFrame) -> dict[str, Any]:
-    """How each column is written; the lane stays in view."""
+    """The format of each column; the lane is pinned."""
     formats: dict[str, Any] = {"Lane": columns.TextColumn(pinned=True)}
     for name in shown.columns.drop("Lane"):
         if name in {"By all guards", "By this metric alone"}:
@@ -80,5 +80,5 @@ def column_formats(shown: pd.DataFrame) -> dict[str, Any]:
 
 
 def csv_of(table: pd.DataFrame, study_id: str) -> bytes:
-    """All figures, a row for each lane and metric."""
+    """All figures, one row per lane and metric."""
     return spreadsheet_csv(table.assign(study=study_id)).encode("utf-8")

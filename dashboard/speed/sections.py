@@ -17,31 +17,31 @@ from engine.display.tables import lane_name, order_table, set_table
 from engine.display.use_cases import guard_table, use_case_table
 from engine.results import Results
 
-_READING = "Beside marks: {name}. Filled: as good by all guards. Band: the metric's margin."
-_FRONT = " Stepped line: lanes that no other beats, going by the middles of the intervals."
+_READING = "Next to the marks: {name}. Filled: as good by all guards. Band: the metric's margin."
+_FRONT = " Stepped line: lanes that no other lane beats, by the centres of the intervals."
 _DIRECTIONS = {
     "higher": f" Up is better.{_FRONT}",
-    "lower": f" Lower is better, so the axis runs down and up is better.{_FRONT}",
+    "lower": f" Lower is better, so the axis is reversed and up is better.{_FRONT}",
 }
 _USES = (
-    "Only lanes that every guard of the decision has accepted; of several the one with the fewest other pictures, then "
-    "the cheapest. Times are shares of the baseline's, paired by repeat."
+    "Only lanes that every guard of the decision has accepted; among several, the one with the fewest other pictures, "
+    "then the cheapest. Times are shares of the baseline's, paired by repeat."
 )
 _GUARDS = "Value, and in brackets what the evidence has not rejected at the lane's level."
-_CONVERGE = "Distance to where the same noise leads with ever more steps; lower is better."
+_CONVERGE = "Distance to the solution that the same noise reaches with ever more steps; lower is better."
 _ORDER = (
-    "Observed order p: ten times the calls, 10^p times less error. A solver of order k comes near k where its error is "
-    "small but still above the floor."
+    "Observed order p: ten times the calls give 10^p times less error. A solver of order k approaches k where its "
+    "error is small but still above the floor."
 )
-_SETS = "How alike all pictures of two lanes are, taken together. It takes many; warnings say where there are too few."
+_SETS = "How similar two lanes are as whole sets of pictures. Needs many; warnings say if there are too few."
 _NO_ERRORS = (
-    "No error against a converged solution is known: the study needs a `[reference]`, or has not been scored. "
-    "`python -m engine run` with the same study goes on."
+    "No error relative to a converged solution is known: the study needs a `[reference]`, or has not been scored. "
+    "`python -m engine run` with the same study continues."
 )
 
 
 def trade_off(study: Results, table: pd.DataFrame, cost: str, metric: str) -> None:
-    """Quality over cost; or why there is nothing to draw."""
+    """The chart of quality over cost, or why there is none."""
     shown = table[table["metric"] == metric] if metric else table.head(0)
     if shown.dropna(subset=["difference", COSTS[cost][0]]).empty:
         st.html(html.note("No quality to show yet", why_not(study)))
@@ -62,7 +62,7 @@ def trade_off(study: Results, table: pd.DataFrame, cost: str, metric: str) -> No
 
 
 def _schedulers(names: Mapping[str, str]) -> str:
-    """The marks of schedulers: key -> name."""
+    """The legend of schedulers: key -> name."""
     return html.legend(marks=[lane_name(name, key) for key, name in names.items()])
 
 
@@ -96,7 +96,7 @@ def _footer(shown: pd.DataFrame, cost: str) -> list[str]:
 
 
 def best_under_each_latency(study: Results) -> None:
-    """The lane to take for each use, by the decision."""
+    """The lane to use for each latency, by the decision."""
     st.html(html.heading("Which lane for which use", _USES))
     st.html(html.table(use_case_table(study)))
     rests = study.decision.sentence if study.decision else undecided(study.baseline)
@@ -110,7 +110,7 @@ def best_under_each_latency(study: Results) -> None:
 
 
 def converging(study: Results) -> None:
-    """Errors against the converged solution over denoiser calls, and the order each scheduler shows."""
+    """Errors relative to the converged solution over denoiser calls, and the observed order of each scheduler."""
     found = study.convergence
     st.html(html.heading("How fast they converge", _CONVERGE))
     if found.errors[found.errors["error"] > 0].empty:
@@ -123,7 +123,7 @@ def converging(study: Results) -> None:
         components.chart(
             convergence_chart, found.errors, found.floor, alt="Median error of each lane over its denoiser calls"
         )
-        floor = f"dashed: errors below {number(found.floor)} say nothing" if found.floor > 0 else ""
+        floor = f"dashed: errors below {number(found.floor)} are not meaningful" if found.floor > 0 else ""
         components.footer(
             f"{components.extent(found.errors['n'])} prompts", "median over prompts with 95 % interval", floor
         )
@@ -132,24 +132,24 @@ def converging(study: Results) -> None:
     with right:
         st.html(html.soft(_ORDER))
         st.html(html.table(order_table(found.orders)))
-        components.footer("fitted to the filled marks of each scheduler", "95 % intervals, prompts resampled")
+        components.footer("fitted to the filled marks of each scheduler", "95 % intervals over prompts")
 
 
 def figures(study: Results, table: pd.DataFrame, metric: str) -> None:
-    """Every figure of every lane, sortable; all metrics as a file."""
-    st.html(html.heading("Every figure", "A click on a column's name sorts. The file holds all metrics, a row each."))
+    """All figures of all lanes, sortable, and all metrics as a file."""
+    st.html(html.heading("All figures", "Click a column's name to sort. The file has one row per lane and metric."))
     shown = wide_table(table, metric)
     st.dataframe(shown, hide_index=True, column_config=column_formats(shown), width="stretch")
     timed = table.dropna(subset=["median_ms"])
     places = [str(timed["device_name"].iloc[0]), when(timed["last_at"].max())] if len(timed) else []
-    st.html(html.footer(["n stands in each row", "95 % bootstrap intervals", *places]))
+    st.html(html.footer(["n is given in each row", "95 % bootstrap intervals", *places]))
     st.download_button(
         "Download as CSV", csv_of(table, study.id), f"{study.id}-speed-quality.csv", "text/csv", on_click="ignore"
     )
 
 
 def whole_sets(study: Results) -> None:
-    """Metrics of all pictures of a lane together, with their warnings; nothing if the study has none."""
+    """Metrics of whole sets of pictures, with warnings; nothing if the study has none."""
     missing = [
         f"{row['label']}: {row['unavailable']}"
         for _, row in study.set_metrics.iterrows()
@@ -163,5 +163,5 @@ def whole_sets(study: Results) -> None:
         st.html(html.soft(_SETS))
         if len(known):
             st.html(html.table(set_table(known, lanes)))
-            components.footer("n stands in each row", "95 % intervals, prompts resampled")
+            components.footer("n is given in each row", "95 % bootstrap intervals over prompts")
         st.html(html.method([*refusal_lines(study.sets), *missing, *feature_lines(study.sets)]))

@@ -1,4 +1,4 @@
-"""Compare: how the image forms under every lane, side by side, at one prompt and seed."""
+"""Compare: how the image forms with every lane, side by side, for one prompt and seed."""
 
 import streamlit as st
 

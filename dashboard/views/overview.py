@@ -1,4 +1,4 @@
-"""Overview: which lane to take, what it saves, what it does to the images, and how sure that is."""
+"""Overview: which lane to use, what it saves, what it does to the images, and how certain that is."""
 
 from dashboard import components, loaders, page, share, state
 from dashboard.live import sections as live

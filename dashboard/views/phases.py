@@ -1,4 +1,4 @@
-"""Phases: how the image forms under each lane, and where its phases lie."""
+"""Phases: how the image forms with each lane, and where its phases lie."""
 
 import streamlit as st
 
@@ -10,16 +10,15 @@ from engine.display import html
 
 NO_STEPS = "The cache has no steps of these lanes. `python -m engine run` records them as it makes the images."
 METHOD = (
-    "Log-SNR is the log of the ratio of signal to noise power at a call: the same for all lanes, whatever the spacing "
-    "of their steps. Progress is the share of the calls made; the same noise level falls at other percentages under "
-    "another spacing.",
-    "Curves: each run (prompt and seed) is read on a common grid of log-SNR by linear interpolation; the line is the "
-    "median over runs, the band their 10 and 90 % quantiles: the spread of runs, not the uncertainty of the median.",
+    "Log-SNR is the log of the ratio of signal to noise power at a call; it means the same for all lanes, whatever the "
+    "spacing of their steps. Progress is the share of the calls made; with another spacing, the same noise level is "
+    "reached at another percentage.",
+    "Curves: each run (prompt and seed) is interpolated linearly on a common grid of log-SNR. The line is the median "
+    "over runs; the band shows their 10 and 90 % quantiles, the spread of runs and not the uncertainty of the median.",
     "Guidance energy: ‖ε(prompt) − ε(no prompt)‖ / ‖ε(no prompt)‖ of each guided call.",
     "Octaves: a cosine transform of the latents; the distance of a band is ‖x0 − final‖ / ‖final‖ of its coefficients.",
-    "Likeness to the final picture and recognisability are measured at the frames that are kept, the rest at every "
-    "call.",
-    "Borders are means over prompts with bootstrap intervals; runs that never reach one are left out and counted.",
+    "Likeness to the final picture and recognisability are measured at stored frames, everything else at every call.",
+    "Borders are means over prompts with bootstrap intervals; runs that never reach a border are left out and counted.",
 )
 
 chosen, study = page.open_study()

@@ -123,7 +123,7 @@ def fill_in_small_study(page: Any) -> None:
         field = page.get_by_label(label, exact=True)
         field.fill(value)
         field.press("Enter")
-    prompts = page.get_by_label("Prompts, one a line")
+    prompts = page.get_by_label("Prompts, one per line")
     prompts.fill("disc")
     prompts.press("Control+Enter")
     page.wait_for_timeout(1500)  # the last value is on its way

@@ -53,7 +53,7 @@ def test_frames_say_after_how_many_milliseconds_they_are_there(
     synthetic.write(cache, small(synthetic))
     data = told(cache)
     assert data["noTime"] == ""
-    assert "decoding left out" in data["timeNote"]
+    assert "without decoding" in data["timeNote"]
     assert "Example CPU, 2 cores" in data["timeNote"]
     for lane in data["lanes"]:
         times = [frame["ms"] for frame in lane["frames"]]

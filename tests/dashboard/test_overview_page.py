@@ -177,9 +177,9 @@ def test_claims_about_other_lanes_and_unfinished_studies_are_left_alone(
     open_page: OpenPage, tmp_path: Path, synthetic: ModuleType
 ) -> None:
     synthetic.write_scored(tmp_path / "a.duckdb", lanes=("euler:30", "euler:10"))
-    assert "The known claims speak of other lanes" in words(open_page("overview", tmp_path / "a.duckdb"))
+    assert "The known claims are about other lanes" in words(open_page("overview", tmp_path / "a.duckdb"))
     synthetic.write(tmp_path / "b.duckdb", missing=("pndm:35",))
-    assert "put to the test once all cells have run" in words(open_page("overview", tmp_path / "b.duckdb"))
+    assert "tested once all cells have run" in words(open_page("overview", tmp_path / "b.duckdb"))
 
 
 def test_the_baseline_and_the_recommended_lane_come_first_among_the_pictures(

@@ -157,7 +157,7 @@ def test_older_cells_are_counted_and_show_what_they_have(
     page = open_phases(tmp_path / "c.duckdb")
     text = words(page)
     assert "DDIM 50: 12 of 12 cells; DPM++ 2M 20: 12 of 12 cells" in text
-    assert text.count("an earlier version made them") == 3, "guidance energy, spectrum, and the way of x0"
+    assert text.count("which an earlier version made") == 3, "guidance energy, spectrum, and the path of x0"
     assert len(charts(page)) == 2 + 3
 
 

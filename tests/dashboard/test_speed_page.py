@@ -58,7 +58,7 @@ def test_a_copied_address_shows_the_same_and_bad_values_fall_back_quietly(
     chosen = {"study": "quick", "axis": "nfe", "metric": "latent_error"}
     page = open_page("speed", scored_cache, query=chosen)
     assert address(page) == chosen
-    assert "Lower is better, so the axis runs down" in words(page)
+    assert "Lower is better, so the axis is reversed" in words(page)
     page.selectbox("metric_choice").select("clip_score").run()
     assert address(page)["metric"] == "clip_score"
     usual = open_page("speed", scored_cache, query={"axis": "<script>", "metric": "9"})
@@ -79,7 +79,7 @@ def test_without_scores_it_says_what_to_do(open_page: OpenPage, usual_cache: Pat
     text = words(open_page("speed", usual_cache))
     assert "No quality to show yet" in text
     assert "python -m engine score" in text
-    assert "No error against a converged solution is known" in text
+    assert "No error relative to a converged solution is known" in text
 
 
 def test_the_chart_draws_band_intervals_front_and_each_schedulers_look(
