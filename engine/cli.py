@@ -181,15 +181,15 @@ def parser() -> argparse.ArgumentParser:
     rehearse.add_argument("--dtype", choices=("auto", "float32", "float16", "bfloat16"), default="auto")
     rehearse.add_argument("--batches", type=_batches, default=(1, 2, 4, 8), metavar="N,N", help="default 1,2,4,8")
     rehearse.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
-    rehearse.set_defaults(command="rehearsing.rehearse")
+    rehearse.set_defaults(command="lab.rehearse")
 
     check = add("check", help="check a cache for changed or undecodable pictures, incomplete cells and orphaned rows")
     _cache(check)
-    check.set_defaults(command="checking.check_cache")
+    check.set_defaults(command="lab.check_cache")
 
     repair = add("repair", help="delete what `check` finds; the next run computes those cells again")
     _cache(repair)
-    repair.set_defaults(command="checking.repair_cache")
+    repair.set_defaults(command="lab.repair_cache")
 
     migrate = add("migrate", help="update an older cache")
     _cache(migrate)

@@ -1,6 +1,8 @@
-"""Paths of the project's own files, and of the default cache."""
+"""Paths of the project's own files and of the default cache, and how files are written."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -22,3 +24,21 @@ def default_cache(root: Path) -> Path:
 
 
 DEFAULT_CACHE = default_cache(ROOT)
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Writes a file under a temporary name and renames it, so that readers and failures never see a part of it.
+
+    Args:
+        path: The file.
+        write: Writes the whole file under the path it is given.
+
+    Raises:
+        OSError: It cannot be written; the old file is unchanged.
+    """
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        write(unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

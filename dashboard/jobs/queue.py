@@ -29,6 +29,7 @@ from typing import Any, Literal
 
 from engine.cache.live_state import runs_folder
 from engine.errors import LabError
+from engine.paths import write_atomically
 
 State = Literal["queued", "running", "done", "failed", "refused", "cancelled", "lost"]
 ENDED: tuple[State, ...] = ("done", "failed", "refused", "cancelled", "lost")
@@ -234,10 +235,8 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:
-    """Writes a file that appears whole or not at all."""
-    draft = file.with_name(file.name + ".draft")
-    draft.write_text(json.dumps(value), encoding="utf-8")
-    draft.replace(file)
+    """Writes JSON atomically."""
+    write_atomically(file, lambda draft: draft.write_text(json.dumps(value), encoding="utf-8"))
 
 
 def now() -> datetime.datetime:

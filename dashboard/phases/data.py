@@ -30,8 +30,7 @@ from engine.results import Results
 # Metrics of frames that are 0 or 1: their share is shown, not their median.
 SHARES = ("recognised",)
 SPEED = "speed"
-# Distance of a lane's marks on its curve, in log-SNR, and the progress of its ruler's ticks.
-MARK_STEP = 1.0
+# Progress at the ticks of a lane's ruler.
 RULER = np.array([0.2, 0.4, 0.6, 0.8])
 
 

@@ -29,24 +29,15 @@ def blocking(load: float) -> Iterator[tuple[int, float]]:
         yield servers, value
 
 
-def waiting(servers: int, load: float) -> float:
-    """Erlang C: the share of arrivals that have to wait, from 0 to 1; 1 if the servers cannot keep up.
+def waiting(servers: int, load: float, lost: float) -> float:
+    """Erlang C from Erlang B: the share of arrivals that have to wait, from 0 to 1.
 
     Args:
-        servers: 1 or more.
+        servers: More than the load.
         load: Erlangs, 0 or more.
+        lost: Erlang B of these servers.
     """
-    if load >= servers:
-        return 1.0
-    lost = next(value for count, value in blocking(load) if count == servers)
-    return _waiting(servers, load, lost)
-
-
-def waiting_longer(servers: int, load: float, service_seconds: float, wait_seconds: float) -> float:
-    """The share of arrivals that wait longer than `wait_seconds`: C exp(-(c - a) t / S)."""
-    if load >= servers:
-        return 1.0
-    return waiting(servers, load) * math.exp(-(servers - load) * wait_seconds / service_seconds)
+    return lost / (1 - load / servers * (1 - lost))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -69,7 +60,7 @@ def servers_needed(arrivals_per_second: float, service_seconds: float, wait_seco
         return _servers_for_a_large_load(load, service_seconds, wait_seconds, share)
     for servers, lost in blocking(load):
         if servers > load:
-            late = _waiting(servers, load, lost) * math.exp(-(servers - load) * wait_seconds / service_seconds)
+            late = waiting(servers, load, lost) * math.exp(-(servers - load) * wait_seconds / service_seconds)
             if late <= 1 - share:
                 return servers
     raise AssertionError("unreachable")
@@ -80,7 +71,7 @@ def _servers_for_a_large_load(load: float, service_seconds: float, wait_seconds:
     below, enough = math.floor(load), math.floor(load + MOST_DEVIATIONS * math.sqrt(load)) + 1
     while enough - below > 1:
         servers = (below + enough) // 2
-        late = _waiting(servers, load, lost_at_once(servers, load))
+        late = waiting(servers, load, lost_at_once(servers, load))
         late *= math.exp(-(servers - load) * wait_seconds / service_seconds)
         below, enough = (below, servers) if late <= 1 - share else (servers, enough)
     return enough
@@ -95,7 +86,3 @@ def lost_at_once(servers: int, load: float) -> float:
     excess = (servers - load) / load
     exponent = load * ((1 + excess) * math.log1p(excess) - excess) + 1 / (12 * servers)
     return math.exp(-exponent) / math.sqrt(2 * math.pi * servers) / float(special.gammaincc(servers + 1.0, load))
-
-
-def _waiting(servers: int, load: float, lost: float) -> float:
-    return lost / (1 - load / servers * (1 - lost))

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from engine.errors import LabError
+from engine.paths import write_atomically
 
 MOST_BYTES = 8 * 2**20
 MOST_TILES = 64
@@ -132,10 +133,8 @@ class LiveFile:
         for tile in values["tiles"]:
             for picture in ("image", "noisy"):
                 tile[picture] = base64.b64encode(tile[picture]).decode("ascii")
-        draft = self._folder / "live.json.draft"
-        with contextlib.suppress(OSError):  # a full disk is told by the cache, not by its pictures
-            draft.write_text(json.dumps(values), encoding="utf-8")
-            draft.replace(self._folder / "live.json")
+        with contextlib.suppress(OSError):  # a full disk is reported by the cache, not by the live view
+            write_atomically(self._folder / "live.json", lambda file: file.write_text(json.dumps(values), "utf-8"))
 
 
 def read_live(cache: Path) -> LiveState | None:

@@ -1,15 +1,19 @@
-"""Commands about the lab itself: dashboard, schedulers, models, doctor, bench, migrate."""
+"""Commands about the lab itself and its cache files: everything that needs no study."""
 
 import argparse
 import json
 import runpy
 import sys
+from pathlib import Path
 
 from engine.cache.connection import migrate
+from engine.cache.integrity import Fault, check, repair
 from engine.commands.console import print_table
 from engine.commands.files import check_json, write_json
+from engine.display.formats import count
 from engine.errors import CacheMissing, ModelError
 from engine.paths import ROOT
+from engine.sharing.picture_files import decoded
 from engine.study.schedulers import SCHEDULERS
 from engine.study.source import EXAMPLE_HUB_ID, SHIPPED, ModelSource, find_model
 
@@ -101,6 +105,18 @@ def bench(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def rehearse(arguments: argparse.Namespace) -> int:
+    """`rehearse MODEL`."""
+    from engine.rehearsal.telling import told
+    from engine.rehearsal.trial import rehearse as run
+
+    check_json(arguments.json)
+    found = run(arguments.model, arguments.steps, arguments.device, arguments.dtype, arguments.batches)
+    print("\n".join(told(found)))
+    write_json(arguments.json, found.plain())
+    return 0
+
+
 def migrate_cache(arguments: argparse.Namespace) -> int:
     """`migrate`."""
     if not arguments.cache.exists():
@@ -112,7 +128,36 @@ def migrate_cache(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def check_cache(arguments: argparse.Namespace) -> int:
+    """`check`: 0 if the cache is intact, 1 if not."""
+    faults = _found(arguments.cache)
+    if faults:
+        print(f"Repair it with `python -m engine repair --cache {arguments.cache}`.")
+    return 1 if faults else 0
+
+
+def repair_cache(arguments: argparse.Namespace) -> int:
+    """`repair`."""
+    faults = _found(arguments.cache)
+    if faults:
+        cells = repair(arguments.cache, faults)
+        again = f" Run their studies again to recompute {count(cells, 'cell')}." if cells else ""
+        print(f"Repaired.{again}")
+    return 0
+
+
 def _print_model(source: ModelSource) -> None:
     print(f"name         {source.name}\nfolder       {source.folder}\npipeline     {source.pipeline}")
     print(f"pixels       {source.size}\nweights      {source.bytes / 1e6:,.1f} MB\nfingerprint  {source.fingerprint}")
     print(f"scheduler    {json.dumps(source.scheduler_config)}")
+
+
+def _found(cache: Path) -> list[Fault]:
+    faults = check(cache, _is_picture)
+    print("\n".join(f"{fault.count:>8,} {fault.what}" for fault in faults) or f"{cache} is intact.")
+    return faults
+
+
+def _is_picture(data: bytes, width: int, height: int) -> bool:
+    image = decoded(data)
+    return image is not None and image.size == (width, height)

@@ -1,6 +1,5 @@
 """Exports a cached study: CSV, Parquet, contact sheets, animations, or another cache."""
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from engine.cache.connection import migrate, reading
 from engine.cache.exchange import export_cache
 from engine.cache.snapshot import snapshot
 from engine.errors import LabError, StudyError, did_you_mean
+from engine.paths import write_atomically
 from engine.results import Results, read_results
 from engine.sharing.animation import draw_frames, strips_of, write_gif, write_mp4
 from engine.sharing.comparison_grid import comparison_grid
@@ -90,19 +90,15 @@ def check_folder(path: Path) -> None:
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes a file atomically, through a temporary name, so that a failure leaves the old one.
+    """Writes a file atomically.
 
     Raises:
         LabError: It cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        write(unfinished)
-        os.replace(unfinished, path)
+        write_atomically(path, write)
     except OSError as error:
         raise LabError(f"{path} could not be written: {error}.") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _csv(cache: Path, study: str, path: Path, view: View) -> list[str]:

@@ -1,7 +1,7 @@
 """The table of model families: an entry holds what differs between families and cannot be learnt from the pipeline.
 
 Decoding and the batch axes of arguments are learnt from idle calls of the pipeline, so they are not part of an entry.
-A new family is one entry, added here or in a plug-in with `register_family`. Imports no torch.
+A new family is one entry, added here or in a plug-in with `FAMILIES.register`. Imports no torch.
 """
 
 import re
@@ -229,7 +229,6 @@ _BUILT_IN = (
 )
 
 FAMILIES = Registry("model family", _BUILT_IN)
-register_family = FAMILIES.register
 # Assumed for pipelines without an entry.
 UNKNOWN = Family("other", "Another family", pipelines=("DiffusionPipeline",), style="unknown")
 # Pictures that a call needs besides the prompt, by a part of the pipeline's class name.

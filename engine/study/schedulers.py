@@ -1,6 +1,6 @@
 """The table of schedulers: an entry holds everything known about a scheduler. Imports no torch.
 
-A new scheduler is one entry, added here or in a plug-in with `register(Scheduler(...))`.
+A new scheduler is one entry, added here or in a plug-in with `SCHEDULERS.register(Scheduler(...))`.
 """
 
 import importlib.metadata
@@ -373,7 +373,6 @@ _BUILT_IN = (
 )
 
 SCHEDULERS = Registry("scheduler", (*_BUILT_IN, *level_variants(_BUILT_IN)), "python -m engine schedulers")
-register = SCHEDULERS.register
 
 
 def class_version(target: str) -> str:

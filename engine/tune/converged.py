@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from engine.errors import LabError
+from engine.paths import write_atomically
 from engine.sampling.recording import StepRecord
 from engine.study.cells import evenly_spaced
 from engine.study.custom_schedules import CustomSchedule, training_sigmas
@@ -124,11 +125,11 @@ def _file(folder: Path, key: str, recorded: bool) -> Path:
 
 
 def _write(file: Path, arrays: dict[str, Floats]) -> None:
-    """Writes arrays so that a kill leaves the whole file or none."""
-    part = file.with_suffix(".part")
-    with part.open("wb") as stream:
-        np.savez(stream, **arrays)  # type: ignore[arg-type]
-    part.replace(file)
+    def save(path: Path) -> None:
+        with path.open("wb") as stream:  # given a name, savez would append its own suffix
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
+
+    write_atomically(file, save)
 
 
 def _states(steps: Sequence[StepRecord]) -> tuple[Floats, Floats, Floats]:

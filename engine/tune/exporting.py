@@ -4,12 +4,14 @@ import importlib.metadata
 import inspect
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import diffusers
 
 from engine.errors import LabError
+from engine.paths import write_atomically
 from engine.sampling.building import build_scheduler, resolved_config, scheduler_type
 from engine.sharing.snippet import snippet
 from engine.study.cells import Cell
@@ -82,9 +84,7 @@ def write_tuned(tuned: TunedSchedule, cache: Path) -> tuple[Path, Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for suffix, text in texts.items():
-            part = folder / f"{tuned.name}{suffix}.part"
-            part.write_text(text, encoding="utf-8")
-            part.replace(folder / f"{tuned.name}{suffix}")
+            write_atomically(folder / f"{tuned.name}{suffix}", partial(Path.write_text, data=text, encoding="utf-8"))
     except OSError as error:
         raise LabError(f"{folder} cannot be written to: {error.strerror}.") from error
     return folder / f"{tuned.name}.json", folder / f"{tuned.name}.py"

@@ -8,12 +8,15 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from engine.analysis.calibration import is_other, picture_scale
 from engine.errors import StudyError
+from engine.measuring.formulas import relative_distance
 from engine.progress import Progress
 from engine.sampling.models import Model
 from engine.study.cells import Cell, digest
@@ -29,8 +32,6 @@ from engine.tune.trials import PromptSeed, TrialRun, Trials
 Objective = Literal["latent_error", "other_pictures"]
 # Each picture has its own seed, counted from these; those of the test start at 0.
 SEARCH_SEED, VALIDATION_SEED = 1_000_001, 2_000_002
-# A picture whose latents are further from the converged ones, in parts of their norm, is another one.
-OTHER_PICTURE = 0.3
 RECORDED_START = "local errors"
 
 
@@ -146,6 +147,12 @@ class ScheduleSearch:
             self._converged = solve(self.trials, self._solver, *shots, self._pictures, self._progress.advance)
         return self._converged
 
+    @cached_property
+    def _scale(self) -> float:
+        """Median distance between pictures, over all pairs, since every prompt has its own seed."""
+        finals = list(self.converged.finals.values())
+        return picture_scale(finals, [0] * len(finals))
+
     def measure(self, split: str) -> Callable[[Sequence[CustomSchedule], int | None], Errors]:
         """A function that gives the errors of schedules on the pictures of a split; only unknown ones are run."""
 
@@ -170,8 +177,7 @@ class ScheduleSearch:
             assert schedule is not None  # every trial has one
             error = math.inf
             if outcome.final is not None:
-                end = finals[key]
-                error = float(np.linalg.norm(outcome.final.double().numpy().ravel() - end) / np.linalg.norm(end))
+                error = relative_distance(outcome.final.double().numpy().ravel(), finals[key])
             self.evaluations.add([(schedule, key, error)])
             self._progress.advance(1)
 
@@ -179,7 +185,7 @@ class ScheduleSearch:
         if self._objective == "latent_error":
             return robust_mean(errors)
         # Ties between equal shares are broken by the latent error.
-        return float(np.mean(errors > OTHER_PICTURE)) + 1e-3 * robust_mean(errors)
+        return float(np.mean(is_other(errors, self._scale))) + 1e-3 * robust_mean(errors)
 
     def starts(self) -> dict[str, Levels]:
         """The known schedules, and the one estimated from the recordings."""

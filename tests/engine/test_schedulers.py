@@ -16,7 +16,7 @@ from engine.passes.run import run_study
 from engine.sampling.building import build_scheduler, resolved_config, scheduler_type
 from engine.study.cells import check_lanes
 from engine.study.lanes import Lane, check_lane, parse_lane
-from engine.study.schedulers import SCHEDULERS, Scheduler, class_version, register
+from engine.study.schedulers import SCHEDULERS, Scheduler, class_version
 from engine.study.study import Study, load_study, parse_study
 from tests.engine.miniatures import DISCRETE, SD_SCHEDULER, SDXL_SCHEDULER
 
@@ -216,13 +216,13 @@ def test_a_lane_that_cannot_be_read_says_what_it_should_read(text: str, problem:
 
 def test_a_key_is_given_out_once_and_the_same_entry_twice_is_harmless(scheduler_table: dict[str, Scheduler]) -> None:
     mine = Scheduler("mine", "Mine", "my_package:Mine")
-    register(mine)
-    assert register(Scheduler("mine", "Mine", "my_package:Mine")) == mine
+    SCHEDULERS.register(mine)
+    assert SCHEDULERS.register(Scheduler("mine", "Mine", "my_package:Mine")) == mine
     assert scheduler_table["mine"] == mine
     with pytest.raises(StudyError, match="'mine' is taken by 'Mine'; give 'Other' another"):
-        register(Scheduler("mine", "Other", "other:Mine"))
+        SCHEDULERS.register(Scheduler("mine", "Other", "other:Mine"))
     with pytest.raises(StudyError, match="'ddim' is taken"):
-        register(Scheduler("ddim", "DDIM", "other:DDIM"))
+        SCHEDULERS.register(Scheduler("ddim", "DDIM", "other:DDIM"))
     assert scheduler_table["ddim"].target == "diffusers:DDIMScheduler"
 
 
@@ -239,19 +239,21 @@ def test_a_key_is_given_out_once_and_the_same_entry_twice_is_harmless(scheduler_
 )
 def test_malformed_entries_are_not_registered(key: str, target: str, scheduler_table: dict[str, Scheduler]) -> None:
     with pytest.raises(StudyError, match=r"may hold letters|should read 'module:Class'"):
-        register(Scheduler(key, "Label", target))
+        SCHEDULERS.register(Scheduler(key, "Label", target))
     assert key not in scheduler_table
 
 
 PLUGIN = """
 from diffusers import DDIMScheduler
-from engine.study.schedulers import Scheduler, register
+from engine.study.schedulers import SCHEDULERS, Scheduler
 
 class Halved(DDIMScheduler):
     def step(self, model_output, timestep, sample, **options):
         return super().step(model_output * 0.5, timestep, sample, **options)
 """
-REGISTERED = PLUGIN + '\nregister(Scheduler(key="halved", label="Halved DDIM", target=f"{__name__}:Halved"))\n'
+REGISTERED = (
+    PLUGIN + '\nSCHEDULERS.register(Scheduler(key="halved", label="Halved DDIM", target=f"{__name__}:Halved"))\n'
+)
 
 
 @pytest.fixture
