@@ -1,7 +1,7 @@
-"""Where the phases of a run lie: borders by stated definitions, with intervals over prompts. Pure, no torch.
+"""Borders between the phases of a run, by explicit definitions, with intervals over prompts. Pure, no torch.
 
-A border is measured for each run (prompt and seed) that has it, in log-SNR and in progress; its figure is the mean over
-prompts with the bootstrap interval of `statistics`. Runs that never reach a border are left out and counted.
+A border is measured for each run (prompt and seed) that reaches it, in log-SNR and in progress; the result is the mean
+over prompts with the bootstrap interval of `statistics`. Runs that never reach a border are left out and counted.
 """
 
 from collections.abc import Callable, Sequence
@@ -109,7 +109,7 @@ def borders(steps: pd.DataFrame, frames: pd.DataFrame, lanes: list[str]) -> list
     Args:
         steps: Step metrics x0_change, x0_distance, coherence_k and power_k, as far as they were recorded.
         frames: Metric `recognised` of x0 frames.
-        lanes: In the order wanted.
+        lanes: Keys of lanes, in order.
     """
     found = []
     for lane in lanes:
@@ -164,7 +164,7 @@ _PATH: dict[str, Callable[[phases.Path], float]] = {
 
 
 def border_rows(measured: Sequence[MeasuredBorder]) -> list[tuple[str, ...]]:
-    """The borders as rows of text, a heading first; "-" where there are too few prompts for an interval."""
+    """The borders as rows of text, with a header; "-" if there are too few prompts for an interval."""
     rows: list[tuple[str, ...]] = [("lane", "border", "progress", "log-SNR", "n", "never reached")]
     for found in measured:
         places = [found.figures.get(axis) for axis in ("progress", "log_snr")]

@@ -1,12 +1,12 @@
-"""Phases of a clip: where in a run its motion settles, where its appearance, and which comes first. Pure, no torch.
+"""Phases of a clip: when motion and appearance settle during a run, and which comes first. Pure, no torch.
 
 Motion has settled once its energy (mean squared difference of neighbouring frames of x0's latents) stays within 10 %
 of its final value. Appearance has settled once at most 10 % of the gain in CLIP similarity to the final clip, from the
 first kept step to the last, is missing: the gain, since the cosine of any two pictures is far from 0, and stored
 frames never quite reach 1.
 
-Both are read at the same steps, those whose frames are kept; a run with fewer than `MIN_STEPS` of them says nothing.
-Without CLIP scores motion is read at all measured steps. A place lies in the middle between two of these steps.
+Both are read at the same steps, those with stored frames; runs with fewer than `MIN_STEPS` of them are left out.
+Without CLIP scores, motion is read at all measured steps. Positions are midway between two of these steps.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,12 +30,12 @@ Places = dict[tuple[str, int], float]
 
 @dataclass(frozen=True)
 class ClipPhases:
-    """Where motion and appearance of a lane's clips settle: means over prompts.
+    """When motion and appearance of a lane's clips settle: means over prompts.
 
     Attributes:
-        motion: Where motion is settled, by unit; a unit that is not known is missing.
-        appearance: Likewise; empty where there are no CLIP scores.
-        lead: By how many steps motion settles before appearance, run by run; negative: after it. None: not known.
+        motion: Where motion settles, by unit; unknown units are missing.
+        appearance: Where appearance settles, by unit; empty without CLIP scores.
+        lead: Steps by which motion settles before appearance, within runs; negative if after. None if unknown.
         kept: Fewest steps of a run at which both were read.
     """
 
@@ -50,9 +50,9 @@ def clip_phases(steps: pd.DataFrame, frames: pd.DataFrame, lanes: Sequence[str])
     """The phases of every lane that makes clips, in the order given.
 
     Args:
-        steps: Step metrics (`step_tables.step_curves`), of which `motion_energy` is looked at.
-        frames: Scores of x0 frames (`score_tables.frame_curves`), of which `similarity_to_final` is.
-        lanes: Keys.
+        steps: Step metrics (`step_tables.step_curves`); `motion_energy` is used.
+        frames: Scores of x0 frames (`score_tables.frame_curves`); `similarity_to_final` is used.
+        lanes: Keys of lanes.
     """
     found = []
     for lane in lanes:
@@ -92,7 +92,7 @@ def _nearly_alike(similarities: pd.Series) -> pd.Series:
 
 
 def _settled(rows: pd.DataFrame, unit: Unit, holds: Callable[[pd.Series], pd.Series]) -> Places:
-    """Where a condition, which the last step meets by its definition, holds to the end; nothing in an unknown unit."""
+    """Where a condition, which the last step always meets, starts to hold to the end; empty in an unknown unit."""
     if unit == "log_snr" and rows["log_snr"].isna().any():
         return {}
     if unit == "step":
@@ -110,7 +110,7 @@ def _mean(places: Places) -> st.Estimate:
 
 
 def clip_rows(measured: Sequence[ClipPhases]) -> list[tuple[str, ...]]:
-    """The phases as rows of text, a heading first; "-" where there are too few prompts for an interval."""
+    """The phases as rows of text, with a header; "-" if there are too few prompts for an interval."""
     rows: list[tuple[str, ...]] = [
         ("lane", "motion settled (log-SNR)", "appearance settled (log-SNR)", "motion first by (steps)", "n")
     ]

@@ -1,7 +1,7 @@
-"""From which point of a run the picture is decided: runs whose prompt changed, pair by pair. Pure, no torch.
+"""At which point of a run the picture is decided, from runs whose prompt was swapped. Pure, no torch.
 
-A run follows its first prompt if CLIP finds that one likelier than the second in the final picture; without a CLIP, if
-its final latents are nearer to those of the first prompt alone than to those of the second. The unit of resampling is
+A run follows its first prompt if CLIP rates that one likelier than the second in the final picture; without CLIP, if
+its final latents are closer to those of the first prompt alone than to those of the second. The unit of resampling is
 the pair of prompts; seeds are nested.
 """
 
@@ -16,13 +16,13 @@ from engine.analysis import statistics as st
 
 @dataclass(frozen=True)
 class Commitment:
-    """What changes of prompt say about the lanes of a study.
+    """Results of prompt swaps for the lanes of a study.
 
     Attributes:
         curve: Columns lane, share, progress, log_snr (NaN at the end), value (share of runs that follow the first
             prompt), low, high, pairs, runs.
         points: Columns lane, progress, progress_low, progress_high, log_snr, log_snr_low, log_snr_high, pairs, runs,
-            never: where a run comes to follow its first prompt to the end.
+            never: from where a run follows its first prompt to the end.
         by: "CLIP" or "distance in latent space".
         failed: Runs that failed.
         places: Where it was computed.
@@ -40,9 +40,9 @@ class Commitment:
 def commitment(rows: pd.DataFrame) -> Commitment | None:
     """The curve of each lane and its point of commitment; None without a finished run.
 
-    The point of a run lies in the middle between the last change of prompt that it did not follow its first prompt
-    after, and the next later one. Runs that follow the first prompt from the first change on, or not even without a
-    change, have no such point within the run and are counted as `never`.
+    The point of a run is midway between the last swap after which it did not follow its first prompt and the next later
+    one. Runs that follow the first prompt from the first swap on, or not even without a swap, have no such point and
+    are counted as `never`.
     """
     done = rows[rows["error"].isna() & np.isfinite(rows["progress"].astype(float))]
     if done.empty:
@@ -71,7 +71,7 @@ def _estimate(values: pd.Series, pairs: pd.Series) -> dict[str, float]:
     found = st.estimate(values.to_numpy(dtype=np.float64), pairs.tolist())
     low, high = found.low, found.high
     if found.n >= st.MIN_PROMPTS and values.nunique() == 1:
-        # All runs alike: a bootstrap has no width, the share of pairs that would differ is bounded all the same.
+        # All runs are alike: the bootstrap has no width, but the share of pairs that might differ is bounded.
         bound = st.unanimous_bound(found.n, 1.0)
         low, high = max(0.0, found.value - bound), min(1.0, found.value + bound)
     return {"value": found.value, "low": low, "high": high, "pairs": found.n, "runs": found.pairs}
@@ -88,7 +88,7 @@ def _point(lane: str, rows: pd.DataFrame) -> dict[str, object]:
             never += 1
             continue
         around = ordered.iloc[last : last + 2]
-        # A run that is only followed if nothing changes has a log-SNR on one side alone.
+        # If only the run without a swap follows its first prompt, just one side has a log-SNR.
         reached.append((str(pair), float(around["progress"].mean()), float(around["log_snr"].mean())))
     row: dict[str, object] = {"lane": lane, "runs": len(reached), "never": never}
     pairs = [pair for pair, _, _ in reached]

@@ -1,6 +1,6 @@
 """How fast each scheduler converges: errors over denoiser calls, and observed orders. Pure.
 
-Definitions, on errors of finished cells against the converged solution (relative L2 of the latents):
+Definitions, on errors of finished cells relative to the converged solution (relative L2 of the latents):
 
 - Error of a lane: the median over prompts of each prompt's median over seeds. Medians, since a mean would be dominated
   by the few pictures that became another picture; their share (error above `FLIPPED`) is reported separately.
@@ -9,7 +9,7 @@ Definitions, on errors of finished cells against the converged solution (relativ
   still larger than the error of the reference itself (`floor`): a lane whose error is not above `ABOVE_FLOOR` times the
   floor is left out of the fit.
 - Intervals: expanded percentile bootstrap over prompts (statistics.py). Orders are fitted on the prompts that all step
-  counts of a scheduler have in common, drawn together.
+  counts of a scheduler have in common, resampled together.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -51,14 +51,14 @@ class Convergence:
     """Errors and orders of a study.
 
     Attributes:
-        errors: One row a lane, schedulers in the study's order and calls ascending. Columns: scheduler (key), label,
+        errors: One row per lane, schedulers in the study's order and calls ascending. Columns: scheduler (key), label,
             lane, steps, nfe (counted denoiser calls), error (median), low and high (its 95 % interval), quarter and
             three_quarters (quartiles over cells), n (prompts), pairs (cells), flipped (share of cells above
-            `FLIPPED`), above_floor (whether the order rests on it).
-        orders: One row a scheduler. Columns: scheduler, label, order, low and high (its 95 % interval), n (prompts),
+            `FLIPPED`), above_floor (whether it is part of the fit).
+        orders: One row per scheduler. Columns: scheduler, label, order, low and high (its 95 % interval), n (prompts),
             points (lanes fitted), nfe_first and nfe_last (their calls), reason (why there is no order, else empty).
-        floor: Errors below it say nothing; 0 if it is not known.
-        metric: What the errors are.
+        floor: Errors below it are not meaningful; 0 if unknown.
+        metric: The metric of the errors.
     """
 
     errors: pd.DataFrame
@@ -75,8 +75,8 @@ def convergence(
     Args:
         quality: Columns lane, prompt, seed, metric, value (`engine.cache.score_tables.picture_scores`).
         cells: Columns study_lane, scheduler, scheduler_label, steps, nfe, status (`engine.cache.queries.cells`).
-        metric: The error to take; it must be one that falls to zero.
-        floor: Errors below it say nothing (`engine.results.Results.floors`).
+        metric: The error metric, which must converge to zero.
+        floor: Errors below it are not meaningful (`engine.results.Results.floors`).
     """
     values = quality[(quality["metric"] == metric) & np.isfinite(quality["value"].astype(float))]
     lanes = _lanes(cells[cells["status"] == "done"])
@@ -109,10 +109,10 @@ def observed_order(nfe: Sequence[float] | Floats, errors: Floats) -> Floats:
 
 
 def convergence_rows(parts: Mapping[str, Convergence]) -> list[tuple[str, ...]]:
-    """Errors side by side as rows of text, a heading first; "~" marks those too near their floor to be fitted.
+    """Errors side by side as rows of text, with a header; "~" marks those too close to their floor to be fitted.
 
     Args:
-        parts: By heading; lanes are those of the first.
+        parts: By column title; the lanes are those of the first.
     """
     tables = [part.errors.set_index("lane").to_dict("index") for part in parts.values()]
     heading = ("scheduler", "steps", "calls", *parts, "other picture", "n")
@@ -133,7 +133,7 @@ def convergence_rows(parts: Mapping[str, Convergence]) -> list[tuple[str, ...]]:
 
 
 def order_rows(parts: Mapping[str, Convergence]) -> list[tuple[str, ...]]:
-    """Orders side by side as rows of text, a heading first, each with the calls it was fitted over."""
+    """Orders side by side as rows of text, with a header, each with the calls it was fitted over."""
     tables = [part.orders.set_index("scheduler").to_dict("index") for part in parts.values()]
     rows: list[tuple[str, ...]] = [("observed order", *parts, "n")]
     for scheduler, row in tables[0].items():
@@ -160,7 +160,7 @@ def _with_interval(value: float, low: float, high: float, form: str) -> str:
 
 
 def _lanes(cells: pd.DataFrame) -> pd.DataFrame:
-    """One row a lane: schedulers in order of first appearance, calls ascending."""
+    """One row per lane: schedulers in order of first appearance, calls ascending."""
     named = cells[["study_lane", "scheduler", "scheduler_label", "steps", "nfe"]]
     named = named.rename(columns={"study_lane": "lane", "scheduler_label": "label"})
     lanes = named.groupby("lane", sort=False).first().reset_index()
@@ -192,7 +192,7 @@ def _error(lane: dict[str, object], rows: pd.DataFrame, by_prompt: pd.Series, fl
 
 
 def _order(rows: pd.DataFrame, by_lane: dict[str, pd.Series]) -> dict[str, object]:
-    """The order of one scheduler from its rows of the table of errors."""
+    """The order of one scheduler from its rows of the error table."""
     fitted = rows[rows["above_floor"]]
     first = rows.iloc[0]
     found = {

@@ -2,13 +2,13 @@
 
 Units: US dollars; seconds of one GPU; a month has 730 hours. Two ways of paying, never mixed:
 
-- By use: a price per hour, times the seconds that an image keeps a GPU busy, divided by the utilisation (busy seconds
-  per paid second). The saving is in proportion to the time saved. True where seconds are billed.
-- Whole GPUs: a fleet that runs all month. Its size is that which the peak needs (`queueing`), or, with no peak given,
-  the month's busy hours divided by the utilisation, rounded up. Less time saves money only if GPUs are given back.
+- By use: price per hour times the busy GPU seconds of an image, divided by the utilisation (busy seconds per paid
+  second). The saving is proportional to the time saved. Applies if seconds are billed.
+- Whole GPUs: a fleet that runs all month. Its size is what the peak needs (`queueing`), or, without a peak, the month's
+  busy hours divided by the utilisation, rounded up. Less time saves money only if GPUs are released.
 
-A saving is baseline minus lane. Its range runs over both ends of the interval of the baseline's time and both ends of
-the interval of the ratio of the times (`timing.summarise`): somewhat wider than a 95 % interval of the saving itself.
+A saving is baseline minus lane. Its range covers both ends of the intervals of the baseline's time and of the ratio of
+the times (`timing.summarise`): somewhat wider than a 95 % interval of the saving itself.
 """
 
 import itertools
@@ -33,8 +33,6 @@ WAIT_SHARE = 0.95
 Billing = Literal["on-demand", "serverless", "spot", "marketplace"]
 Confidence = Literal["A", "B", "C"]
 FIGURES = ("seconds", "usd_1k", "usd_month", "saving_usd", "saving_share", "gpus", "fleet_usd", "fleet_saving_usd")
-# Seconds of video, of clips whose length is known: for a dollar paid by use, and made by a busy GPU in an hour.
-VIDEO_FIGURES = ("video_usd", "video_hour")
 COLUMNS = [f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")] + ["fleet_busy"]
 
 
@@ -50,8 +48,8 @@ class Preset:
         key: Stable name; it ends with the date.
         as_of: Day or month that the source states, "2026-11-09" or "2026-03".
         source: Where it was read.
-        confidence: "A" price interface, "B" the provider's page, "C" an article.
-        sold_in: GPUs rented only together.
+        confidence: "A" price API, "B" the provider's page, "C" an article.
+        sold_in: Number of GPUs that are only rented together.
         device: The driver's name of the GPU, or "".
     """
 
@@ -82,9 +80,9 @@ class Workload:
 
     Attributes:
         images_per_month: More than 0.
-        utilisation: Busy seconds per paid second, more than 0, at most 1; for what is paid by use.
-        peak_per_second: Images asked for per second at the busiest time; 0 if not known.
-        wait_seconds: 95 % of the images at the peak wait at most this long before they are begun.
+        utilisation: Busy seconds per paid second, more than 0, at most 1; for payment by use.
+        peak_per_second: Requested images per second at the busiest time; 0 if unknown.
+        wait_seconds: 95 % of the images at peak wait at most this long before they are started.
     """
 
     images_per_month: float
@@ -100,11 +98,11 @@ class Workload:
 
 @dataclass(frozen=True)
 class Clip:
-    """How long a clip plays.
+    """The length of a clip.
 
     Attributes:
-        frames: Pictures in it, 2 or more.
-        frames_per_second: At which it is played: the reader's choice, since no model fixes it.
+        frames: Number of frames, 2 or more.
+        frames_per_second: Playback rate: the reader's choice, since models don't fix it.
     """
 
     frames: int
@@ -112,7 +110,7 @@ class Clip:
 
     @property
     def seconds(self) -> float:
-        """Seconds of video: each frame is shown for its share of a second."""
+        """Seconds of video."""
         return self.frames / self.frames_per_second
 
 
@@ -121,10 +119,10 @@ class Pricing:
     """The choices of the reader.
 
     Attributes:
-        preset: The GPU and its price; None for a price of the reader's own.
-        seconds: Seconds per image of the baseline on the priced GPU, or None for the times as measured.
+        preset: The GPU and its price; None for the reader's own price.
+        seconds: Seconds per image of the baseline on the priced GPU; None for the measured times.
         lane: The lane compared with the baseline, or "".
-        clip: What the study makes, if that is clips.
+        clip: The clips that the study makes; None for pictures.
     """
 
     preset: Preset | None
@@ -135,7 +133,7 @@ class Pricing:
     clip: Clip | None = None
 
     def fits(self, device: str) -> bool:
-        """Whether times measured on a device can be priced: it is the GPU of the price, or a ratio is enough."""
+        """Whether times measured on a device can be priced: the price is for that GPU, or only ratios are used."""
         return self.preset is None or self.seconds is not None or self.preset.device == device
 
 
@@ -143,7 +141,7 @@ def load_presets(path: Path) -> list[Preset]:
     """The prices of a file, in its order.
 
     Raises:
-        PriceError: It cannot be read, or an entry is not as the head of the file asks.
+        PriceError: It cannot be read, or an entry doesn't follow the rules in the file's header.
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -202,10 +200,10 @@ def video_per_usd(seconds: float, clip: Clip, usd_per_hour: float, utilisation: 
 
 
 def gpus_needed(seconds: float, batch_size: int, work: Workload) -> int:
-    """GPUs that have to be there all month; 1 or more.
+    """GPUs that must run all month; 1 or more.
 
-    With a peak: Erlang C, the batch being what arrives and is served; the time until a batch is full is left out.
-    Without: the month's busy hours / utilisation / 730, rounded up.
+    With a peak: Erlang C with batches as customers, without the time to fill a batch. Without: the month's busy hours /
+    utilisation / 730, rounded up.
     """
     if work.peak_per_second > 0:
         arrivals = work.arrivals_per_second / batch_size
@@ -236,8 +234,8 @@ def price_lanes(
         clip: What the study makes, if that is clips: `VIDEO_FIGURES` are added too, with `_low` and `_high`.
 
     Returns:
-        The rows in their order. `gpus` are those to rent; `fleet_busy` is the share of the month they are busy. What
-        cannot be told (no baseline, too few samples for an interval) is NaN.
+        The rows in their order. `gpus` is the number to rent; `fleet_busy` is the share of the month they are busy.
+        Unknown values (no baseline, too few samples for an interval) are NaN.
     """
     base = table[table["is_baseline"]].head(1)
     rows = [
@@ -249,7 +247,7 @@ def price_lanes(
 
 
 def _video(priced: pd.DataFrame, rate: Rate, work: Workload, clip: Clip) -> pd.DataFrame:
-    """Seconds of video; the longest time of a clip gives the lowest figure."""
+    """Seconds of video per dollar and per hour; the longest time per clip gives the lowest value."""
     found = pd.DataFrame(index=priced.index)
     for end, seconds in (("", "seconds"), ("_low", "seconds_high"), ("_high", "seconds_low")):
         found[f"video_usd{end}"] = video_per_usd(priced[seconds], clip, rate.usd_per_hour, work.utilisation)

@@ -1,4 +1,4 @@
-"""Curves over log-SNR: what the recorded steps of many runs have in common. Pure, no torch.
+"""Curves over log-SNR from the recorded steps of many runs. Pure, no torch.
 
 Each run is read on a grid of log-SNR by linear interpolation between its calls, within its own range only; of several
 calls at one noise level the last counts. A curve is the median over runs (prompts and seeds), its band the 10 % and
@@ -17,7 +17,7 @@ from engine.analysis.phases import Run, paths, split
 Floats = npt.NDArray[np.float64]
 GRID_STEP = 0.25
 BAND = (0.1, 0.9)
-# Places on the grid that fewer than this share of the runs reach are left out: their median is of other runs.
+# Grid points that a smaller share of the runs reach are left out, since their median is over other runs.
 MIN_SHARE = 0.5
 COLUMNS = ["lane", "metric", "log_snr", "median", "low", "high", "runs", "prompts"]
 
@@ -40,10 +40,7 @@ def curves(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def shares(rows: pd.DataFrame) -> pd.DataFrame:
-    """Likewise of metrics that are 0 or 1: the share of runs, with its 95 % interval over prompts in place of the band.
-
-    The median's column holds the share.
-    """
+    """Curves of metrics that are 0 or 1: the share of runs (column `median`), with its 95 % interval over prompts."""
     found = []
     known = rows[rows["log_snr"].notna()]
     for lane, group in known.groupby("lane", sort=False):
@@ -59,10 +56,11 @@ def shares(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def speeds(rows: pd.DataFrame, metric: str = "speed") -> pd.DataFrame:
-    """Likewise of the speed of x0: the share of its path per unit of log-SNR, around each place of the grid.
+    """Curves of the speed of x0: the share of its path per unit of log-SNR, around each grid point.
 
     Args:
-        rows: Step metrics `x0_change` and one that the first calls have too, such as `x0_distance`.
+        rows: Step metrics `x0_change` and one that first calls also have, such as `x0_distance`.
+        metric: Name of the resulting metric.
     """
     found = []
     for lane in rows["lane"].unique():
@@ -82,7 +80,7 @@ def speeds(rows: pd.DataFrame, metric: str = "speed") -> pd.DataFrame:
 
 
 def octave_distances(rows: pd.DataFrame) -> pd.DataFrame:
-    """Relative L2 distance of each octave of x0 to the final one, from its coherence c and its power p over the final.
+    """Relative L2 distance of each octave of x0 to the final one, from its coherence c and relative power p.
 
     ||X - Y||^2 / ||Y||^2 = p + 1 - 2 c sqrt(p).
 
@@ -90,7 +88,7 @@ def octave_distances(rows: pd.DataFrame) -> pd.DataFrame:
         rows: Step metrics `coherence_k` and `power_k`.
 
     Returns:
-        Rows like those given, of metric `octave_k`.
+        Rows of the same form, with metric `octave_k`.
     """
     keys = ["lane", "prompt", "seed", "step_index", "octave"]
     named = rows.assign(octave=rows["metric"].str.extract(r"_(\d+)$", expand=False))
@@ -103,11 +101,11 @@ def octave_distances(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _on_grid(runs: list[Run]) -> tuple[Floats, Floats]:
-    """Values of runs on the grid that they reach, (runs, places), NaN beyond a run's own reach; and the grid."""
+    """Values of runs on the grid, (runs, points), NaN outside a run's range; and the grid."""
     grid = _grid([(run.log_snr.min(), run.log_snr.max()) for run in runs])
     table = np.full((len(runs), len(grid)), np.nan)
     for place, run in enumerate(runs):
-        # Of equal levels the last in order of the steps.
+        # Of equal levels, the last step counts.
         levels, index = np.unique(run.log_snr[::-1], return_index=True)
         table[place] = np.interp(grid, levels, run.value[::-1][index], left=np.nan, right=np.nan)
     return table, grid
@@ -121,7 +119,7 @@ def _estimate(values: Floats, runs: list[Run]) -> st.Estimate:
 def _grid(reaches: list[tuple[float, float]]) -> Floats:
     low, high = min(low for low, _ in reaches), max(high for _, high in reaches)
     first, last = np.ceil(low / GRID_STEP - 1e-9), np.floor(high / GRID_STEP + 1e-9)
-    # A run of one noise level, or of levels between two places of the grid, is shown where it is.
+    # A run whose levels all lie between two grid points is shown at their middle.
     return GRID_STEP * np.arange(first, last + 1) if last >= first else np.array([(low + high) / 2])
 
 

@@ -1,4 +1,4 @@
-"""Where lanes differ: how far their pictures lie from the baseline's, prompt by prompt and seed by seed. Pure."""
+"""Where lanes differ: distances of their pictures to the baseline's, for each prompt and seed. Pure."""
 
 import math
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ COLUMNS = ("lane", "prompt", "seed", "distance", "other", "framed")
 
 @dataclass(frozen=True)
 class Differences:
-    """How far lanes are from the baseline.
+    """Distances of lanes to the baseline.
 
     Attributes:
-        table: One row a lane, prompt and seed: `distance`, ||lane - baseline|| / ||baseline|| of the final latents, and
-            `other`, whether that is another picture; `framed`, whether it has step frames; no rows of the baseline.
-        scale: Median distance between the baseline's pictures of two prompts; beyond half of it a picture is another
-            one. NaN with fewer than two prompts: then nothing is called another picture.
+        table: One row per lane, prompt and seed, without the baseline: `distance`, ||lane - baseline|| / ||baseline||
+            of the final latents; `other`, whether it is another picture; `framed`, whether it has step frames.
+        scale: Median distance between the baseline's pictures of two prompts; above half of it, a picture counts as
+            another one. NaN with fewer than two prompts, when nothing counts as another picture.
     """
 
     table: pd.DataFrame
@@ -31,10 +31,10 @@ class Differences:
 
     @property
     def subjects(self) -> pd.DataFrame:
-        """Prompts and seeds, those where most lanes went elsewhere first, then by the spread of the distances.
+        """Prompts and seeds, by the number of lanes with another picture, then by the spread of the distances.
 
-        Columns: prompt, seed, others (lanes that give another picture), lanes, framed (those with step frames), spread
-        (largest less smallest distance), error (median distance).
+        Columns: prompt, seed, others (lanes with another picture), lanes, framed (lanes with step frames), spread
+        (largest minus smallest distance), error (median distance).
         """
         if self.table.empty:
             return pd.DataFrame(columns=["prompt", "seed", "others", "lanes", "framed", "spread", "error"])
@@ -50,7 +50,7 @@ class Differences:
 
     @property
     def prompts(self) -> pd.DataFrame:
-        """Prompts by how often lanes went elsewhere, then by error: prompt, others, pairs (lanes x seeds), error."""
+        """Prompts by the number of other pictures, then by error: prompt, others, pairs (lanes x seeds), error."""
         if self.table.empty:
             return pd.DataFrame(columns=["prompt", "others", "pairs", "error"])
         groups = self.table.groupby("prompt", sort=False)
@@ -59,11 +59,11 @@ class Differences:
 
     @property
     def others(self) -> pd.DataFrame:
-        """The pairs that became another picture, the farthest first; columns as in `table`."""
+        """The rows of `table` that are another picture, largest distance first."""
         return self.table[self.table["other"]].sort_values("distance", ascending=False, kind="stable")
 
     def ranked(self, likeness: Likeness, *, framed: bool = False) -> list[tuple[str, int]]:
-        """Prompts and seeds that most lanes have, those first that are the most different, typical or alike.
+        """Prompts and seeds that most lanes have, the most different, typical or alike ones first.
 
         Args:
             likeness: What comes first.
@@ -85,8 +85,8 @@ def differences(cells: pd.DataFrame, latents: Mapping[str, npt.NDArray[np.float3
 
     Args:
         cells: Columns study_lane, prompt, seed, trajectory_id, frame_count (`Results.cells`).
-        latents: Final latents by trajectory; cells without any, or of another shape than the baseline's, are left out.
-        baseline: Its lane.
+        latents: Final latents by trajectory; cells without them or of another shape than the baseline are left out.
+        baseline: The baseline lane.
     """
     known = cells[cells["trajectory_id"].isin(list(latents))]
     bases = {

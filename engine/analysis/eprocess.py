@@ -1,15 +1,15 @@
-"""Evidence that may be looked at after every prompt: e-processes, their intervals, and how much is still missing.
+"""Evidence that may be checked after every prompt: e-processes, their intervals, and the prompts still needed.
 
-An e-process starts at 1 and, while its hypothesis is true, is expected never to grow: the chance that it ever reaches
-1/a is at most a (Ville 1939). So evidence may be looked at after each prompt, and prompts may be added at will, at a
-probability of error that stays what it was. All functions answer with logarithms; `log 20 = 3.0` rejects at 5 %.
+An e-process starts at 1 and has an expectation of at most 1 under its hypothesis: the probability that it ever reaches
+1/a is at most a (Ville 1939). So evidence may be checked after each prompt and prompts may be added at any time without
+changing the error rate. All functions return logarithms; `log 20 = 3.0` rejects at 5 %.
 
-- Shares (an event strikes a prompt or not): mixtures of binomial likelihoods over a beta distribution cut to the
-  alternative (Robbins 1970, doi:10.1214/aoms/1177696786).
-- Means of bounded values: a bet on each value, with a stake set by the values before it (Waudby-Smith and Ramdas 2023,
-  doi:10.1093/jrsssb/qkad009, section 4).
+- Shares (an event occurs for a prompt or not): mixtures of binomial likelihoods over a beta distribution truncated to
+  the alternative (Robbins 1970, doi:10.1214/aoms/1177696786).
+- Means of bounded values: a bet on each value, with a stake determined by the previous values (Waudby-Smith and Ramdas
+  2023, doi:10.1093/jrsssb/qkad009, section 4).
 - Intervals: all values of the parameter that the same evidence has not rejected so far, so that an interval can't
-  contradict a verdict. Each end holds at the level by itself.
+  contradict a verdict. Each end holds separately at the level.
 """
 
 import math
@@ -30,21 +30,21 @@ TINY = 1e-9
 
 @dataclass(frozen=True)
 class Start:
-    """What a betting process takes for granted before the first value: a guess of the mean and of the variance."""
+    """Prior guesses of a betting process: mean and variance before the first value."""
 
     mean: float
     variance: float
 
 
 def first_guess(mean: float, reach: float) -> Start:
-    """A start half way from a mean to 0, for values that are at most `reach` away from 0."""
+    """A start halfway between a mean and 0, for values at most `reach` away from 0."""
     return Start(mean / 2, abs(mean * reach) / 4)
 
 
 def log_e_few(events: npt.ArrayLike, n: npt.ArrayLike, share: npt.ArrayLike) -> Floats:
-    """Evidence against "the event strikes a share of `share` or more", after `events` of `n` prompts; broadcasts.
+    """Evidence against "the event occurs in a share of `share` or more", after `events` of `n` prompts; broadcasts.
 
-    The mixture is Beta(1/2, 1/share) cut to [0, share], which expects the event to be rare.
+    The mixture is Beta(1/2, 1/share) truncated to [0, share], which expects the event to be rare.
     """
     x, n, q = (np.asarray(part, dtype=np.float64) for part in (events, n, share))
     a, b = 0.5, 1 / q
@@ -55,7 +55,7 @@ def log_e_few(events: npt.ArrayLike, n: npt.ArrayLike, share: npt.ArrayLike) -> 
 
 
 def log_e_many(events: npt.ArrayLike, n: npt.ArrayLike, share: npt.ArrayLike) -> Floats:
-    """Evidence against "the event strikes a share of `share` or less"; the mixture is uniform on [share, 1]."""
+    """Evidence against "the event occurs in a share of `share` or less"; the mixture is uniform on [share, 1]."""
     x, n, q = (np.asarray(part, dtype=np.float64) for part in (events, n, share))
     with np.errstate(divide="ignore"):
         mixed = special.betaln(1 + x, 1 + n - x) + np.log(special.betaincc(1 + x, 1 + n - x, q))
@@ -68,15 +68,15 @@ def log_e_above(values: npt.ArrayLike, mean: npt.ArrayLike, low: float, start: S
     Args:
         values: Not below `low`, (..., prompts).
         mean: Scalar, or broadcast against `values`, e.g. (means, 1).
-        low: The least value there can be.
-        start: Half way from `mean` to 0 unless given, as if `low` were as far from 0 as values go.
+        low: The smallest possible value.
+        start: By default halfway between `mean` and 0, with `low` as the largest distance from 0.
 
     Returns:
-        The process, of the broadcast shape.
+        The process, in the broadcast shape.
     """
     y, m = np.asarray(values, dtype=np.float64), np.asarray(mean, dtype=np.float64)
     start = start or first_guess(float(m), low)
-    known = np.arange(1, y.shape[-1] + 1)  # values and the first guess that an estimate rests on
+    known = np.arange(1, y.shape[-1] + 1)  # number of values behind each estimate, besides the prior guess
     sums = np.cumsum(y, axis=-1) + start.mean
     means = sums / (known + 1)
     squares = np.cumsum((y - means) ** 2, axis=-1) + start.variance
@@ -93,13 +93,13 @@ def log_e_below(values: npt.ArrayLike, mean: npt.ArrayLike, high: float, start: 
 
 
 def _shifted(estimates: Floats, first: float) -> Floats:
-    """Estimates as they stood before each value."""
+    """The estimates before each value."""
     ahead = np.full((*estimates.shape[:-1], 1), first)
     return np.concatenate([ahead, estimates[..., :-1]], axis=-1)
 
 
 def p_value(log_e: float) -> float:
-    """The p value that the largest evidence so far is worth."""
+    """The p value of the largest evidence so far."""
     return float(min(1.0, math.exp(-log_e))) if log_e > -700 else 1.0
 
 
@@ -109,11 +109,11 @@ def threshold(level: float) -> float:
 
 
 def share_interval(events: npt.ArrayLike, level: float) -> tuple[float, float]:
-    """The share of prompts that an event strikes: what neither `log_e_many` nor `log_e_few` has rejected at any prompt.
+    """The shares that neither `log_e_many` nor `log_e_few` has rejected at any prompt.
 
     Args:
-        events: 0 or 1 of each prompt, in order, (prompts,).
-        level: Of each end by itself.
+        events: 0 or 1 for each prompt, in order, (prompts,).
+        level: Level of each end.
     """
     x = np.cumsum(np.asarray(events, dtype=np.float64))
     n = np.arange(1, len(x) + 1)
@@ -126,13 +126,13 @@ def share_interval(events: npt.ArrayLike, level: float) -> tuple[float, float]:
 
 
 def mean_interval(values: npt.ArrayLike, bound: float, low: float, high: float, level: float) -> tuple[float, float]:
-    """The mean of bounded values: what betting has rejected at no prompt, from below and from above.
+    """The means of bounded values that betting has not rejected at any prompt, from below or above.
 
     Args:
         values: From `low` to `high`, in order, (prompts,).
-        bound: The mean that the verdict is about; the interval lies on the same side of it as the verdict.
+        bound: The mean that the verdict is about; the interval agrees with the verdict on it.
         low, high: The range of the values.
-        level: Of each end by itself.
+        level: Level of each end.
     """
     y = np.asarray(values, dtype=np.float64)
     if not len(y):
@@ -152,7 +152,7 @@ def mean_interval(values: npt.ArrayLike, bound: float, low: float, high: float, 
 
 
 def _crossing(holds: Callable[[float], bool], low: float, high: float) -> float:
-    """Where what holds at `low` ceases to, by halving; `high` if it holds all the way."""
+    """Where a condition that holds at `low` stops holding, by bisection; `high` if it always holds."""
     for _ in range(STEPS):
         middle = (low + high) / 2
         low, high = (middle, high) if holds(middle) else (low, middle)
@@ -160,7 +160,7 @@ def _crossing(holds: Callable[[float], bool], low: float, high: float) -> float:
 
 
 def prompts_for_few(events: int, level: float, share: float, rate: float = 0.0, n: int = 0) -> int | None:
-    """Prompts in all, at least `n`, at which `log_e_few` rejects, if the event strikes `rate` of those to come.
+    """Total prompts, at least `n`, at which `log_e_few` rejects, if the event occurs at `rate` from now on.
 
     Returns:
         None if that takes more than `MOST_PROMPTS`.
@@ -171,7 +171,7 @@ def prompts_for_few(events: int, level: float, share: float, rate: float = 0.0, 
 
 
 def usual_prompts_for_few(level: float, share: float, rate: float, most: int = 5_000) -> int | None:
-    """Prompts by which `log_e_few` has rejected in half of all studies, if the event strikes `rate` of the prompts.
+    """Prompts by which `log_e_few` has rejected in half of all studies, if the event occurs in a share `rate`.
 
     Returns:
         None if that takes more than `most`.
@@ -179,7 +179,7 @@ def usual_prompts_for_few(level: float, share: float, rate: float, most: int = 5
     if rate >= share:
         return None
     counts = np.arange(200)
-    alive, rejected = np.where(counts == 0, 1.0, 0.0), 0.0  # studies by their events, as far as they still go on
+    alive, rejected = np.where(counts == 0, 1.0, 0.0), 0.0  # share of undecided studies, by number of events
     for n in range(1, most + 1):
         alive = (1 - rate) * alive + rate * np.concatenate([[0.0], alive[:-1]])
         known = counts <= n
@@ -193,7 +193,7 @@ def usual_prompts_for_few(level: float, share: float, rate: float, most: int = 5
 
 
 def prompts_for_above(values: npt.ArrayLike, mean: float, low: float, level: float) -> int | None:
-    """Prompts in all at which `log_e_above` rejects, if those to come are like those seen, over and over.
+    """Total prompts at which `log_e_above` rejects, if the values seen so far keep repeating.
 
     Returns:
         None if that takes more than `MOST_PROMPTS`, or nothing has been seen.

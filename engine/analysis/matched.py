@@ -1,4 +1,4 @@
-"""Errors at equal noise levels, not only at the end: how far a lane has left the converged path on the way.
+"""Errors at equal noise levels during a run: the distance of a lane to the converged path.
 
 The converged path is that of the reference: its clean-image estimates x0 at all of its calls, between which it is
 interpolated over log sigma. A lane's error at one of its calls is ||x0 - x0*(sigma)|| / ||x0*||, x0* without sigma
@@ -14,12 +14,12 @@ from scipy.interpolate import PchipInterpolator
 
 Floats = npt.NDArray[np.float64]
 
-# Levels that all schedulers pass at 10 steps: about where content settles, and shortly before long last steps begin.
+# Levels that all schedulers pass with 10 steps: about where content settles, and shortly before long last steps.
 LEVELS = (1.0, 0.4)
 
 
 def metric_at(sigma: float) -> str:
-    """The name of the error at a level, as `metric` of the tables here."""
+    """The name of the error at a level, the `metric` in these tables."""
     return f"x0_error_at_{sigma:g}"
 
 
@@ -33,7 +33,7 @@ def matched_errors(paths: pd.DataFrame, levels: tuple[float, ...] = LEVELS) -> t
 
     Returns:
         Columns lane, prompt, seed, metric, value, as `convergence` takes them, without cells that do not pass a level;
-        and the floor of each metric, the median of the check, where there is one.
+        and the floor of each metric, the median error of the check, if there is one.
     """
     rows, floors = [], dict[str, list[float]]()
     references = {key: _Path(run) for key, run in paths[paths["role"] == "reference"].groupby(["prompt", "seed"])}
@@ -64,7 +64,7 @@ class _Path:
         self._norm = float(np.linalg.norm(sketches[0]))
 
     def error_at(self, sigma: float, run: pd.DataFrame) -> float | None:
-        """The error of a run at a level; None if it, or the reference, does not pass it."""
+        """The error of a run at a level; None if the run or the reference does not pass it."""
         where, sketches = _calls(run)
         inside = (where >= self._low) & (where <= self._high)
         where, sketches = where[inside], sketches[inside]
@@ -76,7 +76,7 @@ class _Path:
 
 
 def _calls(run: pd.DataFrame) -> tuple[Floats, Floats]:
-    """Log sigma, ascending, and the sketches there; of calls at one level the first."""
+    """Log sigma, ascending, and the sketches; of several calls at one level, the first."""
     ordered = run.sort_values("step_index")
     where = np.round(-0.5 * ordered["log_snr"].to_numpy(dtype=np.float64), 6)
     levels, first = np.unique(where, return_index=True)

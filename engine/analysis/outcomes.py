@@ -11,7 +11,7 @@ CellState = Literal["done", "failed", "missing"]
 
 @dataclass(frozen=True)
 class StudyProgress:
-    """How far a study is: cells by outcome, and timing samples."""
+    """Cells of a study by outcome, and its timing samples."""
 
     done: int
     failed: int
@@ -21,7 +21,7 @@ class StudyProgress:
 
 @dataclass(frozen=True)
 class StudyLane:
-    """A lane of a study; `nfe` (denoiser calls, counted) is None until a cell is done."""
+    """A lane of a study; `nfe` (counted denoiser calls) is None until a cell is done."""
 
     key: str
     label: str
@@ -33,7 +33,7 @@ class StudyLane:
 
 @dataclass(frozen=True)
 class StudyCell:
-    """What became of a cell of a study."""
+    """The outcome of a cell."""
 
     state: CellState
     trajectory_id: str = ""
@@ -48,7 +48,7 @@ class StudyCell:
 
 
 def study_lanes(spec: Mapping[str, Any], cells: pd.DataFrame) -> list[StudyLane]:
-    """The lanes of the stored study, or of the cells where that says nothing; labels are made unique."""
+    """The lanes of the stored study, or of the cells if it lists none; labels are made unique."""
     counted = cells.dropna(subset=["nfe"]).groupby("study_lane")["nfe"].first()
     entries = list({str(entry["key"]): entry for entry in listed(spec, "lanes", dict) if entry.get("key")}.values())
     entries = entries or [
@@ -91,12 +91,12 @@ def unique_names(names: Mapping[str, str]) -> dict[str, str]:
 
 
 def table_in(spec: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """A table of the stored study; empty if it is none."""
+    """A table of the stored study; empty if it is not one."""
     value = spec.get(key)
     return value if isinstance(value, dict) else {}
 
 
 def listed(spec: Mapping[str, Any], key: str, kind: type) -> list[Any]:
-    """The entries of a list of the stored study that are of a kind; none if it is no list."""
+    """The entries of a list of the stored study that have a type; empty if it is not a list."""
     value = spec.get(key)
     return [item for item in value if isinstance(item, kind)] if isinstance(value, list) else []

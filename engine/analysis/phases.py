@@ -26,7 +26,7 @@ class Run:
 
     Attributes:
         progress: Ascending.
-        log_snr: NaN where it is not known.
+        log_snr: NaN if unknown.
     """
 
     prompt: str
@@ -37,12 +37,12 @@ class Run:
     value: Floats
 
     def at(self, axis: Axis) -> Floats:
-        """The places of its steps."""
+        """The positions of its steps."""
         return self.progress if axis == "progress" else self.log_snr
 
 
 def split(rows: pd.DataFrame) -> dict[Hashable, list[Run]]:
-    """The runs of a lane by metric, steps in their order.
+    """The runs of a lane by metric, steps in order.
 
     Args:
         rows: Columns prompt, seed, step_index, progress, log_snr, metric, value.
@@ -67,9 +67,9 @@ class Path:
     """The x0 path of one run: how much of its length it has covered at each place.
 
     Args:
-        places: Of the calls at which a change was recorded, ascending: progress, or log-SNR.
+        places: Positions of the calls with a recorded change, ascending: progress, or log-SNR.
         changes: The changes.
-        start: The place of the call before the first of them; None: as far before it as the next one is behind it.
+        start: Position of the call before the first change; None to use the distance of the next one.
     """
 
     def __init__(self, places: Floats, changes: Floats, start: float | None = None) -> None:
@@ -81,7 +81,7 @@ class Path:
         self._behind = np.concatenate([[0.0], np.cumsum(changes)]) / changes.sum()
 
     def share(self, start: float, end: float) -> float:
-        """Share of the length between two places."""
+        """Share of the length between two positions."""
         low, high = self.behind(np.array([start, end]))
         return float(high - low)
 
@@ -95,15 +95,15 @@ class Path:
 
     @property
     def reach(self) -> tuple[float, float]:
-        """The places where it begins and ends."""
+        """The positions where it starts and ends."""
         return float(self._at[0]), float(self._at[-1])
 
     def critical_phase(self, share: float = 0.5) -> tuple[float, float]:
-        """The shortest interval that holds a share of the length.
+        """The shortest interval that contains a share of the length.
 
-        The rate is constant between calls, so that a shortest interval begins or ends at a call.
+        The rate is constant between calls, so a shortest interval starts or ends at a call.
         """
-        # A tolerance, or rounding would drop the candidates at the very ends.
+        # With a tolerance, or rounding would drop the candidates at both ends.
         begins, ends = self._behind + share <= 1 + 1e-12, self._behind - share >= -1e-12
         starts = np.concatenate([self._at[begins], self._where(self._behind[ends] - share, last=True)])
         stops = np.concatenate([self._where(self._behind[begins] + share), self._at[ends]])
@@ -125,7 +125,7 @@ class Path:
 def paths(step_metrics: pd.DataFrame, lane: str, axis: Axis = "progress") -> dict[tuple[str, int], Path]:
     """The x0 path of each (prompt, seed) of a lane that has recorded changes.
 
-    In log-SNR a run needs the distance or another metric of its first call as well, which says where that was.
+    In log-SNR, a run also needs the distance or another metric of its first call, to know its position.
     """
     of_lane = step_metrics[step_metrics["lane"] == lane]
     first = of_lane[of_lane["step_index"] == 0]
@@ -146,7 +146,7 @@ def _key(run: Run) -> tuple[str, int]:
 
 
 def _in_log_snr(run: Run, start: float | None) -> Path | None:
-    """The path of one run; what changed at the level of its first call counts with the change to the next level."""
+    """The path of one run; changes at the level of its first call are added to the change to the next level."""
     if start is None or not np.isfinite([start, *run.log_snr]).all():
         return None
     places, index = np.unique(run.log_snr, return_inverse=True)
@@ -161,13 +161,14 @@ def _in_log_snr(run: Run, start: float | None) -> Path | None:
 def settled_at(
     rows: pd.DataFrame, holds: Callable[[pd.Series], pd.Series], axis: Axis = "progress"
 ) -> dict[tuple[str, int], float | None]:
-    """For each (prompt, seed), the place from which a condition holds to the end; None if it does not hold there.
+    """For each (prompt, seed), the position from which a condition holds to the end; None if it fails at the end.
 
-    It came true between two measured steps, of which the middle is taken; or at the first measured step.
+    The position is midway between the two measured steps around it, or the first measured step.
 
     Args:
-        rows: Of one metric: columns prompt, seed, step_index, progress, value, and log_snr for that axis.
-        holds: From values to truth values.
+        rows: Rows of one metric: columns prompt, seed, step_index, progress, value, and log_snr for that axis.
+        holds: Maps values to truth values.
+        axis: The axis of the positions.
     """
     found: dict[tuple[str, int], float | None] = {}
     known = rows.assign(metric="", **({} if "log_snr" in rows else {"log_snr": np.nan}))

@@ -6,16 +6,16 @@ HEADING = ("metric", "lane", "against", "value", "95 % interval", "n", "warning"
 
 
 def set_rows(sets: pd.DataFrame) -> list[tuple[str, ...]]:
-    """What set metrics say, a heading first; what was refused is left to `refusal_lines`.
+    """Set metrics as rows of text, with a header; refused ones are in `refusal_lines`.
 
     Args:
-        sets: Columns as of `engine.cache.score_tables.lane_scores`.
+        sets: Columns of `engine.cache.score_tables.lane_scores`.
     """
     return [HEADING, *(_row(row) for row in sets[sets["value"].notna()].to_dict("records"))]
 
 
 def refusal_lines(sets: pd.DataFrame) -> list[str]:
-    """What has no value, and why: one line for each reason."""
+    """Metrics without values, one line per reason."""
     lines = []
     for reason, rows in sets[sets["value"].isna()].groupby("warning", sort=False):
         labels = ", ".join(dict.fromkeys(rows["label"]))
@@ -24,7 +24,7 @@ def refusal_lines(sets: pd.DataFrame) -> list[str]:
 
 
 def feature_lines(sets: pd.DataFrame) -> list[str]:
-    """What turned pictures into vectors, one line for each kind."""
+    """The feature extractors, one line each."""
     return [f"Features: {name}." for name in dict.fromkeys(sets["features"])]
 
 

@@ -1,4 +1,4 @@
-"""Where every lane stands: time, calls and quality in one table, and the lanes that no other beats. Pure, no torch."""
+"""Time, calls and quality of every lane in one table, and the Pareto front. Pure, no torch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -50,18 +50,18 @@ NOT_COMPARED = "not compared"
 def standings(
     lanes: pd.DataFrame, times: pd.DataFrame, found: Sequence[Comparison], decided: Mapping[str, str]
 ) -> pd.DataFrame:
-    """One row per metric and lane, metrics in the order of `found`, lanes in theirs; one row a lane without any metric.
+    """One row per metric and lane, in the order of `found` and `lanes`; one row per lane without any metric.
 
     Args:
         lanes: Columns `LANE_COLUMNS`.
         times: Rows of `timing.summarise`, of one environment and batch size; may be empty.
-        found: Comparisons with the baseline by any number of metrics.
-        decided: Lane -> where it stands in the decision, which no single metric makes.
+        found: Comparisons with the baseline in any number of metrics.
+        decided: Lane -> its status in the decision.
 
     Returns:
         Columns `LANE_COLUMNS`, `TIME_COLUMNS` (n: timing samples) and `QUALITY_COLUMNS` (low and high: the 95 %
         interval of the difference; prompts and pairs behind it). The baseline differs from itself by 0 and has the
-        verdict "baseline". What was not measured is NaN, and its verdict `NOT_COMPARED`.
+        verdict "baseline". Missing values are NaN, with the verdict `NOT_COMPARED`.
     """
     timed = lanes.merge(times.reindex(columns=["lane", *TIME_COLUMNS]), on="lane", how="left")
     metrics = dict.fromkeys(row.metric for row in found)
@@ -97,7 +97,7 @@ def _shared(row: Comparison) -> dict[str, Any]:
 
 
 def _baseline(row: Comparison) -> dict[str, Any]:
-    """The baseline by a metric, taken from the comparison in which most of its cells take part."""
+    """The baseline in a metric, from the comparison with most of its cells."""
     mean = row.baseline_mean
     return _shared(row) | {
         "mean": mean.value,
@@ -130,11 +130,11 @@ def _compared(row: Comparison) -> dict[str, Any]:
 
 
 def frontier(cost: npt.ArrayLike, gain: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Which points no other beats: none costs as little and gains more, or costs less and gains as much.
+    """Which points are on the Pareto front: no other costs at most as much and gains at least as much, one strictly.
 
     Args:
-        cost: The less the better, (N,).
-        gain: The more the better, (N,). A point with NaN is never on the frontier.
+        cost: Lower is better, (N,).
+        gain: Higher is better, (N,). A point with NaN is never on the front.
     """
     costs, gains = np.asarray(cost, dtype=np.float64), np.asarray(gain, dtype=np.float64)
     known = np.isfinite(costs) & np.isfinite(gains)

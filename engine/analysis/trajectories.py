@@ -1,4 +1,4 @@
-"""The paths of several lanes in three dimensions: principal components common to all of them. Pure, no torch.
+"""The paths of several lanes on three shared principal components. Pure, no torch.
 
 The components are those of the sketches of x0 at every step of every lane on one prompt and seed, about their mean,
 each lane with the same weight whatever its number of steps. Distances between sketches are those of the latents to
@@ -19,8 +19,8 @@ class Trajectories:
     """Paths of x0 on common axes.
 
     Attributes:
-        points: Columns lane, step_index, progress, log_snr, pca_1, pca_2, pca_3; units of the latents' L2 norm.
-        explained: Share of the variance of all points that each component holds.
+        points: Columns lane, step_index, progress, log_snr, pca_1, pca_2, pca_3; in units of the latents' L2 norm.
+        explained: Share of the variance of all points explained by each component.
     """
 
     points: pd.DataFrame
@@ -28,9 +28,9 @@ class Trajectories:
 
 
 def project(sketches: pd.DataFrame) -> Trajectories | None:
-    """Projects sketched paths onto their first three common components; None if nothing moves.
+    """Projects sketched paths onto their first three principal components; None if nothing moves.
 
-    Components are signed so that the last points lie on the positive side of the mean: where the pictures end.
+    Components are signed so that the end points have positive means.
 
     Args:
         sketches: Columns lane, step_index, progress, log_snr, sketch.

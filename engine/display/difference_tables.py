@@ -1,4 +1,4 @@
-"""Where lanes went elsewhere, as tables."""
+"""Tables of prompts and cells for which lanes give another picture."""
 
 from collections.abc import Mapping
 
@@ -9,17 +9,17 @@ from engine.display.tables import FilledColumn, ResultTable, table_of, wrap
 
 
 def prompt_table(prompts: pd.DataFrame) -> ResultTable:
-    """Prompts by how often lanes went elsewhere (`Differences.prompts`)."""
+    """Prompts by the number of other pictures (`Differences.prompts`)."""
     columns: list[FilledColumn] = [
         (wrap("Prompt"), lambda row: cut(row.prompt, 80)),
-        ("Went elsewhere", lambda row: f"{row.others} of {row.pairs}"),
+        ("Other pictures", lambda row: f"{row.others} of {row.pairs}"),
         ("Median distance", lambda row: number(row.error)),
     ]
-    return table_of("Prompts by how often lanes went elsewhere", prompts.itertuples(), columns)
+    return table_of("Prompts by the number of other pictures", prompts.itertuples(), columns)
 
 
 def pair_table(pairs: pd.DataFrame, labels: Mapping[str, str]) -> ResultTable:
-    """Pictures that are other ones than the baseline's (`Differences.others`)."""
+    """Cells whose picture is another one than the baseline's (`Differences.others`)."""
     columns: list[FilledColumn] = [
         (wrap("Prompt"), lambda row: cut(row.prompt, 80)),
         ("Seed", lambda row: f"{row.seed}"),
