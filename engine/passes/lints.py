@@ -25,15 +25,15 @@ def store_lints(
     """Lints the lanes that the cache has no lint of, by this version, and writes the findings.
 
     Args:
-        cache: A cache that is there.
+        cache: An existing cache.
         cells: Cells of a study.
         source: Their model.
-        config: The scheduler configuration that came with it.
-        ahead: How dry runs of the lanes went, as far as they were tried; what is new of them is written, too.
-        patience: Seconds to wait for others that hold the cache.
+        config: The model's own scheduler configuration.
+        ahead: Results of dry runs; new ones are written too.
+        patience: Seconds to wait while others hold the cache.
 
     Returns:
-        How many lanes were looked at.
+        The number of lanes checked.
 
     Raises:
         CacheError: The cache cannot be used.
@@ -52,7 +52,7 @@ def store_lints(
 
 
 def lint_row(lint: Lint, config_id: str, source: ModelSource) -> LintRow:
-    """A lint as it is stored."""
+    """A lint as a row of the cache."""
     found = lint.probe
     columns = () if found is None else (found.timesteps, found.sigmas, found.told, found.log_snr)
     return LintRow(

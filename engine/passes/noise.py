@@ -1,4 +1,4 @@
-"""The noise floor of a study: a few of its cells run again in ways that should not matter, and kept in the cache."""
+"""The noise floor of a study: a few cells rerun in ways that should not matter; the differences are stored."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -52,9 +52,9 @@ def run_noise(
     check_lanes(study.lanes, context.source.scheduler_config, context.source.family)
     every = cells(study, context.source, context.environment.device)
     mine = chosen_cells(study, every, lanes, each)
-    writer, model = context.writer, context.model  # a cache that cannot be written is refused before any work
+    writer, model = context.writer, context.model  # a cache that can't be written is refused before any work
     batches = (*BATCHES, context.max_batch(mine))
-    say(f"{len(mine)} cells, each alone and then in every variation; {model.device}, {mine[0].dtype}")
+    say(f"{len(mine)} cells, each alone and then in every variation, on {model.device} in {mine[0].dtype}")
     rows: list[NoiseRow] = []
     for found in measure_noise(model, mine, batches, compiled=compiled, memory=memory):
         rows += _rows(found, mine, context)
@@ -94,6 +94,6 @@ def _rows(found: "Distances", mine: Sequence[Cell], context: PassContext) -> Ite
 def _sentence(found: "Distances") -> str:
     latents, pictures = list(found.latents.values()), list(found.pictures.values())
     return (
-        f"latents apart by {np.median(latents):.2g} (median; largest {max(latents):.2g}), "
+        f"latents differ by {np.median(latents):.2g} (median; largest {max(latents):.2g}), "
         f"pictures by {np.median(pictures):.2g} of 255 (largest {max(pictures):.2g}), {len(latents)} cells"
     )

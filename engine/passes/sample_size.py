@@ -1,4 +1,4 @@
-"""Whether a study is large enough for verdicts, told before anything runs. Imports no torch."""
+"""Whether a study is large enough for verdicts, before anything runs. Imports no torch."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from engine.study.study import Study
 
 
 def power(prompts: int) -> str:
-    """The smallest difference that so many prompts are likely to find, in words."""
+    """The smallest difference that a number of prompts is likely to find, in words."""
     if prompts < statistics.MIN_PROMPTS:
         return f"{prompts} prompts: no intervals and no verdicts; at least {statistics.MIN_PROMPTS} prompts are needed"
     least = statistics.minimum_detectable(1.0, prompts)
@@ -19,9 +19,9 @@ def power(prompts: int) -> str:
 
 
 def metrics_without_verdict(study: Study, source: ModelSource) -> list[str]:
-    """One line for each reason why metrics of a study will get no verdict, and what to give instead.
+    """One line per reason why metrics of a study will get no verdict, with the remedy.
 
-    Metrics that cannot be measured here are not listed: `score` says why, and how to get what they need.
+    Metrics that can't be measured here are not listed: `score` reports why, and what they need.
     """
     measured = list(_measured(study, source))
     lines, pairs = [], len(study.prompts) * len(study.seeds)

@@ -1,4 +1,4 @@
-"""What one call of `decide` may spend, what it did, and how many more prompts fit."""
+"""The budget of one call of `decide`, its outcome, and how many more prompts fit."""
 
 import contextlib
 import math
@@ -16,7 +16,7 @@ _BUDGET = re.compile(r"(\d+(?:\.\d+)?)\s*([mpc])")
 
 @dataclass(frozen=True)
 class SearchBudget:
-    """The most that one call may spend."""
+    """Limits of one call."""
 
     seconds: float = math.inf
     prompts: float = math.inf
@@ -40,14 +40,14 @@ def parse_budget(text: str) -> SearchBudget:
 
 @dataclass
 class DecideOutcome:
-    """What a search did.
+    """The outcome of a call.
 
     Attributes:
-        decision: What may be said now.
+        decision: The current decision.
         made: Cells made.
-        failed: Cells, timings and scores that failed, each told to the progress.
-        prompts: Prompts of the order that this call has looked at.
-        calls: Denoiser calls that the cells made were expected to take.
+        failed: Cells, timings and scores that failed, each reported to the progress.
+        prompts: Prompts examined in this call.
+        calls: Expected denoiser calls of the cells made.
         seconds: Wall seconds.
     """
 
@@ -60,7 +60,7 @@ class DecideOutcome:
 
     @property
     def exit_code(self) -> int:
-        """1 if something failed; else 0 if a lane is named or none can be, 3 if nothing is known yet."""
+        """1 if something failed; else 0 if a lane is recommended or none can be, 3 if that is not known yet."""
         return 1 if self.failed else 3 if self.decision is None else self.decision.exit_code
 
     def facts(self) -> dict[str, Any]:
@@ -73,18 +73,18 @@ class DecideOutcome:
         return {key: getattr(self, key) for key in numbers} | told
 
 
-# Prompts of the first batch under a limit of time, as long as the pace is not known.
+# Prompts of the first batch under a time limit, while the pace is unknown.
 FIRST_PROMPTS = 2
-# Share of the time that is kept for measuring, by all metrics, what was made.
+# Share of the time reserved for scoring what was made.
 MEASURING = 0.1
 
 
 class Meter:
-    """How much of its budget a call has spent.
+    """Tracks how much of its budget a call has spent.
 
     Args:
-        budget: Of the call.
-        outcome: What it did so far; cells and calls are counted there.
+        budget: The budget.
+        outcome: The outcome so far, in which cells and calls are counted.
     """
 
     def __init__(self, budget: SearchBudget, outcome: DecideOutcome) -> None:
@@ -93,7 +93,7 @@ class Meter:
 
     @property
     def seconds(self) -> float:
-        """Wall seconds since the call began."""
+        """Wall seconds since the start of the call."""
         return time.monotonic() - self._start
 
     @property
@@ -108,18 +108,18 @@ class Meter:
         """Surrounds the making of cells: their pace tells how many more fit."""
         start, before = time.monotonic(), self.outcome.calls
         yield
-        if self.outcome.calls > before:  # what was cached tells no pace
+        if self.outcome.calls > before:  # cached cells give no pace
             self._seconds += time.monotonic() - start
             self._calls += self.outcome.calls - before
 
     def fits(self, calls: int, prompts: int) -> int:
-        """How many of some prompts fit; none if the budget is spent, at least one in a call that has made nothing yet.
+        """How many prompts of a batch fit: 0 if the budget is spent, at least 1 if the call has made nothing yet.
 
         A budget of prompts is spent in whole batches.
 
         Args:
-            calls: Denoiser calls that all of them take, cells that the cache holds left out.
-            prompts: How many there are.
+            calls: Denoiser calls of the whole batch, without cached cells.
+            prompts: Size of the batch.
         """
         if self.spent:
             return 0
@@ -145,11 +145,11 @@ class Meter:
                 return
 
     def fits_calls(self, calls: int, pace: float | None) -> bool:
-        """Whether so many further calls fit, which can't be broken off and make no prompt.
+        """Whether further calls fit that can't be interrupted and belong to no prompt.
 
         Args:
             calls: Denoiser calls.
-            pace: Seconds a call; None: that so far.
+            pace: Seconds per call; None for the pace so far.
         """
         pace = pace or (self._seconds / self._calls if self._calls else 0.0)
         return self.outcome.calls < self.budget.calls and pace * calls <= self.budget.seconds - self.seconds

@@ -1,4 +1,4 @@
-"""The swap pass: runs whose prompt is exchanged on the way, judged by CLIP and written, pair by pair."""
+"""The swap pass: runs whose prompt is swapped, rated by CLIP and written pair by pair."""
 
 import io
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def missing_swaps(db: Connection | None, swaps: Sequence[Swap]) -> list[Swap]:
-    """Those that a cache lacks; all of them without a cache."""
+    """The swaps that a cache lacks; all of them without a cache."""
     if db is None or not swaps:
         return list(swaps)
     have = swap_tables.swapped(db, [swap.swap_id for swap in swaps])
@@ -29,9 +29,9 @@ def missing_swaps(db: Connection | None, swaps: Sequence[Swap]) -> list[Swap]:
 
 
 def make_swaps(context: PassContext, swaps: Sequence[Swap]) -> PassOutcome:
-    """Makes runs whose prompt is exchanged; each pair of prompts and seed is committed by itself.
+    """Runs prompt swaps and commits each pair of prompts and seed separately.
 
-    Without a CLIP that knows the model's pictures, the distances in latent space are all that is measured.
+    Without a CLIP for the model's pictures, only distances in latent space are measured.
     """
     from engine.sampling.swapped_cells import run_swaps
 
@@ -45,7 +45,7 @@ def make_swaps(context: PassContext, swaps: Sequence[Swap]) -> PassOutcome:
                 done += 1
             else:
                 failed += 1
-                progress.note(f"Failed: change of prompt on {sample.swap.first.lane.key}: {sample.error}")
+                progress.note(f"Failed: prompt swap on {sample.swap.first.lane.key}: {sample.error}")
             progress.advance(1, sample.swap.first.lane.key)
     return PassOutcome(done, failed)
 

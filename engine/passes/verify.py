@@ -1,4 +1,4 @@
-"""Whether a cache can be trusted: a few of a study's finished cells made again, and compared with what is stored."""
+"""Whether a cache can be trusted: recomputes a few finished cells of a study and compares them with the stored ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from engine.passes.images import NO_FRAMES
 from engine.study.cells import Cell, cells, check_lanes, evenly_spaced
 from engine.study.study import Study
 
-# Relative L2. The order of additions in a batch moves float32 by some 1e-6; half formats have three digits or two.
+# Relative L2. The order of additions in a batch changes float32 by about 1e-6; half formats have two or three digits.
 TOLERANCES = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.1}
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A cell that was made again.
+    """A recomputed cell.
 
     Attributes:
-        place: Where the stored one was made: device, torch and diffusers.
+        place: Where the stored cell was made: device, torch and diffusers.
         distance: Relative L2 distance of the final latents; None if it failed.
-        tolerance: The most that counts as the same.
+        tolerance: Largest distance that counts as the same.
         error: Why it failed; empty if it did not.
     """
 
@@ -40,17 +40,17 @@ class Checked:
 
     @property
     def same(self) -> bool:
-        """Whether the cell came out as it is stored."""
+        """Whether the cell matches the stored one."""
         return self.distance is not None and self.distance <= self.tolerance
 
 
 def verify(
     study: Study, cache: Path, *, count: int = 8, device: str = "auto", memory: Memory = "standard"
 ) -> list[Checked]:
-    """Makes some finished cells again, whoever made them and wherever; writes nothing.
+    """Recomputes some finished cells, including those of other machines; writes nothing.
 
     Raises:
-        LabError: Something on the user's side is wrong, or the cache holds no finished cell of the study.
+        LabError: Something on the user's side is wrong, or the cache has no finished cell of the study.
     """
     from engine.measuring.formulas import relative_distance
     from engine.sampling.image_pass import sample_cells
@@ -63,9 +63,9 @@ def verify(
     chosen, stored, places = _stored(cache, every, count)
     if not chosen:
         raise StudyError(
-            f"The cache {cache} holds no finished cell of '{study.name}' with these settings ({every[0].dtype}, "
+            f"The cache {cache} has no finished cell of '{study.name}' with these settings ({every[0].dtype}, "
             f"guidance {study.guidance_scale:g}, the weights of {source.name} on this machine). "
-            "Give the --set of the run, e.g. --set dtype='float32'."
+            "Use the same --set options as the run, e.g. --set dtype='float32'."
         )
     found = sample_cells(context.model, chosen, NO_FRAMES, context.max_batch(chosen))
     samples = {sample.cell.trajectory_id: sample for sample in found}
@@ -87,7 +87,7 @@ def verify(
 
 
 def _stored(cache: Path, every: Sequence[Cell], count: int) -> tuple[list[Cell], dict[str, np.ndarray], dict[str, str]]:
-    """Finished cells evenly spread over all, with their final latents, and where each was made, by trajectory id."""
+    """Evenly spaced finished cells, with their final latents and where each was made, by trajectory id."""
     if cache.exists():
         migrate(cache)
     with reading(cache) as db:
