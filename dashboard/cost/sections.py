@@ -163,7 +163,7 @@ def _cards(table: pd.DataFrame, choice: Pricing, equal: Equality) -> list[Figure
 def _quality(equal: Equality, lane: str) -> str:
     if equal.as_good(lane):
         return " at equal quality"
-    return " at worse quality" if equal.words.get(lane) == WORDS["dropped"] else ", quality unknown"
+    return " at worse quality" if equal.words.get(lane) == WORDS["dropped"] else ", quality not known"
 
 
 def _range(row: pd.Series, name: str, both: Callable[[float, float], str]) -> str:

@@ -104,7 +104,7 @@ def test_without_a_picture_to_compare_with_it_is_said_why(told: Told, tmp_path: 
     assert against(told(other))["final"] == "no picture"
 
 
-@pytest.mark.parametrize(("distance", "words"), [(0.012, "0.012 apart"), (0.2, "no ground truth")])
+@pytest.mark.parametrize(("distance", "words"), [(0.012, "differ by 0.012"), (0.2, "no ground truth")])
 def test_the_converged_reference_comes_with_how_sure_it_is(
     distance: float, words: str, told: Told, tmp_path: Path, synthetic: ModuleType
 ) -> None:

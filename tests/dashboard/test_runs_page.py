@@ -166,7 +166,7 @@ def test_running_and_waiting_runs_show_progress_and_can_be_cancelled(
         25,
         "Run 1, first: Images: 2 of 8 cells, about 12.0 s left in this pass",
     )
-    assert "1 run waits" in words(page)
+    assert "1 run waiting" in words(page)
     page.button("cancel_000002").click().run()
     page.button("cancel_000001").click().run()
     assert [job.state for job in queue.jobs()] == ["cancelled", "running"]

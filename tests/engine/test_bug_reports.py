@@ -189,4 +189,4 @@ def test_marks_of_other_programs_are_told(prompt: str, told: str | None, sd_mode
     """A1111 takes them as weights and commands, diffusers as words."""
     [found] = read_prompts(sd_model.pipe, [prompt], {})
     assert (found.note is None) == (told is None)
-    assert told is None or f"holds {told}, which other programs" in str(found.note)
+    assert told is None or f"contains {told}, which other programs" in str(found.note)

@@ -153,7 +153,7 @@ def test_a_study_makes_its_changes_once_and_the_cache_knows_them(tmp_path: Path,
     assert sorted(grown["created_at"])[: len(first)] == sorted(first)
     assert main(["phases", "small", "--cache", str(cache)]) == 0
     shown = capsys.readouterr().out
-    assert "judged by distance in latent space" in shown
+    assert "measured by distance in latent space" in shown
     found = commitment(grown)
     assert found is not None
     heading, (lane, *cells) = point_rows(found)
@@ -170,7 +170,7 @@ def test_a_study_makes_its_changes_once_and_the_cache_knows_them(tmp_path: Path,
         ({"prompts": ["owl", "rocket"]}, "must list pairs of texts"),
         ({"prompts": [["owl", "rocket", "house"]]}, "must list pairs of texts"),
         ({"prompts": [["owl", 3]]}, "must list pairs of texts"),
-        ({"prompts": [["owl", "owl"]]}, "changes 'owl' to itself"),
+        ({"prompts": [["owl", "owl"]]}, "swaps 'owl' for itself"),
         ({"prompts": [["owl", "rocket"], ["owl", "rocket"]]}, "lists a pair twice"),
         ({"prompts": [["owl", "a\0b"]]}, "NUL"),
         ({"prompts": [["owl", "x" * 30_000]]}, "at most 20,000"),

@@ -63,7 +63,7 @@ def test_a_refusal_of_the_pipeline_ends_a_run_before_anything_is_written(tmp_pat
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        ({"prompt": "owl"}, "said elsewhere in a study: prompts"),
+        ({"prompt": "owl"}, "set elsewhere in a study: prompts"),
         ({"output_type": "pt"}, "set by the lab itself"),
         ({"image": "no_such.png"}, "cannot be read"),
         ({"eta": float("nan")}, "finite numbers"),

@@ -110,7 +110,7 @@ def test_plan_refuses_by_name_what_every_cell_of_a_lane_would_refuse(tmp_path: P
     eta = written(tmp_path, "gaussian", ["ddim:3"])
     Path(eta).write_text(Path(eta).read_text() + '\n[[lane]]\nkey = "noisy:3"\nscheduler = "ddim"\neta = 0.5\n')
     assert main(["plan", eta, "--cache", str(cache)]) == 2
-    assert "has no setting 'eta'. It is an argument of the pipeline's call" in capsys.readouterr().err
+    assert "has no setting 'eta'. It is an argument of the pipeline call" in capsys.readouterr().err
     study = written(tmp_path, "gaussian", ["ddim:3"], pipeline={"clip_skp": 1})
     assert main(["plan", study, "--cache", str(cache)]) == 2
     assert "takes no 'clip_skp'. Did you mean 'clip_skip'" in capsys.readouterr().err

@@ -82,6 +82,6 @@ def test_its_identity_is_that_of_its_weights_and_configurations(pipe: Any) -> No
 
 def test_another_number_format_is_refused(pipe: Any) -> None:
     source = register_pipeline(pipe)
-    with pytest.raises(LabError, match="is in float32, and the study asks for bfloat16"):
+    with pytest.raises(LabError, match="is in float32, but the study asks for bfloat16"):
         load(source, "cpu", "bfloat16")
     assert load(source, "cpu", "float32").pipe.unet is pipe.unet

@@ -93,7 +93,7 @@ def test_a_model_that_cannot_be_fetched_is_told_without_the_words_of_the_library
     with pytest.raises(ModelError) as caught:
         models.fetch(find_model("owner/nowhere"))
     assert words in str(caught.value)
-    assert "`hf download owner/nowhere` fetches it" in str(caught.value)
+    assert "Run `hf download owner/nowhere` with network access" in str(caught.value)
     if not isinstance(error, ValueError):
         assert "stacktrace" not in str(caught.value)
         assert "local_files_only" not in str(caught.value)

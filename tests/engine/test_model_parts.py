@@ -213,7 +213,7 @@ def test_a_strength_that_leaves_no_step_is_refused_before_any_work(sd_folder: Pa
         ({"class": "os.system"}, "must name a diffusers pipeline class"),
         ({"class": "StableDifusionPipeline"}, "has no pipeline class"),
         ({"controlnet": "net"}, "needs a class"),
-        ({"controlnet": "nowhere", "class": "StableDiffusionControlNetPipeline"}, "is no folder"),
+        ({"controlnet": "nowhere", "class": "StableDiffusionControlNetPipeline"}, "neither a folder"),
         ({"lora": ["style.bin"]}, "should read 'file.safetensors'"),
         ({"lora": ["nowhere.safetensors:0.5"]}, "there is no file"),
         ({"class": "StableDiffusionImg2ImgPipeline"}, 'image = "picture.png"'),

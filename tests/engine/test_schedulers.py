@@ -219,7 +219,7 @@ def test_a_key_is_given_out_once_and_the_same_entry_twice_is_harmless(scheduler_
     SCHEDULERS.register(mine)
     assert SCHEDULERS.register(Scheduler("mine", "Mine", "my_package:Mine")) == mine
     assert scheduler_table["mine"] == mine
-    with pytest.raises(StudyError, match="'mine' is taken by 'Mine'; give 'Other' another"):
+    with pytest.raises(StudyError, match="'mine' is taken by 'Mine'; choose another key for 'Other'"):
         SCHEDULERS.register(Scheduler("mine", "Other", "other:Mine"))
     with pytest.raises(StudyError, match="'ddim' is taken"):
         SCHEDULERS.register(Scheduler("ddim", "DDIM", "other:DDIM"))

@@ -154,9 +154,9 @@ def _bytes(content):
         (_pickled_only, "only pickled weights .*only safetensors files "),
         (lambda folder: (folder / WEIGHTS).unlink(), "has no weights"),
         (lambda folder: shutil.rmtree(folder / "vae"), "folder 'vae' named in model_index.json is missing"),
-        (_index(unet=None), "has no unet or"),
-        (_index(unet=[None, None]), "has no unet or"),
-        (_index(unet=[]), "has no unet or"),
+        (_index(unet=None), r"has no denoiser \(unet or"),
+        (_index(unet=[None, None]), r"has no denoiser \(unet or"),
+        (_index(unet=[]), r"has no denoiser \(unet or"),
     ],
 )
 def test_a_broken_folder_is_refused_before_any_work(folder, tmp_path, breaks, words):

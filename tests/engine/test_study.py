@@ -234,7 +234,7 @@ def test_set_prompts_and_set_prompts_file_replace_each_other(tmp_path):
         ("frames", "should read key=value"),
         ("=3", "should read key=value"),
         ("guidence_scale=3", "'guidance_scale'"),
-        ("model.size=3", "'model' is no table"),
+        ("model.size=3", "'model' is not a table"),
         ("frames.count=many", "must be from 0"),
         ("timing=3", "must be a table"),
         ("seeds=" + "[" * 5000, "must be a list"),

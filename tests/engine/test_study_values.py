@@ -67,4 +67,4 @@ def test_reading_anything_gives_a_study_or_a_study_error(changes, lanes, valid_o
 
 def test_a_lane_cannot_take_another_schedulers_key():
     for lane in ({"scheduler_class": "DDIMScheduler"}, {"scheduler": "ddim"}, {"scheduler_class": "mine:Mine"}):
-        refused("'euler' is Euler; give another scheduler a key", lanes=[], lane=[{"key": "euler:3", **lane}])
+        refused("'euler' is Euler; use another key", lanes=[], lane=[{"key": "euler:3", **lane}])

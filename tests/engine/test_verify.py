@@ -51,7 +51,7 @@ def test_a_cell_that_was_tampered_with_is_named(study, cache, capsys):
 
 def test_other_settings_find_nothing_to_compare_with(study, cache, capsys):
     assert main(["verify", str(study), "--cache", str(cache), "--device", "cpu", "--set", "guidance_scale=1"]) == 2
-    assert "holds no finished cell of 'small' with these settings" in capsys.readouterr().err
+    assert "has no finished cell of 'small' with these settings" in capsys.readouterr().err
 
 
 def test_few_cells_are_spread_over_all():
