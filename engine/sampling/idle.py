@@ -202,7 +202,7 @@ def _checked(autoencoder: Any) -> Iterator[None]:
 def _overflow(autoencoder: Any) -> FloatingPointError:
     number_format = str(getattr(autoencoder, "dtype", "")).removeprefix("torch.")
     return FloatingPointError(
-        f"the picture holds values that are not finite: the autoencoder ({type(autoencoder).__name__}, "
+        f"the picture is not finite: the autoencoder ({type(autoencoder).__name__}, "
         f"{number_format}) overflows on finite latents; use dtype float32 or bfloat16"
     )
 
