@@ -370,5 +370,5 @@ def _outlook(waiting: Sequence[LaneDecision], pool_left: int | None) -> str:
         return " ".join(f"{row.lane}: {row.reason}" for row in waiting)
     first = min(open_lanes, key=lambda row: (row.needed[0] or 0, row.needed[1] or math.inf))
     short = pool_left is not None and (first.needed[0] or 0) > pool_left
-    left = f"; the pool has only {pool_left:,} left" if short else ""
+    left = f"; the pool has {f'only {pool_left:,}' if pool_left else 'none'} left" if short else ""
     return f"{_more_prompts(first.needed)} would tell of {first.lane}{left}."

@@ -61,6 +61,6 @@ def _measured(guard: GuardEvidence, most: int) -> str:
 def _effort(outcome: DecideOutcome) -> str:
     failed = f", {outcome.failed} FAILED (errors above)" if outcome.failed else ""
     return (
-        f"{outcome.prompts} prompts examined, {outcome.made} cells made (about {outcome.calls:,} denoiser calls), "
-        f"{outcome.seconds:,.0f} s{failed}."
+        f"{outcome.prompts} prompts examined, calibration included, {outcome.made} cells made "
+        f"(about {outcome.calls:,} denoiser calls), {outcome.seconds:,.0f} s{failed}."
     )

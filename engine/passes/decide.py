@@ -353,9 +353,8 @@ class Search:
         cells = self._solutions(prompts)
         if cells:
             self._make(cells, title="references")
-            self.solutions |= {
-                (one.prompt, one.seed): (one, two) for one, two in zip(cells[::2], cells[1::2], strict=True)
-            }
+            pairs = zip(cells[::2], cells[1::2], strict=True)
+            self.solutions |= {(one.prompt, one.seed): (one, two) for one, two in pairs}
 
     def _solutions(self, prompts: Sequence[str]) -> list[Cell]:
         """Of each prompt and seed the converged solution, then its check; none without a reference."""
@@ -373,14 +372,11 @@ class Search:
     def _score_study(self, fixed: FixedTerms) -> bool:
         """Measures what was made by all metrics, for pages to show; False if there is no time left for it."""
         if self.meter.seconds >= self.meter.budget.seconds:
-            self.context.progress.note(
-                f"No time is left to measure it all; `python -m engine score {self.study.name}` does."
-            )
+            self.context.progress.note(f"No time is left for other metrics: `engine score {self.study.name}`.")
             return False
-        study = self._shown(fixed.order[: max(self.used, self.ahead)])
-        environment = self.context.environment
-        plan = plan_study(study, self.context.source, self.context.cache, environment.device, environment.memory)
-        self.outcome.failed += score(plan, self.context.cache, self.context.progress).failed
+        context, study = self.context, self._shown(fixed.order[: max(self.used, self.ahead)])
+        plan = plan_study(study, context.source, context.cache, context.environment.device, context.environment.memory)
+        self.outcome.failed += score(plan, context.cache, context.progress).failed
         return True
 
     def _facts(self, cells: Sequence[Cell]) -> CellFacts:
