@@ -182,7 +182,7 @@ def pictures_of(
 
 @contextlib.contextmanager
 def _checked(autoencoder: Any) -> Iterator[None]:
-    """Has an autoencoder raise on what is not finite: clipped by the pipeline, infinities are white or black."""
+    """Makes an autoencoder raise on infinities, which the pipeline would clip to white or black."""
     if autoencoder is None:
         yield
         return

@@ -70,9 +70,9 @@ def test_the_pipeline_class_of_a_study_or_of_a_setting_is_the_one_that_is_looked
     img2img = ["--set", "pipeline.class='StableDiffusionImg2ImgPipeline'"]
     for more, told in (([], False), (img2img, True)):
         main(["lint", str(file), *more])
-        assert ("StableDiffusionImg2ImgPipeline leaves out as much of the list" in capsys.readouterr().out) == told
+        assert ("StableDiffusionImg2ImgPipeline skips the part of the list" in capsys.readouterr().out) == told
     assert main(["lint", "ddim:3", "--set", "pipeline.class='os.system'"]) == 2
-    assert "must name a pipeline class" in capsys.readouterr().err
+    assert "must name a diffusers pipeline class" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
