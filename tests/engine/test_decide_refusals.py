@@ -102,7 +102,7 @@ def test_prompts_without_a_value_of_a_guard_count_no_further(
 
     def measure(evidence: Evidence) -> float:
         seen.append(evidence)
-        if len(seen) > 4 * 12 + 2 * 6:  # all cells that calibrate have a value, and two lanes on six prompts
+        if len(seen) > 4 * 12 + 2 * 4:  # all cells that calibrate have a value, and two lanes on four prompts
             raise Unmeasurable("nothing to go by")
         return LIKENESS.value(evidence)
 
@@ -111,7 +111,7 @@ def test_prompts_without_a_value_of_a_guard_count_no_further(
     assert (code, decision.lane, decision.stop) == (3, None, "pool spent")
     row = decision.row(GOOD)
     assert row is not None
-    assert (row.status, row.n) == ("open", 6)
+    assert (row.status, row.n) == ("open", 4)
 
 
 def test_one_prompt_names_no_lane(decide: Decide, tmp_path: Path) -> None:

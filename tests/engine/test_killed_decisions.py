@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from engine.cache.connection import reading
 from engine.cache.decision_tables import evidence, stored_decision
 from engine.results import read_results
@@ -37,10 +39,11 @@ def _found(cache: Path) -> dict[str, Any]:
         "decision": (decision.lane, decision.known, decision.stop),
         "standing": [(row.lane, row.status, row.level, row.p, row.n) for row in decision.lanes],
         "cells": sorted(ask(cache, "SELECT trajectory_id FROM trajectories WHERE status = 'done'")),
-        "shown": sorted(ask(cache, "SELECT lane, prompt, seed FROM study_trajectories")),
+        "shown": sorted(ask(cache, "SELECT lane, trajectory_id FROM study_trajectories")),
     }
 
 
+@pytest.mark.long
 def test_killed_while_it_calibrates_takes_times_and_adds_prompts_it_comes_to_the_same(tmp_path: Path) -> None:
     (tmp_path / "guard_of_patterns.py").write_text(PLUGIN)
     study = write_decision(tmp_path, plugins=["guard_of_patterns.py"])
