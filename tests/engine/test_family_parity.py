@@ -26,7 +26,7 @@ from engine.sampling.models import Model
 from engine.sampling.standins import family, model_config
 from engine.study.cells import Cell
 from engine.study.families import kind_of
-from engine.study.lanes import Lane, fitting, parse_lane
+from engine.study.lanes import Lane, fitting, fitting_lanes, parse_lane
 from engine.study.source import find_model
 from engine.study.study import FrameSettings
 from tests.engine import family_miniatures as miniatures
@@ -207,6 +207,23 @@ def test_every_family_draws_what_plain_diffusers_draws_in_as_many_calls(case: Ca
         pictures.append(plain.pictures[0])
     apart = [np.abs(one - other).max() for i, one in enumerate(pictures[::2]) for other in pictures[::2][:i]]
     assert max(apart) > 10, "the miniature should tell prompts and solvers apart"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("key", miniatures.builders())
+def test_every_solver_that_suits_a_family_draws_what_plain_diffusers_draws(key: str, tmp_path: Path) -> None:
+    pipe: Any = miniatures.built(key)
+    settings = miniatures.pipeline_settings(key, tmp_path)
+    lanes = [lane for lane in fitting_lanes(model_config(pipe), family(pipe), 4) if not lane.scheduler.stochastic]
+    cells = [
+        Cell(lane, "owl", 3, "blurry", GUIDANCE, PIXELS, PIXELS, "float32", key, "code", settings) for lane in lanes
+    ]
+    model = Model(find_model("gaussian"), pipe, "cpu")
+    case = Case(key, pipe, cells, sampled(model, cells, 8), sampled(model, cells, 1))
+    for cell, sample, plain in made_both_ways(case):
+        assert sample.nfe == plain.calls, cell.lane.key
+        for number, frame in enumerate(plain.pictures[0]):
+            assert np.abs(picture_of(sample, video_frame=number) - frame).max() <= 1, cell.lane.key
 
 
 def test_x0_is_that_of_the_formula_of_the_familys_prediction(case: Case) -> None:
