@@ -111,7 +111,7 @@ class LaneDecision:
         share = self.others
         if share is None:
             return f"is as good by every guard, in {self.n:,} prompts" if self.status == "accepted" else ""
-        kept, low, high = (f"{100 * (1 - part):.3g}" for part in (share.value, share.high, share.low))
+        kept, low, high = (f"{round(100 * (1 - part), 2):.3g}" for part in (share.value, share.high, share.low))
         return f"keeps the picture in {kept} % [{low}, {high}] of {share.n:,} prompt{'s' * (share.n != 1)}"
 
 
