@@ -266,7 +266,7 @@ def environments(study: Results) -> None:
         st.html(html.soft("No cell of this study has run yet."))
         return
     st.html(html.table(environment_table(made)))
-    components.footer(f"n = {study.total} cells")
+    components.footer(f"n = {int(made['cells'].sum()):,} cells")
 
 
 def failures(study: Results) -> None:

@@ -182,7 +182,7 @@ def other_guard(settings: DecisionSettings) -> Guard:
 def excess_guard(settings: DecisionSettings) -> Guard:
     """Guard E: the median latent error is not too far over the baseline's, as it is so in less than half of them."""
     kind: Kind = "event" if settings.seeds == 1 else "share"
-    label = f"latent error {settings.excess_error:g} or more over the baseline's"
+    label = f"latent error up by {settings.excess_error:g} or more"
     return Guard(EXCESS, label, kind, 0.5, fewest=1)
 
 

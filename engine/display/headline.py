@@ -246,7 +246,9 @@ def _why(row: LaneDecision) -> str:
     """Why a lane stands where it does; of accepted ones the names of the guards, whose figures have a table."""
     if row.status != "accepted":
         return row.reason
-    return f"By every guard: {', '.join(guard.guard.label for guard in row.guards)}."
+    labels = (guard.guard.label for guard in row.guards)
+    named = ", ".join(label if label[1:2].isupper() else label[:1].lower() + label[1:] for label in labels)
+    return f"Accepted by every guard: {named}."
 
 
 def _extent(row: LaneDecision) -> str:

@@ -42,7 +42,7 @@ def test_the_cheapest_lane_that_is_as_good_is_recommended_with_its_figures(
     assert shown["Time saved"][0] == formats.percent(1 - best["median_ms"] / base["median_ms"])
     assert formats.duration(base["median_ms"]) in shown["Time saved"][1]
     assert shown["Quality"][0] == "As good"
-    assert "By every guard: other pictures, CLIP score." in shown["Quality"][1]
+    assert "Accepted by every guard: other pictures, CLIP score." in shown["Quality"][1]
     assert "Runner-up: Euler 30" in words(page)
     assert "quality: n = 130 prompts" in words(page)
     assert "times: n = 10, one image at a time · Example CPU, 2 cores" in words(page)
