@@ -181,7 +181,7 @@ def parser() -> argparse.ArgumentParser:
     rehearse.add_argument("--dtype", choices=("auto", "float32", "float16", "bfloat16"), default="auto")
     rehearse.add_argument("--batches", type=_batches, default=(1, 2, 4, 8), metavar="N,N", help="default 1,2,4,8")
     rehearse.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
-    rehearse.set_defaults(command="lab.rehearse")
+    rehearse.set_defaults(command="rehearsing.rehearse")
 
     check = add("check", help="check a cache for changed or undecodable pictures, incomplete cells and orphaned rows")
     _cache(check)

@@ -105,18 +105,6 @@ def bench(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def rehearse(arguments: argparse.Namespace) -> int:
-    """`rehearse MODEL`."""
-    from engine.rehearsal.telling import told
-    from engine.rehearsal.trial import rehearse as run
-
-    check_json(arguments.json)
-    found = run(arguments.model, arguments.steps, arguments.device, arguments.dtype, arguments.batches)
-    print("\n".join(told(found)))
-    write_json(arguments.json, found.plain())
-    return 0
-
-
 def migrate_cache(arguments: argparse.Namespace) -> int:
     """`migrate`."""
     if not arguments.cache.exists():

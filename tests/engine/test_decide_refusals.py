@@ -102,7 +102,7 @@ def test_prompts_without_a_value_of_a_guard_count_no_further(
 
     def measure(evidence: Evidence) -> float:
         seen.append(evidence)
-        if len(seen) > 4 * 12 + 2 * 4:  # all cells that calibrate have a value, and two lanes on four prompts
+        if len(seen) > 4 * 12 + 4:  # all cells that calibrate have a value, and the first lane on four prompts
             raise Unmeasurable("nothing to go by")
         return LIKENESS.value(evidence)
 
