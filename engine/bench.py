@@ -94,8 +94,7 @@ def run_bench(
     every, busy = cells(study, source, device), psutil.getloadavg()[0]
     say(f"{len(every)} pictures, {len(LANES)} lanes, {repeats} repeats after one warm-up; {device}, {every[0].dtype}")
     samples = _compete(task, repeats, say)
-    together = max_batch or default_max_batch(device, every[0].width, every[0].height)
-    return _report(samples, every, source.name, together, asdict(describe(device)), study) | {
+    return _report(samples, every, source.name, _together(task, every), asdict(describe(device)), study) | {
         "load_average": busy,
         "peak_memory_by_cells_mb": _memory_by_cells(),
     }
@@ -123,8 +122,11 @@ def _compete(task: Task, repeats: int, say: Callable[[str], None]) -> dict[Conte
 def generate(way: str, task: Task) -> BenchSample:
     """Generates all pictures in one way, in this process."""
     model, every, study = _loaded(task)
-    together = task.max_batch or default_max_batch(task.device, every[0].width, every[0].height)
-    return _measure(model, functools.partial(WAYS[way], model, every, study, together))
+    return _measure(model, functools.partial(WAYS[way], model, every, study, _together(task, every)))
+
+
+def _together(task: Task, every: Sequence[Cell]) -> int:
+    return task.max_batch or default_max_batch(task.device, every[0].width, every[0].height)
 
 
 @functools.lru_cache(maxsize=1)

@@ -30,16 +30,13 @@ _BILLING = {
 _NO_RATIO = "Without its time there is no ratio to scale by. Clear the seconds per image, or time the baseline too."
 
 
-def choose_pricing(
-    table: pd.DataFrame, presets: list[Preset], equal: Equality, only_equal: bool, frames: int
-) -> Pricing:
+def choose_pricing(table: pd.DataFrame, presets: list[Preset], cheapest: str, frames: int) -> Pricing:
     """The inputs of the Cost page, except the switch for equal quality.
 
     Args:
-        table: The times.
+        table: The times of the lanes that can be chosen, and of the baseline.
         presets: Known prices.
-        equal: How good the lanes are.
-        only_equal: Whether only lanes as good as the baseline can be chosen.
+        cheapest: The recommended lane; "" if there is none.
         frames: Frames per clip; 1 for pictures, which need no frames per second.
     """
     keys = {preset.key: preset for preset in presets}
@@ -48,10 +45,9 @@ def choose_pricing(
     device = table["device_name"].iloc[0]
     measured = controls.preset_of(device, presets)
     others = table[~table["is_baseline"]]
-    others = others[others["lane"].map(equal.as_good)] if only_equal else others
     left, middle, right, end = st.columns([1.5, 2.6, 1.5, 1.5], vertical_alignment="bottom")
     with left:
-        lane = controls.choose_lane(dict(zip(others["lane"], others["label"], strict=True)), equal.cheapest)
+        lane = controls.choose_lane(dict(zip(others["lane"], others["label"], strict=True)), cheapest)
     with middle:
         preset = keys.get(controls.choose_preset(names, measured.key if measured else controls.OWN))
     controls.forget_seconds_of_another_gpu(preset.gpu if preset else "")

@@ -44,8 +44,8 @@ else:
     asked = bool(equal.cheapest)
     only_equal = asked and controls.choose_equal()
     frames = page.require_all(chosen.cache, clip_length(study.id))[0]
-    choice = sections.choose_pricing(timings, presets, equal, only_equal, frames)
     shown = timings[timings["is_baseline"] | timings["lane"].map(equal.as_good)] if only_equal else timings
+    choice = sections.choose_pricing(shown, presets, equal.cheapest, frames)
     sections.costs(shown, choice, equal, explained(equal, study, choice.lane))
     electricity = sections.energy(study, timings)
     with st.expander("How these figures are computed, and where the prices are from"):

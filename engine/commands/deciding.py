@@ -6,13 +6,12 @@ from collections.abc import Iterator
 
 from engine.analysis.decision import Decision
 from engine.analysis.guards import EXCESS, GuardEvidence
-from engine.cache.input_pictures import kept_in
 from engine.commands.clusters import cluster_of
 from engine.commands.console import print_table
+from engine.commands.files import given_study
 from engine.passes.decide import decide_study
 from engine.passes.search_budget import DecideOutcome, parse_budget
 from engine.progress import make_progress
-from engine.study.study import load_study
 
 # The guard's own label takes half a line.
 _HEADINGS = {EXCESS: "latent error too far"}
@@ -21,7 +20,7 @@ _HEADINGS = {EXCESS: "latent error too far"}
 def decide(arguments: argparse.Namespace) -> int:
     """`decide STUDY`."""
     budget = parse_budget(arguments.budget) if arguments.budget else None
-    study = load_study(arguments.study, arguments.settings, kept_in(arguments.cache))
+    study = given_study(arguments)
     with cluster_of(arguments, study) as cluster:
         outcome = decide_study(
             study,

@@ -1,11 +1,23 @@
 """File arguments of commands: studies given as a file, and `--json`."""
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 from engine.errors import LabError
-from engine.study.study import load_study
+from engine.study.study import Study, load_study
+
+
+def given_study(arguments: argparse.Namespace) -> Study:
+    """The study of `STUDY --set KEY=VALUE --cache FILE`, whose pictures may be in the cache.
+
+    Raises:
+        StudyError: The study is missing, unreadable or invalid.
+    """
+    from engine.cache.input_pictures import kept_in  # here, so that commands without a cache don't load DuckDB
+
+    return load_study(arguments.study, arguments.settings, kept_in(arguments.cache))
 
 
 def cached_name(study: str, cache: Path) -> str:

@@ -2,17 +2,16 @@
 
 import argparse
 
-from engine.cache.input_pictures import kept_in
 from engine.commands.console import print_table
+from engine.commands.files import given_study
 from engine.display.formats import cut
-from engine.study.study import load_study
 
 
 def noise(arguments: argparse.Namespace) -> int:
     """`noise STUDY`."""
     from engine.passes.noise import run_noise
 
-    study = load_study(arguments.study, arguments.settings, kept_in(arguments.cache))
+    study = given_study(arguments)
     rows = run_noise(
         study,
         arguments.cache,
@@ -47,7 +46,7 @@ def verify(arguments: argparse.Namespace) -> int:
     """`verify STUDY`: 0 if all cells match the stored ones, 1 if not."""
     from engine.passes.verify import verify as remake
 
-    study = load_study(arguments.study, arguments.settings, kept_in(arguments.cache))
+    study = given_study(arguments)
     found = remake(study, arguments.cache, count=arguments.cells, device=arguments.device, memory=arguments.memory)
     print_table(
         [

@@ -8,10 +8,9 @@ from engine.analysis.claims import claim_lines, evaluate, read_claims
 from engine.analysis.comparison import comparison_rows, undecided_lines
 from engine.analysis.sets import feature_lines, refusal_lines, set_rows
 from engine.cache.connection import reading
-from engine.cache.input_pictures import kept_in
 from engine.commands.clusters import cluster_of
 from engine.commands.console import duration, print_table
-from engine.commands.files import cached_name, check_json, migrate_existing, write_json
+from engine.commands.files import cached_name, check_json, given_study, migrate_existing, write_json
 from engine.errors import StudyError
 from engine.passes.decision_forecast import forecasts
 from engine.passes.foresight import Foresight, foresee_plan
@@ -24,12 +23,11 @@ from engine.results import Results, read_results
 from engine.study.model_parts import equipped
 from engine.study.prompt_pool import pool_prompts
 from engine.study.source import find_model
-from engine.study.study import load_study
 
 
 def run(arguments: argparse.Namespace) -> int:
     """`run STUDY`."""
-    study = load_study(arguments.study, arguments.settings, kept_in(arguments.cache))
+    study = given_study(arguments)
     with cluster_of(arguments, study) as cluster:
         outcome = run_study(
             study,
@@ -48,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def plan(arguments: argparse.Namespace) -> int:
     """`plan STUDY`."""
-    study = load_study(arguments.study, arguments.settings, kept_in(arguments.cache))
+    study = given_study(arguments)
     source = equipped(find_model(study.model), study.pipeline.parts)
     if source.fingerprint is None:
         count = len(study.lanes) * len(study.prompts) * len(study.seeds)
@@ -132,7 +130,7 @@ def _decision_lines(found: StudyPlan) -> Iterator[str]:
 
 def score_study(arguments: argparse.Namespace) -> int:
     """`score STUDY`."""
-    study = load_study(arguments.study, arguments.settings, kept_in(arguments.cache))
+    study = given_study(arguments)
     source = equipped(find_model(study.model), study.pipeline.parts)
     progress = make_progress(arguments.progress)
     migrate_existing(arguments.cache)
