@@ -10,6 +10,7 @@ import duckdb
 import pandas as pd
 
 from engine.cache.connection import writing
+from engine.cache.limits import fetch
 from engine.cache.rows import now, put
 from engine.study.study import canonical
 
@@ -69,7 +70,8 @@ def stored_decision(db: duckdb.DuckDBPyConnection, study_id: str) -> tuple[Any, 
 
 def evidence(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
     """The evidence of a study. Columns: lane, guard, position (of the prompt in the order), value."""
-    return db.execute(
+    return fetch(
+        db,
         """
         SELECT e.lane, e.guard, p.position, e."values"[p.position + 1] AS value
         FROM (SELECT unnest(evidence) AS e FROM decisions WHERE study_id = ?),
@@ -77,13 +79,13 @@ def evidence(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
         WHERE value IS NOT NULL ORDER BY e.lane, e.guard, p.position
         """,
         [study_id],
-    ).df()
+    )
 
 
 def picture_values(db: duckdb.DuckDBPyConnection, ids: Collection[str]) -> pd.DataFrame:
     """Scores of cells, in a study or not. Columns: trajectory_id, metric, metric_version, value."""
     return db.execute(
         "SELECT trajectory_id, metric, metric_version, value FROM scores "
-        "WHERE scope = 'picture' AND value IS NOT NULL AND list_contains(?, trajectory_id)",
+        "WHERE scope = 'picture' AND value IS NOT NULL AND trajectory_id IN (SELECT unnest(?::VARCHAR[]))",
         [list(ids)],
     ).df()

@@ -5,7 +5,7 @@ A file of a few megabytes can unpack to gigabytes. Every result that becomes a d
 read from it (`refuse_oversized`). Imports and exports work in groups of cells, so studies may have any size.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -18,6 +18,8 @@ from engine.errors import CacheRefused
 # A query result as a data frame; computations on it need a few times as much memory.
 ANSWER_ROWS = 1_000_000
 ANSWER_BYTES = 256 * 2**20
+# Cells of a study; with four scores each they reach `ANSWER_ROWS`. Imports and exports take up to `TABLE_ROWS`.
+CELL_ROWS = 250_000
 # Samples to bootstrap: 100 lanes in 4 environments with 10 repeats of 6 stages at 4 batch sizes are 96,000.
 SAMPLE_ROWS = 100_000
 VOTE_ROWS = 100_000
@@ -31,10 +33,13 @@ PICTURE_BYTES = 64 * 2**20
 PICTURE_PIXELS = 4096 * 4096
 # Colour profiles and comments of a PNG. Pictures written by the lab have none.
 PICTURE_EXTRAS = 65_536
+# DuckDB compresses, and encoded pictures hardly shrink: only many that are equal take less in the file.
+PICTURE_RATIO = 20
 # All pictures of one page, and of one document.
 PAGE_BYTES = 48 * 2**20
 DOCUMENT_PIXELS = 256 * 2**20
-# Cells are imported in groups of up to this size, or one by one; a full-size video of 100 steps has 400 MB.
+# Cells are imported, and their pictures loaded, in groups of up to this size, or one by one; a full-size video of 100
+# steps has 400 MB.
 GROUP_BYTES = 64 * 2**20
 CELL_BYTES = 512 * 2**20
 ERROR_CHARACTERS = 2_000
@@ -62,6 +67,8 @@ def fetch(
     parameters: Sequence[Any] | Mapping[str, Any] = (),
     rows: int = ANSWER_ROWS,
     size: int = ANSWER_BYTES,
+    order: str = "",
+    unread: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Runs a query and returns the result as a data frame, read in chunks up to a limit.
 
@@ -71,18 +78,26 @@ def fetch(
         parameters: Its parameters.
         rows: Maximum number of rows.
         size: Maximum size in memory (bytes).
+        order: Columns to sort by, for queries that may find millions of rows: DuckDB sorts in memory, so rows are
+            counted before, up to the limit.
+        unread: Columns of the query that are for sorting only.
 
     Raises:
         CacheRefused: A limit is exceeded, or a value is outside the range of its column.
     """
-    result = db.execute(query, parameters if isinstance(parameters, Mapping) else list(parameters))
+    values = parameters if isinstance(parameters, Mapping) else list(parameters)
+    if order:
+        found = db.execute(f"SELECT count(*) FROM (SELECT 1 FROM ({query}) LIMIT {rows + 1})", values).fetchall()
+        _refuse_rows(int(found[0][0]), rows)
+        shown = f"* EXCLUDE ({', '.join(unread)})" if unread else "*"
+        query = f"SELECT {shown} FROM ({query}) ORDER BY {order}"
+    result = db.execute(query, values)
     parts: list[pd.DataFrame] = []
     count, used = 0, 0
     while not parts or len(parts[-1]):
         part = result.fetch_df_chunk(VECTORS_AT_ONCE)
         count, used = count + len(part), used + int(part.memory_usage(index=False, deep=True).sum())
-        if count > rows:
-            raise CacheRefused(f"The cache is refused: a query result has more than {rows:,} rows. {_REMEDY}")
+        _refuse_rows(count, rows)
         refuse_bytes(used, size)
         _refuse_values(part)
         parts.append(part)
@@ -117,6 +132,25 @@ def fetch_arrow(db: duckdb.DuckDBPyConnection, query: str, parameters: Mapping[s
     return pa.Table.from_batches(batches, reader.schema)
 
 
+def in_groups(cells: Iterable[tuple[str, int]]) -> Iterator[list[str]]:
+    """Yields the ids of cells, given with their sizes (bytes), in groups of at most `GROUP_BYTES`, or one by one."""
+    group: list[str] = []
+    used = 0
+    for cell, size in cells:
+        if group and used + size > GROUP_BYTES:
+            yield group
+            group, used = [], 0
+        group.append(cell)
+        used += size
+    if group:
+        yield group
+
+
+def _refuse_rows(count: int, rows: int) -> None:
+    if count > rows:
+        raise CacheRefused(f"The cache is refused: a query result has more than {rows:,} rows. {_REMEDY}")
+
+
 def refuse_bytes(used: int, size: int = ANSWER_BYTES) -> None:
     """Refuses a result of more than `size` bytes.
 
@@ -140,18 +174,19 @@ def _refuse_values(part: pd.DataFrame) -> None:
                 )
 
 
-def refuse_oversized(db: duckdb.DuckDBPyConnection, table: str, columns: Columns) -> None:
+def refuse_oversized(db: duckdb.DuckDBPyConnection, table: str, columns: Columns, file_bytes: int) -> None:
     """Refuses a table with values larger than any study produces; one query, evaluated inside DuckDB.
 
     Args:
         db: An open connection.
         table: Name of the table.
         columns: (name, type) of each column.
+        file_bytes: Size of the file.
 
     Raises:
-        CacheRefused: A value is too large.
+        CacheRefused: A value is too large, or pictures unpack to far more than the file holds.
     """
-    bounds = [bound for name, kind in columns for bound in _bounds(table, name, kind)]
+    bounds = [bound for name, kind in columns for bound in _bounds(table, name, kind, file_bytes)]
     if not bounds:
         return
     found = db.execute(f"SELECT {', '.join(expression for expression, _, _ in bounds)} FROM {table}").fetchall()[0]
@@ -160,11 +195,15 @@ def refuse_oversized(db: duckdb.DuckDBPyConnection, table: str, columns: Columns
             raise CacheRefused(f"{words.format(value=value)}; the limit for shared caches is {limit:,}. {_REMEDY}")
 
 
-def _bounds(table: str, name: str, kind: str) -> list[tuple[str, float, str]]:
+def _bounds(table: str, name: str, kind: str, file_bytes: int) -> list[tuple[str, float, str]]:
     """The checks of a column: (SQL expression, limit, message)."""
     where = f"'{table}.{name}' has"
     if kind == "BLOB":
-        return [(f'max(octet_length("{name}"))', PICTURE_BYTES, where + " a value of {value:,} bytes")]
+        length, most = f'octet_length("{name}")', GROUP_BYTES + PICTURE_RATIO * file_bytes
+        return [
+            (f"max({length})", PICTURE_BYTES, where + " a value of {value:,} bytes"),
+            (f"sum({length})", most, where + " {value:,} bytes, far more than pictures in a file of this size have"),
+        ]
     if kind == "DOUBLE[]":
         return [(f'max(len("{name}"))', LIST_NUMBERS, where + " a list of {value:,} numbers")]
     if kind in ("VARCHAR", "JSON") or kind.endswith("[]"):

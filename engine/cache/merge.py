@@ -13,30 +13,32 @@ Cells are merged in groups, one transaction each, so that a run can keep writing
 an interrupted import shows nothing incomplete; repeating it completes it.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from engine.cache import merge_studies
 from engine.cache.connection import Connection
 from engine.cache.inventory import CacheTable, named, of_kind, scope
-from engine.cache.limits import CELL_BYTES, GROUP_BYTES, fetch_arrow
-from engine.cache.rows import clear, put, put_missing
+from engine.cache.limits import CELL_BYTES, fetch_arrow, in_groups
+from engine.cache.queries import KeptFrames
+from engine.cache.rows import clear, put_missing, put_new
 from engine.errors import CacheRefused
 
-CELLS_AT_ONCE = 64
 # A cell's picture is identified by its final latents, or else by the bytes of its final frames.
 _PICTURES = """
-    SELECT t.trajectory_id, t.status, t.frame_count, t.frame_kinds, md5(l.data) AS latents, f.finals
+    SELECT t.trajectory_id, t.status, md5(l.data) AS latents, f.finals, t.frame_count, t.frame_kinds, t.frame_decoder
     FROM trajectories t
     LEFT JOIN latents l USING (trajectory_id)
     LEFT JOIN (
         SELECT trajectory_id, string_agg(md5(image), ' ' ORDER BY step_index, video_frame) AS finals
-        FROM frames WHERE kind = 'final' AND trajectory_id IN (SELECT unnest($ids)) GROUP BY trajectory_id
+        FROM frames WHERE kind = 'final' AND trajectory_id IN (SELECT id FROM wanted) GROUP BY trajectory_id
     ) f USING (trajectory_id)
-    WHERE t.trajectory_id IN (SELECT unnest($ids))
+    WHERE t.trajectory_id IN (SELECT id FROM wanted)
 """
 Group = Callable[[], AbstractContextManager[Connection]]
 
@@ -79,25 +81,26 @@ def merge(source: Connection, group: Group, study: str | None = None) -> Merged:
     Raises:
         CacheRefused: A study in the file is damaged or too large; nothing was merged.
     """
-    merge_studies.check(_read(source, named("studies"), study))
-    _refuse_large_cells(source, study)
+    studies = _read(source, named("studies"), study)
+    merge_studies.check(studies)
+    cells = _sized_cells(source, study)
     merged = Merged()
     with group() as db:
         for table in of_kind("shared"):
             incoming = _read(source, table, study)
             if table.name == "models":
                 _fill_parameters(db, incoming)
-            merged.added(table.name, put_missing(db, table, incoming))
-            kept = _differing(db, table, incoming)
+            added = put_missing(db, table, incoming)
+            merged.added(table.name, added)
+            kept = _differing(db, table, incoming) if added < incoming.num_rows else 0
             if kept:
                 merged.differing[table.name] = kept
-    for ids in _groups(source, study):
+    for ids in in_groups(cells):
         with group() as db:
             _merge_cells(source, db, ids, merged)
     with group() as db:
-        incoming = {table.name: _read(source, table, study) for table in of_kind("study")}
-        merged.studies, added = merge_studies.merge(source, db, incoming, merged.others)
-        for name, count in added.items():
+        merged.studies, added_rows = merge_studies.merge(source, db, studies, partial(_read, source), merged.others)
+        for name, count in added_rows.items():
             merged.added(name, count)
     return merged
 
@@ -110,110 +113,118 @@ def rows_query(table: CacheTable, study: str | None) -> tuple[str, dict[str, str
 
 
 def _read(source: Connection, table: CacheTable, study: str | None) -> pa.Table:
+    """The rows of a table, of one study or all."""
     return fetch_arrow(source, *rows_query(table, study))
 
 
-def cell_ids(source: Connection, study: str | None) -> list[str]:
-    """Ids of all cells, or of those a study needs (references and swaps included), in a fixed order."""
-    cells = named("trajectories")
-    where = "" if study is None else f"WHERE {scope(cells)}"
-    query = f"SELECT trajectory_id FROM {cells.name} {where} ORDER BY created_at, trajectory_id"
-    return [row[0] for row in source.execute(query, {} if study is None else {"study": study}).fetchall()]
-
-
-def rows_of(source: Connection, table: CacheTable, ids: list[str]) -> pa.Table:
+def rows_of(source: Connection, table: CacheTable, ids: pa.Array) -> pa.Table:
     """The rows of a table that belong to these cells."""
-    return source.sql(
-        f"SELECT * FROM {table.name} WHERE trajectory_id IN (SELECT unnest($ids)) AND {table.only}", params={"ids": ids}
-    ).to_arrow_table()
+    with _wanted(source, ids):
+        return source.sql(
+            f"SELECT * FROM {table.name} WHERE trajectory_id IN (SELECT id FROM wanted) AND {table.only}"
+        ).to_arrow_table()
 
 
-def _groups(source: Connection, study: str | None) -> Iterator[list[str]]:
-    """Yields cells in groups of limited number and size."""
-    ids = cell_ids(source, study)
-    for start in range(0, len(ids), CELLS_AT_ONCE):
-        some = ids[start : start + CELLS_AT_ONCE]
-        sizes = dict(source.execute(_sizes("trajectory_id IN (SELECT unnest($ids))"), {"ids": some}).fetchall())
-        group: list[str] = []
-        size = 0
-        for cell in some:
-            if group and size + sizes.get(cell, 0) > GROUP_BYTES:
-                yield group
-                group, size = [], 0
-            group.append(cell)
-            size += sizes.get(cell, 0)
-        yield group
+@contextmanager
+def _wanted(db: Connection, ids: pa.Array) -> Iterator[None]:
+    """Makes ids a table `wanted` with the column `id`; a list of thousands is slow as a parameter."""
+    db.register("wanted", pa.table({"id": ids}))
+    try:
+        yield
+    finally:
+        db.unregister("wanted")
 
 
-def _sizes(where: str) -> str:
-    """Query for the approximate size of cells in memory (bytes)."""
-    return f"""
-        SELECT trajectory_id, sum(bytes)::BIGINT AS size FROM (
-            SELECT trajectory_id, octet_length(image) + 200 AS bytes FROM frames WHERE {where}
-            UNION ALL SELECT trajectory_id, octet_length(data) FROM latents WHERE {where}
-            UNION ALL SELECT trajectory_id, 600 FROM steps WHERE {where}
-            UNION ALL SELECT trajectory_id, 200 + 4 * length(coalesce(reason, '')) FROM scores
-            WHERE scope <> 'lane' AND {where}
-        ) GROUP BY trajectory_id
-    """
+def _array(ids: Iterable[str]) -> pa.Array:
+    return pa.array(list(ids), pa.string())
 
 
-def _refuse_large_cells(source: Connection, study: str | None) -> None:
-    """Refuses cells that do not fit into memory, since a cell is merged as a whole.
+def _sized_cells(source: Connection, study: str | None) -> list[tuple[str, int]]:
+    """Ids of all cells, or of those a study needs (references and swaps included), in a fixed order, with their
+    approximate size in memory (bytes).
 
     Raises:
-        CacheRefused: There is one.
+        CacheRefused: A cell does not fit into memory; cells are merged as a whole.
     """
-    where = "true" if study is None else scope(named("trajectories"))
-    query = f"SELECT trajectory_id, size FROM ({_sizes(where)}) WHERE size > {CELL_BYTES} LIMIT 1"
-    found = source.execute(query, {} if study is None else {"study": study}).fetchall()
-    if found:
+    where, values = ("true", {}) if study is None else (scope(named("trajectories")), {"study": study})
+    names = ("prompt", "negative_prompt", "scheduler_config", "error")
+    texts = " + ".join(f"coalesce(strlen({name}), 0)" for name in names)
+    query = f"""
+        SELECT trajectory_id, (600 + {texts} + coalesce(bytes, 0))::BIGINT
+        FROM trajectories LEFT JOIN (
+            SELECT trajectory_id, sum(bytes) AS bytes FROM (
+                SELECT trajectory_id, octet_length(image) + 200 AS bytes FROM frames WHERE {where}
+                UNION ALL SELECT trajectory_id, octet_length(data) FROM latents WHERE {where}
+                UNION ALL SELECT trajectory_id, 600 FROM steps WHERE {where}
+                UNION ALL SELECT trajectory_id, 200 + coalesce(strlen(reason), 0) FROM scores
+                WHERE scope <> 'lane' AND {where}
+            ) GROUP BY trajectory_id
+        ) USING (trajectory_id)
+        WHERE {where} ORDER BY created_at, trajectory_id
+    """
+    cells = source.execute(query, values).fetchall()
+    largest, size = max(cells, key=lambda cell: cell[1], default=("", 0))
+    if size > CELL_BYTES:
         raise CacheRefused(
-            f"The cache is refused: the cell {found[0][0][:80]} has {found[0][1] / 2**20:,.0f} MB of rows and "
-            f"pictures; the limit for an import is {CELL_BYTES / 2**20:,.0f} MB."
+            f"The cache is refused: the cell {largest[:80]} has {size / 2**20:,.0f} MB of rows and pictures; the limit "
+            f"for an import is {CELL_BYTES / 2**20:,.0f} MB."
         )
+    return cells
 
 
 def _merge_cells(source: Connection, db: Connection, ids: list[str], merged: Merged) -> None:
-    theirs, ours = _pictures(source, ids), _pictures(db, ids)
-    new = [key for key in theirs if key not in ours]
-    same = [key for key in theirs if key in ours and _same_picture(theirs[key], ours[key])]
-    repaired = [key for key in theirs if key in ours and theirs[key][1] == "done" and ours[key][1] == "failed"]
-    richer = [key for key in same if _has_more_frames(theirs[key], ours[key])]
-    taken = [*new, *repaired, *richer]
+    ours = _pictures(db, _array(ids))
+    theirs = _pictures(source, _array(ours)) if ours else {}
+    new = [key for key in ids if key not in ours]
+    same = [key for key in theirs if theirs[key].same_as(ours[key])]
+    repaired = [key for key in theirs if theirs[key].status == "done" and ours[key].status == "failed"]
+    richer = [key for key in same if theirs[key].richer_than(ours[key])]
+    fresh, taken = _array([*new, *repaired]), _array([*new, *repaired, *richer])
     for table in of_kind("cell"):
         clear(db, table.name, [*repaired, *richer])
-        merged.added(table.name, put(db, table.name, rows_of(source, table, taken)))
+        merged.added(table.name, put_new(db, table, rows_of(source, table, taken)))
     for table in of_kind("score"):
         clear(db, table.name, repaired)
-        scores = rows_of(source, table, [*new, *repaired, *same])
-        _drop_reasons(db, table, scores)
-        merged.added(table.name, put_missing(db, table, scores))
+        merged.added(table.name, put_new(db, table, rows_of(source, table, fresh)))
+        if same:
+            scores = rows_of(source, table, _array(same))
+            _drop_reasons(db, table, scores)
+            merged.added(table.name, put_missing(db, table, scores))
     merged.cells += len(new)
     merged.replaced += len(repaired) + len(richer)
     merged.equal += len(same) - len(richer)
-    merged.others |= set(theirs) - {*new, *repaired, *same}
+    merged.others |= set(theirs) - {*repaired, *same}
 
 
-Picture = tuple[str, str, int, str, str | None, str | None]
+class _Picture(NamedTuple):
+    """A cell's picture: digests of its final latents and of its final frames, and its step frames."""
+
+    status: str
+    latents: str | None
+    finals: str | None
+    frames: KeptFrames
+
+    def same_as(self, other: "_Picture") -> bool:
+        if self.status != other.status:
+            return False
+        if self.status == "failed":
+            return True
+        both = self.latents and other.latents
+        return self.latents == other.latents if both else self.finals == other.finals
+
+    def richer_than(self, other: "_Picture") -> bool:
+        more = self.frames.include(other.frames) and not other.frames.include(self.frames)
+        return self.status == "done" and more
 
 
-def _pictures(db: Connection, ids: list[str]) -> dict[str, Picture]:
-    rows = db.execute(_PICTURES, {"ids": ids}).fetchall()
-    return {row[0]: row for row in rows}
-
-
-def _same_picture(one: Picture, other: Picture) -> bool:
-    if one[1] != other[1]:
-        return False
-    if one[1] == "failed":
-        return True
-    return one[4] == other[4] if one[4] and other[4] else one[5] == other[5]
-
-
-def _has_more_frames(one: Picture, other: Picture) -> bool:
-    more = one[2] > other[2] or set(one[3].split(",")) > set(other[3].split(","))
-    return one[1] == "done" and more and one[2] >= other[2] and set(one[3].split(",")) >= set(other[3].split(","))
+def _pictures(db: Connection, ids: pa.Array) -> dict[str, _Picture]:
+    """The pictures of those of the cells that a cache has."""
+    with _wanted(db, ids):
+        rows = db.execute(_PICTURES).fetchall()
+    return {
+        key: _Picture(status, latents, finals, KeptFrames.stored(*frames))
+        for key, status, latents, finals, *frames in rows
+    }
 
 
 def _drop_reasons(db: Connection, table: CacheTable, incoming: pa.Table) -> None:

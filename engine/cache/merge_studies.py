@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.cache.connection import Connection
-from engine.cache.inventory import of_kind
+from engine.cache.inventory import CacheTable, named, of_kind
 from engine.cache.rows import clear, put_missing
 from engine.cache.stored_study import read_stored_study
 from engine.errors import CacheRefused
@@ -17,48 +18,57 @@ from engine.errors import CacheRefused
 MAX_NAME = 80
 
 
+Read = Callable[[CacheTable, str], pa.Table]
+
+
 @dataclass(frozen=True)
 class _Study:
-    """A study on one side.
+    """A study of the other cache.
 
     Attributes:
         spec: Its settings as JSON.
-        cells: Ids of its cells.
+        cells: Number of its cells.
+        own: Whether the pictures of all its cells are the same here.
     """
 
+    name: str
     spec: str
-    cells: frozenset[str]
+    cells: int
+    own: bool
 
 
 def merge(
-    source: Connection, db: Connection, incoming: dict[str, pa.Table], others: set[str]
+    source: Connection, db: Connection, incoming: pa.Table, read: Read, others: set[str]
 ) -> tuple[list[str], Counter[str]]:
     """Merges the studies of another cache, after their cells.
 
     Args:
         source: The other cache.
         db: The cache to write to, inside a transaction.
-        incoming: The other cache's tables of kind "study", by name.
+        incoming: The studies to merge: rows of the other cache's table `studies`.
+        read: Reads the rows of a table that belong to a study of the other cache.
         others: Cells whose picture here differs.
 
     Returns:
         The outcome for each study in words, and the number of rows added by table.
     """
-    theirs = _studies(incoming["studies"], incoming["study_trajectories"])
     outcomes: list[str] = []
     added: Counter[str] = Counter()
-    for name, study in theirs.items():
-        title, outcome = _match(db, name, study, _device(source, name))
+    for row in incoming.to_pylist():
+        name, links = str(row["study_id"]), read(named("study_trajectories"), str(row["study_id"]))
+        shared = pc.is_in(links["trajectory_id"], pa.array(sorted(others), pa.string()))
+        study = _Study(name, str(row["spec"]), links.num_rows, not pc.any(shared).as_py())
+        title, outcome = _match(db, study, links, _device(source, name))
         if outcome == "larger":
             for replaced in ("studies", "study_trajectories"):
                 clear(db, replaced, [title], "study_id")
         for table in of_kind("study"):
             if table.name in ("studies", "study_trajectories") and outcome in ("same", "smaller"):
                 continue
-            rows = incoming[table.name]
-            rows = _on_equal_pictures(rows.filter(pc.equal(rows["study_id"], name)), table.name, study, others)
+            rows = links if table.name == "study_trajectories" else read(table, name)
+            rows = _on_equal_pictures(rows, table.name, study, others)
             added[table.name] += put_missing(db, table, rows if title == name else _renamed(rows, title))
-        outcomes.append(_describe(db, name, title, outcome, study))
+        outcomes.append(_describe(db, study, title, outcome))
     return outcomes, added
 
 
@@ -74,7 +84,7 @@ def check(incoming: pa.Table) -> None:
 
 def _on_equal_pictures(rows: pa.Table, table: str, study: _Study, others: set[str]) -> pa.Table:
     """Drops scores and votes on pictures that differ here."""
-    if table == "scores" and study.cells & others:
+    if table == "scores" and not study.own:
         return rows.slice(0, 0)
     if table == "votes" and others:
         seen = [pc.is_in(rows[side], pa.array(sorted(others), pa.string())) for side in ("left_id", "right_id")]
@@ -82,41 +92,42 @@ def _on_equal_pictures(rows: pa.Table, table: str, study: _Study, others: set[st
     return rows
 
 
-def _match(db: Connection, name: str, study: _Study, device: str) -> tuple[str, str]:
+def _match(db: Connection, study: _Study, links: pa.Table, device: str) -> tuple[str, str]:
     """The name a study gets here, and how it relates to the existing study of that name."""
-    digest = sha256("\n".join(sorted(study.cells)).encode()).hexdigest()[:6]
-    own = _shortened(name, f"-{device}")
-    for title in (name, own, _shortened(own, f"-{digest}")):
-        here = _here(db, title)
-        if here is None:
+    own = _shortened(study.name, f"-{device}")
+    for name in (lambda: study.name, lambda: own, lambda: _shortened(own, f"-{_digest(links)}")):
+        title = name()
+        if _spec(db, title) is None:
             return title, "new"
-        if here.cells == study.cells:
+        here, common = _compared(db, title, links)
+        if common == here == study.cells:
             return title, "same"
-        if here.cells > study.cells:
+        if common == study.cells:
             return title, "smaller"
-        if here.cells < study.cells:
+        if common == here:
             return title, "larger"
     raise AssertionError(f"the cells of study {title} do not match the digest in its name")
 
 
-def _here(db: Connection, title: str) -> _Study | None:
-    spec = db.execute("SELECT spec FROM studies WHERE study_id = ?", [title]).fetchall()
-    if not spec:
-        return None
-    cells = db.execute("SELECT trajectory_id FROM study_trajectories WHERE study_id = ?", [title]).fetchall()
-    return _Study(str(spec[0][0]), frozenset(str(row[0]) for row in cells))
+def _compared(db: Connection, title: str, links: pa.Table) -> tuple[int, int]:
+    """Number of cells of a study here, and of those that it has in common with the other cache's."""
+    db.register("links", links)
+    found = db.execute(
+        "SELECT count(*), count(*) FILTER (trajectory_id IN (SELECT trajectory_id FROM links)) "
+        "FROM study_trajectories WHERE study_id = ?",
+        [title],
+    ).fetchall()[0]
+    db.unregister("links")
+    return int(found[0]), int(found[1])
 
 
-def _studies(studies: pa.Table, links: pa.Table) -> dict[str, _Study]:
-    cells: dict[str, set[str]] = {}
-    for study_id, trajectory_id in zip(
-        *(links[name].to_pylist() for name in ("study_id", "trajectory_id")), strict=True
-    ):
-        cells.setdefault(study_id, set()).add(trajectory_id)
-    return {
-        row["study_id"]: _Study(str(row["spec"]), frozenset(cells.get(row["study_id"], ())))
-        for row in studies.to_pylist()
-    }
+def _digest(links: pa.Table) -> str:
+    return sha256("\n".join(sorted(links["trajectory_id"].to_pylist())).encode()).hexdigest()[:6]
+
+
+def _spec(db: Connection, title: str) -> str | None:
+    found = db.execute("SELECT spec FROM studies WHERE study_id = ?", [title]).fetchall()
+    return str(found[0][0]) if found else None
 
 
 def _device(source: Connection, study: str) -> str:
@@ -144,10 +155,10 @@ def _renamed(rows: pa.Table, title: str) -> pa.Table:
     return rows
 
 
-def _describe(db: Connection, name: str, title: str, outcome: str, study: _Study) -> str:
-    here = _here(db, title)
-    settings_differ = here is not None and _settings(here.spec, title) != _settings(study.spec, name)
-    count = f"{len(study.cells):,} cells"
+def _describe(db: Connection, study: _Study, title: str, outcome: str) -> str:
+    name, here = study.name, _spec(db, title)
+    settings_differ = here is not None and _settings(here, title) != _settings(study.spec, name)
+    count = f"{study.cells:,} cells"
     text = {
         "new": f"{name}: new, {count}",
         "larger": f"{name}: replaces the existing study, which has fewer cells; now {count}",

@@ -1,32 +1,54 @@
 """Queries of the cache, one function each; every function takes an open connection and returns plain data."""
 
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from engine.cache.limits import ERROR_CHARACTERS, PICTURE_BYTES, SAMPLE_ROWS, fetch, refuse_bytes
+from engine.cache.limits import CELL_ROWS, ERROR_CHARACTERS, PICTURE_BYTES, SAMPLE_ROWS, fetch, refuse_bytes
 from engine.cache.stored_study import read_stored_study
+from engine.study.frame_settings import FULL
 
 
-def finished(db: duckdb.DuckDBPyConnection, ids: Sequence[str]) -> dict[str, tuple[int, frozenset[str]]]:
-    """The cells that are done: trajectory id -> (frames requested, their kinds)."""
+class KeptFrames(NamedTuple):
+    """Step frames of a cell: how many were asked for, their kinds, and what decoded them ("full", "tiny DIGEST")."""
+
+    most: int
+    kinds: frozenset[str]
+    decoder: str
+
+    @staticmethod
+    @functools.cache
+    def stored(most: int, kinds: str, decoder: str | None) -> "KeptFrames":
+        """From the columns frame_count, frame_kinds and frame_decoder of `trajectories`."""
+        return KeptFrames(most, frozenset(filter(None, kinds.split(","))), decoder or FULL)
+
+    def include(self, other: "KeptFrames") -> bool:
+        """Whether they are at least as many as the others, of all their kinds, and decoded as exactly."""
+        as_exact = self.decoder in (FULL, other.decoder)
+        return not other.most or (as_exact and self.most >= other.most and self.kinds >= other.kinds)
+
+
+def finished(db: duckdb.DuckDBPyConnection, ids: Sequence[str]) -> dict[str, KeptFrames]:
+    """The step frames of the cells that are done, by trajectory id."""
     rows = db.execute(
-        "SELECT trajectory_id, frame_count, frame_kinds FROM trajectories "
-        "WHERE status = 'done' AND list_contains(?, trajectory_id)",
+        "SELECT trajectory_id, frame_count, frame_kinds, frame_decoder FROM trajectories "
+        "WHERE status = 'done' AND trajectory_id IN (SELECT unnest(?::VARCHAR[]))",
         [list(ids)],
     ).fetchall()
-    return {row[0]: (row[1], frozenset(filter(None, row[2].split(",")))) for row in rows}
+    return {row[0]: KeptFrames.stored(*row[1:]) for row in rows}
 
 
 def places(db: duckdb.DuckDBPyConnection, ids: Sequence[str]) -> dict[str, str]:
     """Device, torch and diffusers with which each cell was computed, as text, by trajectory id."""
     rows = db.execute(
         "SELECT t.trajectory_id, e.device_name || ', torch ' || e.torch || ', diffusers ' || e.diffusers "
-        "FROM trajectories t JOIN environments e USING (environment_id) WHERE list_contains(?, t.trajectory_id)",
+        "FROM trajectories t JOIN environments e USING (environment_id) "
+        "WHERE t.trajectory_id IN (SELECT unnest(?::VARCHAR[]))",
         [list(ids)],
     ).fetchall()
     return dict(rows)
@@ -93,16 +115,23 @@ def spec(db: duckdb.DuckDBPyConnection, study_id: str) -> dict[str, Any] | None:
 def cells(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
     """The cells of a study that have run, in the study's order, without frames.
 
-    Columns: those of `trajectories` (`error` truncated), and `study_lane`, the lane's name in this study.
+    Columns: study_lane (the lane's name in this study); and of `trajectories`: trajectory_id, scheduler,
+    scheduler_label, steps, nfe, prompt, seed, guidance_scale, width, height, dtype, frame_count, frame_decoder, status,
+    error (its beginning), created_at. Configurations, of 1 kB each, are left out.
     """
     return fetch(
         db,
         f"""
-        SELECT l.lane AS study_lane, t.* REPLACE (left(t.error, {ERROR_CHARACTERS}) AS error)
+        SELECT l.lane AS study_lane, trajectory_id, t.scheduler, t.scheduler_label, t.steps, t.nfe, t.prompt, t.seed,
+               t.guidance_scale, t.width, t.height, t.dtype, t.frame_count, t.frame_decoder, t.status,
+               left(t.error, {ERROR_CHARACTERS}) AS error, t.created_at, l.position
         FROM study_trajectories l JOIN trajectories t USING (trajectory_id)
-        WHERE l.study_id = ? ORDER BY l.position
+        WHERE l.study_id = ?
         """,
         [study_id],
+        CELL_ROWS,
+        order="position",
+        unread=["position"],
     )
 
 
@@ -142,6 +171,9 @@ def progress(db: duckdb.DuckDBPyConnection, study_id: str) -> tuple[int, int, in
     return int(row[0]), int(row[1]), int(row[2]), int(row[3])
 
 
+_OF_KINDS = "FROM frames WHERE trajectory_id IN (SELECT unnest(?)) AND list_contains(?, kind)"
+
+
 def frames(db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str], kinds: Sequence[str]) -> pd.DataFrame:
     """Frames of trajectories, in step order; pictures larger than `PICTURE_BYTES` are left out.
 
@@ -150,10 +182,24 @@ def frames(db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str], kinds: 
     Raises:
         CacheRefused: The pictures are too large in total.
     """
-    meant = "FROM frames WHERE list_contains(?, trajectory_id) AND list_contains(?, kind) AND octet_length(image) <= ?"
-    values = [list(trajectory_ids), list(kinds), PICTURE_BYTES]
+    found = db.execute(f"SELECT list(rowid) {_OF_KINDS}", [list(trajectory_ids), list(kinds)]).fetchall()[0][0]
+    # By row number, so that no picture of any other cell is read.
+    meant = "FROM frames WHERE rowid IN (SELECT unnest(?::BIGINT[])) AND octet_length(image) <= ?"
+    values = [found or [], PICTURE_BYTES]
     refuse_bytes(int(db.execute(f"SELECT sum(octet_length(image)) {meant}", values).fetchall()[0][0] or 0))
     return fetch(db, f"SELECT * {meant} ORDER BY trajectory_id, kind, step_index, video_frame", values)
+
+
+def frame_bytes(
+    db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str], kinds: Sequence[str]
+) -> list[tuple[str, int]]:
+    """The cells in the given order, each with the size of its frames of these kinds (bytes)."""
+    rows = db.execute(
+        f"SELECT trajectory_id, sum(octet_length(image))::BIGINT {_OF_KINDS} GROUP BY trajectory_id",
+        [list(trajectory_ids), list(kinds)],
+    ).fetchall()
+    sizes = dict(rows)
+    return [(key, sizes.get(key, 0)) for key in trajectory_ids]
 
 
 def frames_per_cell(db: duckdb.DuckDBPyConnection, study_id: str) -> int:
@@ -187,19 +233,20 @@ def timings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
         JOIN timings x ON (x.model_id, x.config_id, x.width, x.height, x.dtype, x.guided)
                         = (s.model_id, s.config_id, s.width, s.height, s.dtype, s.guided)
         JOIN environments e USING (environment_id)
-        ORDER BY s.lane, x.environment_id, x.batch_size, x.repeat, x.stage
         """,
         [study_id],
         SAMPLE_ROWS,
+        order="lane, environment_id, batch_size, repeat, stage",
     )
 
 
 def environments(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
-    """The environments that computed a study's cells, with the number of cells of each."""
+    """The environments that computed a study's cells, with their number and how many could share a forward, and why."""
     return fetch(
         db,
         """
-        SELECT e.*, count(*) AS cells
+        SELECT e.*, count(*) AS cells, min(max_batch) AS least_batch, max(max_batch) AS most_batch,
+               string_agg(DISTINCT max_batch_by, ', ' ORDER BY max_batch_by) AS batch_by
         FROM study_trajectories l JOIN trajectories t USING (trajectory_id) JOIN environments e USING (environment_id)
         WHERE l.study_id = ? GROUP BY ALL ORDER BY cells DESC
         """,
@@ -242,7 +289,8 @@ def latent_sizes(db: duckdb.DuckDBPyConnection, study_id: str) -> dict[str, int]
 def latents(db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
     """Final latents by trajectory, (C, H, W) for pictures and (C, F, H, W) for videos."""
     rows = db.execute(
-        "SELECT trajectory_id, shape, data FROM latents WHERE list_contains(?, trajectory_id)", [list(trajectory_ids)]
+        "SELECT trajectory_id, shape, data FROM latents WHERE trajectory_id IN (SELECT unnest(?::VARCHAR[]))",
+        [list(trajectory_ids)],
     ).fetchall()
     return {key: np.frombuffer(data, "<f4").reshape([int(n) for n in shape.split("x")]) for key, shape, data in rows}
 

@@ -36,14 +36,15 @@ def put_missing(db: duckdb.DuckDBPyConnection, table: CacheTable, records: Recor
     return _insert(db, table, records, "", f"ANTI JOIN (SELECT * FROM {table.name}) t ON {_same(table.unit)}")
 
 
-def stream(db: duckdb.DuckDBPyConnection, table: CacheTable, batches: pa.RecordBatchReader) -> int:
-    """Writes batches to an empty table as they arrive; returns the number of rows added."""
-    return _add(db, table, batches)
+def put_new(db: duckdb.DuckDBPyConnection, table: CacheTable, rows: pa.Table | pa.RecordBatchReader) -> int:
+    """Writes rows of units that are known not to be in the table yet; returns the number of rows added."""
+    return _add(db, table, rows)
 
 
 def clear(db: duckdb.DuckDBPyConnection, name: str, values: Collection[str], column: str = "trajectory_id") -> None:
     """Deletes the rows whose `column` is among the values."""
-    db.execute(f"DELETE FROM {name} WHERE list_contains(?, {column})", [list(values)])
+    if values:
+        db.execute(f"DELETE FROM {name} WHERE {column} IN (SELECT unnest(?::VARCHAR[]))", [list(values)])
 
 
 def now() -> datetime.datetime:

@@ -115,7 +115,8 @@ def scored(db: duckdb.DuckDBPyConnection, ids: Collection[str]) -> set[tuple[str
     """(scope, trajectory_id, metric, metric_version) of all scores that are final: a value, or a permanent reason."""
     rows = db.execute(
         "SELECT DISTINCT scope, trajectory_id, metric, metric_version FROM scores "
-        "WHERE scope <> 'lane' AND list_contains(?, trajectory_id) AND NOT coalesce(starts_with(reason, ?), false)",
+        "WHERE scope <> 'lane' AND trajectory_id IN (SELECT unnest(?::VARCHAR[])) "
+        "AND NOT coalesce(starts_with(reason, ?), false)",
         [list(ids), FAILED],
     ).fetchall()
     return {(row[0], row[1], row[2], row[3]) for row in rows}
@@ -167,16 +168,18 @@ def picture_scores(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame
     return fetch(
         db,
         """
-        SELECT l.lane, t.prompt, t.seed, t.trajectory_id, q.metric, q.metric_version, q.value
+        SELECT l.lane, t.prompt, t.seed, t.trajectory_id, q.metric, q.metric_version, q.value, s.position AS place,
+               l.position
         FROM study_trajectories l
         JOIN trajectories t USING (trajectory_id)
         JOIN scores q USING (trajectory_id)
         JOIN study_metrics s ON (s.study_id, s.scope, s.metric, s.metric_version)
                               = (l.study_id, q.scope, q.metric, q.metric_version)
         WHERE l.study_id = ? AND t.status = 'done' AND q.scope = 'picture' AND q.value IS NOT NULL
-        ORDER BY s.position, l.position
         """,
         [study_id],
+        order="place, position",
+        unread=["place", "position"],
     )
 
 
@@ -185,20 +188,23 @@ def picture_reasons(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFram
     return fetch(
         db,
         """
-        SELECT l.lane, t.prompt, t.seed, q.metric, q.reason
+        SELECT l.lane, t.prompt, t.seed, q.metric, q.reason, s.position AS place, l.position
         FROM study_trajectories l
         JOIN trajectories t USING (trajectory_id)
         JOIN scores q USING (trajectory_id)
         JOIN study_metrics s ON (s.study_id, s.scope, s.metric, s.metric_version)
                               = (l.study_id, q.scope, q.metric, q.metric_version)
-        WHERE l.study_id = ? AND q.scope = 'picture' AND q.value IS NULL ORDER BY s.position, l.position
+        WHERE l.study_id = ? AND q.scope = 'picture' AND q.value IS NULL
         """,
         [study_id],
+        order="place, position",
+        unread=["place", "position"],
     )
 
 
 _FRAME_SCORES = """
-    SELECT l.lane, t.prompt, t.seed, t.trajectory_id, q.kind, q.step_index, f.progress, f.log_snr, q.metric, q.value
+    SELECT l.lane, t.prompt, t.seed, t.trajectory_id, q.kind, q.step_index, f.progress, f.log_snr, q.metric, q.value,
+           l.position
     FROM study_trajectories l
     JOIN trajectories t USING (trajectory_id)
     JOIN scores q USING (trajectory_id)
@@ -207,6 +213,9 @@ _FRAME_SCORES = """
                    = (q.trajectory_id, q.kind, q.step_index, 0)
     WHERE l.study_id = $study AND q.scope = 'frame' AND q.value IS NOT NULL
 """
+
+
+_BY_STEP = "position, metric, step_index"
 
 
 def frame_scores(db: duckdb.DuckDBPyConnection, study_id: str, lanes: Sequence[str] | None = None) -> pd.DataFrame:
@@ -218,9 +227,10 @@ def frame_scores(db: duckdb.DuckDBPyConnection, study_id: str, lanes: Sequence[s
         db,
         f"""{_FRAME_SCORES} AND s.scope = 'picture'
         AND ($lanes::VARCHAR[] IS NULL OR list_contains($lanes::VARCHAR[], l.lane))
-        ORDER BY l.position, q.metric, q.step_index
         """,
         {"study": study_id, "lanes": None if lanes is None else list(lanes)},
+        order=_BY_STEP,
+        unread=["position"],
     )
 
 
@@ -228,12 +238,13 @@ def frame_curves(db: duckdb.DuckDBPyConnection, study_id: str, lane: str) -> pd.
     """All finite scores of the x0 frames of a lane's finished cells. Columns: as in `step_tables.step_curves`."""
     return fetch(
         db,
-        f"""SELECT * EXCLUDE (kind) FROM ({_FRAME_SCORES} AND s.scope IN ('picture', 'frame')
-            AND t.status = 'done' AND l.lane = $lane AND q.kind = 'x0'
-            AND isfinite(q.value) AND isfinite(f.progress) AND isfinite(coalesce(f.log_snr, 0))
-            ORDER BY l.position, q.metric, q.step_index)
+        f"""{_FRAME_SCORES} AND s.scope IN ('picture', 'frame')
+        AND t.status = 'done' AND l.lane = $lane AND q.kind = 'x0'
+        AND isfinite(q.value) AND isfinite(f.progress) AND isfinite(coalesce(f.log_snr, 0))
         """,
         {"study": study_id, "lane": lane},
+        order=_BY_STEP,
+        unread=["kind", "position"],
     )
 
 

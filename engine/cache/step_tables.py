@@ -1,6 +1,6 @@
 """Per-step measurements in the cache: curves of step metrics, and sketches of x0 paths."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import duckdb
 import numpy as np
@@ -39,11 +39,9 @@ def step_metrics(db: duckdb.DuckDBPyConnection, study_id: str, lanes: Sequence[s
     Columns: lane, prompt, seed, trajectory_id, step_index, progress, log_snr, metric, value.
     """
     which = "($lanes::VARCHAR[] IS NULL OR list_contains($lanes::VARCHAR[], l.lane))"
-    return fetch(
+    return _fetch(
         db,
-        f"""{_STEPS.format(which=which)}
-        SELECT * EXCLUDE (position) FROM ({_PLAIN}) WHERE metric IN ('x0_change', 'x0_distance')
-        ORDER BY position, metric, step_index""",
+        f"{_STEPS.format(which=which)} FROM ({_PLAIN}) WHERE metric IN ('x0_change', 'x0_distance')",
         {"study": study_id, "lanes": None if lanes is None else list(lanes)},
     )
 
@@ -53,14 +51,18 @@ def step_curves(db: duckdb.DuckDBPyConnection, study_id: str, lane: str) -> pd.D
 
     Columns: lane, prompt, seed, trajectory_id, step_index, progress, log_snr, metric, value.
     """
-    return fetch(
+    return _fetch(
         db,
         f"""{_STEPS.format(which="t.status = 'done' AND l.lane = $lane")}
-        SELECT * EXCLUDE (position) FROM ({_PLAIN} UNION ALL {_OCTAVES})
-        WHERE isfinite(value) AND isfinite(progress) AND isfinite(coalesce(log_snr, 0))
-        ORDER BY position, metric, step_index""",
+        FROM ({_PLAIN} UNION ALL {_OCTAVES})
+        WHERE isfinite(value) AND isfinite(progress) AND isfinite(coalesce(log_snr, 0))""",
         {"study": study_id, "lane": lane},
     )
+
+
+def _fetch(db: duckdb.DuckDBPyConnection, query: str, values: Mapping[str, object]) -> pd.DataFrame:
+    """Rows of a query with a column `position`, which is left out, by position, metric and step."""
+    return fetch(db, query, values, order="position, metric, step_index", unread=["position"])
 
 
 def final_motions(db: duckdb.DuckDBPyConnection, ids: Sequence[str], tolerance: float) -> dict[str, float]:
@@ -69,7 +71,7 @@ def final_motions(db: duckdb.DuckDBPyConnection, ids: Sequence[str], tolerance: 
         db,
         """
         SELECT trajectory_id, max_by(motion_energy, step_index) AS energy
-        FROM steps WHERE list_contains($ids, trajectory_id)
+        FROM steps WHERE trajectory_id IN (SELECT unnest($ids::VARCHAR[]))
         GROUP BY trajectory_id HAVING max_by(x0_distance, step_index) <= $tolerance AND energy IS NOT NULL
         """,
         {"ids": list(ids), "tolerance": tolerance},

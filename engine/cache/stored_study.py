@@ -21,6 +21,7 @@ _LANE = {
     "config": dict,
     "timesteps": [float],
     "sigmas": [float],
+    "coefficients": [[float]],
 }
 # Expected types: a type, a list of one type, or a table with these entries. Any entry may be missing or null.
 _SHAPE: dict[str, Any] = {

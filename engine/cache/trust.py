@@ -92,10 +92,11 @@ def inspect(db: duckdb.DuckDBPyConnection, path: Path) -> None:
     Raises:
         CacheRefused: A value is larger than any study produces, or there are duplicate scores.
     """
-    with time_limit(db, INSPECTION_SECONDS + path.stat().st_size / INSPECTED_BYTES_PER_SECOND, path):
+    size = path.stat().st_size
+    with time_limit(db, INSPECTION_SECONDS + size / INSPECTED_BYTES_PER_SECOND, path):
         for table, columns in _columns(db).items():
             try:
-                limits.refuse_oversized(db, table, [(name, kind) for name, kind, _ in columns])
+                limits.refuse_oversized(db, table, [(name, kind) for name, kind, _ in columns], size)
             except CacheRefused as error:
                 raise CacheRefused(f"{path} is refused: {error}") from error
         if "scores" in _columns(db):

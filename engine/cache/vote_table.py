@@ -60,7 +60,7 @@ def cast(path: Path, vote: Vote) -> bool:
 
 def votes(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
     """All votes of a study, oldest first. Columns: those of the table."""
-    return fetch(db, "SELECT * FROM votes WHERE study_id = ? ORDER BY created_at, vote_id", [study_id], VOTE_ROWS)
+    return fetch(db, "SELECT * FROM votes WHERE study_id = ?", [study_id], VOTE_ROWS, order="created_at, vote_id")
 
 
 def voted(db: duckdb.DuckDBPyConnection, study_id: str, voter: str) -> list[tuple[str, str]]:

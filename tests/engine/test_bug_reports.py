@@ -20,9 +20,9 @@ from engine.sampling.recording import NoiseLevels
 from engine.sampling.standins import with_parts
 from engine.sampling.tokens import read_prompts
 from engine.study.cells import Cell, cells
+from engine.study.frame_settings import FrameSettings
 from engine.study.lanes import parse_lane
 from engine.study.source import find_model
-from engine.study.study import FrameSettings
 from tests.engine import family_miniatures as families
 from tests.engine.helpers import parsed
 from tests.engine.miniatures import PIXELS, SD_SCHEDULER, cells_of, picture_of

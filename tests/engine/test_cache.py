@@ -214,7 +214,7 @@ def test_a_cache_that_comes_free_is_read(cache, holder, monkeypatch):
 
     monkeypatch.setattr(time, "sleep", sleep)
     with reading(cache, patience=60) as db:
-        assert queries.finished(db, ["a"]) == {"a": (1, frozenset({"x0"}))}
+        assert queries.finished(db, ["a"]) == {"a": (1, frozenset({"x0"}), "full")}
     assert len(pauses) >= 3
 
 

@@ -9,7 +9,7 @@ import time
 import duckdb
 import pytest
 
-from engine.cache import exchange, merge, snapshot
+from engine.cache import exchange, limits, snapshot
 from engine.cache.connection import migrate, writing
 from engine.cache.exchange import export_cache, import_cache
 from engine.cache.records import FrameRow
@@ -318,7 +318,7 @@ def test_a_run_that_is_writing_is_waited_for(here, there, held):
 
 def test_an_import_and_a_run_write_to_one_cache_in_turns(here, there, monkeypatch):
     run(there, parsed(seeds=list(range(12))))
-    monkeypatch.setattr(merge, "CELLS_AT_ONCE", 2)
+    monkeypatch.setattr(limits, "GROUP_BYTES", 0)  # one cell each
     with subprocess.Popen(
         [sys.executable, "-c", WRITER, str(here)], stdout=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:
@@ -343,7 +343,7 @@ def test_a_writer_that_never_lets_go_is_named(here, there, monkeypatch):
 
 def test_an_interrupted_import_shows_no_study_and_is_finished_by_repeating_it(here, there, monkeypatch):
     run(there, parsed(seeds=[0, 1, 2]))
-    monkeypatch.setattr(merge, "CELLS_AT_ONCE", 2)
+    monkeypatch.setattr(limits, "GROUP_BYTES", 0)  # one cell each
     opened = []
 
     def writing_twice(path):
@@ -355,7 +355,7 @@ def test_an_interrupted_import_shows_no_study_and_is_finished_by_repeating_it(he
     monkeypatch.setattr(exchange, "writing", writing_twice)
     with pytest.raises(KeyboardInterrupt):
         import_cache(there, here)
-    assert (count(here, "trajectories"), count(here, "studies")) == (2, 0)
+    assert (count(here, "trajectories"), count(here, "studies")) == (1, 0)
     monkeypatch.undo()
     import_cache(there, here)
     assert contents(here) == contents(there)

@@ -1,22 +1,30 @@
 """Memory that runs out: in the denoiser, the decoder and at loading; and how many cells are asked to share it."""
 
 import functools
+import gc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 
+from engine.cache.connection import reading
+from engine.display.tables import environment_table
 from engine.errors import LabError, ModelError
+from engine.passes.run import run_study
+from engine.progress import Progress
+from engine.results import read_results
 from engine.sampling import models, room
 from engine.sampling.image_pass import sample_cells
 from engine.sampling.models import Model, load
 from engine.sampling.room import default_max_batch, is_lost_device, is_out_of_memory
+from engine.study.frame_settings import FrameSettings
 from engine.study.source import find_model
-from engine.study.study import FrameSettings
+from tests.engine.helpers import ask, parsed
 from tests.engine.miniatures import cells_of, picture_of
 
 GIB = 2**30
@@ -61,6 +69,26 @@ def test_the_batch_of_the_denoiser_is_halved_for_good_whatever_says_that_memory_
     assert [rows for rows in tried if rows > 6] == [24, 12], "room for three guided cells: 12, 6, then 3 for good"
 
 
+def test_how_many_cells_could_share_a_forward_and_why_is_kept_told_and_shown(
+    sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Progress, "note", lambda self, text: said.append(text))
+    kind, cache = UNet2DConditionModel, tmp_path / "c.duckdb"
+    study = parsed(model=str(sd_folder), prompts=["red apple"], lanes=["ddim:3"], seeds=[0], frames={"count": 0})
+    run_study(study, cache, device="cpu")
+    forward = kind.forward
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "forward", roomy_for(6, LACKING[0], [], forward))
+        run_study(replace(study, seeds=tuple(range(7))), cache, device="cpu", max_batch=6)
+    rows = ask(cache, "SELECT max_batch, max_batch_by, count(*) FROM trajectories GROUP BY ALL ORDER BY 1")
+    assert rows == [(3, "out of memory", 6), (32, "picture size", 1)]
+    assert said.count("Memory ran out: 3 cells at once from here on.") == 1
+    with reading(cache) as db:
+        [machine] = environment_table(read_results(db, study.name).environments).rows
+    assert "3 to 32 (out of memory, picture size)" in map(str, machine)
+
+
 @pytest.mark.parametrize("error", LACKING[:3], ids=["cuda", "mps", "cudnn"])
 def test_the_decoded_area_is_halved_likewise_and_no_cell_is_lost(
     error: Exception, sd_model: Model, sd_folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -98,6 +126,8 @@ def test_a_device_that_answers_no_more_ends_the_run_at_once(
     with pytest.raises(LabError, match="stopped responding"):
         list(sample_cells(sd_model, cells_of(sd_folder, ["ddim:3"], seeds=[0, 1]), FrameSettings(count=0), 1))
     assert len(tried) == 1
+    gc.collect()
+    assert torch.is_grad_enabled(), "calls that were given up have left, each of which had switched it off"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Files that unpack to far more than they are: what is read of them is bounded, by rows, bytes and pixels."""
 
+from collections.abc import Sized
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import duckdb
@@ -7,12 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine.cache import limits, queries, score_tables, step_tables, vote_table
-from engine.cache.connection import reading
+from engine.cache import exchange, limits, merge, queries, score_tables, step_tables, vote_table
+from engine.cache.connection import Connection, reading
 from engine.cache.exchange import import_cache
 from engine.cli import main
 from engine.errors import CacheRefused
+from engine.results import read_details, read_results
 from engine.sharing.picture_files import decoded, open_picture
+from engine.sharing.pictures import load_pictures
 from tests.hostile.costly import COSTLY, STUDY, png
 
 
@@ -51,10 +55,27 @@ def test_no_answer_has_more_rows_than_its_bound(
     }[limit]
     fetch = limits.fetch
     for module in (queries, step_tables, score_tables, vote_table):
-        monkeypatch.setattr(module, "fetch", lambda db, query, values, *_: fetch(db, query, values, rows=20_000))
+        monkeypatch.setattr(
+            module, "fetch", lambda db, query, values, *_, **named: fetch(db, query, values, rows=20_000, **named)
+        )
     with pytest.raises(CacheRefused, match="more than 20,000 rows"), reading(path) as db:
         ask(db)
     assert sum(read) <= 20_000
+
+
+def test_rows_are_counted_up_to_the_bound_before_they_are_sorted() -> None:
+    with duckdb.connect() as db, pytest.raises(CacheRefused, match="more than 1,000 rows"):
+        limits.fetch(db, "SELECT i FROM range(1_000_000_000_000) t(i)", rows=1000, order="i DESC")
+
+
+def test_pages_read_no_votes_and_no_configurations(path: Path) -> None:
+    COSTLY["many votes"].make(path, limits.VOTE_ROWS + 1)
+    with reading(path) as db:
+        results = read_results(db, STUDY)
+        with pytest.raises(CacheRefused, match="more than 100,000 rows"):
+            read_details(db, STUDY, ["ddim:50"])
+    assert results.votes.empty
+    assert "scheduler_config" not in results.cells
 
 
 def test_an_answer_is_given_up_at_its_bound_of_bytes() -> None:
@@ -90,6 +111,25 @@ def test_errors_are_read_up_to_a_length(path: Path) -> None:
         assert queries.cells(db, STUDY)["error"].str.len().max() == limits.ERROR_CHARACTERS
 
 
+def test_pictures_that_unpack_to_far_more_than_the_file_are_refused_before_they_are_read(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    COSTLY["huge frames"].make(path, 16 * 2**20)
+    monkeypatch.setattr(merge, "rows_of", lambda *_: pytest.fail("read"))
+    with pytest.raises(CacheRefused, match=r"'frames.image' has 134,.* far more than pictures in a file of this size"):
+        import_cache(path, tmp_path / "mine.duckdb")
+
+
+def test_pictures_are_loaded_in_groups_of_bounded_size(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    COSTLY["huge frames"].make(path, 2**20)
+    monkeypatch.setattr(limits, "GROUP_BYTES", 3 * 2**20)
+    asked, frames = [], queries.frames
+    monkeypatch.setattr(queries, "frames", lambda db, ids, kinds: asked.append(len(ids)) or frames(db, ids, kinds))
+    with reading(path) as db:
+        load_pictures(db, queries.cells(db, STUDY)["trajectory_id"].tolist(), "", 64)
+    assert asked == [3, 3, 2]
+
+
 def test_pictures_that_are_too_much_together_are_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     COSTLY["huge frames"].make(path, 2**20)
     with reading(path) as db:
@@ -122,6 +162,29 @@ def test_small_ones_are_imported_whole_or_refused_in_words(
         for table in ("trajectories", "frames", "study_trajectories", "timings", "votes"):
             query = f"SELECT count(*) FROM {table}"
             assert one.execute(query).fetchall() == other.execute(query).fetchall(), table
+
+
+def test_an_import_takes_many_small_cells_at_once_and_compares_only_those_it_has(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    COSTLY["many cells and scores"].make(path, 5_000)
+    opened, compared = [], []
+    writing, pictures = exchange.writing, merge._pictures
+
+    def count(cache: Path) -> AbstractContextManager[Connection]:
+        opened.append(cache)
+        return writing(cache)
+
+    def compare(db: Connection, ids: Sized) -> dict[str, merge._Picture]:
+        compared.append(len(ids))
+        return pictures(db, ids)
+
+    monkeypatch.setattr(exchange, "writing", count)
+    monkeypatch.setattr(merge, "_pictures", compare)
+    added = import_cache(path, tmp_path / "mine.duckdb")
+    assert (added.cells, len(opened), compared) == (5_008, 3, [5_008])
+    again = import_cache(path, tmp_path / "mine.duckdb")
+    assert (again.cells, again.equal, compared[1:]) == (0, 5_008, [5_008, 5_008])
 
 
 def test_a_cell_too_large_for_memory_leaves_nothing_behind(
