@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import functools
+import math
 import multiprocessing
 import os
 import statistics
@@ -29,8 +30,9 @@ from engine.sampling.image_pass import default_max_batch, sample_cells
 from engine.sampling.models import Model, fetch, load
 from engine.sampling.standins import with_parts
 from engine.study.cells import Cell, cells
+from engine.study.frame_settings import FrameSettings
 from engine.study.source import find_model
-from engine.study.study import FrameSettings, Study, parse_study
+from engine.study.study import Study, parse_study
 from engine.waiting import is_bounded
 
 LANES = ("ddim:50", "dpmpp_2m:20", "dpmpp_2m_karras:20", "euler:30", "euler_a:30", "pndm:35", "heun:15", "unipc:10")
@@ -43,11 +45,17 @@ SPINNING = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}
 
 @dataclass(frozen=True)
 class BenchSample:
-    """One generation of all pictures. Peak memory in MB, of the process or of CUDA's allocator."""
+    """One generation of all pictures.
+
+    Attributes:
+        denoiser_seconds: In which at least one forward ran.
+        busy_seconds: In which at least one forward or the decoder ran.
+        peak_memory_mb: Of the process or of CUDA's allocator.
+    """
 
     seconds: float
     denoiser_seconds: float
-    decoder_seconds: float
+    busy_seconds: float
     peak_memory_mb: float
 
 
@@ -202,8 +210,9 @@ WAYS = {"loop": _loop, "batched": _batched, "engine": _engine}
 
 
 def _measure(model: Model, make: Callable[[], None]) -> BenchSample:
-    inside: list[float] = []
-    decoding: list[float] = []
+    inside: list[tuple[float, float]] = []
+    began: dict[int, float] = {}  # of each thread
+    decoding: list[tuple[float, float]] = []
     decode = model.pipe.vae.decode
 
     def timed_decode(*args: Any, **kwargs: Any) -> Any:
@@ -211,16 +220,16 @@ def _measure(model: Model, make: Callable[[], None]) -> BenchSample:
         start = time.perf_counter()
         answer = decode(*args, **kwargs)
         synchronise(model.device)
-        decoding.append(time.perf_counter() - start)
+        decoding.append((start, time.perf_counter()))
         return answer
 
     def before(*_: Any) -> None:
         synchronise(model.device)
-        inside.append(-time.perf_counter())
+        began[threading.get_ident()] = time.perf_counter()
 
     def after(*_: Any) -> None:
         synchronise(model.device)
-        inside[-1] += time.perf_counter()
+        inside.append((began[threading.get_ident()], time.perf_counter()))
 
     hooks = [model.denoiser.register_forward_pre_hook(before), model.denoiser.register_forward_hook(after)]
     try:
@@ -233,7 +242,16 @@ def _measure(model: Model, make: Callable[[], None]) -> BenchSample:
     finally:
         for hook in hooks:
             hook.remove()
-    return BenchSample(seconds, sum(inside), sum(decoding), peak[0])
+    return BenchSample(seconds, _covered(inside), _covered(inside + decoding), peak[0])
+
+
+def _covered(spans: list[tuple[float, float]]) -> float:
+    """Seconds that at least one span covers."""
+    total, end = 0.0, -math.inf
+    for start, stop in sorted(spans):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total
 
 
 @contextlib.contextmanager
@@ -338,7 +356,7 @@ def _report(
 def _row(who: Contestant, samples: Sequence[BenchSample], pictures: int) -> dict[str, Any]:
     median = statistics.median(sample.seconds for sample in samples)
     outside = [1 - sample.denoiser_seconds / sample.seconds for sample in samples]
-    neither = [1 - (sample.denoiser_seconds + sample.decoder_seconds) / sample.seconds for sample in samples]
+    neither = [1 - sample.busy_seconds / sample.seconds for sample in samples]
     return {
         "threads_spin": who.spins,
         "images_per_second": pictures / median,

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from engine.commands import sharing_options
 from engine.commands.console import safe_terminal
@@ -56,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     _study(run)
     run.add_argument("--max-batch", type=_positive, metavar="N", help="most images in flight (default: by device)")
     run.add_argument("--progress", choices=("bar", "json", "none"), default="bar")
+    _compiling(run)
     _cluster(run)
     run.set_defaults(command="studies.run")
 
@@ -66,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     )
     decide.add_argument("--max-batch", type=_positive, metavar="N", help="most images in flight (default: by device)")
     decide.add_argument("--progress", choices=("bar", "json", "none"), default="bar")
+    _compiling(decide)
     _cluster(decide)
     decide.set_defaults(command="deciding.decide")
 
@@ -217,6 +220,13 @@ def _study(command: argparse.ArgumentParser) -> None:
     _cache(command)
 
 
+def _compiling(command: argparse.ArgumentParser) -> None:
+    both: dict[str, Any] = {"action": "store_const", "dest": "compiling", "default": ""}
+    text = "compile the denoiser (torch.compile) for batches of 1, 2, 4, 8 and 16; faster after minutes of compiling"
+    command.add_argument("--compile", const="cells", help=text, **both)
+    command.add_argument("--compile-timing", const="all", help="also where times are taken", **both)
+
+
 def _cluster(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--ray",
@@ -235,12 +245,24 @@ def _tune(command: argparse.ArgumentParser) -> None:
     add("--steps", type=_positive, default=10, metavar="N")
     add("--name", help="name of the schedule; its lane is tuned_NAME:N (default: by model, scheduler and steps)")
     add("--guidance", type=float, metavar="SCALE", help="guidance scale to tune for (default: 2 for bundled, else 7.5)")
+    add("--negative-prompt", default="", metavar="TEXT", help="negative prompt to tune with (default: none)")
     add("--prompts", type=Path, metavar="FILE", help="prompts, one per line (default: the model's pool)")
     add("--search", type=_positive, default=32, metavar="N", help="prompts to search on (default 32)")
     add("--validation", type=_positive, default=32, metavar="N", help="prompts that select the result (default 32)")
     add("--test", type=_positive, default=300, metavar="N", help="most prompts to test the result on (default 300)")
-    add("--rounds", type=_positive, default=5, metavar="N", help="refinement rounds per start (default 5)")
-    add("--objective", choices=("latent_error", "other_pictures"), default="latent_error")
+    add("--rounds", type=_positive, default=5, metavar="N", help="most refinement rounds of the best start (default 5)")
+    add(
+        "--objective",
+        default="latent_error",
+        metavar="KEY",
+        help="what to minimise: latent_error, other_pictures, or the loss of a metric of pictures, e.g. ssim, lpips or "
+        "clip_score, against the converged picture (default latent_error)",
+    )
+    add(
+        "--coefficients",
+        action="store_true",
+        help="also fit coefficients that correct each step, kept only if better on validation (dpmpp_2m only)",
+    )
     add("--no-proof", action="store_false", dest="proof", help="search only; the test prompts stay unused")
     add("--budget", metavar="N", help="limit of the test: minutes (10m), prompts (200p) or calls (5000c)")
     add("--device", choices=DEVICES, default="auto")

@@ -95,6 +95,10 @@ def _device(problems: list[str]) -> list[str]:
                 f'             {unit}: dtype = "bfloat16" in a study is faster than float32, and makes other pictures;'
                 " `python -m engine noise STUDY` says by how much"
             )
+    if not problems:
+        from engine.rehearsal.telling import room_told
+
+        lines.append(f"             {room_told(device, resolve_dtype('auto', device))}")
     others = [(other, why_unusable(other)) for other in DEVICES if other not in {"auto", device}]
     return [*lines, *(f"             not {other}: {why}" for other, why in others if why)]
 

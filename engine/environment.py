@@ -17,6 +17,8 @@ from engine.errors import LabError
 from engine.study.study import canonical
 
 Memory = Literal["standard", "low", "slicing"]
+# Which forwards are compiled: none, those that make cells, or those that are timed as well.
+Compiling = Literal["", "cells", "all"]
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 MEMORIES: tuple[Memory, ...] = get_args(Memory)
@@ -49,8 +51,8 @@ class Environment:
         return sha256(canonical(asdict(self)).encode()).hexdigest()[:16]
 
 
-def describe(device: str, memory: Memory = "standard") -> Environment:
-    """The environment of this process for a resolved device ("cuda", "mps" or "cpu")."""
+def describe(device: str, memory: Memory = "standard", *, compiled: bool = False) -> Environment:
+    """The environment of this process for a resolved device ("cuda", "mps" or "cpu") and a way to run forwards."""
     versions = {name: _version(name) for name in _PACKAGES}
     details: dict[str, Any] = {
         "python": platform.python_version(),
@@ -63,6 +65,8 @@ def describe(device: str, memory: Memory = "standard") -> Environment:
     }
     if device == "cuda":
         details |= _cuda_details()
+    if compiled:
+        details["compiled"] = "inductor, channels-last" if device == "cuda" else "inductor"
     name = _cuda()[0] if device == "cuda" else processor_name()
     return Environment(device, name, memory, versions["torch"], versions["diffusers"], details)
 

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -15,7 +15,7 @@ class TookTooLong(Exception):
 
 
 @contextmanager
-def patience(what: str) -> Iterator[None]:
+def patience(what: str) -> Iterator[Callable[[], None]]:
     """Raises within the block when it takes longer than `PATIENCE_SECONDS`.
 
     Works where Python hears signals: in the main thread, not on Windows; elsewhere nothing changes. Code that never
@@ -24,20 +24,26 @@ def patience(what: str) -> Iterator[None]:
     Args:
         what: What it waits for, as words of the error.
 
+    Yields:
+        A function that starts the time anew.
+
     Raises:
         TookTooLong: From the line that runs when time is up.
     """
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
 
     def up(number: int, frame: FrameType | None) -> None:
         raise TookTooLong(f"it took more than {PATIENCE_SECONDS:g} seconds {what}")
 
+    def anew() -> None:
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS)
+
     before = signal.signal(signal.SIGALRM, up)
-    signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS)
+    anew()
     try:
-        yield
+        yield anew
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

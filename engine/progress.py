@@ -1,6 +1,7 @@
 """Progress of a run, as a bar, as JSON lines, or not at all; and interruption by signals."""
 
 import json
+import math
 import signal
 import sys
 import threading
@@ -16,9 +17,10 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from engine.cache.live_state import CellPicture
+from engine.display.formats import far
 from engine.plain_text import plain
 
-REFRESH_SECONDS, LINE_SECONDS = 0.2, 10.0
+REFRESH_SECONDS, LINE_SECONDS, CALLS_SECONDS = 0.2, 10.0, 0.2
 
 ProgressKind = Literal["bar", "json", "none"]
 
@@ -70,7 +72,7 @@ class Progress:
         """Reports where the run takes place and how much there is to do."""
 
     def start(self, what: str, total: int, unit: str) -> None:
-        """Reports the start of a pass of `total` units."""
+        """Reports the start of a pass of `total` units; 0: nobody knows how many."""
 
     def advance(self, units: int, detail: str = "") -> None:
         """Reports that units are done."""
@@ -82,6 +84,10 @@ class Progress:
 
     def picture(self, picture: CellPicture) -> None:
         """What a cell looks like now; told only if `wants_pictures`."""
+
+    def is_watched(self) -> bool:
+        """Whether somebody looks at the pictures now; otherwise they may come seldom."""
+        return False
 
     def standing(self, sentence: str, lanes: Mapping[str, str], waiting: tuple[str, ...]) -> None:
         """What may be said so far: in a sentence, of lanes in a few words, and which lanes come only later."""
@@ -154,7 +160,7 @@ class BarProgress(Progress):
     def _far(self) -> str:
         """E.g. "12 of 240 cells, 165 calls a second, 0:40 left"."""
         seconds, share = time.monotonic() - self._began, self._share()
-        parts = [f"{self._done:,} of {self._total:,} {self._unit}"]
+        parts = [far(self._done, self._total, self._unit)]
         if self._calls[0] and seconds > 0:
             parts.append(f"{self._calls[0] / seconds:.3g} calls a second")
         if 0 < share < 1:
@@ -172,11 +178,12 @@ class BarProgress(Progress):
 
 
 class JsonProgress(Progress):
-    """JSON lines on standard output, with the events begin, start, progress, note and finished."""
+    """JSON lines on standard output, with the events begin, start, calls, progress, note and finished."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
         self._what, self._total, self._done, self._began = "", 0, 0, time.monotonic()
+        self._told = -math.inf
 
     def begin(self, facts: dict[str, Any]) -> None:
         """Writes the begin event."""
@@ -192,7 +199,7 @@ class JsonProgress(Progress):
         self._done += units
         elapsed = time.monotonic() - self._began
         rate = self._done / elapsed if elapsed > 0 and self._done else None
-        left = (self._total - self._done) / rate if rate else None
+        left = (self._total - self._done) / rate if rate and self._total else None
         self._write(
             "progress",
             what=self._what,
@@ -203,6 +210,13 @@ class JsonProgress(Progress):
             seconds_left=left,
         )
         super().advance(units, detail)
+
+    def calls(self, done: int, expected: int) -> None:
+        """Writes a calls event, but not after every forward."""
+        if time.monotonic() - self._told >= CALLS_SECONDS:
+            self._told = time.monotonic()
+            self._write("calls", done=done, expected=expected)
+        super().calls(done, expected)
 
     def note(self, text: str) -> None:
         """Writes a note event."""

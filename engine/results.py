@@ -46,10 +46,10 @@ class Results:
         noise: How well the arithmetic repeats itself (`lint_tables.noise`).
         missing: How many cells have not run yet.
         sets: Metrics of whole sets, against the reference and the baseline (`score_tables.lane_scores`).
-        frame_quality: Of the lanes that were asked for alone, as `step_metrics`.
+        frame_quality: Of the lanes that were asked for alone, as `step_metrics` (`read_details`).
         stored_decision: Terms and state of the search for a lane, as stored; None if there was none.
         evidence: What prompts say of lanes by its guards (`decision_tables.evidence`).
-        votes: Blind votes on its pictures (`vote_table.votes`).
+        votes: Blind votes on its pictures, if lanes were asked for (`read_details`).
         version: State of the cache that was read, for those who remember what follows from the results.
         place: Environment and batch size whose times are shown; None: batch 1 in the environment that counts.
     """
@@ -169,12 +169,13 @@ class Results:
 
     @property
     def facts(self) -> list[str]:
-        """What all cells have in common, as short texts: model, picture size, guidance, number format."""
+        """What all cells have in common, as short texts: model, picture size, guidance, number format, step frames."""
         found = [f"model {self.spec['model']}"] if self.spec.get("model") else []
         if not self.cells.empty:
             first = self.cells.iloc[0]
             size, guidance = f"{first['width']} × {first['height']} px", f"guidance {first['guidance_scale']:g}"
-            found += [size, guidance, str(first["dtype"])]
+            tiny = self.cells["frame_decoder"].dropna().str.startswith("tiny").any()
+            found += [size, guidance, str(first["dtype"]), *["step frames by a small decoder"] * bool(tiny)]
         return found
 
     @property
@@ -321,10 +322,10 @@ class Results:
             return ()
         return tuple(evaluate(known, self))
 
-    def with_steps(self, steps: tuple[pd.DataFrame, pd.DataFrame]) -> "Results":
-        """The same results with the step metrics and frame scores from `read_steps`."""
+    def with_details(self, details: tuple[pd.DataFrame, ...]) -> "Results":
+        """The same results with what claims need besides."""
         seen = copy.copy(self)
-        for name, table in zip(("step_metrics", "frame_quality"), steps, strict=True):
+        for name, table in zip(("step_metrics", "frame_quality", "votes"), details, strict=True):
             object.__setattr__(seen, name, table)
         return seen
 
@@ -340,19 +341,18 @@ def read_results(db: Connection, study_id: str, lanes: Sequence[str] | None = ()
     Args:
         db: An open connection.
         study_id: Name of the study.
-        lanes: Lanes whose step metrics and frame scores are read too (by far the most rows); None: all lanes.
+        lanes: Lanes whose details are read too (by far the most rows); None: all lanes.
 
     Raises:
         StudyError: The cache holds no such study.
     """
     spec: dict[str, Any] | None = queries.spec(db, study_id)
     if not isinstance(spec, dict):
-        names = queries.studies(db)["name"].tolist()
-        known = ", ".join(names) or "none yet"
+        known = ", ".join(names := queries.studies(db)["name"].tolist()) or "none yet"
         raise StudyError(f"The cache holds no study '{study_id}'.{did_you_mean(study_id, names)} Studies: {known}.")
     cells = queries.cells(db, study_id)
     again = queries.repeated_prompts(db, study_id)
-    step_metrics, frame_quality = read_steps(db, study_id, lanes)
+    step_metrics, frame_quality, votes = read_details(db, study_id, lanes)
     return Results(
         id=study_id,
         spec=spec,
@@ -372,15 +372,16 @@ def read_results(db: Connection, study_id: str, lanes: Sequence[str] | None = ()
         sets=score_tables.lane_scores(db, study_id, _compared_with(spec, _baseline(spec, cells))),
         stored_decision=decision_tables.stored_decision(db, study_id),
         evidence=decision_tables.evidence(db, study_id),
-        votes=vote_table.votes(db, study_id),
+        votes=votes,
     )
 
 
-def read_steps(db: Connection, study_id: str, lanes: Sequence[str] | None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Step metrics and frame scores of the given lanes of a study; None: all lanes."""
+def read_details(db: Connection, study_id: str, lanes: Sequence[str] | None) -> tuple[pd.DataFrame, ...]:
+    """What claims on some lanes (None: all) need besides: step metrics, frame scores, and the votes."""
     again = queries.repeated_prompts(db, study_id)
     tables = step_tables.step_metrics(db, study_id, lanes), score_tables.frame_scores(db, study_id, lanes)
-    return _counted(tables[0], again), _counted(tables[1], again)
+    votes = pd.DataFrame() if lanes is not None and not lanes else vote_table.votes(db, study_id)
+    return _counted(tables[0], again), _counted(tables[1], again), votes
 
 
 def _counted(table: pd.DataFrame, again: Collection[str]) -> pd.DataFrame:

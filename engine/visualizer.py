@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -27,8 +28,10 @@ from engine.results import read_results
 from engine.sharing.comparison_grid import check_picture_file, comparison_grid, save_picture
 from engine.study.cells import frame_steps
 from engine.study.configs import lane_of
+from engine.study.frame_settings import FrameKind, FrameSettings
 from engine.study.source import EXAMPLE_HUB_ID, find_model
-from engine.study.study import FrameKind, FrameSettings, Study, canonical, parse_study
+from engine.study.study import Study, canonical, parse_study
+from engine.study.tuned import register_tuned
 
 # Of a table of efficiency, what one looks for first.
 FIRST_COLUMNS = ["scheduler", "steps", "nfe", "median_ms", "low_ms", "high_ms"]
@@ -77,7 +80,8 @@ class DiffusionSchedulerVisualizer(NotebookFace):
     Attributes:
         scheduler_configs: The schedulers to compare, by name. Add an entry to add a scheduler:
             `{"scheduler_class": PNDMScheduler, "num_inference_steps": 35, "description": "..."}`;
-            an optional "config" dict overrides values of the scheduler's configuration.
+            an optional "config" dict overrides values of the scheduler's configuration. In place of a class, a key of
+            the table of schedulers, e.g. "tuned_mine" of a schedule that was tuned beside the cache.
     """
 
     def __init__(
@@ -290,6 +294,8 @@ class DiffusionSchedulerVisualizer(NotebookFace):
         frames: FrameSettings,
         baseline: str | None = None,
     ) -> Study:
+        for problem in register_tuned(self.cache):
+            warnings.warn(f"Skipped: {problem}", stacklevel=3)
         lanes = {name: lane_of(name, config) for name, config in configs.items()}
         chosen = baseline if baseline is not None else next(iter(lanes), "")
         if chosen not in lanes:

@@ -1,7 +1,8 @@
 """What a running engine shows of itself, in the folder beside its cache: written by the engine, read by pages.
 
-`CACHE.runs/live.json` appears whole or not at all; `live.lock` is held as long as the engine lives, and the system
-gives it back when the process dies. The file holds small pictures and figures of the moment, nothing that is kept.
+`CACHE.runs/live.json` appears whole or not at all. A page that looks touches `looked`, so that little is drawn for
+nobody. `live.lock` is held as long as the engine lives, and the system gives it back when the process dies. The file
+holds small pictures and figures of the moment, nothing that is kept.
 """
 
 import base64
@@ -9,6 +10,7 @@ import binascii
 import contextlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,6 +22,8 @@ from engine.paths import write_atomically
 
 MOST_BYTES = 8 * 2**20
 MOST_TILES = 64
+# How long a page's look counts: longer than its pause between two.
+WATCHED_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,12 @@ class LiveFile:
         if self._lock is not None:
             self._lock.close()
 
+    def is_watched(self) -> bool:
+        """Whether a page has looked in the last seconds; one that may not write in the folder is not heard of."""
+        with contextlib.suppress(OSError):
+            return time.time() - (self._folder / "looked").stat().st_mtime < WATCHED_SECONDS
+        return False
+
     def write(self, state: LiveState) -> None:
         """Shows this state from now on."""
         if not self.held:
@@ -150,6 +160,8 @@ def read_live(cache: Path) -> LiveState | None:
         pass
     except (OSError, ImportError):
         return None
+    with contextlib.suppress(OSError):
+        (folder / "looked").touch()
     try:
         file = folder / "live.json"
         if file.stat().st_size > MOST_BYTES:

@@ -103,6 +103,9 @@ class TrajectoryRow:
     frame_count: int = 0
     frame_kinds: str = ""
     reading: str | None = None
+    max_batch: int | None = None
+    max_batch_by: str | None = None
+    frame_decoder: str | None = None
     latents: LatentsRow | None = field(default=None, repr=False)
     frames: tuple[FrameRow, ...] = field(default=(), repr=False)
     measured: tuple[StepRow, ...] = field(default=(), repr=False)

@@ -120,7 +120,7 @@ def convert(source: duckdb.DuckDBPyConnection, target: duckdb.DuckDBPyConnection
         query = _CHANGED.get(name, f"SELECT * FROM {name}")
         expected = source.execute(f"SELECT count(*) FROM ({query})").fetchall()[0][0]
         batches = source.sql(query).to_arrow_reader(BATCH_ROWS)
-        added = rows.stream(target, inventory.named(name), batches)
+        added = rows.put_new(target, inventory.named(name), batches)
         if added != expected:
             raise CacheError(f"Only {added:,} of the {expected:,} rows of the table '{name}' were converted.")
 

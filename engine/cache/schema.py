@@ -313,6 +313,15 @@ ALTER TABLE timings ADD COLUMN joules DOUBLE; -- of the whole batch, stage total
 ALTER TABLE timings ADD COLUMN energy VARCHAR; -- what counted the joules, or why nothing did; stage total only
 """
 
+_BATCHES = """
+ALTER TABLE trajectories ADD COLUMN max_batch INTEGER; -- most cells that could share its forwards; NULL: older rows
+ALTER TABLE trajectories ADD COLUMN max_batch_by VARCHAR; -- --max-batch, free/out of memory, picture size, memory mode
+"""
+
+_DECODERS = """
+ALTER TABLE trajectories ADD COLUMN frame_decoder VARCHAR; -- of step frames: full, or tiny and a digest; NULL: full
+"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(7, "tables of release 0.2", "".join([_STUDIES, _CELLS, _SCORES, _LANES])),
     Migration(8, "decisions", _DECISIONS),
@@ -321,6 +330,8 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(11, "pictures that pipelines start from", _INPUTS),
     Migration(12, "digests of pictures", _DIGESTS),
     Migration(13, "energy of timed calls", _ENERGY),
+    Migration(14, "how many cells shared a forward, and why", _BATCHES),
+    Migration(15, "what decoded step frames", _DECODERS),
 )
 
 SCHEMA_VERSION = MIGRATIONS[-1].version

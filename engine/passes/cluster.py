@@ -50,6 +50,7 @@ class WorkOrder:
         diffusers: Release, which is part of a cell's identity.
         most_in_flight: Most cells that share a forward, or None.
         plugins: What to import first.
+        compiled: Whether its forwards are compiled.
     """
 
     model: str
@@ -61,6 +62,7 @@ class WorkOrder:
     diffusers: str
     most_in_flight: int | None
     plugins: tuple[str, ...]
+    compiled: bool
 
 
 class CellWorker:
@@ -83,7 +85,8 @@ class CellWorker:
         Raises:
             LabError: It would make other cells than its driver, or cannot load the model.
         """
-        order, here = self._order, describe(resolve_device(self._order.device), self._order.memory)
+        order = self._order
+        here = describe(resolve_device(order.device), order.memory, compiled=order.compiled)
         read_plugins(order.plugins, None)
         source = fetched_source(order.model, Progress(), order.device, order.dtype)
         if order.parts:
@@ -94,7 +97,14 @@ class CellWorker:
         ):
             if mine != asked:
                 raise LabError(f"Worker on {os.uname().nodename}: other {what} ({mine}) than its driver ({asked}).")
-        self._context = PassContext(Path(os.devnull), source, here, order.dtype, order.most_in_flight)
+        self._context = PassContext(
+            Path(os.devnull),
+            source,
+            here,
+            order.dtype,
+            order.most_in_flight,
+            compiling="all" if order.compiled else "",
+        )
         _ = self._context.model
         return here
 
@@ -237,7 +247,7 @@ class Cluster:
             raise LabError("A pipeline that a program has loaded cannot be sent to a cluster; save it to a folder.")
         plugins = tuple(map(_found_from_anywhere, self._plugins))
         order = source.name, source.parts, source.fingerprint, here.device, here.memory, context.dtype
-        return WorkOrder(*order, here.diffusers, context.most_in_flight, plugins)
+        return WorkOrder(*order, here.diffusers, context.most_in_flight, plugins, bool(context.compiling))
 
     def _hand_out(self, waiting: deque[ImageJob], losses: Counter[str]) -> None:
         """Gives an idle worker its next unit: the smaller, the fewer are left and the more workers it has cost."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.cache.records import TrajectoryRow
 from engine.cache.writer import CacheWriter
-from engine.environment import Environment, Memory, describe, resolve_device
+from engine.environment import Compiling, Environment, Memory, describe, resolve_device
 from engine.progress import Progress
 from engine.study.cells import Cell, resolve_dtype
 from engine.study.model_parts import equipped
@@ -53,6 +53,7 @@ class PassContext:
         most_in_flight: Most cells that share a forward; by device and picture size unless given.
         progress: Receives what passes report.
         cluster: Machines that make the cells; this process does unless given.
+        compiling: Which forwards are compiled.
     """
 
     cache: Path
@@ -62,17 +63,33 @@ class PassContext:
     most_in_flight: int | None = None
     progress: Progress = field(default_factory=Progress)
     cluster: "Cluster | None" = None
+    compiling: Compiling = ""
+
+    @cached_property
+    def makes_in(self) -> Environment:
+        """The environment in which cells are made; times are taken in `environment`."""
+        if self.compiling != "cells":
+            return self.environment
+        return describe(self.environment.device, self.environment.memory, compiled=True)
 
     @cached_property
     def model(self) -> "Model":
         """The model, loaded when it is first asked for. Imports torch.
 
         Raises:
-            LabError: The files make no pipeline, or torch cannot use the device.
+            LabError: The files make no pipeline, torch cannot use the device, or cannot compile here.
         """
         from engine.sampling.models import load
 
-        return load(self.source, self.environment.device, self.dtype, self.environment.memory)
+        device, memory = self.environment.device, self.environment.memory
+        if not self.compiling:
+            return load(self.source, device, self.dtype, memory)
+        from engine.sampling.compiling import check_compiling, compile_denoisers
+
+        check_compiling(device, memory)
+        model = load(self.source, device, self.dtype, memory)
+        compile_denoisers(model)
+        return model
 
     def release_model(self) -> None:
         """Frees the model's memory for what judges its pictures; the model loads again when it is asked for."""
@@ -89,6 +106,15 @@ class PassContext:
             CacheError: The file cannot be used.
         """
         return CacheWriter(self.cache)
+
+    @property
+    def max_batch_by(self) -> str:
+        """What decides `max_batch`, as it is stored with a cell."""
+        if self.most_in_flight is not None:
+            return "--max-batch"
+        if self.environment.memory != "standard":
+            return "memory mode"
+        return "free memory" if self.environment.device == "cuda" else "picture size"
 
     def max_batch(self, cells: Sequence[Cell]) -> int:
         """Most of the cells that share a forward; all are of one picture size."""
@@ -125,6 +151,7 @@ def open_context(
     max_batch: int | None = None,
     progress: Progress | None = None,
     cluster: "Cluster | None" = None,
+    compiling: Compiling = "",
 ) -> PassContext:
     """The context of a study on this machine; its model is fetched, but not loaded yet.
 
@@ -134,5 +161,5 @@ def open_context(
     progress = progress or Progress()
     source = equipped(fetched_source(study.model, progress, device, study.dtype), study.pipeline.parts)
     device = resolve_device(device)
-    environment, dtype = describe(device, memory), resolve_dtype(study.dtype, device)
-    return PassContext(cache, source, environment, dtype, max_batch, progress, cluster)
+    environment, dtype = describe(device, memory, compiled=compiling == "all"), resolve_dtype(study.dtype, device)
+    return PassContext(cache, source, environment, dtype, max_batch, progress, cluster, compiling)

@@ -16,7 +16,7 @@ from engine.analysis.fixed_terms import FixedTerms, decision_by
 from engine.analysis.pace import FEWEST_SAMPLES, by_cost
 from engine.cache import decision_tables, queries
 from engine.cache.connection import migrate, reading
-from engine.environment import Memory
+from engine.environment import Compiling, Memory
 from engine.measuring.evidence import Subject
 from engine.passes.context import open_context
 from engine.passes.decision_evidence import (
@@ -41,9 +41,10 @@ from engine.passes.search_budget import DecideOutcome, Meter, SearchBudget
 from engine.passes.timing import MissingTiming, first_of_each_lane, missing_timings, take_times, timing_calls
 from engine.progress import Progress
 from engine.study.cells import Cell, reference_cells
+from engine.study.frame_settings import FrameSettings
 from engine.study.lanes import Lane
 from engine.study.reference import fitting_reference
-from engine.study.study import FrameSettings, Study
+from engine.study.study import Study
 
 if TYPE_CHECKING:
     from engine.passes.cluster import Cluster
@@ -67,6 +68,7 @@ def decide_study(
     budget: SearchBudget | None = None,
     pool: Sequence[str] | None = None,
     cluster: "Cluster | None" = None,
+    compiling: Compiling = "",
 ) -> DecideOutcome:
     """Adds prompts until the cheapest lane as good as the baseline is known, or pool or budget are spent.
 
@@ -80,13 +82,13 @@ def decide_study(
         budget: The most that this call may spend; no limit unless given.
         pool: Prompts to draw from; the study's pool unless given.
         cluster: Machines that make the cells; this one does unless given.
+        compiling: Which forwards are compiled.
 
     Raises:
         LabError: Something on the user's side is wrong; raised before any work.
     """
-    context = open_context(
-        study, cache, device=device, memory=memory, max_batch=max_batch, progress=progress, cluster=cluster
-    )
+    where: Any = {"device": device, "memory": memory, "max_batch": max_batch, "compiling": compiling}
+    context = open_context(study, cache, progress=progress, cluster=cluster, **where)
     source = context.source
     references, remark = fitting_reference(study.reference, source.scheduler_config, source.family)
     if remark:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from engine.cache import queries
@@ -12,13 +12,15 @@ from engine.cache.records import FrameRow, LatentsRow, StepRow, TrajectoryRow, s
 from engine.passes.committing import Committer
 from engine.passes.context import MadeCell, PassContext, PassOutcome
 from engine.study.cells import Cell
-from engine.study.study import FrameSettings, Study
+from engine.study.frame_settings import FrameSettings
+from engine.study.study import Study
 
 if TYPE_CHECKING:
     from engine.sampling.image_pass import Sample
     from engine.sampling.previews import Preview, Previews
 
 NO_FRAMES = FrameSettings(count=0)
+OUT_OF_MEMORY = "out of memory"
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def make_images(context: PassContext, jobs: Sequence[ImageJob], title: str = "im
         calls += count
         progress.calls(calls, expected)
 
-    done = failed = 0
+    done = failed = lowest = 0
     cells = {job.cell.trajectory_id: job.cell for job in jobs}
     committer = Committer(_writes(context))
     with closing(_made(context, jobs, tell)) as made:
@@ -83,6 +85,9 @@ def make_images(context: PassContext, jobs: Sequence[ImageJob], title: str = "im
             for each in made:
                 cell = cells[each.row.trajectory_id]
                 committer.add(each)
+                if each.row.max_batch_by == OUT_OF_MEMORY and each.row.max_batch != lowest:
+                    lowest = each.row.max_batch or 0
+                    progress.note(f"Memory ran out: {lowest} cells at once from here on.")
                 if each.row.status == "done":
                     done += 1
                     if progress.wants_pictures:
@@ -116,9 +121,11 @@ def make_here(
     read = _readings(context)
     for frames in dict.fromkeys(job.frames for job in jobs):
         cells = [job.cell for job in jobs if job.frames == frames]
-        with closing(sample_cells(context.model, cells, frames, context.max_batch(cells), tell, previews)) as samples:
+        most = context.max_batch(cells)
+        with closing(sample_cells(context.model, cells, frames, most, tell, previews)) as samples:
             for sample in samples:
-                yield trajectory_row(sample, frames, read(sample.cell))
+                by = context.max_batch_by if sample.max_batch == most else OUT_OF_MEMORY
+                yield replace(trajectory_row(sample, frames, read(sample.cell)), max_batch_by=by)
 
 
 def _made(
@@ -133,7 +140,7 @@ def _made(
     previews = _previews(context) if context.progress.wants_pictures else None
     with closing(make_here(context, jobs, tell, previews)) as rows:
         for row in rows:
-            yield MadeCell(row, context.environment)
+            yield MadeCell(row, context.makes_in)
 
 
 def _writes(context: PassContext) -> Callable[[Sequence[MadeCell]], None]:
@@ -190,19 +197,19 @@ def trajectory_row(sample: "Sample", frames: FrameSettings, reading: str | None 
         error=sample.error,
         frame_count=frames.count,
         frame_kinds=",".join(frames.kinds),
+        frame_decoder=frames.decoder if frames.count else None,
         reading=reading,
+        max_batch=sample.max_batch,
         latents=_latents_row(sample),
         frames=_frame_rows(sample),
         measured=_step_rows(sample),
     )
 
 
-def _is_complete(cached: tuple[int, frozenset[str]] | None, frames: FrameSettings) -> bool:
+def _is_complete(cached: queries.KeptFrames | None, frames: FrameSettings) -> bool:
     """Whether a cached cell has at least the frames asked for."""
-    if cached is None:
-        return False
-    count, kinds = cached
-    return frames.count == 0 or (count >= frames.count and kinds >= set(frames.kinds))
+    wanted = queries.KeptFrames(frames.count, frozenset(frames.kinds), frames.decoder)
+    return cached is not None and cached.include(wanted)
 
 
 def _previews(context: PassContext) -> "Previews":
@@ -215,7 +222,7 @@ def _previews(context: PassContext) -> "Previews":
                 _cell_picture(preview.cell, preview.call, preview.calls, preview.image, preview.noisy)
             )
 
-    return Previews(show)
+    return Previews(show, context.progress.is_watched)
 
 
 def _finished_picture(cell: Cell, row: TrajectoryRow) -> CellPicture:

@@ -15,7 +15,9 @@ from engine.cache.live_state import CellPicture, LiveFile, LiveState
 from engine.progress import Progress
 from engine.study.study import Study
 
-SECONDS_APART = 0.5
+SECONDS_APART = 1.5
+# While no page looks. Not never: a page that may not write beside the cache looks unheard.
+UNWATCHED_SECONDS = 15.0
 # Of each lane, so that lanes that are ahead can be shown beside those that are behind.
 KEPT_TILES = 16
 _STATUS = {"accepted": "as good", "open": "open", "refused": ""}
@@ -40,7 +42,8 @@ def shown_live(study: Study, cache: Path, progress: Progress, seconds: float = m
 
 
 class LiveProgress(Progress):
-    """Passes everything on to another progress, and writes the state of the run at most twice a second.
+    """Passes everything on to another progress, and writes the state of the run at most every 1.5 s, and seldom while
+    nobody looks.
 
     Args:
         told: Receives everything.
@@ -74,7 +77,7 @@ class LiveProgress(Progress):
         """Counts, and passes it on."""
         done, seconds = self._state.done + units, time.monotonic() - self._pass_began
         self._state = replace(self._state, done=done)
-        if self._state.calls_per_second is None and done:
+        if self._state.calls_per_second is None and done and self._state.total:
             self._state = replace(self._state, seconds_left=(self._state.total - done) * seconds / done)
         self._write()
         self._told.advance(units, detail)
@@ -99,6 +102,10 @@ class LiveProgress(Progress):
             tiles.popitem(last=False)
         self._write()
 
+    def is_watched(self) -> bool:
+        """Whether a page looks."""
+        return self._file.is_watched()
+
     def standing(self, sentence: str, lanes: Mapping[str, str], waiting: tuple[str, ...]) -> None:
         """Shows at once what is known so far."""
         self._state = replace(self._state, sentence=sentence, standings=lanes, waiting=waiting)
@@ -116,7 +123,8 @@ class LiveProgress(Progress):
     def _write(self, *, now: bool = False) -> None:
         if self._state.is_timing and not now:
             return  # while times are taken, the file keeps still as well
-        if now or time.monotonic() - self._written >= SECONDS_APART:
+        waited = math.inf if now else time.monotonic() - self._written
+        if waited >= UNWATCHED_SECONDS or (waited >= SECONDS_APART and self.is_watched()):
             self._written = time.monotonic()
             shown = [tiles.get(self._front) or next(reversed(tiles.values())) for tiles in self._tiles.values()]
             self._file.write(replace(self._state, tiles=tuple(shown)))

@@ -14,13 +14,12 @@ from engine.errors import CacheError, CacheMissing
 from engine.passes.images import ImageJob, expected_bytes, expected_calls, in_running_order, missing_images
 from engine.passes.swaps import missing_swaps
 from engine.passes.timing import MissingTiming, missing_timings, timing_calls
-from engine.study.cells import Cell, cells, check_lanes, picture_size, reference_cells
+from engine.study.cells import Cell, cells, reference_cells, study_findings
 from engine.study.lanes import Finding, Lane
 from engine.study.prompt_swaps import Swap, swaps
 from engine.study.reference import fitting_reference
 from engine.study.source import ModelSource
 from engine.study.study import Study
-from engine.study.tuned import tuned_findings
 from engine.study.vocabulary import vocabulary_notes
 
 
@@ -117,8 +116,10 @@ class StudyPlan:
         }
 
 
-def plan_study(study: Study, source: ModelSource, cache: Path, device: str, memory: Memory) -> StudyPlan:
-    """Compares a study with a cache; a cache that isn't there yet holds nothing.
+def plan_study(
+    study: Study, source: ModelSource, cache: Path, device: str, memory: Memory, *, compiled: bool = False
+) -> StudyPlan:
+    """Compares a study with a cache; a cache that isn't there yet holds nothing. `compiled` is for the times.
 
     Raises:
         StudyError: A lane is known to be wrong on this model, or a picture is too large.
@@ -127,11 +128,8 @@ def plan_study(study: Study, source: ModelSource, cache: Path, device: str, memo
     refuse_large(study.pipeline.pictures)
     references, remark = fitting_reference(study.reference, source.scheduler_config, source.family)
     study = replace(study, reference=references)
-    lanes = (*study.lanes, references.lane, references.check) if references else study.lanes
-    findings = check_lanes(lanes, source.scheduler_config, source.family)
-    if source.size or study.width:
-        findings += tuned_findings(study.lanes, source, study.guidance_scale, picture_size(study, source))
-    environment = describe(resolve_device(device), memory)
+    findings = study_findings(study, source)
+    environment = describe(resolve_device(device), memory, compiled=compiled)
     try:
         with reading(cache) as db:
             plan = _compare(db, study, source, environment, findings)

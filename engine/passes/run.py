@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from engine import waiting
 from engine.cache.connection import migrate
 from engine.cache.swap_tables import write_study_swaps
-from engine.environment import Memory
+from engine.environment import Compiling, Memory
 from engine.passes.context import PassContext, fetched_source
 from engine.passes.foresight import cells_to_make, foresee_run
 from engine.passes.images import make_images
@@ -66,6 +66,7 @@ def run_study(
     max_batch: int | None = None,
     progress: Progress | None = None,
     cluster: "Cluster | None" = None,
+    compiling: Compiling = "",
 ) -> RunOutcome:
     """Makes what a cache lacks of a study; a finished cell is never computed again.
 
@@ -79,7 +80,7 @@ def run_study(
     source = equipped(fetched_source(study.model, progress, device, study.dtype), study.pipeline.parts)
     if cache.exists():
         migrate(cache)
-    plan = plan_study(study, source, cache, device, memory)
+    plan = plan_study(study, source, cache, device, memory, compiled=compiling == "all")
     for lane, finding in plan.findings:
         progress.note(f"Lane '{lane.key}': {finding.message}")
     for note in plan.notes:
@@ -90,7 +91,8 @@ def run_study(
     progress.begin(plan.facts())
     outcome = RunOutcome(cached=len(plan.cells) - len(plan.missing_images))
     with shown_live(study, cache, progress) as told:
-        context = PassContext(cache, source, plan.environment, plan.cells[0].dtype, max_batch, told, cluster)
+        dtype = plan.cells[0].dtype
+        context = PassContext(cache, source, plan.environment, dtype, max_batch, told, cluster, compiling)
         if plan.nothing_to_do:
             _record_study(plan, context)
         else:
@@ -122,6 +124,8 @@ def _make_missing(plan: StudyPlan, context: PassContext, outcome: RunOutcome) ->
         context.progress.note(note)
     config = model_config(context.model.pipe)
     _record_study(plan, context)
+    if context.compiling:
+        context.writer.places(plan.source, context.makes_in)
     context.writer.set_parameters(plan.source, context.model.parameters)
     every = [*plan.cells, *(cell for pair in plan.references for cell in pair)]
     store_lints(context.cache, every, plan.source, config, ahead)

@@ -25,8 +25,10 @@ from engine.passes.plan import StudyPlan
 from engine.patience import patience
 from engine.progress import Progress
 from engine.study.cells import Cell
+from engine.study.frame_settings import FULL
 
 GROUP_CELLS = 16
+INEXACT = "a small decoder made the step frames, and they are for looking at"
 # What a scope's part of the pass is called while it runs.
 _CALLED = {"picture": "scoring", "frame": "frames"}
 _NOTED = {"picture": "Metric '{}'", "frame": "Metric '{}' of step frames"}
@@ -149,11 +151,11 @@ def score(plan: StudyPlan, cache: Path, progress: Progress | None = None) -> Sco
         {row.reference_id: row for row in pairs},
     )
     finished = [cell for cell in plan.cells if cell.trajectory_id in done]
-    framed = [cell for cell in finished if done[cell.trajectory_id][0] and "x0" in done[cell.trajectory_id][1]]
+    framed = [cell for cell in finished if (kept := done[cell.trajectory_id]).most and "x0" in kept.kinds]
     result.cells, result.waiting = len(finished), sum(map(truth.waits, finished))
     result.pairs = sum(row.distance is not None for row in pairs)
     result.no_truth = sum(row.distance is not None and row.distance > row.tolerance for row in pairs)
-    work = _CellWork(subject, truth, cache, progress)
+    work = _CellWork(subject, truth, cache, progress, _inexact(done))
     work.run("picture", list(_jobs("picture", finished, versions, have, truth)), result.pictures)
     agreeing = {row.reference_id for row in pairs if row.distance is not None and row.distance <= row.tolerance}
     score_lanes(plan, subject, versions, done.keys(), agreeing, cache, progress, result.lanes.count)
@@ -175,8 +177,13 @@ def score_cells(
         done, have = queries.finished(db, ids), score_tables.scored(db, ids)
     finished = [cell for cell in cells if cell.trajectory_id in done]
     jobs = list(_jobs("picture", finished, versions, have, truth))
-    _CellWork(subject, truth, cache, progress).run("picture", jobs, tally)
+    _CellWork(subject, truth, cache, progress, _inexact(done)).run("picture", jobs, tally)
     return tally
+
+
+def _inexact(done: Mapping[str, queries.KeptFrames]) -> set[str]:
+    """The cells whose step frames a small decoder made."""
+    return {key for key, kept in done.items() if kept.decoder != FULL}
 
 
 def _versions(subject: Subject) -> tuple[dict[str, str], dict[str, str]]:
@@ -231,12 +238,17 @@ def _jobs(
 
 @dataclass(frozen=True)
 class _CellWork:
-    """Measures cells and their frames, group by group."""
+    """Measures cells and their frames, group by group.
+
+    Attributes:
+        inexact: Cells whose frames only look like what the model's own decoder makes of them.
+    """
 
     subject: Subject
     truth: Truth
     cache: Path
     progress: Progress
+    inexact: Collection[str]
 
     def run(self, scope: str, jobs: Sequence[ScoreJob], tally: Tally) -> None:
         if jobs:
@@ -266,18 +278,21 @@ class _CellWork:
     def _rows(self, scope: str, job: ScoreJob, stored: StoredCells, tally: Tally) -> list[ScoreRow]:
         cell, found = job.cell, []
         pair = self.truth.of(cell)
-        if scope == "frame" or any(metric.on_frames for metric, _ in job.metrics):
+        exact = cell.trajectory_id not in self.inexact
+        if exact and (scope == "frame" or any(metric.on_frames for metric, _ in job.metrics)):
             steps = list(stored.steps(cell, self.subject))
         if scope == "picture":
             evidence = stored.evidence(cell, self.subject, pair.reference_id if pair else None)
         for metric, version in job.metrics:
-            if scope == "frame":
+            if scope == "frame" and not exact:
+                rows = [_frame_row(metric, version, cell, None, None, INEXACT)]
+            elif scope == "frame":
                 rows = _frame_rows(metric, version, cell, steps)
             else:
                 rows = [picture_row(metric, version, cell, evidence, pair)]
             tally.count(rows)
             found += rows
-            if metric.on_frames and scope == "picture" and rows[0].reason is None:
+            if exact and metric.on_frames and scope == "picture" and rows[0].reason is None:
                 found += _more_frames(metric, version, cell, steps, self.progress)
         return found
 

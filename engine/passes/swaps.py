@@ -61,7 +61,7 @@ def _row(sample: "SwapSample", context: PassContext, judge: str | None) -> SwapR
     swap, first = sample.swap, sample.swap.first
     row = SwapRow(
         swap_id=swap.swap_id,
-        environment_id=context.environment.environment_id,
+        environment_id=context.makes_in.environment_id,
         model_id=context.source.model_id,
         lane=first.lane.key,
         first_id=first.trajectory_id,

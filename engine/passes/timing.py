@@ -1,6 +1,7 @@
 """The timing pass: each lane by itself, samples written round by round."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from engine.study.source import ModelSource
 from engine.study.study import TimingSettings
 
 if TYPE_CHECKING:
-    from engine.measuring.lane_timing import TimingSample
+    from engine.measuring.lane_timing import TimingJob, TimingSample
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def take_times(
     Returns:
         Samples taken, and lanes that could not be timed.
     """
-    from engine.measuring.lane_timing import TimingJob, time_lanes
+    from engine.measuring.lane_timing import TimingJob
 
     if context.cluster is not None:
         context.cluster.dismiss()  # whoever is timed has this machine to itself
@@ -89,7 +90,7 @@ def take_times(
     rows: list[TimingRow] = []
     waiting = 0
     try:
-        for sample in time_lanes(context.model, jobs, warmup):
+        for sample in _timed(context, jobs, warmup):
             if sample.error is not None:
                 untimed += 1
                 progress.note(f"Not timed: {sample.job.cell.lane.key}: {sample.error}")
@@ -106,6 +107,15 @@ def take_times(
         if rows:
             context.writer.timings(rows, context.source, context.environment)
     return PassOutcome(taken, untimed)
+
+
+def _timed(context: PassContext, jobs: Sequence["TimingJob"], warmup: int) -> "Iterator[TimingSample]":
+    """Samples; of plain forwards if only those that make cells are compiled."""
+    from engine.measuring.lane_timing import time_lanes
+    from engine.sampling.compiling import uncompiled
+
+    with uncompiled(context.model) if context.compiling == "cells" else nullcontext():
+        yield from time_lanes(context.model, jobs, warmup)
 
 
 def timing_rows(sample: "TimingSample") -> list[TimingRow]:

@@ -1,13 +1,14 @@
-"""Public configurations of well-known models as plain numbers, and what their denoisers are given."""
+"""Public configurations of well-known models as plain numbers, and what their denoisers are given. Imports no torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 Inputs = dict[str, Any]
-Like = Callable[..., torch.Tensor]
+Like = Callable[..., "torch.Tensor"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Rehearsed:
         latents: Shape of what is decoded, for one picture or clip.
         pixels: Width, height and frames.
         rows: Rows of a forward for each picture: 2 with classifier-free guidance in one batch.
+        hub: Ids on the hub with this configuration.
         scheduler: The class that steps in a trial.
     """
 
@@ -45,6 +47,7 @@ class Rehearsed:
     encoders: tuple[Part, ...]
     inputs: Callable[[int, Like], Inputs]
     latents: tuple[int, ...]
+    hub: tuple[str, ...]
     pixels: tuple[int, int, int] = (512, 512, 1)
     rows: int = 2
     scheduler: str = "FlowMatchEulerDiscreteScheduler"
@@ -132,6 +135,7 @@ REHEARSED: dict[str, Rehearsed] = {
         (_CLIP_L,),
         _sd15,
         (4, 64, 64),
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5"),
         scheduler="EulerDiscreteScheduler",
         scheduler_config=_DISCRETE,
     ),
@@ -157,6 +161,7 @@ REHEARSED: dict[str, Rehearsed] = {
         (_CLIP_L, _CLIP_G),
         _sdxl,
         (4, 128, 128),
+        ("stabilityai/stable-diffusion-xl-base-1.0",),
         (1024, 1024, 1),
         scheduler="EulerDiscreteScheduler",
         scheduler_config=_DISCRETE,
@@ -184,6 +189,7 @@ REHEARSED: dict[str, Rehearsed] = {
         (_CLIP_L, _CLIP_G, Part("transformers:T5EncoderModel", _T5 | {"vocab_size": 32128})),
         _sd35,
         (16, 128, 128),
+        ("stabilityai/stable-diffusion-3.5-medium",),
         (1024, 1024, 1),
     ),
     "flux": Rehearsed(
@@ -193,6 +199,7 @@ REHEARSED: dict[str, Rehearsed] = {
         (_CLIP_L, Part("transformers:T5EncoderModel", _T5 | {"vocab_size": 32128})),
         _flux,
         (16, 128, 128),
+        ("black-forest-labs/FLUX.1-dev",),
         (1024, 1024, 1),
         rows=1,
     ),
@@ -206,6 +213,13 @@ REHEARSED: dict[str, Rehearsed] = {
         (Part("transformers:UMT5EncoderModel", _T5 | {"vocab_size": 256384}),),
         _wan,
         (16, 21, 60, 104),
+        ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers",),
         (832, 480, 81),
     ),
 }
+
+
+def rehearsed_as(model: str) -> str | None:
+    """The key of a hub model's configuration, or None if it is not among them."""
+    repo = model.partition("@")[0].lower()
+    return next((key for key, known in REHEARSED.items() if repo in map(str.lower, known.hub)), None)

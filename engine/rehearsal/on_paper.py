@@ -3,7 +3,6 @@
 import importlib
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -13,42 +12,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from engine.rehearsal.configurations import Part, Rehearsed
+from engine.rehearsal.known_work import OnPaper, Work
 from engine.sampling.models import quiet
-
-
-@dataclass(frozen=True)
-class Work:
-    """What one forward takes.
-
-    Attributes:
-        flops: Floating-point operations; a multiplication with an addition counts as two.
-        peak_bytes: Activations alive at once, inputs and answer among them: a lower bound, as libraries add workspaces.
-    """
-
-    flops: float
-    peak_bytes: int
-
-
-@dataclass(frozen=True)
-class OnPaper:
-    """A model by calculation.
-
-    Attributes:
-        denoiser_parameters: And likewise of the autoencoder and of all text encoders.
-        call: One denoiser call for one picture, with all its rows.
-        decode: Decoding one picture or clip.
-    """
-
-    denoiser_parameters: int
-    autoencoder_parameters: int
-    encoder_parameters: int
-    call: Work
-    decode: Work
-
-    @property
-    def parameters(self) -> int:
-        """Of all parts."""
-        return self.denoiser_parameters + self.autoencoder_parameters + self.encoder_parameters
 
 
 class _Alive(TorchDispatchMode):
@@ -82,7 +47,10 @@ class _Alive(TorchDispatchMode):
 
 
 def rehearse_on_paper(model: Rehearsed, dtype: torch.dtype) -> OnPaper:
-    """Builds every part without memory for its weights, and counts one call of the denoiser and one of the decoder."""
+    """Builds every part without memory for its weights, and counts one call of the denoiser and one of the decoder.
+
+    It takes seconds; `known_work.known_work` has the answers for the models of the table.
+    """
     denoiser, autoencoder = (built(part, "meta", dtype) for part in (model.denoiser, model.autoencoder))
     encoders = sum(parameters_of(built(part, "meta", dtype)) for part in model.encoders)
     inputs = model.inputs(model.rows, lambda *shape: torch.empty(shape, dtype=dtype, device="meta"))

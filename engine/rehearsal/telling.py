@@ -5,8 +5,10 @@ from collections.abc import Iterator
 import torch
 
 from engine.rehearsal.configurations import REHEARSED
-from engine.rehearsal.on_paper import OnPaper
-from engine.rehearsal.trial import GIB, Rehearsal, Trial
+from engine.rehearsal.known_work import OnPaper, known_work
+from engine.rehearsal.trial import GIB, Rehearsal, Trial, free_bytes
+from engine.study.cells import resolve_dtype
+from engine.study.study import Study
 
 TERA = 1e12
 
@@ -28,6 +30,37 @@ def told(found: Rehearsal) -> list[str]:
     if found.too_small:
         return [*lines, f"Not tried here: {found.too_small}."]
     return [*lines, f"Roof        {found.peak_flops / TERA:.2f} TFLOP/s of large matrix products here", *_trials(found)]
+
+
+def study_told(name: str, study: Study, device: str) -> list[str]:
+    """What the pictures of a study will take on a model that is not here yet, as `plan` prints it."""
+    model, dtype = REHEARSED[name], getattr(torch, resolve_dtype(study.dtype, device))
+    paper, (width, height, _) = known_work(name, dtype.itemsize), model.pixels
+    cells = len(study.prompts) * len(study.seeds)
+    by_lane = [lane.scheduler.expected_calls(lane.steps) for lane in study.lanes]
+    kept = len(study.frames.kinds)
+    calls = cells * sum(by_lane)
+    decodes = cells * sum(1 + kept * min(study.frames.count, taken) for taken in by_lane)
+    a_call = paper.call.flops / (model.rows if study.guidance_scale <= 1 else 1)
+    needed, free = paper.whole_bytes(dtype.itemsize) / GIB, free_bytes(device) / GIB
+    other = f" (the study asks for {study.width} x {study.height})" if study.width else ""
+    return [
+        f"On paper     {model.label} at {width} x {height}{other}: {paper.parameters / 1e6:,.0f} M parameters; weights "
+        f"and one picture at least {needed:.1f} GiB, {free:.1f} GiB free on {device}",
+        f"             {calls:,} calls of {a_call / TERA:.2f} TFLOP and {decodes:,} decodings of "
+        f"{paper.decode.flops / TERA:.2f}: {(calls * a_call + decodes * paper.decode.flops) / TERA:,.0f} TFLOP",
+        f"             `python -m engine rehearse {name}` tries it here with random weights",
+    ]
+
+
+def room_told(device: str, dtype: str) -> str:
+    """Which of the well-known models fit into what is free here, as `doctor` prints it."""
+    itemsize, free = getattr(torch, dtype).itemsize, free_bytes(device)
+    needed = {name: known_work(name, itemsize).whole_bytes(itemsize) for name in REHEARSED}
+    listed = ", ".join(
+        f"{name} {size / GIB:.1f}{'' if size <= free else ' (too large)'}" for name, size in needed.items()
+    )
+    return f"weights and one picture at least, GiB: {listed}; {free / GIB:.1f} free"
 
 
 def picture_flops(found: Rehearsal) -> float:

@@ -13,7 +13,8 @@ from engine.environment import describe, resolve_device
 from engine.errors import LabError, did_you_mean
 from engine.measuring.lane_timing import synchronise
 from engine.rehearsal.configurations import REHEARSED, Rehearsed
-from engine.rehearsal.on_paper import OnPaper, built, rehearse_on_paper
+from engine.rehearsal.known_work import OnPaper
+from engine.rehearsal.on_paper import built, rehearse_on_paper
 from engine.sampling.models import check_device
 from engine.sampling.room import is_out_of_memory, release_unused
 

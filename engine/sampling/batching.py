@@ -9,8 +9,12 @@ The hub must run under one outer `torch.no_grad()`: grad mode belongs to the thr
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from greenlet import getcurrent, greenlet
@@ -18,11 +22,17 @@ from torch import nn
 
 from engine.errors import LabError
 from engine.patience import patience
+from engine.sampling.compiling import bucket, is_compiled
 from engine.sampling.joining import Axes, Call, KnownEqual, bind, join, signature_of, split
 from engine.sampling.room import LOST_DEVICE, is_lost_device, is_out_of_memory, release_unused
+from engine.sampling.side_by_side import Teams
 from engine.sampling.standins import Denoised, StandIn
 
 T = TypeVar("T")
+# A job and the denoiser call that it waits for.
+Parked: TypeAlias = tuple[greenlet, Call]
+# Calls that share a forward, and that forward where a team runs it; None where it is run when it is waited for.
+Turn: TypeAlias = tuple[list[Parked], Future[list[Any]] | None]
 
 
 class Parking(StandIn):
@@ -67,6 +77,7 @@ class Hub:
         self.max_batch = max_batch
         self.forwards = 0
         self._equal = KnownEqual()
+        self._teams = Teams()
 
     def run(self, jobs: Iterable[Callable[[], T]]) -> Iterator[T]:
         """Runs every job and yields results as they finish, in no fixed order.
@@ -75,30 +86,65 @@ class Hub:
         them: an exception ends the run.
         """
         waiting = iter(jobs)
-        parked: list[tuple[greenlet, Call]] = []
+        parked: list[Parked] = []
+        turns: deque[Turn] = deque()
+        running: list[greenlet] = []
         try:
             while True:
-                while len(parked) < self.max_batch and (job := next(waiting, None)) is not None:
-                    yield from _advance(greenlet(job), None, parked)
-                if not parked:
+                while len(parked) + _flying(turns) < self.max_batch and (job := next(waiting, None)) is not None:
+                    running.append(greenlet(job))
+                    yield from _advance([(running[-1], None)], parked)
+                running = [lane for lane in running if not lane.dead]
+                self._hand_out(parked, turns)
+                if not turns:
                     return
-                calls, parked = parked, []
-                for group in _groups(calls, self._equal):
-                    for lane, answer in self._answers(group):
-                        yield from _advance(lane, answer, parked)
+                yield from _advance(self._answers(*turns.popleft()), parked)
         finally:
-            for lane, _ in parked:
-                lane.throw()
+            # Also those between two calls: collected as garbage they would leave grad mode as they found it, off.
+            for lane in running:
+                if not lane.dead:
+                    lane.throw()
+            self._teams.close()
 
-    def _answers(self, group: list[tuple[greenlet, Call]]) -> list[tuple[greenlet, Any]]:
-        """Each call's slice of a shared forward, or an exception if the call fails even alone."""
+    def _hand_out(self, parked: list[Parked], turns: deque[Turn]) -> None:
+        """Gives parked calls that can share a forward to each team that has none, and takes them off the list."""
+        if not parked:
+            return
+        live, denoiser = len(parked) + _flying(turns), parked[0][1].denoiser
+        teams = 1 if is_compiled(denoiser) else self._teams.count(live, denoiser)
+        if len(turns) >= teams:
+            return
+        groups = _groups(parked, self._equal)
+        parked.clear()
+        if teams == 1:
+            turns += [(group, None) for group in groups]
+            return
+        most = min(math.ceil(live / teams), self.max_batch)
+        for group in groups:
+            while group and len(turns) < teams:
+                share, group = group[:most], group[most:]
+                turns.append((share, self._teams.start(partial(_forward, [call for _, call in share]), teams)))
+            parked += group
+
+    def _answers(self, group: list[Parked], begun: Future[list[Any]] | None = None) -> list[tuple[greenlet, Any]]:
+        """Each call's slice of a shared forward, or an exception if the call fails even alone.
+
+        Args:
+            group: Calls that can share a forward.
+            begun: That forward, where a team runs it already; tried again if it fails.
+        """
         answers: list[tuple[greenlet, Any]] = []
+        if begun is not None and begun.exception() is None:
+            answers += zip((lane for lane, _ in group), begun.result(), strict=True)
+            self._count(len(group))
+            return answers
         while group:
-            part = group[: self.max_batch]
+            size = self._size(group)
+            part = group[:size]
             results: list[Any] = []
             failed: Exception | None = None
             try:
-                results = self._forward([call for _, call in part])
+                results = self._forward([call for _, call in part], size)
             except Exception as error:
                 # Retried below rather than in this handler, as the traceback holds the tensors of the failed forward.
                 failed = error.with_traceback(None)
@@ -109,41 +155,66 @@ class Hub:
             elif failed is not None and not is_out_of_memory(failed):
                 results = [self._answers([single])[0][1] for single in part]
             if not results:
-                self.max_batch = len(part) // 2
+                self.max_batch = max(1, size // 2)
                 release_unused()
                 continue
             answers += zip((lane for lane, _ in part), results, strict=True)
             group = group[len(part) :]
         return answers
 
-    def _forward(self, calls: list[Call]) -> list[Any]:
-        """Runs the calls in one forward and returns each one's rows."""
+    def _size(self, group: list[Parked]) -> int:
+        """Calls of the next forward."""
+        count = min(len(group), self.max_batch)
+        return bucket(count, self.max_batch) if is_compiled(group[0][1].denoiser) else count
+
+    def _forward(self, calls: list[Call], size: int) -> list[Any]:
+        """Runs the calls in one forward, filled up to a size, and returns each one's rows."""
+        answers = _forward([*calls, *calls[:1] * (size - len(calls))])
+        self._count(len(calls))
+        return answers[: len(calls)]
+
+    def _count(self, calls: int) -> None:
         self.forwards += 1
-        denoiser = calls[0].denoiser
-        options = {"return_dict": False} if "return_dict" in signature_of(denoiser).parameters else {}
-        output = denoiser(**join(calls), **options)
-        answer = output if isinstance(output, torch.Tensor) else output[0]
         if self.tell is not None:
-            self.tell(len(calls))
-        return split(answer, calls)
+            self.tell(calls)
 
 
-def _advance(lane: greenlet, answer: Any, parked: list[tuple[greenlet, Call]]) -> Iterator[Any]:
-    """Resumes a job until it parks again; yields its result if it ends."""
-    with patience("between two denoiser calls"):
-        if isinstance(answer, Exception):
-            outcome = lane.throw(answer)
-        else:
-            outcome = lane.switch() if answer is None else lane.switch(answer)
-    if lane.dead:
-        yield outcome
-    else:
-        parked.append((lane, outcome))
+def _flying(turns: Iterable[Turn]) -> int:
+    """How many calls wait for a forward that runs."""
+    return sum(len(group) for group, _ in turns)
 
 
-def _groups(parked: list[tuple[greenlet, Call]], known: KnownEqual) -> list[list[tuple[greenlet, Call]]]:
+def _forward(calls: Sequence[Call]) -> list[Any]:
+    """Runs some calls together and returns each one's rows."""
+    denoiser = calls[0].denoiser
+    options = {"return_dict": False} if "return_dict" in signature_of(denoiser).parameters else {}
+    output = denoiser(**join(calls), **options)
+    return split(output if isinstance(output, torch.Tensor) else output[0], calls)
+
+
+def _advance(answers: Sequence[tuple[greenlet, Any]], parked: list[Parked]) -> Iterator[Any]:
+    """Resumes each job with its answer until it parks again; yields its result if it ends."""
+    left = deque(answers)
+    while left:
+        with patience("between two denoiser calls") as anew:  # entered seldom: it costs as much as a small forward
+            ended = False
+            while left and not ended:
+                lane, answer = left.popleft()
+                anew()
+                if isinstance(answer, Exception):
+                    outcome = lane.throw(answer)
+                else:
+                    outcome = lane.switch() if answer is None else lane.switch(answer)
+                ended = lane.dead
+                if not ended:
+                    parked.append((lane, outcome))
+        if ended:
+            yield outcome
+
+
+def _groups(parked: list[Parked], known: KnownEqual) -> list[list[Parked]]:
     """Parked calls in groups that can share a forward."""
-    groups: dict[tuple[Any, ...], list[list[tuple[greenlet, Call]]]] = {}
+    groups: dict[tuple[Any, ...], list[list[Parked]]] = {}
     for lane, call in parked:
         same_shapes = groups.setdefault(call.agreement(), [])
         for group in same_shapes:

@@ -1,16 +1,18 @@
 """Builds a lane's scheduler from the model's own configuration."""
 
+import copy
 import functools
 import importlib
 import inspect
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from engine.errors import StudyError, did_you_mean
-from engine.study.custom_schedules import CustomSchedule
+from engine.study.custom_schedules import FITTED, CustomSchedule
 from engine.study.families import kind_of
 from engine.study.lanes import Lane, unusual
 from engine.study.schedulers import ALGORITHMS, SPACINGS
@@ -40,13 +42,44 @@ def build_scheduler(lane: Lane, model_config: Mapping[str, Any], seed: int = 0) 
         scheduler = scheduler_class.from_config(model_config, **overrides)
     except Exception as error:
         raise StudyError(f"Lane '{lane.key}': {scheduler_class.__name__} refuses its configuration: {error}") from error
+    return _scheduled(scheduler, lane)
+
+
+class Schedulers:
+    """Builds fresh schedulers for many cells of one model, as `build_scheduler` does, but each lane's only once.
+
+    Further ones are copies of one that was never used. What diffusers does not contain, and what depends on the seed,
+    is always built anew.
+    """
+
+    def __init__(self, model_config: Mapping[str, Any]) -> None:
+        self._model_config = model_config
+        self._unused: dict[str, tuple[Lane, Any]] = {}
+
+    def fresh(self, lane: Lane, seed: int) -> Any:
+        """A fresh scheduler for one cell.
+
+        Raises:
+            StudyError: As in `build_scheduler`.
+        """
+        known, unused = self._unused.get(lane.key, (None, None))
+        if known != lane:
+            unused = build_scheduler(replace(lane, schedule=None), self._model_config, seed)
+            if not type(unused).__module__.startswith("diffusers.") or "noise_sampler_seed" in unused.config:
+                return _scheduled(unused, lane)
+            self._unused[lane.key] = lane, unused
+        return _scheduled(copy.deepcopy(unused), lane)
+
+
+def _scheduled(scheduler: Any, lane: Lane) -> Any:
+    """The scheduler, with the lane's custom schedule if it has one."""
     if lane.schedule is not None:
         _set_schedule(scheduler, lane.key, lane.schedule)
     return scheduler
 
 
 def _set_schedule(scheduler: Any, lane: str, schedule: CustomSchedule) -> None:
-    """Makes `set_timesteps` of a scheduler use the lane's timesteps or sigmas."""
+    """Makes `set_timesteps` of a scheduler use the lane's timesteps or sigmas, and `step` its coefficients."""
     own, name = scheduler.set_timesteps, type(scheduler).__name__
     if schedule.kind not in inspect.signature(own).parameters:
         raise StudyError(f"Lane '{lane}': set_timesteps of {name} takes no {schedule.kind}.")
@@ -57,6 +90,12 @@ def _set_schedule(scheduler: Any, lane: str, schedule: CustomSchedule) -> None:
         own(device=device, **asked, **schedule.argument(name))
 
     scheduler.set_timesteps, scheduler.custom_schedule = set_timesteps, schedule
+    if schedule.coefficients:
+        if name not in FITTED:
+            raise StudyError(f"Lane '{lane}': {name} takes no coefficients.")
+        from engine.sampling.fitted import FittedDPMSolver
+
+        scheduler.__class__, scheduler.coefficients = FittedDPMSolver, schedule.coefficients
 
 
 def _pinned(lane: Lane, parameters: Mapping[str, inspect.Parameter], choices: Iterable[str]) -> dict[str, Any]:

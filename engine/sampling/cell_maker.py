@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline
 
 from engine.measuring.clips import channels_of, energy_between, frame_axis
 from engine.sampling import frames
-from engine.sampling.building import build_scheduler, resolved_config
+from engine.sampling.building import Schedulers, resolved_config
 from engine.sampling.calls import call_pipeline, check_finite, parked_denoisers, pipeline_arguments
 from engine.sampling.idle import decoding_only_scales, row_axes, spatial_latents
 from engine.sampling.joining import Axes
@@ -20,7 +20,7 @@ from engine.sampling.recording import MEASURED_STEPS, Recorder, StepRecord
 from engine.sampling.spectra import octaves, sketch
 from engine.sampling.standins import family, model_config
 from engine.study.cells import Cell, frame_steps
-from engine.study.study import FrameSettings
+from engine.study.frame_settings import FrameSettings
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Sample:
         origin: The pipeline call, for decoding.
         measurable: Data that remain to be measured, or None.
         decoded: Pictures that remain to be encoded.
+        max_batch: Most cells that could share its forwards when it was finished.
     """
 
     cell: Cell
@@ -77,6 +78,7 @@ class Sample:
     origin: frames.Origin | None = None
     measurable: "Measurable | None" = None
     decoded: "list[Decoded]" = field(default_factory=list)
+    max_batch: int | None = None
 
     def fail(self, error: Exception) -> None:
         """Marks the cell as failed and drops its measurements."""
@@ -118,6 +120,7 @@ class CellMaker:
     ) -> None:
         self._pipe, self._first, self._settings, self._previews = pipe, first, settings, previews
         self._style = family(pipe).style
+        self._schedulers = Schedulers(model_config(pipe))
         self._only_scales: bool | None = None
         self._channels = channels_of(getattr(getattr(pipe, "vae", None), "config", None))
 
@@ -129,7 +132,7 @@ class CellMaker:
         """Makes a cell up to its final latents, inside a greenlet of the hub."""
         sample, parked = Sample(cell, nfe=0), {}
         try:
-            scheduler = build_scheduler(cell.lane, model_config(self._pipe), cell.seed)
+            scheduler = self._schedulers.fresh(cell.lane, cell.seed)
             sample.config = resolved_config(scheduler)
             generator = torch.Generator("cpu").manual_seed(cell.seed)
             recorder = Recorder(
@@ -204,20 +207,47 @@ class CellMaker:
         return unpacked[:-1], unpacked[-1]
 
 
+@dataclass(frozen=True)
+class Decoders:
+    """Two copies of a pipeline, one to decode final pictures and one for steps; they may be the same.
+
+    Attributes:
+        alone: Whether latents are decoded one by one, with the bits of a plain call.
+    """
+
+    final: DiffusionPipeline
+    steps: DiffusionPipeline
+    alone: bool
+
+    def of(self, kind: str) -> DiffusionPipeline:
+        """The one for a kind of picture."""
+        return self.final if kind == "final" else self.steps
+
+
 def decode_samples(
-    pipe: DiffusionPipeline, samples: list[Sample], settings: FrameSettings, previews: Previews | None = None
+    decoders: Decoders, samples: list[Sample], settings: FrameSettings, previews: Previews | None = None
 ) -> list[Sample]:
     """Decodes the final latents and the stored steps of several samples together; previews learn from the pictures.
 
     A sample whose final picture can't be decoded fails; a step that can't be decoded is left out.
     """
+    if decoders.alone:
+        for sample in samples:
+            _decode_alone(decoders, sample, settings, previews)
+        return _freed(samples)
     try:
         for sample in samples:
             sample.decoded = []
-        _decode(pipe, [entry for sample in samples for entry in _wanted(sample, settings)], previews)
+        entries = [entry for sample in samples for entry in _wanted(sample, settings)]
+        for pipe in dict.fromkeys((decoders.final, decoders.steps)):
+            _decode(pipe, [entry for entry in entries if decoders.of(entry.kind) is pipe], previews)
     except Exception:
         for sample in samples:
-            _decode_alone(pipe, sample, settings)
+            _decode_alone(decoders, sample, settings)
+    return _freed(samples)
+
+
+def _freed(samples: list[Sample]) -> list[Sample]:
     for sample in samples:
         sample.latents = sample.origin = None
     return samples
@@ -273,12 +303,14 @@ def _decode(pipe: DiffusionPipeline, entries: list[_Entry], previews: Previews |
             previews.learn(entry.latents, pictures[0])
 
 
-def _decode_alone(pipe: DiffusionPipeline, sample: Sample, settings: FrameSettings) -> None:
+def _decode_alone(
+    decoders: Decoders, sample: Sample, settings: FrameSettings, previews: Previews | None = None
+) -> None:
     sample.decoded = []
     try:
         for entry in _wanted(sample, settings):
             try:
-                _decode(pipe, [entry])
+                _decode(decoders.of(entry.kind), [entry], previews)
             except FloatingPointError:
                 if entry.kind == "final":
                     raise

@@ -342,4 +342,10 @@ def _copied(pipe: DiffusionPipeline, arguments: Mapping[str, Any], copies: int) 
 
 def parameters(pipe: DiffusionPipeline) -> Mapping[str, Any]:
     """The parameters of the pipeline call."""
-    return inspect.signature(type(pipe).__call__).parameters
+    kind: Any = type(pipe)
+    return _parameters(kind)
+
+
+@functools.lru_cache(maxsize=32)
+def _parameters(kind: Any) -> Mapping[str, Any]:
+    return inspect.signature(kind.__call__).parameters

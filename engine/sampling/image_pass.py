@@ -8,21 +8,25 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderTiny, DiffusionPipeline
 
 from engine.environment import cores
 from engine.sampling.batching import Hub
 from engine.sampling.calls import pipeline_arguments
-from engine.sampling.cell_maker import CellMaker, Picture, Sample, decode_samples, encode_sample
+from engine.sampling.cell_maker import CellMaker, Decoders, Picture, Sample, decode_samples, encode_sample
+from engine.sampling.equipping import from_folder
 from engine.sampling.idle import encode_texts
 from engine.sampling.models import Model
 from engine.sampling.previews import Previews
 from engine.sampling.room import default_max_batch, exact_float32
-from engine.sampling.standins import remembering_text
+from engine.sampling.standins import remembering_text, with_parts
 from engine.study.cells import Cell
-from engine.study.study import FrameSettings
+from engine.study.frame_settings import FrameSettings
+from engine.study.model_parts import PartFile
 
 __all__ = ["Picture", "Sample", "default_max_batch", "run_cells", "sample_cells"]
 
@@ -59,6 +63,7 @@ def sample_cells(
         return
     pipe = remembering_text(model.pipe)
     maker = CellMaker(pipe, cells[0], settings, previews)
+    decoders = Decoders(pipe, _with_tiny(pipe, settings.tiny) if settings.tiny else pipe, max_batch == 1)
     if model.offloaded:
         _encode_first(model, pipe, cells)
     behind: deque[Future[Sample]] = deque()
@@ -73,12 +78,14 @@ def sample_cells(
             previews.look(pipe)
 
     def decoded() -> Iterator[Future[Sample]]:
-        for each in _decode(model, pipe, finished, settings, previews):
+        for each in _decode(model, decoders, finished, settings, previews):
             yield threads.submit(_finish, maker, each)
 
     try:
         with exact_float32():
-            for sample in Hub(max_batch, told).run(partial(maker.make, cell) for cell in cells):
+            hub = Hub(max_batch, told)
+            for sample in hub.run(partial(maker.make, cell) for cell in cells):
+                sample.max_batch = hub.max_batch
                 if sample.error is not None:
                     yield sample
                     continue
@@ -112,12 +119,19 @@ def run_cells(
 
 
 def _decode(
-    model: Model, pipe: DiffusionPipeline, samples: list[Sample], settings: FrameSettings, previews: Previews | None
+    model: Model, decoders: Decoders, samples: list[Sample], settings: FrameSettings, previews: Previews | None
 ) -> list[Sample]:
     model.take_turns()
-    decoded = decode_samples(pipe, samples, settings, previews)
+    decoded = decode_samples(decoders, samples, settings, previews)
     model.take_turns()
     return decoded
+
+
+def _with_tiny(pipe: DiffusionPipeline, tiny: PartFile) -> DiffusionPipeline:
+    """A copy of a pipeline with a small autoencoder, whose configuration tells its last lines how to scale latents."""
+    own: Any = pipe
+    small = from_folder(AutoencoderTiny, Path(tiny.path), own.vae.dtype)
+    return with_parts(pipe, vae=small.to(own._execution_device).eval())
 
 
 def _encode_first(model: Model, pipe: DiffusionPipeline, cells: Sequence[Cell]) -> None:

@@ -7,7 +7,7 @@
 import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -90,11 +90,12 @@ def lint_lane(
         pipeline: The class name of the model's pipeline, if known.
         handed: What the pipeline passes to `set_timesteps` (`engine.sampling.dry_run`), if known.
     """
-    findings = [*check_lane(lane, model_config), *_of_pipeline(lane, pipeline)]
+    findings = [*check_lane(lane, model_config), *_of_pipeline(lane, pipeline), *_of_coefficients(lane)]
     measured, settings = None, tuple[Setting, ...]()
     try:
         settings = tuple(lane_settings(lane, model_config))
-        scheduler = build_scheduler(lane, model_config)
+        plain = replace(lane, schedule=lane.schedule.plain) if lane.schedule else lane
+        scheduler = build_scheduler(plain, model_config)  # coefficients fitted to a model don't fit a perfect denoiser
         with patience("while its noise levels were measured"):
             measured = probe(scheduler, lane.steps, handed, _trained_levels(model_config))
     except StudyError as error:
@@ -158,6 +159,12 @@ def _of_pipeline(lane: Lane, pipeline: str) -> Iterator[Finding]:
         )
     if "strength" in taken and "image" in taken:
         yield Finding("warning", "cut_schedule", f"{pipeline} skips the part of the list that its strength excludes.")
+
+
+def _of_coefficients(lane: Lane) -> Iterator[Finding]:
+    if lane.schedule is not None and lane.schedule.coefficients:
+        words = "fitted coefficients correct its steps; the levels are those of the schedule."
+        yield Finding("info", "fitted", words)
 
 
 def _of_levels(lane: Lane, found: Probe) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ picture that the run decodes anyway, a linear map from latents to pixels is fitt
 Cells are not affected: latents are only read.
 """
 
+import functools
 import io
 import math
 import time
@@ -18,6 +19,7 @@ import torch
 from diffusers import DiffusionPipeline
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
+from torch.nn import functional
 
 from engine.sampling import frames
 from engine.study.cells import Cell
@@ -25,9 +27,12 @@ from engine.study.cells import Cell
 if TYPE_CHECKING:
     from engine.sampling.recording import Recorder
 
-SECONDS_APART = 0.5
+SECONDS_APART = 3.0
+# While nobody is known to look.
+UNWATCHED_SECONDS = 15.0
+LOOK_SECONDS = 0.5  # between two looks whether anything is to be shown
 # Largest share of a run's time for previews, and seconds that may be spent on top at the start.
-SHARE, HEAD_START_SECONDS = 0.03, 0.4
+SHARE, HEAD_START_SECONDS = 0.02, 0.4
 SIDE = 128  # pixels: the longer side of a preview
 # With more channels each latent is mapped without its neighbours, or the fit would take too long.
 MOST_NEIGHBOURED_CHANNELS = 16
@@ -63,7 +68,12 @@ class LinearDecoder:
         self._pairs, self._fitted_on = 0, 0
         self._squares: Floats | None = None
         self._products: Floats | None = None
-        self._map: Floats | None = None
+        self._map: npt.NDArray[np.float32] | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can draw."""
+        return self._map is not None
 
     def learn(self, latents: npt.NDArray[np.float32], picture: npt.NDArray[np.uint8]) -> None:
         """Adds a pair of latents (C, h, w) and their decoded picture (H, W, 3)."""
@@ -81,16 +91,16 @@ class LinearDecoder:
         self._pairs += 1
         if self._pairs * height * width >= 6 * rows.shape[1] and self._pairs >= 1.5 * self._fitted_on:
             damped = self._squares + DAMPING * np.trace(self._squares) / len(self._squares) * np.eye(len(self._squares))
-            self._map, self._fitted_on = np.linalg.solve(damped, self._products), self._pairs
+            fitted = np.linalg.solve(damped, self._products).astype(np.float32)
+            self._map, self._fitted_on = fitted * _falling(_side(fitted.shape[1])), self._pairs
 
     def draw(self, latents: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8] | None:
         """Pictures (N, height, width, 3) of latents (N, C, h, w); None until enough pairs have been added."""
         if self._map is None or latents.ndim != 4 or len(self._map) != _features(latents.shape[1]):
             return None
         number, _, height, width = latents.shape
-        side = round((self._map.shape[1] / 3) ** 0.5)
-        patches = (_neighbours(latents) @ self._map).reshape(number, height, width, side, side, 3)
-        return _blended(patches).clip(0, 255).astype(np.uint8)
+        weighted = (_neighbours(latents).astype(np.float32) @ self._map).reshape(number, height * width, -1)
+        return _blended(weighted, height, width).clip(0, 255).astype(np.uint8)
 
 
 def _overlap(scale: int) -> int:
@@ -104,25 +114,40 @@ def _patches(picture: Floats, scale: int) -> Floats:
     padded = np.pad(picture, ((over, over), (over, over), (0, 0)), mode="edge")
     side = scale + 2 * over
     windows = sliding_window_view(padded, (side, side), axis=(0, 1))[::scale, ::scale]
-    return windows.transpose(0, 1, 3, 4, 2).reshape(windows.shape[0] * windows.shape[1], -1)
+    return windows.reshape(windows.shape[0] * windows.shape[1], -1)
 
 
-def _blended(patches: Floats) -> Floats:
-    """Blends overlapping patches (N, h, w, side, side, 3) into pictures, with weights falling towards their edges."""
-    number, height, width, side = patches.shape[:4]
-    scale = side // 2 if side % 2 == 0 else (side + 1) // 2
-    over = _overlap(scale)
+def _falling(side: int) -> npt.NDArray[np.float32]:
+    """Weights of the pixels of a patch, for each channel: from 1 in its middle down to its edges."""
     ramp = 1 - np.abs(np.arange(side) - (side - 1) / 2) / (side / 2 + 0.5)
-    weights = (ramp[:, None] * ramp[None, :])[None, :, :, None]
-    total = np.zeros((number, height * scale + 2 * over, width * scale + 2 * over, 3))
-    counted = np.zeros((1, *total.shape[1:3], 1))
-    for row in range(height):
-        for column in range(width):
-            place = (slice(None), slice(row * scale, row * scale + side), slice(column * scale, column * scale + side))
-            total[place] += patches[:, row, column] * weights
-            counted[place] += weights
-    whole = total / counted
-    return whole[:, over : over + height * scale, over : over + width * scale]
+    return np.tile((ramp[:, None] * ramp[None, :]).ravel(), 3).astype(np.float32)
+
+
+def _blended(weighted: npt.NDArray[np.float32], height: int, width: int) -> npt.NDArray[np.float32]:
+    """Pictures (N, height, width, 3) of overlapping, weighted patches (N, h * w, 3 * side * side)."""
+    side = _side(weighted.shape[2])
+    scale = (side + 1) // 2
+    over = _overlap(scale)
+    total = _laid(torch.from_numpy(weighted).transpose(1, 2), height, width, side)
+    whole = (total / _weights(height, width, side)).permute(0, 2, 3, 1)
+    return whole[:, over : over + height * scale, over : over + width * scale].numpy()
+
+
+@functools.lru_cache(maxsize=4)
+def _weights(height: int, width: int, side: int) -> torch.Tensor:
+    """The sum of the weights of all patches at each pixel."""
+    return _laid(torch.from_numpy(_falling(side))[None, :, None].expand(1, -1, height * width), height, width, side)
+
+
+def _laid(columns: torch.Tensor, height: int, width: int, side: int) -> torch.Tensor:
+    """The sum of patches, each at its place."""
+    scale = (side + 1) // 2
+    size = height * scale + 2 * _overlap(scale), width * scale + 2 * _overlap(scale)
+    return functional.fold(columns, size, side, stride=scale)
+
+
+def _side(features: int) -> int:
+    return round((features / 3) ** 0.5)
 
 
 def _features(channels: int) -> int:
@@ -150,18 +175,25 @@ class _Running:
 
 
 class Previews:
-    """Shows the cells of the first unfinished prompt and seed, at most twice a second.
+    """Shows the cells of the first unfinished prompt and seed, at most every 3 s, and seldom while nobody looks.
 
     Args:
         show: Receives the previews.
+        watched: Whether somebody looks now.
         clock: Seconds.
     """
 
-    def __init__(self, show: Callable[[Sequence[Preview]], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._show, self._clock = show, clock
+    def __init__(
+        self,
+        show: Callable[[Sequence[Preview]], None],
+        watched: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._show, self._watched, self._clock = show, watched, clock
         self._decoder = LinearDecoder()
         self._running: dict[str, _Running] = {}
         self._began, self._next, self._spent, self._turn = clock(), 0.0, 0.0, 0
+        self._shown = -math.inf
 
     def enter(self, cell: Cell, recorder: "Recorder", origin: frames.Origin) -> None:
         """Called when a cell starts."""
@@ -172,13 +204,19 @@ class Previews:
         self._running.pop(cell.trajectory_id, None)
 
     def learn(self, latents: torch.Tensor, picture: npt.NDArray[np.uint8]) -> None:
-        """Adds decoded latents, in the scheduler's layout with a batch axis of 1, and their picture."""
-        self._decoder.learn(latents[0].float().cpu().numpy(), picture)
+        """Adds decoded latents (1, C, h, w) in the scheduler's layout, and their picture, if there is time."""
+        now = self._clock()
+        if self._has_time(now) and not (self._decoder.is_ready and self._is_idle(now)):
+            self._decoder.learn(latents[0].float().cpu().numpy(), picture)
+            self._spent += self._clock() - now
 
     def look(self, pipe: DiffusionPipeline) -> None:
         """Shows previews if it is time; called after every forward."""
         now = self._clock()
-        if now < self._next or self._spent > HEAD_START_SECONDS + SHARE * (now - self._began):
+        if now < self._next or not self._has_time(now):
+            return
+        self._next = now + LOOK_SECONDS
+        if self._is_idle(now):
             return
         try:
             front = self._front()
@@ -189,7 +227,13 @@ class Previews:
             self._next = math.inf
             return
         self._spent += self._clock() - now
-        self._next = now + SECONDS_APART
+        self._next, self._shown = now + SECONDS_APART, now
+
+    def _is_idle(self, now: float) -> bool:
+        return now - self._shown < UNWATCHED_SECONDS and not self._watched()
+
+    def _has_time(self, now: float, spending: float = 0.0) -> bool:
+        return self._spent + spending <= HEAD_START_SECONDS + SHARE * (now - self._began)
 
     def _front(self) -> list[_Running]:
         """The running cells of the first prompt and seed that have made a step."""
@@ -219,7 +263,7 @@ class Previews:
             picture = next(frames.decode(pipe, x0, [running.origin]))[0]
             self._decoder.learn(x0[0].float().cpu().numpy(), picture)
             found.append(_preview(running, picture))
-            if self._spent + self._clock() - start > HEAD_START_SECONDS + SHARE * (start - self._began):
+            if not self._has_time(start, self._clock() - start):
                 break
         return found
 

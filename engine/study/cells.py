@@ -1,5 +1,6 @@
 """Turns a study into cells with identities. Imports no torch."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -8,12 +9,13 @@ from typing import Any
 
 from engine.errors import StudyError
 from engine.study.families import UNKNOWN, Family, needed_inputs
+from engine.study.frame_settings import FrameSettings
 from engine.study.lanes import Finding, Lane, check_lane, for_family, unusual
 from engine.study.model_files import arguments_of
 from engine.study.pipeline_settings import PipelineSettings
 from engine.study.schedulers import ALGORITHMS, SPACINGS, class_version
 from engine.study.source import ModelSource
-from engine.study.study import FrameSettings, Study, canonical
+from engine.study.study import Study, canonical
 from engine.study.tuned import tuned_findings
 
 # Raised whenever a change of our code alters pixels for the same settings.
@@ -78,7 +80,7 @@ def cells(study: Study, model: ModelSource, device: str) -> list[Cell]:
         raise StudyError(f"Model '{model.name}' must be downloaded before its cells are known; `run` does that.")
     _check_inputs(study, model)
     width, height = picture_size(study, model)
-    tuned_findings(study.lanes, model, study.guidance_scale, (width, height))
+    tuned_findings(study.lanes, model, study.guidance_scale, study.negative_prompt, (width, height))
     # Release 0.1.0 passed such switches of a model's own scheduler on to other solvers, which gave other pictures.
     config = model.scheduler_config
     switches = "; switches pinned" if any(map(config.get, (*SPACINGS, *ALGORITHMS))) or unusual(config) else ""
@@ -86,7 +88,7 @@ def cells(study: Study, model: ModelSource, device: str) -> list[Cell]:
     codes = {key: class_version(target) + switches + noise_of(target, device) for key, target in targets.items()}
     dtype = resolve_dtype(study.dtype, device)
     lanes = [for_family(lane, model.family) for lane in study.lanes]
-    return [
+    found = [
         Cell(
             lane,
             prompt,
@@ -104,6 +106,10 @@ def cells(study: Study, model: ModelSource, device: str) -> list[Cell]:
         for seed in study.seeds
         for lane in lanes
     ]
+    ids = [cell.config_id for cell in found[: len(lanes)]]
+    for cell, config_id in zip(found, itertools.cycle(ids), strict=False):
+        vars(cell)["config_id"] = config_id  # the same for all cells of a lane, and slow to work out
+    return found
 
 
 # Their noise comes from a generator on the device, so a GPU gives other pictures than a CPU for the same seed.
@@ -191,6 +197,29 @@ def check_lanes(
     if errors:
         raise StudyError("\n".join(errors))
     return found
+
+
+def study_findings(study: Study, model: ModelSource) -> list[tuple[Lane, Finding]]:
+    """Warnings about the lanes of a study and its reference, and about lanes tuned for other conditions than its own.
+
+    Raises:
+        StudyError: A lane is known to be wrong on this model, or was tuned for another.
+    """
+    references = (study.reference.lane, study.reference.check) if study.reference else ()
+    found = check_lanes((*study.lanes, *references), model.scheduler_config, model.family)
+    return found + tuned_for_others(study, model)
+
+
+def tuned_for_others(study: Study, model: ModelSource) -> list[tuple[Lane, Finding]]:
+    """Warnings about lanes that were tuned for another guidance, negative prompt or size than the study's.
+
+    Raises:
+        StudyError: One was tuned for another model.
+    """
+    if not (model.size or study.width):
+        return []
+    size = picture_size(study, model)
+    return tuned_findings(study.lanes, model, study.guidance_scale, study.negative_prompt, size)
 
 
 def evenly_spaced(length: int, most: int) -> list[int]:

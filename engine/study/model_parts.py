@@ -74,7 +74,7 @@ def read_parts(table: Table, folder: Path | None) -> ModelParts:
         raise table.error("controlnet", 'also needs a class, e.g. class = "StableDiffusionControlNetPipeline"')
     return ModelParts(
         name,
-        _controlnet(table, controlnet, folder) if controlnet else None,
+        part_folder(table, "controlnet", controlnet, folder) if controlnet else None,
         tuple(_lora(table, text, folder) for text in table.strings("lora", ())),
         _folder(table, "config", "model_index.json", config, folder) if config else None,
     )
@@ -107,8 +107,14 @@ def equipped(source: ModelSource, parts: ModelParts) -> ModelSource:
     )
 
 
-def _controlnet(table: Table, text: str, folder: Path | None) -> PartFile:
-    place = _folder(table, "controlnet", "config.json", text, folder)
+def part_folder(table: Table, key: str, text: str, folder: Path | None) -> PartFile:
+    """The folder of a part that a study names, or that of a downloaded hub model.
+
+    Raises:
+        StudyError: It is neither.
+        ModelError: Its weights are missing, damaged or pickled.
+    """
+    place = _folder(table, key, "config.json", text, folder)
     files = [place / "config.json", *weight_files(place, own_variant(place))]
     return PartFile(str(place), sha256("\n".join(map(file_digest, files)).encode()).hexdigest())
 

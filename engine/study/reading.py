@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.errors import StudyError, did_you_mean
 from engine.study.custom_schedules import CustomSchedule
-from engine.study.lanes import Lane, check_steps, known_schedule
+from engine.study.lanes import Lane, check_steps, described, known_schedule
 from engine.study.schedulers import SCHEDULERS, Scheduler
 
 _REQUIRED = object()
@@ -160,7 +160,7 @@ def read_lanes(table: Table) -> list[Lane]:
         raise table.error("key", f"says {in_key} steps, but steps = {given}; make them agree")
     if schedule and counts != [told]:
         raise table.error(schedule.kind, f"are a schedule of {told} steps, but steps = {given}; make them agree")
-    description = table.text("description", entry.note)
+    description = described(entry, table.text("description", entry.note))
     overrides = table.rest()
     for name, value in overrides.items():
         try:
@@ -178,20 +178,33 @@ def _schedule(table: Table) -> CustomSchedule | None:
     given = [kind for kind in ("timesteps", "sigmas") if kind in table]
     if len(given) > 1:
         raise table.error("sigmas", "and 'timesteps' both set the schedule; give one of them")
-    return custom_schedule(given[0], table.value(given[0]), table.where) if given else None
+    if not given:
+        return None
+    return custom_schedule(given[0], table.value(given[0]), table.where, table.value("coefficients", []))
 
 
-def custom_schedule(kind: str, value: Any, where: str) -> CustomSchedule:
+def custom_schedule(kind: str, value: Any, where: str, coefficients: Any = ()) -> CustomSchedule:
     """A schedule from plain data.
 
     Raises:
-        StudyError: It is not a list of finite numbers.
+        StudyError: It is not a list of finite numbers, or the coefficients are not lists of them.
     """
+    values = _numbers(value)
+    if not values:
+        raise StudyError(f"{where}: '{kind}' must be a list of numbers, from noise to picture, not {value!r:.200}.")
+    rows = [_numbers(row) for row in coefficients] if isinstance(coefficients, list | tuple) else [None]
+    if not all(rows):
+        raise StudyError(f"{where}: 'coefficients' must be lists of numbers, one a step, not {coefficients!r:.200}.")
+    return CustomSchedule("sigmas" if kind == "sigmas" else "timesteps", values, tuple(row for row in rows if row))
+
+
+def _numbers(value: Any) -> tuple[float, ...] | None:
+    """A list of finite numbers; None if it is none."""
     listed = list(value) if isinstance(value, list | tuple) else []
     numbers = [each for each in listed if isinstance(each, int | float) and not isinstance(each, bool)]
     if not listed or len(numbers) < len(listed) or not all(-1e6 < each < 1e6 for each in numbers):
-        raise StudyError(f"{where}: '{kind}' must be a list of numbers, from noise to picture, not {value!r:.200}.")
-    return CustomSchedule("sigmas" if kind == "sigmas" else "timesteps", tuple(float(each) for each in numbers))
+        return None
+    return tuple(float(each) for each in numbers)
 
 
 def _scheduler(table: Table, key: str) -> Scheduler:

@@ -14,6 +14,7 @@ from engine.errors import StudyError
 from engine.paths import DATA
 from engine.study.commitment_settings import CommitmentSettings, read_commitment
 from engine.study.decision_settings import DecisionSettings, read_decision
+from engine.study.frame_settings import FrameSettings, read_frames
 from engine.study.lanes import Lane, fitting_lanes, parse_lanes, parse_steps
 from engine.study.model_parts import ModelParts, equipped
 from engine.study.pipeline_settings import PipelineSettings, read_pipeline
@@ -21,19 +22,10 @@ from engine.study.reading import Table, read_lanes, read_plugins
 from engine.study.reference import ReferenceSettings, read_reference
 from engine.study.source import find_model
 
-FrameKind = Literal["x0", "xt"]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 MAX_PROMPT_CHARACTERS = 20_000
 # (study, file name, SHA-256 or "") -> the file as a cache has kept it, or None.
 FindStudyPicture = Callable[[str, str, str], bytes | None]
-
-
-@dataclass(frozen=True)
-class FrameSettings:
-    """Which steps are stored as pictures: at most `count` evenly spaced steps of each kind; 0 stores none."""
-
-    count: int = 12
-    kinds: tuple[FrameKind, ...] = ("x0", "xt")
 
 
 @dataclass(frozen=True)
@@ -86,6 +78,7 @@ class Study:
             }
             for lane in self.lanes
         ]
+        plain["frames"] = self.frames.spec()
         plain["reference"] = self.reference.spec() if self.reference else None
         plain["decide"] = self.decide.spec()
         del plain["pipeline"]
@@ -162,7 +155,7 @@ def parse_study(
         height=table.optional_size("height"),
         dtype=table.choice("dtype", "auto", get_args(DType)),
         description=table.text("description", ""),
-        frames=_frames(table.table("frames")),
+        frames=read_frames(table.table("frames"), model, pipeline.parts, folder),
         timing=_timing(table.table("timing")),
         plugins=plugins,
         reference=read_reference(table.table("reference"), given="reference" in data),
@@ -265,15 +258,6 @@ def _refuse_twice(what: str, items: Iterable[str], where: str) -> None:
         seen.add(item)
 
 
-def _frames(table: Table) -> FrameSettings:
-    settings = FrameSettings(
-        count=table.integer("count", 12, low=0, high=1000),
-        kinds=tuple(dict.fromkeys(table.choices("kinds", ("x0", "xt"), get_args(FrameKind)))),
-    )
-    table.finish()
-    return settings
-
-
 def _timing(table: Table) -> TimingSettings:
     settings = TimingSettings(
         repeats=table.integer("repeats", 10, low=0, high=10_000),
@@ -313,10 +297,15 @@ def _apply(data: dict[str, Any], setting: str) -> None:
     data[last] = value
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces, so that equal data gives equal text; infinities become strings."""
-    plain = _finite(value)
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    try:
+        return _CANONICAL.encode(value)
+    except (TypeError, ValueError):  # mappings that are no dicts, or infinities: seldom, and looking for them is slow
+        return _CANONICAL.encode(_finite(value))
 
 
 def _finite(value: Any) -> Any:

@@ -10,9 +10,9 @@ from engine.sampling.models import Model
 from engine.sampling.standins import family, model_config
 from engine.study.cells import Cell
 from engine.study.families import kind_of
+from engine.study.frame_settings import FrameSettings
 from engine.study.lanes import fitting, parse_lane
 from engine.study.source import find_model
-from engine.study.study import FrameSettings
 from tests.accelerator.pretend import Accelerator
 from tests.accelerator.test_image_pass import checked
 from tests.engine import family_miniatures as miniatures

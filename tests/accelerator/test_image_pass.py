@@ -17,8 +17,8 @@ from engine.sampling.image_pass import Sample, run_cells, sample_cells
 from engine.sampling.models import Model, load
 from engine.sampling.standins import model_config, with_parts
 from engine.study.cells import Cell
+from engine.study.frame_settings import FrameSettings
 from engine.study.source import find_model
-from engine.study.study import FrameSettings
 from tests.accelerator.pretend import Accelerator, PretendTensor
 from tests.engine.miniatures import DISCRETE, cells_of, picture_of
 

@@ -17,8 +17,9 @@ from engine.sampling import models
 from engine.sampling.image_pass import sample_cells
 from engine.sampling.models import Model, load
 from engine.study.cells import cells
+from engine.study.frame_settings import FrameSettings
 from engine.study.source import find_model
-from engine.study.study import FrameSettings, parse_study
+from engine.study.study import parse_study
 from tests.accelerator.pretend import Accelerator, PretendTensor
 from tests.accelerator.test_image_pass import cells_on, checked
 from tests.engine.helpers import ask

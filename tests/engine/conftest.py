@@ -1,12 +1,9 @@
 """Miniature models, written once a session, and loaded once as the engine loads them."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-
-from engine.study import schedulers
 
 if TYPE_CHECKING:
     from engine.sampling.models import Model
@@ -51,15 +48,6 @@ def animatediff_model(animatediff_folder: Path) -> "Model":
 @pytest.fixture(scope="session")
 def gaussian_model() -> "Model":
     return _loaded("gaussian")
-
-
-@pytest.fixture
-def scheduler_table(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, schedulers.Scheduler]]:
-    """The table of schedulers, put back after the test."""
-    before = dict(schedulers.SCHEDULERS)
-    yield schedulers.SCHEDULERS
-    schedulers.SCHEDULERS.clear()
-    schedulers.SCHEDULERS.update(before)
 
 
 def _loaded(name: str) -> "Model":

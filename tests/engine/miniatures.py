@@ -37,6 +37,7 @@ from engine.study.lanes import Lane
 from engine.study.schedulers import SCHEDULERS, Scheduler
 from engine.study.source import find_model
 from engine.study.study import parse_study
+from engine.tune.local_errors import Recordings, gram_of
 
 PIXELS = 64
 # The schedulers for models like Stable Diffusion.
@@ -176,6 +177,14 @@ def picture_of(sample: Sample, kind: str = "final", video_frame: int = 0) -> np.
     """The last picture of a kind as an array of signed numbers."""
     data = [p.data for p in sample.pictures if p.kind == kind and p.video_frame == video_frame][-1]
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+
+
+def drawn_recordings(seed: int, count: int) -> Recordings:
+    """Recordings of random states at random levels."""
+    rng = np.random.default_rng(seed)
+    levels = np.sort(rng.uniform(-3, 3, count))[::-1]
+    gram = gram_of(rng.normal(size=(count, 20)), rng.normal(size=(count, 20)), rng.normal(size=20))
+    return Recordings(levels, gram, rng.uniform(0.1, 1, count))
 
 
 class FailsAtStepThree(DDIMScheduler):

@@ -140,10 +140,11 @@ def _reader(cache: Path, done: Soak) -> Iterator[None]:
 
 def _finish(folder: Path, study: Path, cache: Path, rounds: int, done: Soak) -> None:
     """Completes the study and counts."""
-    last = start_engine(folder, "run", study, "--cache", cache, "--progress", "none")
-    check = last.wait() or start_engine(folder, "check", "--cache", cache).wait()
-    if check:
-        done.wrong.append(f"the last run or check ended with {check}")
+    for command in (["run", study, "--progress", "none"], ["check"]):
+        last = start_engine(folder, *command, "--cache", cache)
+        if code := last.wait():
+            done.wrong.append(f"the last {command[0]} ended with {code}:\n{last.err.read_text()[-2000:]}")
+            return
     wanted = len(LANES) * SEEDS_A_ROUND * rounds
     done.cells = len(committed(cache))
     [(rows, finals)] = ask(

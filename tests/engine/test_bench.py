@@ -52,11 +52,11 @@ def test_plain_diffusers_competes_with_threads_that_spin_too_unless_the_user_cho
     class Pool(contextlib.nullcontext):
         def submit(self, call, way, task):
             future = Future()
-            future.set_result(bench.BenchSample(2.0 if way.endswith("loop") else 1.0, 0.5, 0.25, 100.0))
+            future.set_result(bench.BenchSample(2.0 if way.endswith("loop") else 1.0, 0.5, 0.75, 100.0))
             return future
 
     monkeypatch.setattr(bench.Contestant, "start", lambda self: started.append(self) or Pool(Pool()))
-    for name, bound in (("GOMP_SPINCOUNT", "1000"), ("KMP_BLOCKTIME", "1")):
+    for name, bound in (("GOMP_SPINCOUNT", "10000"), ("KMP_BLOCKTIME", "1")):
         monkeypatch.setenv(name, bound)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     task = bench.Task("gaussian", "cpu", ("ddim:3",), None)
@@ -70,6 +70,7 @@ def test_plain_diffusers_competes_with_threads_that_spin_too_unless_the_user_cho
     assert not any(who.spins for who in started)
 
 
+@pytest.mark.long
 def test_growth_tells_what_a_cell_of_a_large_study_costs_beside_one_of_a_small_one(tmp_path, capsys):
     file = tmp_path / "growth.json"
     assert main(["bench", "--growth", "8", "32", "--json", str(file)]) == 0

@@ -129,6 +129,29 @@ def test_rows_come_back_as_they_went_in(tmp_path_factory, plain):
         assert sorted(found, key=repr) == sorted((astuple(step) for step in written.measured), key=repr)
 
 
+def test_frames_include_others_if_they_are_as_many_of_all_kinds_and_decoded_as_exactly():
+    def kept(most, kinds="x0,xt", decoder=None):
+        return queries.KeptFrames.stored(most, kinds, decoder)
+
+    for one, other in (
+        (kept(4), kept(4)),
+        (kept(4), kept(2, "x0")),
+        (kept(4), kept(4, "x0", "tiny a")),
+        (kept(4, decoder="tiny a"), kept(3, decoder="tiny a")),
+        (kept(0, ""), kept(0, "x0", "tiny a")),
+        (kept(1, "xt", "tiny a"), kept(0)),
+    ):
+        assert one.include(other)
+    for one, other in (
+        (kept(3), kept(4)),
+        (kept(4, "x0"), kept(4)),
+        (kept(9, decoder="tiny a"), kept(1)),
+        (kept(9, decoder="tiny a"), kept(1, decoder="tiny b")),
+        (kept(0), kept(1)),
+    ):
+        assert not one.include(other)
+
+
 def test_the_writer_makes_the_folders_of_a_cache(tmp_path):
     CacheWriter(tmp_path / "a" / "b" / "c.duckdb")
     assert (tmp_path / "a" / "b" / "c.duckdb").exists()

@@ -9,7 +9,7 @@ import torch
 
 from engine.sampling.image_pass import Sample, run_cells, sample_cells
 from engine.sampling.models import Model
-from engine.study.study import FrameSettings
+from engine.study.frame_settings import FrameSettings
 from tests.engine.miniatures import FAILING, cells_of, picture_of
 
 

@@ -16,9 +16,10 @@ from engine.sampling import frames
 from engine.sampling.image_pass import Sample, sample_cells
 from engine.sampling.models import Model
 from engine.study.cells import Cell
+from engine.study.frame_settings import FrameSettings
 from engine.study.lanes import parse_lane
 from engine.study.source import find_model
-from engine.study.study import FrameSettings, parse_study
+from engine.study.study import parse_study
 from tests.engine import family_miniatures as families
 from tests.engine.helpers import ask
 from tests.engine.miniatures import PIXELS

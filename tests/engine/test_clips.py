@@ -19,8 +19,9 @@ from engine.measuring.stored_cells import StoredCells
 from engine.passes.run import run_study
 from engine.sampling.image_pass import sample_cells
 from engine.sampling.models import Model
+from engine.study.frame_settings import FrameSettings
 from engine.study.source import BUNDLED, find_model
-from engine.study.study import FrameSettings, parse_study
+from engine.study.study import parse_study
 from tests.engine.miniatures import cells_of
 
 FRAMES = 8

@@ -16,7 +16,7 @@ from engine.sampling import frames
 from engine.sampling.image_pass import Sample, run_cells, sample_cells
 from engine.sampling.models import Model
 from engine.study.cells import frame_steps
-from engine.study.study import FrameSettings
+from engine.study.frame_settings import FrameSettings
 from tests.engine.miniatures import cells_of, picture_of
 
 CALL = frames.Origin({"prompt": "red apple", "width": 64, "height": 64}, seed=0)

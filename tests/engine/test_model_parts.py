@@ -18,11 +18,12 @@ from engine.sampling.equipping import equip
 from engine.sampling.image_pass import sample_cells
 from engine.sampling.models import Model, load
 from engine.study.cells import Cell, cells
+from engine.study.frame_settings import FrameSettings
 from engine.study.lanes import parse_lane
 from engine.study.model_parts import ModelParts, PartFile, equipped
 from engine.study.pipeline_settings import PipelineSettings
 from engine.study.source import find_model
-from engine.study.study import FrameSettings, parse_study
+from engine.study.study import parse_study
 from tests.engine import family_miniatures as families
 from tests.engine.helpers import ask
 from tests.engine.miniature_parts import stirred

@@ -21,7 +21,7 @@ from engine.sampling.batching import Hub
 from engine.sampling.image_pass import Sample, run_cells, sample_cells
 from engine.sampling.models import Model
 from engine.study.cells import Cell
-from engine.study.study import FrameSettings
+from engine.study.frame_settings import FrameSettings
 from tests.engine.miniatures import DISCRETE, cells_of, picture_of
 
 STEPS = (6, 9, 13)

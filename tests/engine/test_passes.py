@@ -8,7 +8,8 @@ from engine.passes.images import NO_FRAMES, ImageJob, expected_bytes, expected_c
 from engine.passes.timing import missing_timings, take_times
 from engine.sampling import models
 from engine.study.cells import cells
-from engine.study.study import FrameSettings, TimingSettings
+from engine.study.frame_settings import FrameSettings
+from engine.study.study import TimingSettings
 from tests.engine.helpers import ask, parsed
 
 FRAMES = FrameSettings(count=2)

@@ -13,8 +13,8 @@ from engine.sampling.building import build_scheduler
 from engine.sampling.image_pass import Sample, run_cells
 from engine.sampling.models import Model
 from engine.sampling.recording import NoiseLevels, Recorder
+from engine.study.frame_settings import FrameSettings
 from engine.study.lanes import parse_lane
-from engine.study.study import FrameSettings
 from tests.engine.miniatures import DISCRETE, SD_SCHEDULER, cells_of
 
 STATES_X0 = ["ddim", "ddpm", "euler", "euler_a", "heun", "lms", "kdpm2", "kdpm2_a", "dpm_sde"]

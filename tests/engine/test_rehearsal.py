@@ -12,7 +12,10 @@ import torch
 from engine.cli import main
 from engine.rehearsal import trial
 from engine.rehearsal.configurations import REHEARSED, Part
+from engine.rehearsal.known_work import known_work
 from engine.rehearsal.on_paper import counted, rehearse_on_paper
+from tests.engine import real_size
+from tests.engine.helpers import start, write_study
 
 # Parameters of the published denoisers.
 PUBLISHED = {
@@ -25,8 +28,10 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", ["sd15", *(pytest.param(n, marks=pytest.mark.long) for n in PUBLISHED if n != "sd15")])
-def test_a_rehearsed_model_has_the_size_of_the_published_one(name: str) -> None:
-    paper = rehearse_on_paper(REHEARSED[name], torch.float16)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_rehearsed_model_has_the_size_of_the_published_one_and_its_figures_are_those_counted(name, dtype) -> None:
+    paper = rehearse_on_paper(REHEARSED[name], dtype)
+    assert paper == known_work(name, dtype.itemsize)
     assert paper.denoiser_parameters == pytest.approx(PUBLISHED[name], rel=1e-4)
     if name == "sd15":
         assert paper.autoencoder_parameters == 83_653_863
@@ -125,3 +130,35 @@ def test_a_bare_machine_without_duckdb_and_streamlit_can_rehearse() -> None:
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert "one of sd15, sdxl" in done.stderr
+
+
+def test_a_plan_tells_what_a_well_known_model_takes_before_it_is_fetched(tmp_path: Path, capsys) -> None:
+    [hub, *_] = REHEARSED["sd15"].hub
+    changes = {"model": hub, "lanes": ["ddim:4", "heun:2"], "seeds": [0, 1], "width": 256, "height": 256}
+    study = write_study(tmp_path / "a.toml", **changes)
+    assert main(["plan", str(study), "--cache", str(tmp_path / "c.duckdb"), "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    paper = known_work("sd15", torch.float32.itemsize)
+    calls, decodes = 2 * (4 + 3), 2 * (1 + 2 * 2) * 2
+    tera = (calls * paper.call.flops + decodes * paper.decode.flops) / 1e12
+    assert f"{calls} calls of {paper.call.flops / 1e12:.2f} TFLOP and {decodes} decodings" in said
+    assert f": {tera:,.0f} TFLOP" in said
+    assert "at 512 x 512 (the study asks for 256 x 256)" in said
+    assert "rehearse sd15" in said
+
+
+@pytest.mark.long
+def test_a_model_of_real_size_gives_the_bits_of_plain_diffusers_in_less_than_8_gb(tmp_path: Path) -> None:
+    answer = tmp_path / "answer.json"
+    process = start(real_size.compare, tmp_path, answer)
+    process.join(1200)
+    assert process.exitcode == 0
+    found = json.loads(answer.read_text())
+    assert found["peak_bytes"] < 8e9
+    floor = max(lane["merged_in_diffusers"] for lane in found["lanes"].values())
+    for lane in found["lanes"].values():
+        assert lane["contrast"] > 20, "a grey picture would be equal to any other"
+        assert lane["equal_latents"]
+        assert lane["equal_picture"]
+        assert lane["merged_in_engine"] <= floor
+    assert found["between"] > 10 * floor

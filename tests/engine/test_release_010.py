@@ -245,7 +245,7 @@ def test_a_strangers_old_file_that_is_no_cache_is_refused(change, message, old, 
 
 
 def test_rows_that_go_missing_are_noticed(old, monkeypatch):
-    monkeypatch.setattr("engine.cache.rows.stream", lambda *_: 0)
+    monkeypatch.setattr("engine.cache.rows.put_new", lambda *_: 0)
     with pytest.raises(CacheError, match=r"0 of the .* rows"):
         migrate(old)
 
