@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from engine.errors import StudyError
-from engine.study.tuned import TunedSchedule, read_tuned, tuned_folder
+from engine.study.tuned import CHOSEN, TunedSchedule, read_tuned, tuned_folder
 
 CURVES = {"local_error": "Local error of a step, for its length", "gain": "What is left of an error at the end"}
 
@@ -24,9 +24,9 @@ def tuned_beside(cache: Path) -> tuple[list[TunedSchedule], list[str]]:
 def placed(tuned: TunedSchedule) -> pd.DataFrame:
     """Log-SNR of each call of each schedule: schedule, log_snr, chosen."""
     levels = (tuned.evidence.get("search") or {}).get("log_snr") or {}
-    order = sorted(levels, key=lambda name: name != "chosen")
+    order = sorted(levels, key=lambda name: name != CHOSEN)
     rows = [
-        {"schedule": "tuned" if name == "chosen" else name, "log_snr": float(value), "chosen": name == "chosen"}
+        {"schedule": "tuned" if name == CHOSEN else name, "log_snr": float(value), "chosen": name == CHOSEN}
         for name in order
         for value in levels[name]
     ]

@@ -20,5 +20,6 @@ else:
     sections.placement(tuned)
     sections.paste(tuned)
     sections.broken(problems)
+sections.start(chosen, expanded=not found)
 with st.expander("How it is found"):
     st.html(html.method(sections.METHOD))

@@ -31,6 +31,7 @@ def decide(arguments: argparse.Namespace) -> int:
             progress=make_progress(arguments.progress),
             budget=budget,
             cluster=cluster,
+            compiling=arguments.compiling,
         )
     if arguments.progress != "json" and outcome.decision is not None:
         print(f"{outcome.decision.sentence}\n")

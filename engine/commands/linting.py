@@ -13,11 +13,13 @@ from engine.commands.console import print_table
 from engine.commands.files import check_json, write_json
 from engine.errors import LabError, StudyError
 from engine.passes.foresight import NOTHING, Foresight, foresee
+from engine.study.cells import tuned_for_others
 from engine.study.families import kind_of
 from engine.study.lanes import Finding, Lane, for_family
 from engine.study.model_parts import equipped
 from engine.study.source import ModelSource, find_model
 from engine.study.study import Study, load_study, parse_study
+from engine.study.tuned import TUNED
 
 if TYPE_CHECKING:
     from engine.sampling.lint import Lint
@@ -47,6 +49,7 @@ def lint(arguments: argparse.Namespace) -> int:
     ahead = _ahead(study, lanes, source, arguments.cache)
     handed = {tried.lane: tried.handed for tried in ahead.tried.values()}
     found = [lint_lane(lane, source.scheduler_config, source.pipeline, handed.get(lane.key)) for lane in lanes]
+    found = _with_conditions(found, study, source)
     _print(found, levels=arguments.levels or len(found) == 1)
     write_json(arguments.json, [_plain(row) for row in found])
     if arguments.store:
@@ -61,9 +64,19 @@ def _study(arguments: argparse.Namespace) -> Study:
         if arguments.store:
             raise StudyError("--store saves the findings of a study's lanes; name a study instead of a lane.")
         plain = {"name": "lint", "model": arguments.model or "bundled", "prompts": [""], "lanes": [arguments.what]}
+        if (tuned := TUNED.get(arguments.what.partition(":")[0])) is not None:  # unless --set says otherwise
+            plain |= {"guidance_scale": tuned.guidance_scale, "negative_prompt": tuned.negative_prompt}
+            plain |= {"width": tuned.width, "height": tuned.height}
         return parse_study(plain, "lint", Path.cwd(), kept, arguments.settings)
     model = [f"model={json.dumps(arguments.model)}"] if arguments.model else []
     return load_study(arguments.what, [*arguments.settings, *model], kept)
+
+
+def _with_conditions(found: Sequence["Lint"], study: Study, source: ModelSource) -> list["Lint"]:
+    """With warnings about lanes that were tuned for other conditions; another model is refused."""
+    tuned = tuned_for_others(study, source)
+    more = {row.lane.key: tuple(told for lane, told in tuned if lane.key == row.lane.key) for row in found}
+    return [replace(row, findings=(*row.findings, *more[row.lane.key])) for row in found]
 
 
 def _ahead(study: Study, lanes: Sequence[Lane], source: ModelSource, cache: Path) -> Foresight:

@@ -11,6 +11,7 @@ from engine.cache.connection import reading
 from engine.commands.clusters import cluster_of
 from engine.commands.console import duration, print_table
 from engine.commands.files import cached_name, check_json, given_study, migrate_existing, write_json
+from engine.environment import resolve_device
 from engine.errors import StudyError
 from engine.passes.decision_forecast import forecasts
 from engine.passes.foresight import Foresight, foresee_plan
@@ -19,6 +20,7 @@ from engine.passes.run import RunOutcome, run_study
 from engine.passes.sample_size import metrics_without_verdict, power
 from engine.passes.scores import score, scoring_lines
 from engine.progress import make_progress
+from engine.rehearsal.configurations import rehearsed_as
 from engine.results import Results, read_results
 from engine.study.model_parts import equipped
 from engine.study.prompt_pool import pool_prompts
@@ -37,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
             max_batch=arguments.max_batch,
             progress=make_progress(arguments.progress),
             cluster=cluster,
+            compiling=arguments.compiling,
         )
     if arguments.progress != "json":
         print(_sentence(study.name, outcome))
@@ -51,6 +54,10 @@ def plan(arguments: argparse.Namespace) -> int:
     if source.fingerprint is None:
         count = len(study.lanes) * len(study.prompts) * len(study.seeds)
         print(f"{study.name}: {count} cells. Model '{source.name}' is not on this machine; `run` downloads it first.")
+        if name := rehearsed_as(source.name):
+            from engine.rehearsal.telling import study_told
+
+            print("\n".join(study_told(name, study, resolve_device(arguments.device))))
         print("Dry run      not tried: the model is not on this machine")
         return 0
     found = plan_study(study, source, arguments.cache, arguments.device, arguments.memory)

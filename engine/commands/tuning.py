@@ -4,7 +4,7 @@ import argparse
 
 from engine.commands.console import duration, print_table
 from engine.display.tables import Entry, TableCell
-from engine.display.tuned_words import sentences, tuned_table
+from engine.display.tuned_words import class_table, sentences, tuned_table
 from engine.passes.search_budget import parse_budget
 from engine.passes.tune_proof import TuneOutcome, TuneRequest
 from engine.passes.tune_proof import tune as tune_schedule
@@ -32,9 +32,9 @@ def tune(arguments: argparse.Namespace) -> int:
 
 def _print(outcome: TuneOutcome) -> None:
     found, tuned = outcome.found, outcome.tuned
-    shown = tuned_table(tuned)
-    print_table([[column.name for column in shown.columns], *(list(map(_text, row)) for row in shown.rows)])
-    print()
+    for shown in filter(None, (tuned_table(tuned), class_table(tuned))):
+        print_table([[column.name for column in shown.columns], *(list(map(_text, row)) for row in shown.rows)])
+        print()
     print("\n".join(sentences(tuned)))
     evaluations = f"{found.evaluations[0]:,} new evaluations, {found.evaluations[1]:,} in total"
     print(f"\nSearch: {evaluations}, {found.calls:,} denoiser calls, {duration(found.seconds)}.")

@@ -1,8 +1,12 @@
 """A tuned schedule as a few lines of Python for plain diffusers, to be pasted anywhere."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from engine.study.tuned import TunedSchedule
+
+# Where the class of fitted coefficients is written, and its name; it is copied as text, so that nothing loads torch.
+FITTED_FILE, FITTED_CLASS = Path(__file__).parents[1] / "sampling" / "fitted.py", "FittedDPMSolver"
 
 
 def snippet(tuned: TunedSchedule, prompt: str = "a photo of a lighthouse at dusk") -> str:
@@ -13,18 +17,21 @@ def snippet(tuned: TunedSchedule, prompt: str = "a photo of a lighthouse at dusk
 def _lines(tuned: TunedSchedule, prompt: str) -> Iterator[str]:
     module, _, name = tuned.target.partition(":")
     (kind, values), *_ = tuned.schedule.spec().items()
-    size = f"{tuned.width} x {tuned.height} px"
-    yield f"# For {tuned.model!r} at guidance {tuned.guidance_scale:g}, {size}, {tuned.steps} steps; for these alone."
-    yield "import torch"
+    yield f"# For {tuned.model!r} at {tuned.conditions}; for these alone."
+    fitted = tuned.schedule.coefficients
+    name = FITTED_CLASS if fitted else name
+    yield from _fitted_class() if fitted else ("import torch",)
     if tuned.source:
-        yield f"from {module} import DiffusionPipeline, {name}"
+        yield f"from {module} import DiffusionPipeline" + ("" if fitted else f", {name}")
         yield f"pipe = DiffusionPipeline.from_pretrained({tuned.source!r})"
     else:
-        yield f"from {module} import {name}"
+        yield from () if fitted else (f"from {module} import {name}",)
         yield "from engine.sampling.gaussian import build_pipeline"
         yield "pipe = build_pipeline()"
     settings = "".join(f", {key}={value!r}" for key, value in tuned.settings.items())
     yield f"pipe.scheduler = {name}.from_config(pipe.scheduler.config{settings})"
+    if fitted:
+        yield f"pipe.scheduler.coefficients = {[list(row) for row in fitted]}"
     call = [repr(prompt)]
     if tuned.wrapped:
         yield f"schedule, set_timesteps = {values}, pipe.scheduler.set_timesteps"
@@ -39,3 +46,9 @@ def _lines(tuned: TunedSchedule, prompt: str) -> Iterator[str]:
     call += [f"guidance_scale={tuned.guidance_scale!r}", f"width={tuned.width}", f"height={tuned.height}"]
     call.append('generator=torch.Generator("cpu").manual_seed(0)')
     yield f"image = pipe({', '.join(call)}).images[0]"
+
+
+def _fitted_class() -> Iterator[str]:
+    """The class that a scheduler with fitted coefficients has, with its imports."""
+    _, _, source = FITTED_FILE.read_text(encoding="utf-8").partition('"""\n\n')
+    yield source

@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.errors import StudyError, did_you_mean
 from engine.study.custom_schedules import CustomSchedule
-from engine.study.lanes import Lane, check_steps
+from engine.study.lanes import Lane, check_steps, described, known_schedule
 from engine.study.reading import custom_schedule
 from engine.study.schedulers import SCHEDULERS, Scheduler
 
@@ -21,7 +21,8 @@ def lane_of(name: str, config: Mapping[str, Any]) -> Lane:
     """The lane of an entry of `scheduler_configs`.
 
     Raises:
-        StudyError: A key is missing or unknown, or a value is of the wrong kind.
+        StudyError: A key is missing or unknown, a value is of the wrong kind, or a tuned schedule is asked for at
+            another number of steps or with settings of its own.
     """
     if not isinstance(config, Mapping):
         raise StudyError(f"scheduler_configs['{name}'] must be a dict, not {config!r}.")
@@ -40,9 +41,12 @@ def lane_of(name: str, config: Mapping[str, Any]) -> Lane:
     entry = _entry(name, config["scheduler_class"])
     schedule = _schedule(name, config, entry, steps)
     if overrides or schedule:
+        if entry.levels == "tuned":
+            raise StudyError(f"scheduler_configs['{name}']: '{entry.key}' was tuned as it is; give it no settings.")
         # A variant gets its own key, so that it can be compared with the plain scheduler.
         entry = replace(entry, key=_key(name), label=name)
-    return Lane(f"{entry.key}:{steps}", entry, steps, dict(overrides), description, schedule)
+    schedule = schedule or known_schedule(entry, steps)
+    return Lane(f"{entry.key}:{steps}", entry, steps, dict(overrides), described(entry, description), schedule)
 
 
 def _schedule(name: str, config: Mapping[str, Any], entry: Scheduler, steps: int) -> CustomSchedule | None:
@@ -60,7 +64,9 @@ def _schedule(name: str, config: Mapping[str, Any], entry: Scheduler, steps: int
 
 
 def _entry(name: str, scheduler_class: Any) -> Scheduler:
-    """The registered entry of a scheduler class, or a new one."""
+    """The registered entry of a key or a scheduler class, or a new one."""
+    if isinstance(scheduler_class, str) and scheduler_class in SCHEDULERS:
+        return SCHEDULERS[scheduler_class]
     if isinstance(scheduler_class, str):
         target = scheduler_class if ":" in scheduler_class else f"diffusers:{scheduler_class}"
     elif inspect.isclass(scheduler_class):

@@ -6,7 +6,7 @@ they silently misread them, was checked in the source and by running diffusers 0
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -35,6 +35,8 @@ WHOLE_TIMESTEPS = frozenset(TAKEN) - {"EulerDiscreteScheduler", "HeunDiscreteSch
 WITH_LAST_SIGMA = frozenset({"EulerDiscreteScheduler"})
 # Classes that compute with the list, so it must be an array.
 ARRAYS = frozenset({"UniPCMultistepScheduler"})
+# Classes whose steps can be corrected by coefficients, and how many a step takes.
+FITTED = {"DPMSolverMultistepScheduler": 3}
 # What to use instead of a class that takes no list.
 INSTEAD = {
     "DDIMScheduler": "Euler does, and solves the same equation",
@@ -53,28 +55,39 @@ _AYS_BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end
 
 @dataclass(frozen=True)
 class CustomSchedule:
-    """A list of timesteps or sigmas, as `set_timesteps` of a scheduler takes it.
+    """A list of timesteps or sigmas, as `set_timesteps` of a scheduler takes it, and how its steps are corrected.
 
     Attributes:
         kind: What the values are.
         values: From noise to picture.
+        coefficients: Of sample, x0 estimate and the estimate before, which are added to the result of each step; empty
+            to take the steps as they are (`engine.sampling.fitted`).
     """
 
     kind: ScheduleKind
     values: tuple[float, ...]
+    coefficients: tuple[tuple[float, ...], ...] = ()
 
     def steps(self, scheduler_class: str) -> int:
         """The number of steps that a class makes of it."""
         return len(self.values) - (self.kind == "sigmas" and scheduler_class in WITH_LAST_SIGMA)
 
-    def spec(self) -> dict[str, list[float]]:
+    @property
+    def plain(self) -> "CustomSchedule":
+        """The list without coefficients."""
+        return replace(self, coefficients=())
+
+    def spec(self) -> dict[str, list[Any]]:
         """Plain data; whole timesteps become integers."""
         whole = self.kind == "timesteps"
-        return {self.kind: [int(value) if whole and value == int(value) else float(value) for value in self.values]}
+        values = [int(value) if whole and value == int(value) else float(value) for value in self.values]
+        return {self.kind: values} | (
+            {"coefficients": [list(row) for row in self.coefficients]} if self.coefficients else {}
+        )
 
     def argument(self, scheduler_class: str) -> dict[str, Any]:
         """The argument of `set_timesteps`."""
-        spec: dict[str, Any] = self.spec()
+        spec: dict[str, Any] = self.plain.spec()
         return {key: np.array(values) for key, values in spec.items()} if scheduler_class in ARRAYS else spec
 
 
@@ -149,6 +162,7 @@ def remarks(
         yield "error", "two_schedules", f"{on[0]} also sets the levels; switch it off, or remove the {kind}."
     if kind == "timesteps" and config.get("interpolation_type") == "log_linear":
         yield "error", "two_schedules", f"{scheduler_class} ignores the list with interpolation_type 'log_linear'."
+    yield from _of_coefficients(schedule, scheduler_class, config)
     yield from _of_values(schedule, scheduler_class)
     yield from _of_timesteps(schedule, scheduler_class, config) if kind == "timesteps" else ()
     yield from _of_sigmas(schedule, scheduler_class, config, flow) if kind == "sigmas" else ()
@@ -174,6 +188,14 @@ def _of_values(schedule: CustomSchedule, scheduler_class: str) -> Iterator[Remar
         same = next((after for before, after in pairwise(cut) if after == before), None)
         if same is not None:
             yield "error", "repeated_level", f"{scheduler_class} truncates timesteps, which gives {same} twice."
+
+
+def _of_coefficients(schedule: CustomSchedule, scheduler_class: str, config: Mapping[str, Any]) -> Iterator[Remark]:
+    rows, count = schedule.coefficients, FITTED.get(scheduler_class)
+    if rows and (count is None or config.get("algorithm_type", "dpmsolver++") != "dpmsolver++"):
+        yield "error", "no_coefficients", f"{scheduler_class} with these settings takes no coefficients; remove them."
+    elif rows and (len(rows) != schedule.steps(scheduler_class) or any(len(row) != count for row in rows)):
+        yield "error", "no_coefficients", f"coefficients need a row of {count} numbers for each step."
 
 
 def _of_timesteps(schedule: CustomSchedule, scheduler_class: str, config: Mapping[str, Any]) -> Iterator[Remark]:

@@ -35,6 +35,7 @@ class Family:
         solvers: Keys of the schedulers that suit it; empty for all that solve models of its kind.
         scheduler: Scheduler settings that distinguish it from another family with the same pipeline.
         builder: `module:function` that builds the pipeline of a computed model, which has no files.
+        tiny: Hub id of a small autoencoder for its latents (`AutoencoderTiny`).
         version: Version of a computed model, raised whenever its pictures change, so that its cells are recomputed.
         scheduler_config: Scheduler configuration of a computed model.
     """
@@ -51,6 +52,7 @@ class Family:
     solvers: tuple[str, ...] = ()
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     builder: str = ""
+    tiny: str = ""
     version: int = 0
     scheduler_config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -97,6 +99,8 @@ _SHIFTED = ("flow_euler", "dpmpp_2m", "dpmpp_2s", "unipc", "deis")
 _LEVELS = ("flow_euler", "unipc")
 _OWN = ("flow_euler",)
 
+_TAESD = "madebyollin/taesd"
+
 
 def _variants(name: str, *more: str) -> tuple[str, ...]:
     """Class names of a text-to-image pipeline and of its variants that start from pictures."""
@@ -107,14 +111,15 @@ _CONTROLLED = ("ControlNet", "ControlNetImg2Img", "ControlNetInpaint")
 
 
 _BUILT_IN = (
-    Family("sd", "Stable Diffusion 1 and 2", _variants("StableDiffusion", "PAG", *_CONTROLLED)),
-    Family("sdxl", "Stable Diffusion XL", _variants("StableDiffusionXL", "PAG", *_CONTROLLED)),
+    Family("sd", "Stable Diffusion 1 and 2", _variants("StableDiffusion", "PAG", *_CONTROLLED), tiny=_TAESD),
+    Family("sdxl", "Stable Diffusion XL", _variants("StableDiffusionXL", "PAG", *_CONTROLLED), tiny=_TAESD + "xl"),
     Family(
         "lcm",
         "Latent consistency",
         ("LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"),
         style="embedded",
         solvers=("lcm",),
+        tiny=_TAESD,
     ),
     Family("kolors", "Kolors", ("KolorsPipeline", "KolorsImg2ImgPipeline")),
     Family("pixart", "PixArt", ("PixArtAlphaPipeline", "PixArtSigmaPipeline", "PixArtSigmaPAGPipeline")),
@@ -125,6 +130,7 @@ _BUILT_IN = (
         "Stable Diffusion 3",
         _variants("StableDiffusion3", "ControlNet", "ControlNetInpainting"),
         solvers=_ANY,
+        tiny=_TAESD + "3",
     ),
     Family("auraflow", "AuraFlow", ("AuraFlowPipeline",), size=_SQUARE, solvers=_ANY),
     Family(
@@ -135,6 +141,7 @@ _BUILT_IN = (
         style="embedded",
         solvers=_LEVELS,
         scheduler={"use_dynamic_shifting": False},
+        tiny="madebyollin/taef1",
     ),
     Family(
         "flux",
@@ -143,6 +150,7 @@ _BUILT_IN = (
         size=_SQUARE,
         style="embedded",
         solvers=_SHIFTED,
+        tiny="madebyollin/taef1",
     ),
     Family("flux2", "Flux.2", ("Flux2Pipeline",), size=_SQUARE, style="embedded", solvers=_SHIFTED),
     Family("flux2_klein", "Flux.2 klein", ("Flux2KleinPipeline",), size=_SQUARE, style="two_calls", solvers=_SHIFTED),

@@ -110,8 +110,15 @@ def parse_lanes(text: str) -> list[Lane]:
     """
     entry = SCHEDULERS.lookup(_parts(text)[0])
     return [
-        Lane(f"{entry.key}:{steps}", entry, steps, schedule=known_schedule(entry, steps)) for steps in parse_steps(text)
+        Lane(f"{entry.key}:{steps}", entry, steps, {}, described(entry), known_schedule(entry, steps))
+        for steps in parse_steps(text)
     ]
+
+
+def described(entry: Scheduler, description: str = "") -> str:
+    """The line for readers of a lane; of a tuned entry, it always says for which conditions."""
+    told = entry.note if entry.levels == "tuned" else ""
+    return description if told in description else "; ".join(filter(None, [description, told]))
 
 
 def known_schedule(entry: Scheduler, steps: int) -> CustomSchedule | None:

@@ -21,6 +21,19 @@ from engine.study.source import ModelSource
 FORMAT = 1
 PREFIX = "tuned_"
 MOST_BYTES = 4_000_000
+# Names of schedules in the evidence: what was found, what was found without coefficients, and starts that nobody could
+# choose without recordings.
+CHOSEN, ALONE, RECORDED, GITS = "chosen", "alone", "local errors", "gits"
+UNKNOWN = frozenset({CHOSEN, ALONE, RECORDED, GITS})
+
+
+def best_known(figures: Mapping[str, float]) -> str:
+    """The known schedule with the lowest figure, of those that need neither a search nor recordings.
+
+    Args:
+        figures: What the search minimised, on validation, by name; at least one known schedule is among them.
+    """
+    return min(figures.keys() - UNKNOWN, key=lambda name: (figures[name], name))
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,7 @@ class TunedSchedule:
         target: Its class, `module:Class`.
         overrides: Settings of its registered entry.
         settings: Settings that `from_config` of the class needs besides the model's own configuration.
-        schedule: The list that `set_timesteps` takes.
+        schedule: The list that `set_timesteps` takes, with coefficients if they were fitted and are better.
         steps: Number of steps.
         model: Name of the model, for display.
         source: Its folder or hub id; empty for computed models.
@@ -77,6 +90,12 @@ class TunedSchedule:
         """Key of its only lane."""
         return f"{self.key}:{self.steps}"
 
+    @property
+    def conditions(self) -> str:
+        """What it was tuned for besides the model, in words."""
+        negative = f", negative prompt {self.negative_prompt!r}" if self.negative_prompt else ""
+        return f"guidance {self.guidance_scale:g}, {self.width} x {self.height} px, {self.steps} steps{negative}"
+
     def spec(self) -> dict[str, Any]:
         """As plain data."""
         plain = {key: value for key, value in vars(self).items() if key != "schedule"}
@@ -98,15 +117,16 @@ class TunedSchedule:
                 order=base.order if base else 1,
                 calls=base.calls if base else "steps",
                 paper=base.paper if base else "",
-                note=f"tuned for {self.model}, guidance {self.guidance_scale:g}, {self.width} x {self.height} px, "
-                f"{self.steps} steps",
+                note=f"tuned for {self.model}, {self.conditions}",
                 kinds=base.kinds if base else (),
                 levels="tuned",
                 schedule=self.schedule,
             )
         )
 
-    def findings(self, source: ModelSource, guidance_scale: float, size: tuple[int, int]) -> Iterator[Finding]:
+    def findings(
+        self, source: ModelSource, guidance_scale: float, negative_prompt: str, size: tuple[int, int]
+    ) -> Iterator[Finding]:
         """Differences from the conditions it was tuned under; another model is an error."""
         if source.fingerprint != self.fingerprint:
             yield Finding("error", "tuned_elsewhere", f"it was tuned for model '{self.model}', not '{source.name}'.")
@@ -116,6 +136,12 @@ class TunedSchedule:
                 "tuned_elsewhere",
                 f"it was tuned at guidance {self.guidance_scale:g}; at {guidance_scale:g} another may be better.",
             )
+        if negative_prompt != self.negative_prompt:
+            own, other = (
+                f"negative prompt {each!r}" if each else "no negative prompt"
+                for each in (self.negative_prompt, negative_prompt)
+            )
+            yield Finding("warning", "tuned_elsewhere", f"it was tuned with {own}; with {other} another may be better.")
         if size != (self.width, self.height):
             yield Finding(
                 "warning",
@@ -155,7 +181,7 @@ def read_tuned(file: Path) -> TunedSchedule:
         target=table.text("target"),
         overrides=_mapping(table, "overrides"),
         settings=_mapping(table, "settings"),
-        schedule=custom_schedule(kind, table.value(kind), str(file)),
+        schedule=custom_schedule(kind, table.value(kind), str(file), table.value("coefficients", [])),
         steps=table.integer("steps", 0, 1, 1000),
         model=table.text("model"),
         source=table.text("source", ""),
@@ -208,7 +234,7 @@ def register_one(found: TunedSchedule) -> Scheduler:
 
 
 def tuned_findings(
-    lanes: tuple[Lane, ...], source: ModelSource, guidance_scale: float, size: tuple[int, int]
+    lanes: tuple[Lane, ...], source: ModelSource, guidance_scale: float, negative_prompt: str, size: tuple[int, int]
 ) -> list[tuple[Lane, Finding]]:
     """Findings about lanes that were tuned under other conditions.
 
@@ -219,7 +245,7 @@ def tuned_findings(
         (lane, finding)
         for lane in lanes
         if lane.scheduler.key in TUNED
-        for finding in TUNED[lane.scheduler.key].findings(source, guidance_scale, size)
+        for finding in TUNED[lane.scheduler.key].findings(source, guidance_scale, negative_prompt, size)
     ]
     errors = [f"Lane '{lane.key}': {finding.message}" for lane, finding in found if finding.severity == "error"]
     if errors:

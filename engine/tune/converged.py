@@ -89,18 +89,18 @@ def solve(
         LabError: A solution could not be computed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    recorded = {picture_key(shot) for shot in search} if _recordable(trials) else set()
+    recorded = {picture_key(shot) for shot in search} if recordable(trials) else set()
     every = {picture_key(shot): shot for shot in (*search, *others)}
     missing = [shot for key, shot in every.items() if not _file(folder, key, key in recorded).exists()]
     tell(len(every) - len(missing))
     for start in range(0, len(missing), CHUNK):
-        for outcome in trials.run([TrialRun(lane, shot) for shot in missing[start : start + CHUNK]], _grid):
+        for outcome in trials.run([TrialRun(lane, shot) for shot in missing[start : start + CHUNK]], grid_steps):
             key = picture_key(outcome.trial.shot)
             if outcome.final is None:
                 raise LabError(f"The converged solution of {key!r} by {lane.key} failed: {outcome.error}.")
             end = outcome.final.double().numpy().ravel()
             arrays = {"final": end} | (_arrays(outcome.steps, end) if key in recorded else {})
-            _write(_file(folder, key, key in recorded), arrays)
+            write_arrays(_file(folder, key, key in recorded), arrays)
             tell(1)
     stored = {key: dict(np.load(_file(folder, key, key in recorded))) for key in every}
     finals = {key: arrays["final"] for key, arrays in stored.items()}
@@ -112,11 +112,13 @@ def solve(
     return ConvergedPictures(finals, Recordings(levels, np.mean(grams, axis=0), gain))
 
 
-def _recordable(trials: Trials) -> bool:
+def recordable(trials: Trials) -> bool:
+    """Whether trajectories of the model can be recorded."""
     return trials.takes_latents and not Placing(parse_lane("euler:2").scheduler, 2, trials.config).flow
 
 
-def _grid(calls: int) -> list[int]:
+def grid_steps(calls: int) -> list[int]:
+    """Which of a converged run's calls are recorded."""
     return evenly_spaced(calls, GRID)
 
 
@@ -124,7 +126,9 @@ def _file(folder: Path, key: str, recorded: bool) -> Path:
     return folder / f"{sha256(key.encode()).hexdigest()[:20]}{'_recorded' if recorded else ''}.npz"
 
 
-def _write(file: Path, arrays: dict[str, Floats]) -> None:
+def write_arrays(file: Path, arrays: dict[str, Floats]) -> None:
+    """Writes arrays to an npz file, whole or not at all."""
+
     def save(path: Path) -> None:
         with path.open("wb") as stream:  # given a name, savez would append its own suffix
             np.savez(stream, **arrays)  # type: ignore[arg-type]
@@ -132,7 +136,7 @@ def _write(file: Path, arrays: dict[str, Floats]) -> None:
     write_atomically(file, save)
 
 
-def _states(steps: Sequence[StepRecord]) -> tuple[Floats, Floats, Floats]:
+def recorded_states(steps: Sequence[StepRecord]) -> tuple[Floats, Floats, Floats]:
     """Levels, states in variance-exploding scale, and x0 estimates of the stored steps."""
     kept = [step for step in steps if step.x_t is not None and step.x0 is not None]
     levels = np.array([-step.log_snr / 2 for step in kept])
@@ -143,7 +147,7 @@ def _states(steps: Sequence[StepRecord]) -> tuple[Floats, Floats, Floats]:
 
 
 def _arrays(steps: Sequence[StepRecord], end: Floats) -> dict[str, Floats]:
-    levels, states, estimates = _states(steps)
+    levels, states, estimates = recorded_states(steps)
     return {"levels": levels, "gram": gram_of(states, estimates, end)}
 
 
@@ -151,7 +155,7 @@ def _gain(trials: Trials, lane: Lane, shots: Sequence[PromptSeed], levels: Float
     """The share of an error at each level that remains at the end: measured at a few levels, log-linear in between."""
     file = folder / "gain.npz"
     if not file.exists():
-        _write(file, {"gain": _measured_gain(trials, lane, shots, levels)})
+        write_arrays(file, {"gain": _measured_gain(trials, lane, shots, levels)})
     gain: Floats = np.load(file)["gain"]
     return gain
 
@@ -161,11 +165,11 @@ def _measured_gain(trials: Trials, lane: Lane, shots: Sequence[PromptSeed], leve
     places = [place for place in evenly_spaced(len(levels), GAIN_LEVELS + 2)[1:-1] if place > 1]
     pairs: dict[int, list[float]] = {place: [] for place in places}
     solver = Placing(parse_lane("dpmpp_2m:2").scheduler, GAIN_STEPS, trials.config)
-    for outcome in trials.run([TrialRun(lane, shot) for shot in shots], _grid):
+    for outcome in trials.run([TrialRun(lane, shot) for shot in shots], grid_steps):
         if outcome.final is None:
             continue
         shape = outcome.final.shape
-        for place, left in _left(trials, solver, outcome.trial.shot, _states(outcome.steps), places, shape):
+        for place, left in _left(trials, solver, outcome.trial.shot, recorded_states(outcome.steps), places, shape):
             pairs[place].append(left)
     known = [(levels[place], math.log(np.median(found))) for place, found in pairs.items() if found]
     if not known:

@@ -70,7 +70,7 @@ class Placing:
 
     def schedule(self, levels: Levels) -> CustomSchedule | None:
         """The list for these levels; None if two of them coincide or one is below the model's lowest."""
-        if bool((np.diff(levels) > -CLOSEST).any()) or levels[-1] < self.lowest - 1e-6:
+        if bool((np.diff(levels) > -CLOSEST).any()) or levels[-1] < self.lowest - CLOSEST / 10:
             return None
         sigmas = np.exp(np.clip(levels, self.lowest, self.highest))
         if self.flow:

@@ -2,12 +2,13 @@
 
 Coordinate descent in log sigma with the real scheduler, all moves of a level in one batch; a few pictures screen the
 moves before the rest are run. After each round the schedule is evaluated on validation pictures, so that overfitting to
-the search pictures is not selected; the search ends after `PATIENCE` rounds without a gain.
+the search pictures is not selected; the search ends after `PATIENCE` rounds without a gain. Of several starts, only the
+one that is best after `TRIAL_ROUNDS` goes on.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,8 @@ SHRINK = 0.7
 FIRST_PICTURES = 8
 # Rounds without a gain on validation after which a search ends.
 PATIENCE = 2
+# Rounds that every start gets; further ones go to the best start alone.
+TRIAL_ROUNDS = 2
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,17 @@ class Refined:
     validation: float
     before: float
     rounds: int
+
+
+@dataclass
+class _Descent:
+    """A refinement on its way: where it is, and the best schedule it came by."""
+
+    best: Refined
+    levels: Levels
+    score: float
+    rounds: int = 0
+    idle: int = 0
 
 
 def robust_mean(errors: Errors) -> float:
@@ -87,27 +101,34 @@ class Refiner:
         full = self._objectives([lists[name] for name in order], None)
         return [name for _, name in sorted(zip(full, order, strict=True))][:keep]
 
-    def refine(self, name: str, start: Levels, rounds: int) -> Refined:
-        """Refines one start for at most `rounds` rounds."""
-        levels, schedule = start, self._placing.schedule(start)
+    def refine(self, starts: Mapping[str, Levels], rounds: int) -> tuple[Refined, ...]:
+        """Refines every start for `TRIAL_ROUNDS`, and the best of them on validation for at most `rounds` in all."""
+        descents = [self._begin(name, levels) for name, levels in starts.items()]
+        for descent in descents:
+            self._descend(descent, min(rounds, TRIAL_ROUNDS))
+        self._descend(min(descents, key=lambda descent: descent.best.validation), rounds)
+        return tuple(replace(descent.best, rounds=descent.rounds) for descent in descents)
+
+    def _begin(self, name: str, levels: Levels) -> _Descent:
+        schedule = self._placing.schedule(levels)
         assert schedule is not None  # `race` drops starts without one
-        score = self._objectives([schedule], None)[0]
-        before = self._judge(schedule)
-        best, idle, size, made = Refined(name, schedule, score, before, before, 0), 0, 1.0, 0
-        for made in range(1, rounds + 1):
-            moved, score = self._round(levels, score, size)
-            gained = not np.array_equal(moved, levels)
-            levels, size = moved, size * SHRINK
-            schedule = self._placing.schedule(levels)
+        score, before = self._objectives([schedule], None)[0], self._judge(schedule)
+        return _Descent(Refined(name, schedule, score, before, before, 0), levels, score)
+
+    def _descend(self, descent: _Descent, rounds: int) -> None:
+        """Goes on until `rounds` are done, or nothing is gained."""
+        while descent.rounds < rounds and descent.idle < PATIENCE:
+            moved, score = self._round(descent.levels, descent.score, SHRINK**descent.rounds)
+            gained = not np.array_equal(moved, descent.levels)
+            descent.levels, descent.score, descent.rounds = moved, score, descent.rounds + 1
+            schedule, best = self._placing.schedule(moved), descent.best
             assert schedule is not None  # `_moved` keeps only levels that have one
             judged = self._judge(schedule) if gained else math.inf
-            self._tell(f"{name}, round {made}: {score:.4g} on search, {judged:.4g} on validation")
-            idle = 0 if judged < best.validation else idle + 1
+            told = f"{judged:.4g} on validation" if gained else "no move helped"
+            self._tell(f"{best.start}, round {descent.rounds}: {score:.4g} on search, {told}")
+            descent.idle = 0 if judged < best.validation else descent.idle + 1
             if judged < best.validation:
-                best = Refined(name, schedule, score, judged, before, made)
-            if idle >= PATIENCE:
-                break
-        return Refined(name, best.schedule, best.search, best.validation, before, made)
+                descent.best = Refined(best.start, schedule, score, judged, best.before, descent.rounds)
 
     def _round(self, start: Levels, score: float, size: float) -> tuple[Levels, float]:
         """Tries to move every level once, then to repeat the whole change."""

@@ -1,21 +1,24 @@
 """Trials: runs of the real scheduler on many pictures at once, whose common beginnings are computed only once.
 
 A deterministic scheduler has the same latents before its call at t_i whatever follows t_i. Denoiser outputs are
-therefore memoized by picture and timesteps so far: a schedule that differs from another from its seventh level on
-costs only its last calls. Nothing here depends on the solver.
+therefore memoized by picture, timesteps and coefficients so far: a schedule that differs from another from its seventh
+level on costs only its last calls. Nothing here depends on the solver.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import chain
 from typing import Any
 
 import torch
 
+from engine.measuring.evidence import Pictures
 from engine.sampling.batching import Hub, Parking
 from engine.sampling.building import build_scheduler
 from engine.sampling.calls import call_pipeline, pipeline_arguments
+from engine.sampling.frames import Origin, decode
 from engine.sampling.idle import row_axes
 from engine.sampling.joining import TIMES, Axes, arguments_of
 from engine.sampling.models import Model
@@ -102,20 +105,28 @@ class Recalling(Parking):
         answers: The cache.
         path: Timesteps of the run so far, shared by all denoisers of the run: the input of one depends on the steps
             of the others (Wan 2.2 has two).
+        coefficients: Those of the run's steps: the input of a call depends on those of the steps before it.
     """
 
     def __init__(
-        self, real: Any, axes: Axes | None, shot: PromptSeed, answers: KnownAnswers, path: list[float]
+        self,
+        real: Any,
+        axes: Axes | None,
+        shot: PromptSeed,
+        answers: KnownAnswers,
+        path: list[float],
+        coefficients: Sequence[Sequence[float]] = (),
     ) -> None:
         super().__init__(real, axes)
-        self.__dict__.update(shot=shot, answers=answers, path=path)
+        self.__dict__.update(shot=shot, answers=answers, path=path, coefficients=coefficients)
 
     def forward(self, *args: Any, **kwargs: Any) -> Denoised:
         """The cached output, or that of the hub."""
         given = arguments_of(self.real, args, kwargs)
         time = next(given[name] for name in given if name in TIMES)
         self.path.append(float(torch.as_tensor(time).flatten()[0]))
-        key = (self.shot.prompt, self.shot.seed, tuple(self.path))
+        used = chain.from_iterable(self.coefficients[: len(self.path) - 1])
+        key = (self.shot.prompt, self.shot.seed, (*self.path, *used))
         known = self.answers.get(key)
         if known is not None:
             return Denoised((known,))
@@ -166,6 +177,12 @@ class Trials:
         """
         yield from Hub(self._max_batch, self._tell).run(partial(self._run, trial, keep) for trial in trials)
 
+    def pictures(self, shot: PromptSeed, latents: torch.Tensor) -> Pictures:
+        """Decodes the final latents of a trial, with a batch axis of 1, to (frames, height, width, 3) bytes."""
+        cell = replace(self._like, prompt=shot.prompt, seed=shot.seed)
+        found: Pictures = next(decode(self._pipe, latents, [Origin(pipeline_arguments(self._pipe, cell), shot.seed)]))
+        return found
+
     def _tell(self, calls: int) -> None:
         self.calls += calls
 
@@ -179,8 +196,9 @@ class Trials:
             if trial.latents is not None:
                 arguments["latents"] = trial.latents
             path: list[float] = []
+            coefficients = trial.lane.schedule.coefficients if trial.lane.schedule else ()
             parked: dict[str, Parking] = {
-                name: Recalling(real, self._axes, trial.shot, self._answers, path)
+                name: Recalling(real, self._axes, trial.shot, self._answers, path, coefficients)
                 if trial.remember
                 else Parking(real, self._axes)
                 for name, real in denoisers(self._pipe).items()

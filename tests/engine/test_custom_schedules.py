@@ -23,9 +23,10 @@ from engine.sharing.study_file import study_toml
 from engine.study.cells import cells
 from engine.study.configs import lane_of
 from engine.study.custom_schedules import INSTEAD, TAKEN, CustomSchedule, align_your_steps, training_sigmas
+from engine.study.frame_settings import FrameSettings
 from engine.study.lanes import Lane, check_lane, parse_lane
 from engine.study.source import find_model
-from engine.study.study import FrameSettings, parse_study
+from engine.study.study import parse_study
 from tests.engine import family_miniatures
 from tests.engine.miniatures import SD_SCHEDULER, SDXL_SCHEDULER
 

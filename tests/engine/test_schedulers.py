@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, PNDMScheduler
 
 from engine.cache import queries
 from engine.cache.connection import reading
 from engine.errors import StudyError
 from engine.passes.run import run_study
-from engine.sampling.building import build_scheduler, resolved_config, scheduler_type
+from engine.sampling.building import Schedulers, build_scheduler, resolved_config, scheduler_type
 from engine.study.cells import check_lanes
 from engine.study.lanes import Lane, check_lane, parse_lane
 from engine.study.schedulers import SCHEDULERS, Scheduler, class_version
@@ -82,6 +83,30 @@ def test_noise_of_brownian_trees_follows_the_seed_of_the_cell() -> None:
     assert build_scheduler(lane, SD_SCHEDULER, 7).noise_sampler_seed == 7
     assert build_scheduler(lane, SD_SCHEDULER, 2**63 - 1).noise_sampler_seed == 2**63 - 1
     assert build_scheduler(lane_with("dpm_sde:4", noise_sampler_seed=5), SD_SCHEDULER, 7).noise_sampler_seed == 5
+
+
+@pytest.mark.parametrize("key", DISCRETE)
+def test_a_lanes_second_scheduler_is_as_fresh_as_its_first(key: str) -> None:
+    """Steps taken with one leave nothing in those built later, whose steps are those of one built alone."""
+    lane, latents = parse_lane(f"{key}:4"), torch.linspace(-1, 1, 64).reshape(1, 4, 4, 4)
+
+    def steps(scheduler: Any) -> torch.Tensor:
+        scheduler.set_timesteps(4)
+        takes_noise = "generator" in inspect.signature(scheduler.step).parameters
+        options = {"generator": torch.Generator().manual_seed(0)} if takes_noise else {}
+        sample = latents * scheduler.init_noise_sigma
+        for time in scheduler.timesteps:
+            sample = scheduler.step(scheduler.scale_model_input(sample, time) / 2, time, sample, **options)[0]
+        return torch.as_tensor(sample)
+
+    schedulers = Schedulers(SD_SCHEDULER)
+    alone = build_scheduler(lane, SD_SCHEDULER, 8)
+    config, expected = resolved_config(alone), steps(alone)
+    steps(schedulers.fresh(lane, 7))
+    for _ in range(2):
+        one = schedulers.fresh(lane, 8)
+        assert resolved_config(one) == config
+        assert torch.equal(steps(one), expected)
 
 
 @pytest.mark.parametrize(
