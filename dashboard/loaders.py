@@ -18,7 +18,7 @@ from engine.cache.connection import Connection, stamp
 from engine.cache.limits import PAGE_BYTES
 from engine.errors import StudyError
 from engine.paths import CLAIMS, DATA
-from engine.results import Results, read_results, read_steps
+from engine.results import Results, read_details, read_results
 
 GPU_PRICES = DATA / "gpu_prices.toml"
 LATENT_BYTES = 64 * 2**20
@@ -100,7 +100,7 @@ def catalogue_and_study(
 
 
 def results_of(path: Path, study_id: str) -> Question[Results]:
-    """The results of a study, with all that resamples worked out; without step metrics and frame scores."""
+    """The results of a study, with all that resamples worked out; without details."""
     return Question(read_results, (study_id,), _worked_out, (stamp(path),))
 
 
@@ -112,7 +112,7 @@ def claims_of(study: Results) -> Question[tuple[ClaimVerdict, ...]] | Problem:
         return Problem("unreadable", "The claims cannot be read", str(error))
     testable = not study.missing and {lane.key for lane in study.lanes} & set(lanes_of(known))
     lanes = lanes_of(known) if testable else ()
-    return Question(read_steps, (study.id, lanes), _tested, (study, known if testable else ()), study.version)
+    return Question(read_details, (study.id, lanes), _tested, (study, known if testable else ()), study.version)
 
 
 def progress(path: Path, study_id: str) -> Answer[StudyProgress] | Problem:
@@ -168,10 +168,8 @@ def _worked_out(results: Results, version: Hashable) -> Results:
     return replace(results, version=version).worked_out()
 
 
-def _tested(
-    steps: tuple[pd.DataFrame, pd.DataFrame], study: Results, known: Sequence[Claim]
-) -> tuple[ClaimVerdict, ...]:
-    return study.with_steps(steps).claim_verdicts(known)
+def _tested(details: tuple[pd.DataFrame, ...], study: Results, known: Sequence[Claim]) -> tuple[ClaimVerdict, ...]:
+    return study.with_details(details).claim_verdicts(known)
 
 
 def _progress(db: Connection, study_id: str) -> StudyProgress:

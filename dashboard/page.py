@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 import streamlit as st
+from streamlit import config
 
 from dashboard import access, cache_access, loaders, state
 from dashboard.cache_access import Answer, Problem, Step, ask, ask_all
@@ -35,6 +36,9 @@ def style() -> None:
 def begin() -> None:
     """What comes before every page: the style sheet, and the right to run for whoever opened the server's link."""
     style()
+    # Else all modules are gone through for garbage after each run of a fragment, most of what watching a run costs.
+    # Python collects when there is need.
+    config.set_option("runner.postScriptGC", False)
     with contextlib.suppress(OptionsError):  # the page says so
         access.offer(state.options())
 

@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,19 @@ def _no_network() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", connect_locally)
         yield
+
+
+@pytest.fixture
+def scheduler_table() -> Iterator[dict[str, Any]]:
+    """The table of schedulers, put back after the test together with the tuned schedules."""
+    from engine.study import schedulers, tuned
+
+    tables: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    tables += [(table, dict(table)) for table in (schedulers.SCHEDULERS, tuned.TUNED)]
+    yield schedulers.SCHEDULERS
+    for table, before in tables:
+        table.clear()
+        table.update(before)
 
 
 @pytest.fixture(autouse=True)

@@ -8,21 +8,21 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from dashboard.bench.server import BenchError, Server, running, running_as_demo
 from dashboard.bench.viewer import session
 from dashboard.jobs.queue import Queue
-from engine.cache.live_state import LiveFile
 from engine.paths import ROOT
-from engine.study.study import load_study
 
 # Limits on two idle cores.
 PICTURE_SECONDS, MOST_COST = 20.0, 0.05
 PATIENCE_SECONDS = 300.0
-COST_STUDY, COST_PROMPTS = "quickstart", 1
+COST_STUDY, COST_SEEDS = "quickstart", 40
+# The first calls of a run; after a page came or went; of a window in which calls are counted.
+WARM_SECONDS, SETTLE_SECONDS, WINDOW_SECONDS = 10.0, 8.0, 12.0
 
 
 def first_picture(repeats: int) -> dict[str, Any]:
@@ -79,80 +79,125 @@ def _stop(queue: Queue) -> None:
         time.sleep(0.1)
 
 
-def watching_cost(repeats: int) -> dict[str, Any]:
-    """Makes the same pictures unwatched and watched, interleaved, each time in a process of its own.
+def watching_cost(pairs: int) -> dict[str, Any]:
+    """Lets one run go on while a client, without a browser, opens the Overview and closes it again and again.
 
-    Unwatched, the engine shows nothing and no page is served; watched, it writes its small pictures, a dashboard serves
-    them from the same cores, and a client polls the Overview as a browser would.
+    The client polls as a page does. While it is there the engine draws small pictures for it, and a server on the same
+    cores serves them. Windows with and without it alternate, so that a machine that becomes slower does so for both.
 
     Returns:
-        Seconds of the pass that makes the pictures, either way, and the share of the throughput that watching costs.
+        Denoiser calls a second in each window, the CPU seconds of the server in a watched one, and the share of the
+        throughput that watching costs: of each pair, and their median.
+
+    Raises:
+        BenchError: The run ended too early.
     """
-    seconds: dict[str, list[float]] = {"unwatched": [], "watched": []}
-    pictures = 0
-    for number in range(repeats):
-        for way in ("unwatched", "watched") if number % 2 == 0 else ("watched", "unwatched"):
-            with tempfile.TemporaryDirectory() as folder:
-                cache = Path(folder) / "cache.duckdb"
-                with _watched(cache) if way == "watched" else LiveFile(cache):
-                    taken, pictures = _images_pass(cache)
-            seconds[way].append(taken)
-    cost = 1 - statistics.median(seconds["unwatched"]) / statistics.median(seconds["watched"])
-    return {"seconds": seconds, "pictures": pictures, "cost": cost, "holds": cost <= MOST_COST}
+    calls: dict[str, list[float]] = {"unwatched": [], "watched": []}
+    served: list[float] = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _running_engine(cache := Path(folder) / "cache.duckdb") as told,
+        running(cache) as server,
+    ):
+        told.wait(WARM_SECONDS)
+        for number in range(pairs):
+            for way in ("unwatched", "watched") if number % 2 == 0 else ("watched", "unwatched"):
+                with _watching(server) if way == "watched" else contextlib.nullcontext():
+                    told.wait(SETTLE_SECONDS)
+                    before = server.processor_seconds()
+                    calls[way].append(told.pace())
+                    if way == "watched":
+                        served.append(server.processor_seconds() - before)
+    costs = [1 - watched / without for without, watched in zip(calls["unwatched"], calls["watched"], strict=True)]
+    cost = statistics.median(costs)
+    return {
+        "calls_per_second": calls,
+        "server": served,
+        "costs": costs,
+        "window_seconds": WINDOW_SECONDS,
+        "cost": cost,
+        "holds": cost <= MOST_COST,
+    }
 
 
 @contextlib.contextmanager
-def _watched(cache: Path) -> Iterator[None]:
-    """A dashboard on a cache, and one client that keeps its Overview open."""
+def _watching(server: Server) -> Iterator[None]:
+    """One client that keeps the Overview open."""
     over = threading.Event()
 
-    def watch(server: Server) -> None:
+    def watch() -> None:
         with session(server.url) as viewer:
             for _ in viewer.watch():
                 if over.is_set():
                     return
 
-    with running(cache) as server:
-        client = threading.Thread(target=watch, args=(server,), daemon=True)
-        client.start()
+    client = threading.Thread(target=watch, daemon=True)
+    client.start()
+    try:
         yield
+    finally:
         over.set()
         client.join(PATIENCE_SECONDS)
 
 
-def _images_pass(cache: Path) -> tuple[float, int]:
-    """Seconds in which the engine makes the pictures of a study, from its own messages, and their number."""
-    prompts = json.dumps(load_study(COST_STUDY).prompts[:COST_PROMPTS])
+class _Calls:
+    """The denoiser calls of a run, as it tells of them."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines = iter(lines)
+
+    def wait(self, seconds: float) -> None:
+        """Listens for so long."""
+        self._heard(seconds)
+
+    def pace(self) -> float:
+        """Calls a second from now on, in one window."""
+        heard = self._heard(WINDOW_SECONDS)
+        return (heard[-1][1] - heard[0][1]) / (heard[-1][0] - heard[0][0])
+
+    def _heard(self, seconds: float) -> list[tuple[float, int]]:
+        heard: list[tuple[float, int]] = []
+        for line in self._lines:
+            event = json.loads(line)
+            if event["event"] == "calls":
+                heard.append((time.monotonic(), event["done"]))
+                if heard[-1][0] >= heard[0][0] + seconds:
+                    return heard
+        raise BenchError("The run ended before everything was measured; ask for fewer repeats.")
+
+
+@contextlib.contextmanager
+def _running_engine(cache: Path) -> Iterator[_Calls]:
+    """A run on a new cache."""
     command = [sys.executable, "-m", "engine", "run", COST_STUDY, "--cache", str(cache), "--progress", "json"]
-    command += ["--set", f"prompts={prompts}", "--set", "timing.repeats=0"]
-    began, pictures = 0.0, 0
+    command += ["--set", f"seeds={list(range(COST_SEEDS))}", "--set", "timing.repeats=0"]
+    command += ["--set", "frames.count=0"]  # decoding comes in bursts, in which no call is made
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as engine:
         assert engine.stdout is not None
-        for line in engine.stdout:
-            event = json.loads(line)
-            if event["event"] == "start" and event["what"] == "images":
-                began, pictures = time.perf_counter(), event["total"]
-            elif event["event"] in {"start", "finished"} and began:
-                engine.terminate()
-                return time.perf_counter() - began, pictures
-    raise BenchError(f"The engine made no pictures: it ended with code {engine.returncode}.")
+        try:
+            yield _Calls(engine.stdout)
+        finally:
+            engine.terminate()
 
 
 def describe_first_picture(result: dict[str, Any]) -> list[str]:
     """Formats the figures of `first_picture` as lines."""
-    lines = [f"{name:<24}{_spread(values)}" for name, values in result["seconds"].items()]
+    lines = [f"{name:<24}{_spread(values, 's')}" for name, values in result["seconds"].items()]
     return [*lines, f"Limit on two idle cores (first picture {PICTURE_SECONDS:g} s): {_verdict(result)}."]
 
 
 def describe_cost(result: dict[str, Any]) -> list[str]:
     """Formats the figures of `watching_cost` as lines."""
-    lines = [f"{name:<24}{_spread(values)}" for name, values in result["seconds"].items()]
-    lines.append(f"{result['pictures']} pictures; watching costs {result['cost']:.1%} of the throughput")
+    lines = [f"{name:<24}{_spread(values, 'calls/s')}" for name, values in result["calls_per_second"].items()]
+    lines.append(f"{'CPU time of the server':<24}{_spread(result['server'], 's')}, in {result['window_seconds']:g} s")
+    low, high = min(result["costs"]), max(result["costs"])
+    lines.append(f"watching costs {result['cost']:.1%} of the throughput (pairs {low:.1%} to {high:.1%})")
     return [*lines, f"Limit on two idle cores ({MOST_COST:.0%}): {_verdict(result)}."]
 
 
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):6.1f} s   ({min(values):.1f} to {max(values):.1f} s, n = {len(values)})"
+def _spread(values: list[float], unit: str) -> str:
+    few, most = min(values), max(values)
+    return f"{statistics.median(values):6.1f} {unit}   ({few:.1f} to {most:.1f} {unit}, n = {len(values)})"
 
 
 def _verdict(result: dict[str, Any]) -> str:

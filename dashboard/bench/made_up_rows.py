@@ -9,8 +9,9 @@ from PIL import Image, ImageDraw
 from engine.cache.records import FrameRow, TimingRow, TrajectoryRow
 from engine.environment import Environment
 from engine.study.cells import Cell, frame_steps
+from engine.study.frame_settings import FrameSettings
 from engine.study.source import ModelSource
-from engine.study.study import FrameSettings, Study
+from engine.study.study import Study
 
 MODEL = ModelSource(
     name="bundled",

@@ -48,9 +48,10 @@ class PageView:
 class Session:
     """An open session; each `view` runs the page's script once."""
 
-    def __init__(self, connection: ClientConnection, url: str) -> None:
+    def __init__(self, connection: ClientConnection, url: str, patience: float = PATIENCE_SECONDS) -> None:
         self._connection = connection
         self._url = url
+        self._patience = patience
 
     def view(self, page: str = "", query: str = "", pressed: str = "", states: Sequence[WidgetState] = ()) -> PageView:
         """Requests a page.
@@ -113,7 +114,7 @@ class Session:
         return message
 
     def _answers(self, found: PageView) -> Iterator[ForwardMsg]:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + self._patience
         while True:
             data = self._connection.recv(timeout=max(0.0, deadline - time.monotonic()))
             if isinstance(data, bytes):
@@ -148,7 +149,11 @@ def _take(answer: ForwardMsg, found: PageView) -> None:
 
 @contextlib.contextmanager
 def session(
-    url: str, origin: str | None = None, cookies: Mapping[str, str] | None = None, at: str = ""
+    url: str,
+    origin: str | None = None,
+    cookies: Mapping[str, str] | None = None,
+    at: str = "",
+    patience: float = PATIENCE_SECONDS,
 ) -> Iterator[Session]:
     """Opens a new session on a server.
 
@@ -157,6 +162,7 @@ def session(
         origin: Origin header of the connecting page; the server itself by default.
         cookies: Cookies to send; the XSRF token among them is repeated as browsers do.
         at: IP address to connect to, instead of resolving the host name.
+        patience: Seconds to wait for a view.
 
     Raises:
         TimeoutError, websockets.exceptions.WebSocketException: The server does not answer, or refuses.
@@ -176,4 +182,4 @@ def session(
         ping_interval=None,
         sock=reached,
     ) as connection:
-        yield Session(connection, url)
+        yield Session(connection, url, patience)

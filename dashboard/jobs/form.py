@@ -7,11 +7,15 @@ import json
 import re
 import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from engine.errors import StudyError
 from engine.paths import DATA
+from engine.study.custom_schedules import TAKEN
+from engine.study.schedulers import SCHEDULERS
 from engine.study.study import Study, load_study, parse_study
+from engine.study.tuned import register_tuned
 
 MODELS = ("bundled", "gaussian")
 _WHERE = "The form"
@@ -50,6 +54,57 @@ class PresetRequest:
 Request = Draft | PresetRequest
 
 
+@dataclass(frozen=True)
+class TuneDraft:
+    """A search for a schedule, as the Tune page asks for it.
+
+    Attributes:
+        minutes: The most that the test on unseen prompts may take.
+        coefficients: Whether to fit coefficients that correct each step, too.
+    """
+
+    model: str
+    scheduler: str
+    steps: int
+    guidance: float
+    minutes: int
+    negative_prompt: str = ""
+    coefficients: bool = False
+
+    @property
+    def called(self) -> str:
+        """What the run is called in the queue; plain, since pages show it."""
+        model = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.model.strip().rstrip("/").rpartition("/")[2])
+        return f"tune {self.scheduler}:{self.steps} for {model[:50]}"
+
+
+def tune_options(draft: TuneDraft) -> list[str]:
+    """The options of `python -m engine tune`.
+
+    Raises:
+        StudyError: There is no model or no such scheduler.
+    """
+    model = draft.model.strip()
+    if not model or not model.isprintable():
+        raise StudyError("Model: write the name of a model, its folder on the server, or its hub id.")
+    if draft.scheduler not in tunable():
+        raise StudyError(f"Scheduler: '{draft.scheduler}' takes no list of noise levels. {', '.join(tunable())} do.")
+    options = {"model": model, "scheduler": draft.scheduler, "steps": int(draft.steps)}
+    options |= {"guidance": f"{float(draft.guidance):g}", "budget": f"{int(draft.minutes)}m"}
+    if negative := draft.negative_prompt.strip():
+        options["negative-prompt"] = negative
+    return [f"--{key}={value}" for key, value in options.items()] + ["--coefficients"] * draft.coefficients
+
+
+def tunable() -> list[str]:
+    """Schedulers that take lists of noise levels on some model, draw no noise, and place them by default."""
+    return [
+        key
+        for key, entry in SCHEDULERS.items()
+        if entry.target.rpartition(":")[2] in TAKEN and not entry.stochastic and not entry.levels
+    ]
+
+
 def compose(request: Request) -> str:
     """The study file of a request.
 
@@ -75,12 +130,13 @@ def compose(request: Request) -> str:
     return "\n".join([*lines, "", "[timing]", f"repeats = {int(request.repeats)}", ""])
 
 
-def check(toml: str) -> Study:
-    """The study, checked exactly as the command line does before it runs one.
+def check(toml: str, cache: Path) -> Study:
+    """The study, checked exactly as the command line does before it runs one with this cache.
 
     Raises:
         StudyError: What is wrong, where, and the remedy.
     """
+    register_tuned(cache)
     return parse_study(tomllib.loads(toml), _WHERE)
 
 

@@ -3,7 +3,8 @@
 `CACHE.runs/` holds one folder a run, named by its number:
 
     study.toml    what is to be run
-    job.json      who asked for it and when, its plan, and the budget if a decision is asked for
+    job.json      who asked for it and when, its plan, the budget if a decision is asked for, and the options if a
+                  schedule is searched, which needs no study.toml
     running.json  process, and when it was started; written by the runner
     log.jsonl     what the engine said, one JSON object a line
     errors.log    what it wrote to standard error
@@ -22,7 +23,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -53,6 +54,7 @@ class Job:
         by: Who asked for it.
         plan: What `python -m engine plan` said of it.
         budget: Of `python -m engine decide`; empty: the run is `python -m engine run`.
+        tune: Options of `python -m engine tune`, if that is the run.
         outcome: `exit_code`, `summary` and more, once it has ended.
     """
 
@@ -62,6 +64,7 @@ class Job:
     by: str
     plan: str
     budget: str
+    tune: tuple[str, ...]
     state: State
     asked_at: datetime.datetime
     started_at: datetime.datetime | None
@@ -117,10 +120,11 @@ class Queue:
             raise QueueError(f"There is no run {number[:20]!r}.")
         return found
 
-    def submit(self, study: str, toml: str, plan: str, by: str, budget: str = "") -> Job:
+    def submit(self, study: str, toml: str, plan: str, by: str, budget: str = "", tune: Sequence[str] = ()) -> Job:
         """Puts a run at the end of the queue; `runner.ensure` sees to it that somebody works through it.
 
-        With a budget it is a search for a decision, of so much at most (`engine decide --budget`).
+        With a budget it is a search for a decision, of so much at most (`engine decide --budget`); with options of
+        `engine tune`, a search for a schedule, and `study` is what it is called.
 
         Raises:
             QueueError: Too many wait already, or the folder cannot be written.
@@ -135,8 +139,10 @@ class Queue:
                 draft = self.folder / f"draft-{number}"
                 shutil.rmtree(draft, ignore_errors=True)
                 draft.mkdir()
-                (draft / "study.toml").write_text(toml, encoding="utf-8")
-                asked = {"study": study, "by": by, "plan": plan, "budget": budget, "asked_at": stamp()}
+                if not tune:
+                    (draft / "study.toml").write_text(toml, encoding="utf-8")
+                asked = {"study": study, "by": by, "plan": plan, "budget": budget, "tune": list(tune)}
+                asked["asked_at"] = stamp()
                 write_json(draft / "job.json", asked)
                 draft.rename(self.folder / number)  # appears whole or not at all
                 self._forget_old(jobs)
@@ -201,6 +207,7 @@ def read_job(folder: Path) -> Job | None:
         by=str(job.get("by", "")),
         plan=str(job.get("plan", "")),
         budget=str(job.get("budget", "")),
+        tune=tuple(map(str, job.get("tune") or ())),
         state=state,
         asked_at=asked_at,
         started_at=moment(running.get("started_at")),

@@ -110,9 +110,10 @@ def _run(queue: Queue, job: Job) -> None:
 
 def engine_command(job: Job, cache: Path) -> list[str]:
     """The command line of a run, the same that a person would type."""
-    asked = ["decide", "--budget", job.budget] if job.budget else ["run"]
     study = str(job.folder / "study.toml")
-    return [sys.executable, "-m", "engine", *asked, study, "--cache", str(cache), "--progress", "json"]
+    asked = ["decide", "--budget", job.budget, study] if job.budget else ["run", study]
+    asked = ["tune", *job.tune] if job.tune else asked
+    return [sys.executable, "-m", "engine", *asked, "--cache", str(cache), "--progress", "json"]
 
 
 def _start(command: list[str], log: IO[bytes], errors: IO[bytes], lock: IO[bytes]) -> "subprocess.Popen[bytes] | None":

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dashboard.access import require_run
 from dashboard.jobs import runner
-from dashboard.jobs.form import PresetRequest, Request, check, compose
+from dashboard.jobs.form import PresetRequest, Request, TuneDraft, check, compose, tune_options
 from dashboard.jobs.queue import Job, Queue, QueueError
 from dashboard.options import Options
 from engine.paths import ROOT
@@ -62,7 +62,7 @@ def plan(options: Options, request: Request) -> Plan:
     require_run(options)
     _require_engine()
     toml = compose(request)
-    study = check(toml)
+    study = check(toml, options.cache)
     cache = Queue(options.cache).cache
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "study.toml"
@@ -125,11 +125,26 @@ def decide(options: Options, name: str, budget: str) -> Job:
     return _queue(options, toml, "", access.who, budget)
 
 
+def tune(options: Options, draft: TuneDraft) -> Job:
+    """Queues a search for a schedule.
+
+    Raises:
+        AccessDenied: The session may not run studies.
+        StudyError, QueueError: The search is not valid, or cannot be queued.
+    """
+    access = require_run(options)
+    _require_engine()
+    queue = Queue(options.cache)
+    job = queue.submit(draft.called, "", "", access.who, tune=tune_options(draft))
+    runner.ensure(queue)
+    return job
+
+
 def _queue(options: Options, toml: str, plan: str, who: str, budget: str) -> Job:
     _require_engine()
     if budget and not _BUDGET.fullmatch(budget):
         raise QueueError(f"{budget[:20]!r} is no budget; write 12m (minutes) or 60p (prompts).")
-    study = check(toml)
+    study = check(toml, options.cache)
     queue = Queue(options.cache)
     job = queue.submit(study.name, toml, plan, who, budget)
     runner.ensure(queue)

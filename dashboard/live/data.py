@@ -6,7 +6,7 @@ from typing import Any
 from dashboard.images import data_uri
 from engine.cache.live_state import CellPicture, LiveState
 from engine.display import theme
-from engine.display.formats import count, cut, labelled
+from engine.display.formats import count, cut, far, labelled
 
 PROMPT_CHARACTERS = 60
 # A pass of the engine, as people call it.
@@ -37,7 +37,7 @@ def _line(state: LiveState, now: float) -> str:
     """E.g. "Making pictures: 12 of 240 cells, 165 calls a second, 40 s left; all done in 9 min at the latest"."""
     if not state.what:
         return "Loading the model"
-    parts = [f"{PASSES.get(state.what, state.what.capitalize())}: {state.done:,} of {state.total:,} {state.unit}"]
+    parts = [f"{PASSES.get(state.what, state.what.capitalize())}: {far(state.done, state.total, state.unit)}"]
     if state.calls_per_second:
         parts.append(f"{state.calls_per_second:.3g} denoiser calls a second")
     if state.seconds_left is not None:

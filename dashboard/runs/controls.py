@@ -7,6 +7,7 @@ from engine.display import html
 from engine.errors import StudyError
 from engine.study.schedulers import SCHEDULERS
 from engine.study.study import load_study, presets
+from engine.study.tuned import TUNED
 
 OWN, FROM_PRESET = "My own", "A preset"
 _DEFAULTS = {"ddim": "50", "dpmpp_2m": "20"}
@@ -98,7 +99,8 @@ def _lanes() -> tuple[tuple[str, str], ...]:
         for column, key in zip(st.columns(_STEPS_IN_A_ROW), keys[first : first + _STEPS_IN_A_ROW], strict=False):
             with column:
                 label = f"{SCHEDULERS[key].label}: steps"
-                chosen.append((key, _text(label, f"run_steps_{key}", _DEFAULTS.get(key, "20"), "Several: 10, 20, 50.")))
+                steps = str(TUNED[key].steps) if key in TUNED else _DEFAULTS.get(key, "20")
+                chosen.append((key, _text(label, f"run_steps_{key}", steps, "Several: 10, 20, 50.")))
     return tuple(chosen)
 
 

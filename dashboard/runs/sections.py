@@ -24,6 +24,7 @@ from engine.display.schedule_tables import level_table, setting_table, summary_t
 from engine.display.tables import FilledColumn, ResultTable, environment_table, table_of, text, wrap
 from engine.errors import LabError
 from engine.results import Results
+from engine.study.tuned import register_tuned
 
 Levels = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]
 FAST_SECONDS, SLOW_SECONDS = 1.0, 5.0
@@ -148,7 +149,8 @@ def _progress_text(job: Job, log: Log) -> str:
     if not log.what:
         return "Starting: loading the model."
     left = NONE if log.seconds_left is None else f"about {duration(1000 * log.seconds_left)} left in this pass"
-    return f"{log.what}: {log.done:,} of {log.total:,} {log.unit}" + (f", {left}" if left != NONE else "")
+    done = f"{log.done:,} of {log.total:,}" if log.total else f"{log.done:,}"
+    return f"{log.what}: {done} {log.unit}" + (f", {left}" if left != NONE else "")
 
 
 def new_study(chosen: Options, rights: Access) -> None:
@@ -159,6 +161,7 @@ def new_study(chosen: Options, rights: Access) -> None:
         st.html(html.note("Runs cannot be started here", reason))
         return
     with st.expander("Start a study", key="new_study", expanded=not Queue(chosen.cache).jobs()):
+        register_tuned(chosen.cache)
         request = ask_for_study()
         st.button("Check and plan", key="check", on_click=_plan, args=(chosen, request))
         error, planned = st.session_state.get("plan_error"), st.session_state.get("plan")

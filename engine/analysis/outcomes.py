@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from engine.study.tuned import PREFIX
+
 CellState = Literal["done", "failed", "missing"]
 
 
@@ -21,14 +23,18 @@ class StudyProgress:
 
 @dataclass(frozen=True)
 class StudyLane:
-    """A lane of a study; `nfe` (counted denoiser calls) is None until a cell is done."""
+    """A lane of a study; `nfe` (counted denoiser calls) is None until a cell is done.
+
+    Attributes:
+        conditions: What a tuned lane was tuned for; empty for others.
+    """
 
     key: str
     label: str
     scheduler: str
     steps: int
     nfe: int | None
-    description: str = ""
+    conditions: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,10 +74,14 @@ def study_lanes(spec: Mapping[str, Any], cells: pd.DataFrame) -> list[StudyLane]
             scheduler=str(entry.get("scheduler") or str(entry["key"]).partition(":")[0]),
             steps=entry["steps"] if isinstance(entry.get("steps"), int) else 0,
             nfe=int(counted[entry["key"]]) if entry["key"] in counted.index else None,
-            description=str(entry.get("description") or ""),
+            conditions=str(entry.get("description") or "") if _is_tuned(entry) else "",
         )
         for entry in entries
     ]
+
+
+def _is_tuned(entry: Mapping[str, Any]) -> bool:
+    return str(entry.get("scheduler") or entry["key"]).startswith(PREFIX)
 
 
 def cells_by_subject(cells: pd.DataFrame) -> dict[tuple[str, str, int], StudyCell]:

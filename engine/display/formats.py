@@ -142,3 +142,8 @@ def interval_note(n: float, interval: str, settled: str) -> str:
     if interval == NONE:
         return f"too few samples, n = {n:.0f}"
     return f"95 % interval {interval}, n = {n:.0f}" + ("" if settled == "settled" else f", {settled}")
+
+
+def far(done: int, total: int, unit: str) -> str:
+    """E.g. "12 of 240 cells", or "12 cells" where nobody knows of how many."""
+    return f"{done:,} of {total:,} {unit}" if total else f"{done:,} {unit}"

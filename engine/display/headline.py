@@ -26,7 +26,10 @@ from engine.display.formats import (
 from engine.results import Results
 
 NOT_KNOWN = "Not known yet"
-NOT_SCORED = "The images have not been scored yet; run `python -m engine score`."
+NOT_SCORED = (
+    "The images have not been scored yet. A run that is under way scores them after the images; "
+    "otherwise run `python -m engine score`."
+)
 NOTHING_DECIDES = (
     "No measured metric can judge quality: this model has no CLIP, and the study has no converged solution. "
     "Add a `[reference]` table to the study to get one."

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -35,7 +36,10 @@ TOLD_TOLERANCE = 0.02
 def summary_table(
     lanes: Iterable[ShownLane], levels: pd.DataFrame, findings: pd.DataFrame, baseline: str
 ) -> ResultTable:
-    """One row per lane: calls, first and last noise level, noise left at the end, and findings."""
+    """One row per lane: calls, first and last noise level, noise left at the end, and findings.
+
+    Below the name of a tuned lane stands what it was tuned for.
+    """
     rows = []
     for lane in lanes:
         own = levels[levels["lane"] == lane.key]
@@ -50,7 +54,8 @@ def summary_table(
                 f"{last['sigma']:.3g}",
                 f"{last['final_sigma']:.3g}",
             ]
-        rows.append((name_of(lane, baseline), *cells, _remarks(said)))
+        below = (cut(lane.conditions, 300),) if lane.conditions else ()
+        rows.append((replace(name_of(lane, baseline), below=below), *cells, _remarks(said)))
     columns = ("Lane", "Calls", "Timesteps", "First sigma", "Last sigma", "Final sigma", wrap("Findings"))
     return table("What each lane ran", columns, rows)
 

@@ -38,7 +38,8 @@ _DECIDED: tuple[Word, ...] = ("confirmed", "refuted")
 
 
 class ShownLane(Protocol):
-    """What a table needs to know about a lane; `nfe` is None if its calls have not been counted."""
+    """What a table needs to know about a lane: `nfe` is None if its calls have not been counted, `conditions` are those
+    of a tuned lane."""
 
     @property
     def key(self) -> str: ...
@@ -50,6 +51,8 @@ class ShownLane(Protocol):
     def steps(self) -> int: ...
     @property
     def nfe(self) -> int | None: ...
+    @property
+    def conditions(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -327,11 +330,20 @@ def environment_table(environments: pd.DataFrame, timed_elsewhere: Iterable[str]
         (text("torch"), lambda row: str(row.torch)),
         (text("diffusers"), lambda row: str(row.diffusers)),
         (wrap("Details"), lambda row: _details(row.details)),
+        (wrap("At once"), _at_once),
         ("Cells", lambda row: whole(row.cells)),
     ]
     found = table_of("Machines", environments.itertuples(), columns)
-    more = tuple((name, *[NONE] * 4, "times only", "0") for name in timed_elsewhere)
+    more = tuple((name, *[NONE] * 4, "times only", NONE, "0") for name in timed_elsewhere)
     return replace(found, rows=(*found.rows, *more))
+
+
+def _at_once(row: Any) -> str:
+    """How many cells could share a forward, and what decided it."""
+    if not known(row.most_batch):
+        return NONE
+    least, most = whole(row.least_batch), whole(row.most_batch)
+    return f"{most if least == most else f'{least} to {most}'} ({row.batch_by})"
 
 
 def model_table(models: pd.DataFrame) -> ResultTable:

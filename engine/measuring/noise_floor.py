@@ -16,10 +16,11 @@ from PIL import Image
 
 from engine.errors import LabError
 from engine.measuring.formulas import relative_distance
+from engine.sampling.compiling import compile_denoisers, restore
 from engine.sampling.image_pass import Sample, sample_cells
 from engine.sampling.models import Memory, Model, check_device, load
 from engine.study.cells import Cell
-from engine.study.study import FrameSettings
+from engine.study.frame_settings import FrameSettings
 
 NO_FRAMES = FrameSettings(count=0)
 DTYPES = ("float32", "float16", "bfloat16")
@@ -99,14 +100,13 @@ def _in_format(
 
 def _when_compiled(model: Model, cells: Sequence[Cell], base: Mapping[str, _Outcome]) -> Distances:
     """Runs the cells one by one with a compiled denoiser, and restores the model."""
-    denoiser = model.denoiser
     try:
-        denoiser.compile()
+        compile_denoisers(model)
         return _compared("compiled", base, _run(model, cells, 1))
     except Exception as error:  # no compiler on this machine, or the model cannot be compiled
         return Distances("compiled", {}, {}, f"torch.compile: {type(error).__name__}: {error}"[:500])
     finally:
-        denoiser._compiled_call_impl = None
+        restore(model)
         with contextlib.suppress(Exception):
             torch.compiler.reset()
 

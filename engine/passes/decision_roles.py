@@ -10,7 +10,7 @@ from engine.errors import StudyError
 from engine.passes.context import PassContext
 from engine.passes.foresight import Foresight, foresee_run, keep
 from engine.passes.images import ImageJob, missing_images
-from engine.study.cells import Cell, cells, check_lanes, digest, reference_cells
+from engine.study.cells import Cell, cells, digest, reference_cells, study_findings
 from engine.study.lanes import MAX_STEPS, Lane
 from engine.study.prompt_pool import pool_prompts
 from engine.study.study import Study
@@ -94,8 +94,8 @@ def roles(study: Study, context: PassContext, pool: Sequence[str] | None = None)
     shown = tuple(lane for lane in others if lane.key in shown_only)
     if not candidates:
         raise StudyError(f"Study '{study.name}' has no lane to put in place of {baseline.key}; add one to its lanes.")
-    references = (study.reference.lane, study.reference.check) if study.reference else ()
-    check_lanes((*study.lanes, *references), context.source.scheduler_config, context.source.family)
+    for lane, finding in study_findings(study, context.source):
+        context.progress.note(f"Lane '{lane.key}': {finding.message}")
     negative, positive = controls(baseline)
     prompts = pool_prompts(study, context.source) if pool is None else tuple(dict.fromkeys(pool))
     return Roles(study, context, baseline, negative, positive, candidates, shown, prompts)

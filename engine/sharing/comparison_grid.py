@@ -13,7 +13,7 @@ from engine.errors import LabError, StudyError
 from engine.results import read_results
 from engine.sharing.grid import GridRow, draw_grid
 from engine.study.cells import frame_steps
-from engine.study.study import FrameSettings
+from engine.study.frame_settings import FrameSettings
 
 
 def comparison_grid(

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pandas as pd
@@ -9,11 +10,11 @@ from PIL import Image
 
 from engine.cache import queries
 from engine.cache.connection import Connection
-from engine.cache.limits import ANSWER_BYTES, DOCUMENT_PIXELS, refuse_bytes
+from engine.cache.limits import ANSWER_BYTES, DOCUMENT_PIXELS, in_groups, refuse_bytes
 from engine.sharing.picture_files import decoded, open_picture
 from engine.study.cells import evenly_spaced
 
-CELLS_AT_ONCE = 8
+DECODERS = 2
 CLIP_FRAME_MS = 140
 
 
@@ -35,7 +36,7 @@ class CellPictures:
 class StoredPictures(Mapping[str, CellPictures]):
     """Pictures by cell, decoded and scaled down on first access.
 
-    The cache can thus be closed before anything is decoded, and only one picture at a time is in memory at full size.
+    The cache can thus be closed before anything is decoded, and only two pictures at a time are in memory at full size.
     After `DOCUMENT_PIXELS` pixels have been decoded, further pictures are left out.
     """
 
@@ -53,18 +54,25 @@ class StoredPictures(Mapping[str, CellPictures]):
 
     def _decode(self, stored: "_Stored") -> CellPictures:
         side, step_side = self._sides
-        final = None if stored.final is None else self._small(stored.final, side)
-        steps = ((progress, self._small(data, step_side)) for progress, data in stored.steps)
-        clip = tuple(image for data in stored.clip if (image := self._small(data, side)) is not None)
-        return CellPictures(tuple((progress, image) for progress, image in steps if image is not None), final, clip)
+        finals = stored.clip or (() if stored.final is None else (stored.final,))
+        every = [(data, side) for data in finals] + [(data, step_side) for _, data in stored.steps]
+        kept = [(data, side) if self._is_affordable(data) else (b"", side) for data, side in every]
+        with ThreadPoolExecutor(DECODERS) as pool:  # Pillow decodes and scales without the interpreter's lock
+            images = list(pool.map(_small, *zip(*kept, strict=True))) if kept else []
+        shown, steps = images[: len(finals)], images[len(finals) :]
+        progress = (place for place, _ in stored.steps)
+        return CellPictures(
+            tuple((place, image) for place, image in zip(progress, steps, strict=True) if image is not None),
+            shown[0] if shown else None,
+            tuple(image for image in shown if image is not None) if stored.clip else (),
+        )
 
-    def _small(self, data: bytes, side: int) -> Image.Image | None:
+    def _is_affordable(self, data: bytes) -> bool:
         head = open_picture(data)
         if head is None or head.width * head.height > self._pixels_left:
-            return None
+            return False
         self._pixels_left -= head.width * head.height
-        image = decoded(data)
-        return None if image is None else fitted(image, min(side, image.width), min(side, image.height))
+        return True
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored)
@@ -104,10 +112,9 @@ def load_pictures(
         CacheRefused: The pictures are too large in total.
     """
     found: dict[str, _Stored] = {}
-    used = 0
-    for start in range(0, len(ids), CELLS_AT_ONCE):
-        some = list(ids[start : start + CELLS_AT_ONCE])
-        frames = queries.frames(db, some, ["final", kind] if kind else ["final"])
+    used, kinds = 0, ["final", kind] if kind else ["final"]
+    for some in in_groups(queries.frame_bytes(db, ids, kinds)):
+        frames = queries.frames(db, some, kinds)
         frames = frames[(frames["video_frame"] == 0) | (frames["kind"] == "final")]
         new = {key: _of_cell(frames[frames["trajectory_id"] == key], kind, most) for key in some}
         used += sum(stored.size for stored in new.values())
@@ -127,6 +134,11 @@ def _of_cell(frames: pd.DataFrame, kind: str, most: int | None) -> _Stored:
     return _Stored(steps, finals[0] if finals else None, tuple(finals) if len(finals) > 1 else ())
 
 
+def _small(data: bytes, side: int) -> Image.Image | None:
+    image = decoded(data)
+    return None if image is None else fitted(image, min(side, image.width), min(side, image.height))
+
+
 def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
     """The picture scaled to fit into a box; larger ones are reduced (Lanczos), smaller ones enlarged (bicubic)."""
     scale = min(width / image.width, height / image.height)
@@ -134,7 +146,7 @@ def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
     return (
         image
         if size == image.size
-        else image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+        else image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC, reducing_gap=3.0)
     )
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from engine.study.lanes import described
 from engine.study.schedulers import SCHEDULERS
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -54,7 +55,7 @@ def _is_simple(lane: Mapping[str, Any]) -> bool:
         entry is not None
         and not lane.get("overrides")
         and (entry.levels or not (lane.get("timesteps") or lane.get("sigmas")))
-        and not lane.get("description")
+        and (lane.get("description") or "") in {"", described(entry)}
         and lane.get("key") == f"{entry.key}:{steps}"
         and lane.get("label", f"{entry.label} {steps}") == f"{entry.label} {steps}"
         and lane.get("target", entry.target) == entry.target
@@ -72,6 +73,7 @@ def _lane(lane: Mapping[str, Any]) -> list[str]:
         "description": lane.get("description") or "",
         "timesteps": lane.get("timesteps"),
         "sigmas": lane.get("sigmas"),
+        "coefficients": lane.get("coefficients"),
         **(lane.get("config") or lane.get("overrides") or {}),
     }
     return [f"{_key(key)} = {_value(value)}" for key, value in values.items() if value is not None]

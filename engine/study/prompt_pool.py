@@ -33,6 +33,15 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     Raises:
         StudyError: The file is missing, not UTF-8 text, or has no prompts.
     """
+    return tuple(prompt_classes(path))
+
+
+def prompt_classes(path: Path) -> dict[str, str]:
+    """The class of each prompt of a file: the comment above it that follows an empty line; "" if there is none.
+
+    Raises:
+        StudyError: As `read_prompts`.
+    """
     found = next((file for file in (path, DATA / path) if file.is_file()), None)
     if found is None:
         raise StudyError(f"[decide] pool: there is no file {path}, nor {DATA / path}.")
@@ -40,7 +49,13 @@ def read_prompts(path: Path) -> tuple[str, ...]:
         lines = [line.strip() for line in found.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"[decide] pool: {found} cannot be read as UTF-8 text: {error}.") from error
-    prompts = tuple(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
-    if not prompts:
+    classes: dict[str, str] = {}
+    heading = ""
+    for above, line in zip(("#", *lines), lines, strict=False):
+        if line.startswith("#"):
+            heading = heading if above else line.strip("# ")
+        elif line:
+            classes.setdefault(line, heading)
+    if not classes:
         raise StudyError(f"[decide] pool: {found} has no prompts.")
-    return prompts
+    return classes

@@ -25,7 +25,8 @@ from engine.cache.writer import CacheWriter
 from engine.environment import Environment
 from engine.study.cells import Cell, cells, reference_cells
 from engine.study.decision_settings import DecisionSettings
-from engine.study.study import FrameSettings, Study, parse_study
+from engine.study.frame_settings import FrameSettings
+from engine.study.study import Study, parse_study
 
 # What tests take from here, though the bench defines it.
 __all__ = ["CALL_SECONDS", "SERVER", "drawing"]

@@ -78,6 +78,8 @@ def test_while_times_are_taken_pages_look_only_now_and_then(tmp_path: Path) -> N
     options = parse(["--cache", str(tmp_path / "c.duckdb")])
     with LiveFile(options.cache) as file:
         file.write(LiveState("quick", "images"))
+        assert live.look(options).every == live.FIRST_SECONDS
+        file.write(LiveState("quick", "images", tiles=(tile(),)))
         assert live.look(options).every == live.LIVE_SECONDS
         file.write(LiveState("quick", "timing"))
         assert live.look(options).every == live.TIMING_SECONDS

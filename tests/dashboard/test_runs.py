@@ -286,11 +286,12 @@ def test_a_log_is_read_whatever_stands_in_it(tmp_path: Path) -> None:
     assert events.read([]) == events.Log()
 
 
+NOWHERE = Path("nowhere.duckdb")
 DRAFT = form.Draft("mine", "gaussian", "disc\n\n ring ", (("ddim", "4, 8"), ("euler", "3")), "0-2, 7", 1.5)
 
 
 def test_a_form_becomes_the_study_it_describes() -> None:
-    study = form.check(form.compose(DRAFT))
+    study = form.check(form.compose(DRAFT), NOWHERE)
     assert [lane.key for lane in study.lanes] == ["ddim:4", "ddim:8", "euler:3"]
     assert (study.prompts, study.seeds, study.baseline) == (("disc", "ring"), (0, 1, 2, 7), "ddim:4")
     assert (study.name, study.model, study.guidance_scale, study.timing.repeats) == ("mine", "gaussian", 1.5, 5)
@@ -299,7 +300,7 @@ def test_a_form_becomes_the_study_it_describes() -> None:
 def test_any_text_survives_the_way_through_the_study_file() -> None:
     odd = 'a "quote" \\ back # hash = [x] \x7f \u2028 \U0001f600 \t tab <script>'
     study = form.check(
-        form.compose(form.Draft("mine", "gaussian", odd, (("ddim", "4"),), "0", 1.5, negative_prompt=odd))
+        form.compose(form.Draft("mine", "gaussian", odd, (("ddim", "4"),), "0", 1.5, negative_prompt=odd)), NOWHERE
     )
     assert study.prompts == tuple(line.strip() for line in odd.splitlines())
     assert study.negative_prompt == odd
@@ -329,11 +330,11 @@ def test_any_text_survives_the_way_through_the_study_file() -> None:
 )
 def test_what_is_wrong_with_a_form_is_said(changes: dict[str, object], words: str) -> None:
     with pytest.raises(StudyError, match=words):
-        form.check(form.compose(form.Draft(**{**vars(DRAFT), **changes})))
+        form.check(form.compose(form.Draft(**{**vars(DRAFT), **changes})), NOWHERE)
 
 
 def test_a_preset_is_taken_as_it_is_and_no_other_file() -> None:
-    assert form.check(form.compose(form.PresetRequest("quickstart"))).name == "quickstart"
+    assert form.check(form.compose(form.PresetRequest("quickstart")), NOWHERE).name == "quickstart"
     for name in ("nope", "../../etc/passwd", "/etc/passwd"):
         with pytest.raises(StudyError, match="No preset"):
             form.compose(form.PresetRequest(name))

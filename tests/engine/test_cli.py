@@ -164,7 +164,7 @@ def test_doctor_names_versions_device_and_models(capsys):
     code = main(["doctor"])
     out = capsys.readouterr().out
     assert code == (1 if "Missing:" in out else 0)
-    for word in ("Python", "Processor", "torch", "Device", "gaussian: ready", "Cache"):
+    for word in ("Python", "Processor", "torch", "Device", "sd15", "gaussian: ready", "Cache"):
         assert word in out
 
 

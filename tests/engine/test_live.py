@@ -1,5 +1,7 @@
 """The live view of a run: what it shows, at what cost, and that it changes nothing."""
 
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pytest
 
-from engine.cache.live_state import CellPicture, LiveFile, LiveState, read_live, runs_folder
+from engine.cache.live_state import WATCHED_SECONDS, CellPicture, LiveFile, LiveState, read_live, runs_folder
 from engine.passes import live
 from engine.passes.live import LiveProgress, shown_live
 from engine.passes.run import run_study
@@ -26,7 +28,8 @@ PICTURE = CellPicture("ddim:4", "DDIM 4", "disc", 0, 1, 4, b"jpeg", b"noise")
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[LiveState]:
     """Every state that a run writes, with no pause between two."""
     states: list[LiveState] = []
-    monkeypatch.setattr(live, "SECONDS_APART", 0.0)
+    for name in ("SECONDS_APART", "UNWATCHED_SECONDS"):
+        monkeypatch.setattr(live, name, 0.0)
     monkeypatch.setattr(LiveFile, "write", lambda self, state: states.append(state))
     return states
 
@@ -41,7 +44,7 @@ def test_previews_change_no_latents(sd_model: "Model") -> None:
     planned = cells(study, find_model("gaussian"), "cpu")
     planned = [_on(cell, sd_model) for cell in planned]
     now, shown = [0.0], cast("list[Preview]", [])
-    watching = Previews(shown.extend, lambda: now[0])
+    watching = Previews(shown.extend, lambda: True, lambda: now[0])
 
     def second_passes(calls: int) -> None:
         now[0] += 1
@@ -103,7 +106,7 @@ def test_previews_take_no_more_than_their_share(monkeypatch: pytest.MonkeyPatch)
     from engine.sampling.previews import HEAD_START_SECONDS, SHARE, Previews
 
     now, looks = [0.0], [0]
-    watching = Previews(lambda found: None, lambda: now[0])
+    watching = Previews(lambda found: None, lambda: True, lambda: now[0])
 
     def slow(self: Previews, pipe: object, front: Sequence[object]) -> list[object]:
         looks[0] += 1
@@ -118,6 +121,39 @@ def test_previews_take_no_more_than_their_share(monkeypatch: pytest.MonkeyPatch)
     assert 2 <= looks[0] <= 1 + (HEAD_START_SECONDS + SHARE * now[0]) / 2.0
 
 
+def test_previews_are_drawn_seldom_while_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.sampling.previews import SECONDS_APART, UNWATCHED_SECONDS, Previews
+
+    now, seen, shown = [0.0], [False], cast("list[float]", [])
+    watching = Previews(lambda found: shown.append(now[0]), lambda: seen[0], lambda: now[0])
+    monkeypatch.setattr(Previews, "_front", lambda self: [object()])
+    monkeypatch.setattr(Previews, "_pictures", lambda self, pipe, front: [])
+
+    def pass_seconds(seconds: float) -> list[float]:
+        shown.clear()
+        ends = now[0] + seconds
+        while now[0] < ends:
+            watching.look(cast(Any, None))
+            now[0] += 0.05
+        return shown
+
+    assert len(pass_seconds(4 * UNWATCHED_SECONDS)) == pytest.approx(4, abs=1)
+    seen[0] = True
+    assert len(pass_seconds(4 * SECONDS_APART)) == pytest.approx(4, abs=1)
+    assert shown[0] == pytest.approx(now[0] - 4 * SECONDS_APART, abs=0.6), "the first one at once"
+
+
+def test_a_page_that_looks_is_noticed_for_some_seconds(tmp_path: Path) -> None:
+    cache = tmp_path / "c.duckdb"
+    with LiveFile(cache) as file:
+        assert not file.is_watched()
+        read_live(cache)
+        assert file.is_watched()
+        looked = time.time() - 2 * WATCHED_SECONDS
+        os.utime(runs_folder(cache) / "looked", (looked, looked))
+        assert not file.is_watched()
+
+
 def test_what_keeps_a_preview_from_being_drawn_ends_previews_only(monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.sampling.previews import Previews
 
@@ -128,7 +164,7 @@ def test_what_keeps_a_preview_from_being_drawn_ends_previews_only(monkeypatch: p
         raise ValueError("no such latents")
 
     monkeypatch.setattr(Previews, "_front", fail)
-    watching = Previews(lambda found: None, lambda: 1.0)
+    watching = Previews(lambda found: None, lambda: True, lambda: 1.0)
     watching.look(cast(Any, None))
     watching.look(cast(Any, None))
     assert tried == [1]

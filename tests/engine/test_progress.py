@@ -75,6 +75,10 @@ def test_where_there_is_no_terminal_a_pass_is_a_line_every_ten_seconds(capsys, m
     assert lines[-1] == "images: 300 of 300 cells"
     assert 4 <= len(lines) <= 5
     assert any("left" in line for line in lines)
+    bar.start("evaluations", 0, "pictures")  # how many, nobody knows
+    bar.advance(2)
+    bar.finish({})
+    assert capsys.readouterr().err.splitlines()[-1] == "evaluations: 2 pictures"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -17,9 +17,10 @@ from engine.sampling.building import build_scheduler
 from engine.sampling.image_pass import sample_cells
 from engine.sampling.models import load
 from engine.study.cells import cells
+from engine.study.frame_settings import FrameSettings
 from engine.study.model_parts import equipped
 from engine.study.source import find_model
-from engine.study.study import FrameSettings, parse_study
+from engine.study.study import parse_study
 from tests.engine.miniatures import picture_of
 
 CALL: dict[str, Any] = {"num_inference_steps": 5, "guidance_scale": 4.0, "output_type": "np"}

@@ -9,7 +9,7 @@ from engine.sampling.image_pass import Sample, run_cells, sample_cells
 from engine.sampling.models import Model
 from engine.sampling.recording import guidance_energy
 from engine.sampling.spectra import SKETCH_SIZE, octave_masks, octaves, sketch
-from engine.study.study import FrameSettings
+from engine.study.frame_settings import FrameSettings
 from tests.engine.miniatures import cells_of
 
 RANDOM = np.random.default_rng(0)

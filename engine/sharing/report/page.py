@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from engine.display import html, tables, theme
-from engine.display.formats import batch_of, count, known, when
+from engine.display.formats import batch_of, count, cut, known, when
 from engine.display.timing_charts import MARKS
 from engine.display.use_cases import guard_table, use_case_table
 from engine.sharing.report import report_charts as charts
@@ -80,6 +80,7 @@ def _head(report: Report) -> dict[str, Any]:
         "description": str(report.results.spec.get("description") or "")[:1000],
         "headline": report.headline,
         "extent": _extent(report),
+        "tuned": [f"{lane.label}: {cut(lane.conditions, 300)}." for lane in report.results.lanes if lane.conditions],
         "claims": [(verdict, tables.claim_figure(verdict)) for verdict in report.claims],
         "tests": tables.claim_table(report.claims),
         "made": when(report.made_at.replace(tzinfo=None)),

@@ -49,6 +49,12 @@ class ReportChart:
     chart: alt.LayerChart | alt.FacetChart | alt.Chart
     alt: str
 
+    @functools.cached_property
+    def plain(self) -> dict[str, Any]:
+        """Its Vega-Lite specification, in the style of the report."""
+        found: dict[str, Any] = self.chart.properties(width=WIDTH).to_dict()
+        return found | {"config": found.get("config", {}) | CONFIG}
+
 
 def charts(report: Report) -> list[ReportChart]:
     """The charts for which the study has data."""
@@ -69,10 +75,8 @@ def charts(report: Report) -> list[ReportChart]:
 
 
 def spec(chart: ReportChart, width: int | str = WIDTH) -> dict[str, Any]:
-    """The Vega-Lite specification of a chart, in the style of the report."""
-    found: dict[str, Any] = chart.chart.properties(width=width).to_dict()
-    found["config"] = found.get("config", {}) | CONFIG
-    return found
+    """The Vega-Lite specification of a chart at a width (px, or "container")."""
+    return chart.plain | {"width": width}
 
 
 def svg(chart: ReportChart) -> str:
