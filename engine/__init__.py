@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from engine import waiting
+from engine import heaps, waiting
 
+heaps.bound()
 waiting.bound()
 
 __all__ = ["DiffusionSchedulerVisualizer"]

@@ -261,7 +261,7 @@ def _tune(command: argparse.ArgumentParser) -> None:
     add(
         "--coefficients",
         action="store_true",
-        help="also fit coefficients that correct each step, kept only if better on validation (dpmpp_2m only)",
+        help="also fit coefficients that correct each step, kept only if better on validation (DPM++ multistep)",
     )
     add("--no-proof", action="store_false", dest="proof", help="search only; the test prompts stay unused")
     add("--budget", metavar="N", help="limit of the test: minutes (10m), prompts (200p) or calls (5000c)")

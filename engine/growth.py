@@ -79,11 +79,11 @@ def cost_of_run(cells: int, folder: Path) -> Cost:
     from engine.study.study import parse_study
 
     counts = {"forwards": 0, "commits": 0}
-    forward, commit = Hub._forward, CacheWriter.trajectories
+    count, commit = Hub._count, CacheWriter.trajectories
 
-    def counted_forward(self: Hub, *args: Any) -> Any:
+    def counted_forward(self: Hub, calls: int) -> None:
         counts["forwards"] += 1
-        return forward(self, *args)
+        count(self, calls)
 
     def counted_commit(self: CacheWriter, *args: Any) -> Any:
         counts["commits"] += 1
@@ -103,7 +103,7 @@ def cost_of_run(cells: int, folder: Path) -> Cost:
     cache = folder / f"{cells}.duckdb"
     before = _cpu_seconds()
     with (
-        mock.patch.object(Hub, "_forward", counted_forward),
+        mock.patch.object(Hub, "_count", counted_forward),
         mock.patch.object(CacheWriter, "trajectories", counted_commit),
     ):
         outcome = run_study(study, cache, device="cpu", max_batch=MAX_BATCH)

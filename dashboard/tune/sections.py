@@ -24,8 +24,6 @@ MODEL = (
     "lists of timesteps or sigmas; `--guidance` the scale of your pictures. A search takes minutes on the small models "
     "and a GPU for large ones, and goes on where it was if it is interrupted."
 )
-# The only scheduler whose steps fitted coefficients can correct so far.
-CORRECTED = "dpmpp_2m"
 METHOD = (
     "Recorded: converged trajectories of the prompts of the search. A step of the solver from one recorded level to "
     "another takes no call; its distance to the record is the local error. What is left of an error at the end, the "
@@ -66,9 +64,8 @@ def _draft() -> TuneDraft:
     with columns[1]:
         names = tunable()
         place = names.index("dpmpp_2m")
-        solver = st.selectbox(
-            "Scheduler", names, place, format_func=lambda key: SCHEDULERS[key].label, key="tune_scheduler"
-        )
+        label = {key: SCHEDULERS[key].label for key in names}
+        solver = st.selectbox("Scheduler", names, place, format_func=label.__getitem__, key="tune_scheduler")
     with columns[2]:
         steps = st.number_input("Steps", 2, 100, 10, key="tune_steps")
     with columns[3]:
@@ -76,14 +73,16 @@ def _draft() -> TuneDraft:
     with columns[4]:
         tip = "The most that the test on unseen prompts may take, after the search."
         minutes = st.number_input("Test, minutes", 1, 10_000, 30, key="tune_minutes", help=tip)
+    can_fit = SCHEDULERS[solver].takes_coefficients
     columns = st.columns([4, 3], vertical_alignment="bottom")
     with columns[0]:
         negative = str(st.text_input("Negative prompt", key="tune_negative", placeholder="none"))
     with columns[1]:
         tip = "Fits coefficients that correct each step, and keeps them only if they help on other prompts."
-        coefficients = st.checkbox("Fit coefficients", key="tune_coefficients", help=tip, disabled=solver != CORRECTED)
-    fits = bool(coefficients) and solver == CORRECTED
-    return TuneDraft(model, str(solver), int(steps), float(guidance), int(minutes), negative, fits)
+        coefficients = st.checkbox("Fit coefficients", key="tune_coefficients", help=tip, disabled=not can_fit)
+    return TuneDraft(
+        model, str(solver), int(steps), float(guidance), int(minutes), negative, bool(coefficients) and can_fit
+    )
 
 
 def _start(chosen: Options, draft: TuneDraft) -> None:

@@ -31,8 +31,10 @@ from engine.sampling.standins import Denoised, StandIn
 T = TypeVar("T")
 # A job and the denoiser call that it waits for.
 Parked: TypeAlias = tuple[greenlet, Call]
+# What comes of a forward: the rows of each call, or why there are none.
+Outcome: TypeAlias = list[Any] | Exception
 # Calls that share a forward, and that forward where a team runs it; None where it is run when it is waited for.
-Turn: TypeAlias = tuple[list[Parked], Future[list[Any]] | None]
+Turn: TypeAlias = tuple[list[Parked], Future[Outcome] | None]
 
 
 class Parking(StandIn):
@@ -126,38 +128,35 @@ class Hub:
                 turns.append((share, self._teams.start(partial(_forward, [call for _, call in share]), teams)))
             parked += group
 
-    def _answers(self, group: list[Parked], begun: Future[list[Any]] | None = None) -> list[tuple[greenlet, Any]]:
+    def _answers(self, group: list[Parked], begun: Future[Outcome] | None = None) -> list[tuple[greenlet, Any]]:
         """Each call's slice of a shared forward, or an exception if the call fails even alone.
 
         Args:
             group: Calls that can share a forward.
-            begun: That forward, where a team runs it already; tried again if it fails.
+            begun: That forward, where a team runs it already.
         """
         answers: list[tuple[greenlet, Any]] = []
-        if begun is not None and begun.exception() is None:
-            answers += zip((lane for lane, _ in group), begun.result(), strict=True)
-            self._count(len(group))
-            return answers
         while group:
-            size = self._size(group)
+            size = self._size(group) if begun is None else len(group)
             part = group[:size]
-            results: list[Any] = []
-            failed: Exception | None = None
-            try:
-                results = self._forward([call for _, call in part], size)
-            except Exception as error:
-                # Retried below rather than in this handler, as the traceback holds the tensors of the failed forward.
-                failed = error.with_traceback(None)
-            if failed is not None and is_lost_device(failed):
-                raise LabError(f"{LOST_DEVICE} ({failed})")
-            if failed is not None and len(part) == 1:
-                results = [failed]
-            elif failed is not None and not is_out_of_memory(failed):
-                results = [self._answers([single])[0][1] for single in part]
-            if not results:
+            if begun is None:
+                calls = [call for _, call in part]
+                outcome = _forward([*calls, *calls[:1] * (size - len(calls))])  # filled up to the size
+            else:
+                outcome, begun = begun.result(), None
+            if not isinstance(outcome, Exception):
+                self._count(len(part))
+                results = outcome[: len(part)]
+            elif is_lost_device(outcome):
+                raise LabError(f"{LOST_DEVICE} ({outcome})")
+            elif len(part) == 1:
+                results = [outcome]
+            elif is_out_of_memory(outcome):
                 self.max_batch = max(1, size // 2)
                 release_unused()
                 continue
+            else:
+                results = [self._answers([single])[0][1] for single in part]
             answers += zip((lane for lane, _ in part), results, strict=True)
             group = group[len(part) :]
         return answers
@@ -166,12 +165,6 @@ class Hub:
         """Calls of the next forward."""
         count = min(len(group), self.max_batch)
         return bucket(count, self.max_batch) if is_compiled(group[0][1].denoiser) else count
-
-    def _forward(self, calls: list[Call], size: int) -> list[Any]:
-        """Runs the calls in one forward, filled up to a size, and returns each one's rows."""
-        answers = _forward([*calls, *calls[:1] * (size - len(calls))])
-        self._count(len(calls))
-        return answers[: len(calls)]
 
     def _count(self, calls: int) -> None:
         self.forwards += 1
@@ -184,12 +177,15 @@ def _flying(turns: Iterable[Turn]) -> int:
     return sum(len(group) for group, _ in turns)
 
 
-def _forward(calls: Sequence[Call]) -> list[Any]:
-    """Runs some calls together and returns each one's rows."""
+def _forward(calls: Sequence[Call]) -> Outcome:
+    """Runs some calls together: each one's rows, or the error without its traceback, which holds their tensors."""
     denoiser = calls[0].denoiser
     options = {"return_dict": False} if "return_dict" in signature_of(denoiser).parameters else {}
-    output = denoiser(**join(calls), **options)
-    return split(output if isinstance(output, torch.Tensor) else output[0], calls)
+    try:
+        output = denoiser(**join(calls), **options)
+        return split(output if isinstance(output, torch.Tensor) else output[0], calls)
+    except Exception as error:
+        return error.with_traceback(None)
 
 
 def _advance(answers: Sequence[tuple[greenlet, Any]], parked: list[Parked]) -> Iterator[Any]:

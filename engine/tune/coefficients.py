@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import LabError, StudyError
-from engine.study.custom_schedules import FITTED, CustomSchedule
+from engine.study.custom_schedules import CustomSchedule
 from engine.study.lanes import Lane
 from engine.tune.placing import Placing
 from engine.tune.trials import Outcome, PromptSeed, TrialRun, Trials
@@ -38,8 +38,10 @@ def refuse_unfit(placing: Placing, recordable: bool) -> None:
         StudyError: Another scheduler than DPM++, or a model without recordings.
     """
     scheduler = placing.lane.scheduler
-    if placing.lane.scheduler_class not in FITTED or scheduler.overrides.get("algorithm_type") != "dpmsolver++":
-        raise StudyError(f"--coefficients are fitted for dpmpp_2m only so far, not for '{scheduler.key}'.")
+    if not scheduler.takes_coefficients:
+        raise StudyError(
+            f"--coefficients are fitted for DPM++ multistep solvers such as dpmpp_2m, not for '{scheduler.key}'."
+        )
     if placing.flow or not recordable:
         what = "a flow model" if placing.flow else "a pipeline that takes no latents"
         raise StudyError(f"--coefficients need recorded trajectories, which {what} has not; leave the option out.")

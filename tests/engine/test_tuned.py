@@ -316,4 +316,4 @@ def test_the_command_prints_the_snippet_and_lists_the_lane(tmp_path: Path, capsy
     assert main(["tune", *options, "--scheduler", "ddim"]) == 2
     assert "takes no list" in capsys.readouterr().err
     assert main(["tune", *options, "--scheduler", "euler", "--coefficients"]) == 2
-    assert "fitted for dpmpp_2m only so far, not for 'euler'" in capsys.readouterr().err
+    assert "fitted for DPM++ multistep solvers such as dpmpp_2m, not for 'euler'" in capsys.readouterr().err
