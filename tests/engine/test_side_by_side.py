@@ -77,6 +77,7 @@ def test_what_fails_side_by_side_fails_alone(two_threads: None) -> None:
     answers = in_order(denoiser, [one_call(denoiser, rows(1, start=10 * n), n) for n in range(8)])
     assert [isinstance(answer, str) for answer in answers] == [False] * 6 + [True] * 2
     torch.testing.assert_close(answers[5], expected(rows(1, start=50), 5))
+    assert len(denoiser.by) == 2 + 4, "both shares, then each call of the one that failed"
 
 
 def test_pipelines_go_on_while_other_forwards_run_and_which_calls_meet_does_not_depend_on_time(
