@@ -51,7 +51,8 @@ def top(study: Results) -> Headline:
     if isinstance(prices, Answer) and not times.empty:
         pricing = default_pricing(str(times["device_name"].iloc[0]), prices.value)
     found = Headline(study, pricing, price_is_known=pricing is not None and pricing.preset is not None)
-    st.html(html.cards(found.figures, ("See the Cost page", _cost_page(study, found))))
+    figures = found.figures[:1] if found.is_empty else found.figures
+    st.html(html.cards(figures, ("See the Cost page", _cost_page(study, found))))
     for sentence in found.reservations:
         st.html(html.soft(sentence))
     st.html(html.footer(_rests_on(study, found)))

@@ -119,6 +119,11 @@ class Headline:
         return self._recommended(), self._time(), self._quality(), self._saving()
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing is known yet: no lane, no time, no score."""
+        return all(figure.value == NOT_KNOWN for figure in self.figures[:3])
+
+    @property
     def sentence(self) -> str:
         """The headline in one sentence."""
         base, found = self.label(self.results.baseline), self.recommendation

@@ -47,7 +47,7 @@ def stage_chart(table: pd.DataFrame) -> alt.Chart:
         alt.Chart(long)
         .mark_bar(height=14)
         .encode(
-            x=alt.X("ms:Q", title="Median time per stage (ms)", stack="zero", axis=AXIS),
+            x=alt.X("ms:Q", title="Median time (ms)", stack="zero", axis=AXIS),
             y=lane_axis(table),
             color=colour,
             order=alt.Order("order:Q"),

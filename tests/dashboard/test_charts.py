@@ -41,7 +41,7 @@ def test_the_stage_chart_shows_each_stage_once_per_lane(study: Results) -> None:
     chart = stage_chart(study.timings)
     assert len(chart.data) == 4 * 5
     assert chart.data.groupby("label")["share"].sum().tolist() == pytest.approx([1.0] * 4)
-    assert chart.to_dict()["encoding"]["x"]["title"] == "Median time per stage (ms)"
+    assert chart.to_dict()["encoding"]["x"]["title"] == "Median time (ms)"
 
 
 def test_the_timing_table_shows_n_interval_and_verdict_of_every_lane(study: Results) -> None:

@@ -123,23 +123,33 @@ def test_if_all_others_are_worse_the_baseline_is_kept_and_nothing_is_saved(
 
 
 @pytest.mark.parametrize(
-    ("changes", "scored", "why"),
+    ("changes", "timed", "scored", "why"),
     [
-        ({}, False, "have not been scored yet"),
-        ({"lanes": ("ddim:50",)}, True, "The study has one lane"),
+        ({}, True, False, "have not been scored yet"),
+        ({}, False, False, "have not been scored yet"),
+        ({"lanes": ("ddim:50",)}, True, True, "The study has one lane"),
     ],
 )
 def test_with_too_little_to_go_by_it_says_what_is_missing(
-    changes: dict[str, object], scored: bool, why: str, open_page: OpenPage, tmp_path: Path, synthetic: ModuleType
+    changes: dict[str, object],
+    timed: bool,
+    scored: bool,
+    why: str,
+    open_page: OpenPage,
+    tmp_path: Path,
+    synthetic: ModuleType,
 ) -> None:
     path = tmp_path / "c.duckdb"
-    plan = synthetic.write(path, synthetic.study(**changes))
+    plan = synthetic.write(path, synthetic.study(**changes), timed=timed)
     if scored:
         synthetic.write_scores(path, plan, {})
     shown = cards(open_page("overview", path))
     assert shown["Recommended"][0] == "Not known yet"
     assert why in shown["Recommended"][1]
-    assert shown["Saved a month"][0] == "None known"
+    if timed and not scored:
+        assert shown["Saved a month"][0] == "None known"
+    else:
+        assert list(shown) == ["Recommended"], "no card more where nothing is known"
 
 
 def test_however_well_lanes_score_the_baseline_stays_until_prompts_have_decided(
