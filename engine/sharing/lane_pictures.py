@@ -1,6 +1,5 @@
 """Pictures of a study's lanes at one prompt and seed, a few steps of each and the final one."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from engine.cache import queries
 from engine.cache.connection import reading
 from engine.errors import StudyError, did_you_mean
 from engine.results import read_results
+from engine.sharing.picture_files import decoded
 from engine.study.cells import evenly_spaced
 
 Step = tuple[float | None, Image.Image]
@@ -30,7 +30,7 @@ def lane_pictures(
     """Reads them; lanes without a finished picture are left out.
 
     Raises:
-        StudyError: The study has no such prompt or seed.
+        StudyError: The study has no such prompt or seed, or a picture cannot be decoded.
     """
     with reading(cache) as db:
         study = read_results(db, study_id)
@@ -54,4 +54,7 @@ def lane_pictures(
 
 
 def _picture(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(bytes(data))).convert("RGB")
+    found = decoded(bytes(data))
+    if found is None:
+        raise StudyError("A picture cannot be decoded, or is too large; `python -m engine check` names it.")
+    return found

@@ -10,6 +10,8 @@ from engine.cache.limits import PICTURE_BYTES, PICTURE_EXTRAS, PICTURE_PIXELS
 
 FORMATS = ("PNG", "WEBP", "JPEG")
 _PNG = b"\x89PNG\r\n\x1a\n"
+# Of a PNG: comments and colour profiles, which Pillow unpacks on opening; a thousand times their size is possible.
+_PACKED = (b"zTXt", b"iTXt", b"iCCP")
 _BYTES_PER_PIXEL = 4
 _FAULTS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
@@ -17,10 +19,10 @@ _FAULTS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image
 def open_picture(data: bytes) -> Image.Image | None:
     """Opens a picture without decoding it; None if its format is not one we write, or it is damaged or too large.
 
-    Pillow unpacks colour profiles and comments on opening, and a few bytes can unpack to megabytes, so the size of all
-    metadata is checked first.
+    Pillow unpacks colour profiles and comments on opening, and a few bytes can unpack to megabytes, so all metadata is
+    looked at first. The lab writes none that is packed.
     """
-    if len(data) > PICTURE_BYTES or _extras(data) > PICTURE_EXTRAS:
+    if len(data) > PICTURE_BYTES or _extras(data) > PICTURE_EXTRAS or _is_packed(data):
         return None
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -42,6 +44,10 @@ def decoded(data: bytes) -> Image.Image | None:
 def _extras(data: bytes) -> int:
     """Size of all chunks of a PNG other than its pixels (bytes); 0 for other formats."""
     return sum(size for kind, size in _chunks(data) if kind not in (b"IHDR", b"PLTE", b"IDAT", b"IEND"))
+
+
+def _is_packed(data: bytes) -> bool:
+    return any(kind in _PACKED for kind, _ in _chunks(data))
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int]]:

@@ -141,7 +141,8 @@ def test_pictures_that_are_too_much_together_are_refused(path: Path, monkeypatch
 
 def test_what_a_picture_holds_beside_pixels_is_measured_before_pillow_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert decoded(png(64)) is not None
-    for data in (png(64, (b"zTXt", bytes(70_000))), png(64, *[(b"iCCP", bytes(1000))] * 70), bytes(2**26 + 1)):
+    packed = [png(64, (kind, bytes(10))) for kind in (b"zTXt", b"iTXt", b"iCCP")]
+    for data in (*packed, png(64, (b"tEXt", bytes(70_000))), png(64, *[(b"eXIf", bytes(1000))] * 70), bytes(2**26 + 1)):
         with monkeypatch.context() as patched:
             patched.setattr("PIL.Image.open", lambda *_, **__: pytest.fail("opened"))
             assert open_picture(data) is None
