@@ -86,13 +86,19 @@ def test_commands_that_compute_nothing_load_no_torch_and_are_quick(tmp_path, cac
         "    assert main(command) == 0, command\n"
         "    assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules), command\n"
     )
+    libraries, _ = processor_seconds("import duckdb, pandas, scipy.special")
+    spent, done = processor_seconds(code)
+    assert done.returncode == 0, done.stderr
+    assert "nothing to do, all 2 cells are in the cache" in done.stdout
+    assert spent < 5 * libraries, "all five take little more than loading what they read and compute with"
+
+
+def processor_seconds(code):
+    """Processor time, not wall time: a busy machine is no fault of ours. And what came of it."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = python("-c", code)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0, done.stderr
-    assert "nothing to do, all 2 cells are in the cache" in done.stdout
-    # Processor time, not wall time: a busy machine is no fault of ours.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done
 
 
 def test_the_module_can_be_run_and_says_how():
