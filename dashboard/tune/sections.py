@@ -15,6 +15,7 @@ from engine.display.tuned_charts import placement_chart
 from engine.display.tuned_words import class_table, sentences, tuned_table
 from engine.errors import LabError
 from engine.sharing.snippet import snippet
+from engine.study.custom_schedules import takes_coefficients
 from engine.study.schedulers import SCHEDULERS
 from engine.study.tuned import TunedSchedule
 
@@ -73,7 +74,7 @@ def _draft() -> TuneDraft:
     with columns[4]:
         tip = "The most that the test on unseen prompts may take, after the search."
         minutes = st.number_input("Test, minutes", 1, 10_000, 30, key="tune_minutes", help=tip)
-    can_fit = SCHEDULERS[solver].takes_coefficients
+    can_fit = takes_coefficients(SCHEDULERS[solver].target, SCHEDULERS[solver].overrides)
     columns = st.columns([4, 3], vertical_alignment="bottom")
     with columns[0]:
         negative = str(st.text_input("Negative prompt", key="tune_negative", placeholder="none"))

@@ -91,6 +91,11 @@ class CustomSchedule:
         return {key: np.array(values) for key, values in spec.items()} if scheduler_class in ARRAYS else spec
 
 
+def takes_coefficients(target: str, config: Mapping[str, Any]) -> bool:
+    """Whether fitted coefficients can correct the steps of a class, `module:Class`, with a configuration."""
+    return target.rpartition(":")[2] in FITTED and config.get("algorithm_type") == "dpmsolver++"
+
+
 def training_sigmas(config: Mapping[str, Any]) -> npt.NDArray[np.float64] | None:
     """Noise over signal at each training timestep; None if the configuration has no linear or scaled-linear betas."""
     if "FlowMatch" in str(config.get("_class_name", "")) or config.get("prediction_type") == "flow_prediction":

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engine.errors import StudyError
-from engine.study.custom_schedules import FITTED, CustomSchedule
+from engine.study.custom_schedules import CustomSchedule
 from engine.study.level_variants import level_variants
 from engine.study.registry import Registry
 
@@ -71,11 +71,6 @@ class Scheduler:
     def solves(self) -> tuple[ModelKind, ...]:
         """The kinds of models it solves."""
         return self.kinds or kinds_of_class(self.target.rpartition(":")[2])
-
-    @property
-    def takes_coefficients(self) -> bool:
-        """Whether fitted coefficients can correct its steps."""
-        return self.target.rpartition(":")[2] in FITTED and self.overrides.get("algorithm_type") == "dpmsolver++"
 
     def expected_calls(self, steps: int) -> int:
         """Denoiser calls expected for `steps` steps, for time estimates."""

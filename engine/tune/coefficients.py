@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import LabError, StudyError
-from engine.study.custom_schedules import CustomSchedule
+from engine.study.custom_schedules import CustomSchedule, takes_coefficients
 from engine.study.lanes import Lane
 from engine.tune.placing import Placing
 from engine.tune.trials import Outcome, PromptSeed, TrialRun, Trials
@@ -38,7 +38,7 @@ def refuse_unfit(placing: Placing, recordable: bool) -> None:
         StudyError: Another scheduler than DPM++, or a model without recordings.
     """
     scheduler = placing.lane.scheduler
-    if not scheduler.takes_coefficients:
+    if not takes_coefficients(scheduler.target, scheduler.overrides):
         raise StudyError(
             f"--coefficients are fitted for DPM++ multistep solvers such as dpmpp_2m, not for '{scheduler.key}'."
         )
