@@ -113,7 +113,7 @@ class Headline:
             return f"quality: n = {_prompts(row)}" if row.guards else ""
         return f"quality: n = {self.comparison.extent}" if self.comparison else ""
 
-    @property
+    @cached_property
     def figures(self) -> tuple[Figure, ...]:
         """The figures, most important first."""
         return self._recommended(), self._time(), self._quality(), self._saving()
