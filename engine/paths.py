@@ -1,8 +1,9 @@
-"""Paths of the project's own files and of the default cache, and how files are written."""
+"""Paths of the project's own files and of the default cache, and how files are written and locked."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import platformdirs
 
@@ -42,3 +43,30 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def take_lock(file: IO[Any], seconds: float = 1.0) -> bool:
+    """Takes the lock of an open file until it is closed; tries for a while, since whoever looks holds it for a moment.
+
+    Args:
+        file: The file.
+        seconds: How long to try.
+
+    Returns:
+        Whether it was taken; not if another process holds it.
+
+    Raises:
+        ImportError: The system has no such locks.
+        OSError: The file cannot be locked.
+    """
+    import fcntl  # not on every system
+
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+        time.sleep(0.02)

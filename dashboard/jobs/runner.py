@@ -19,7 +19,7 @@ import psutil
 
 from dashboard.jobs import events
 from dashboard.jobs.queue import Job, Queue, State, log_lines, read_json, stamp, write_json
-from engine.paths import ROOT
+from engine.paths import ROOT, take_lock
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 15.0
@@ -58,7 +58,7 @@ _CHILDREN: list[subprocess.Popen[bytes]] = []
 def work(queue: Queue) -> None:
     """Runs what waits, the oldest first; returns at once if another runner is at it."""
     with (queue.folder / "runner.lock").open("ab") as lock:
-        if not _take(lock):
+        if not take_lock(lock):
             return
         for job in queue.jobs():
             if job.state == "running":
@@ -72,19 +72,6 @@ def work(queue: Queue) -> None:
                 job = waiting[-1]
                 write_json(job.folder / "running.json", {"started_at": stamp(), **_versions()})
             _run(queue, job)
-
-
-def _take(lock: IO[bytes]) -> bool:
-    """Takes the runner's lock; tries for a second, since whoever looks whether it is held holds it for a moment."""
-    deadline = time.monotonic() + 1.0
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-        time.sleep(0.05)
 
 
 def _run(queue: Queue, job: Job) -> None:

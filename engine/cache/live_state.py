@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from engine.errors import LabError
-from engine.paths import write_atomically
+from engine.paths import take_lock, write_atomically
 
 MOST_BYTES = 8 * 2**20
 MOST_TILES = 64
@@ -109,13 +109,10 @@ class LiveFile:
 
     def __enter__(self) -> Self:
         """Takes the right, if nobody has it and the folder can be written."""
-        with contextlib.suppress(OSError, ImportError):
-            import fcntl  # not on every system; there, nothing is shown live
-
+        with contextlib.suppress(OSError, ImportError):  # on systems without locks nothing is shown live
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = (self._folder / "live.lock").open("ab")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.held = True
+            self.held = take_lock(self._lock)
         return self
 
     def __exit__(

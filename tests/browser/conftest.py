@@ -45,10 +45,12 @@ StartDashboard = Callable[..., str]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks this folder's tests; one that fails is run once more, since a starved browser can miss what pages show."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.browser)
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 def find_chromium() -> str | None:

@@ -91,15 +91,30 @@ def test_a_page_that_stays_open_shows_the_decision_of_a_run_from_the_command_lin
     page.evaluate("() => { window.neverLeft = true; }")
     command = [sys.executable, "-m", "engine", "decide", str(study), "--cache", str(cache), "--progress", "none"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as engine:
-        page.get_by_text("Running: search").wait_for(timeout=RUN_PATIENCE)
+        running = page.get_by_text("Running: search")
+        while running.count() == 0 and engine.poll() is None:
+            page.wait_for_timeout(200)
+        seen = running.count()
         told, _ = engine.communicate()
     assert engine.returncode == 0
+    assert seen, "the run was over and had not been shown"
     assert "Use dpmpp_2m_karras:5" in told
     recommended = page.locator(".lab-cards > div").first
     recommended.locator(".value", has_text="DPM++ 2M Karras 5").wait_for(timeout=PATIENCE)
     page.get_by_text("Running: search").wait_for(state="detached", timeout=PATIENCE)
     assert "cheapest lane known to be as good as DDIM 10" in recommended.inner_text()
     assert page.evaluate("window.neverLeft"), "the page was loaded anew"
+
+
+def test_an_empty_lab_shows_results_that_come_without_a_run(
+    chromium_page: Any, start_dashboard: Callable[..., str], synthetic: Any, tmp_path: Path
+) -> None:
+    cache, page = tmp_path / "cache.duckdb", chromium_page
+    page.goto(start_dashboard(cache))
+    page.get_by_text("Open a colleague's file").wait_for(timeout=PATIENCE)
+    synthetic.write(cache, synthetic.study("arrived"))
+    page.get_by_text("arrived").first.wait_for(timeout=RUN_PATIENCE)
+    assert page.locator(".lab-welcome img").count() == 0
 
 
 def test_the_printed_link_allows_runs_for_the_first_browser_that_opens_it(

@@ -1,6 +1,8 @@
 """The live view of a run: what it shows, at what cost, and that it changes nothing."""
 
+import fcntl
 import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -152,6 +154,18 @@ def test_a_page_that_looks_is_noticed_for_some_seconds(tmp_path: Path) -> None:
         looked = time.time() - 2 * WATCHED_SECONDS
         os.utime(runs_folder(cache) / "looked", (looked, looked))
         assert not file.is_watched()
+
+
+def test_a_page_that_looks_just_then_keeps_no_run_from_being_shown(tmp_path: Path) -> None:
+    cache = tmp_path / "c.duckdb"
+    runs_folder(cache).mkdir()
+    with (runs_folder(cache) / "live.lock").open("wb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        ended = threading.Timer(0.2, fcntl.flock, (looking, fcntl.LOCK_UN))
+        ended.start()
+        with LiveFile(cache) as file:
+            assert file.held
+        ended.join()
 
 
 def test_what_keeps_a_preview_from_being_drawn_ends_previews_only(monkeypatch: pytest.MonkeyPatch) -> None:
