@@ -161,6 +161,26 @@ def refuse_bytes(used: int, size: int = ANSWER_BYTES) -> None:
         raise CacheRefused(f"The cache is refused: a query result takes more than {size // 2**20:,} MB. {_REMEDY}")
 
 
+def refuse_unpacked(db: duckdb.DuckDBPyConnection, pictures: int) -> None:
+    """Refuses pictures of `pictures` bytes in total if they are far more than the file of the connection holds.
+
+    Raises:
+        CacheRefused: They are.
+    """
+    size = "SELECT block_size * total_blocks FROM pragma_database_size() WHERE database_name = current_database()"
+    found = db.execute(size).fetchone()
+    if pictures > most_unpacked(found[0] if found else 0):
+        raise CacheRefused(
+            f"The cache is refused: pictures have {pictures:,} bytes, far more than a file of this size holds. "
+            f"{_REMEDY}"
+        )
+
+
+def most_unpacked(file_bytes: int) -> int:
+    """The most bytes that the pictures in a file of this size may have."""
+    return GROUP_BYTES + PICTURE_RATIO * file_bytes
+
+
 def _refuse_values(part: pd.DataFrame) -> None:
     for name in part.columns.intersection(list(LARGEST)):
         numbers = part[name]
@@ -199,7 +219,7 @@ def _bounds(table: str, name: str, kind: str, file_bytes: int) -> list[tuple[str
     """The checks of a column: (SQL expression, limit, message)."""
     where = f"'{table}.{name}' has"
     if kind == "BLOB":
-        length, most = f'octet_length("{name}")', GROUP_BYTES + PICTURE_RATIO * file_bytes
+        length, most = f'octet_length("{name}")', most_unpacked(file_bytes)
         return [
             (f"max({length})", PICTURE_BYTES, where + " a value of {value:,} bytes"),
             (f"sum({length})", most, where + " {value:,} bytes, far more than pictures in a file of this size have"),

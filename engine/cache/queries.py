@@ -9,7 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from engine.cache.limits import CELL_ROWS, ERROR_CHARACTERS, PICTURE_BYTES, SAMPLE_ROWS, fetch, refuse_bytes
+from engine.cache.limits import (
+    CELL_ROWS,
+    ERROR_CHARACTERS,
+    PICTURE_BYTES,
+    SAMPLE_ROWS,
+    fetch,
+    refuse_bytes,
+    refuse_unpacked,
+)
 from engine.cache.stored_study import read_stored_study
 from engine.study.frame_settings import FULL
 
@@ -180,25 +188,32 @@ def frames(db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str], kinds: 
     Columns: trajectory_id, kind, step_index, video_frame, progress, timestep, log_snr, width, height, format, image.
 
     Raises:
-        CacheRefused: The pictures are too large in total.
+        CacheRefused: The pictures are too large in total, or unpack to far more than the file holds.
     """
     found = db.execute(f"SELECT list(rowid) {_OF_KINDS}", [list(trajectory_ids), list(kinds)]).fetchall()[0][0]
     # By row number, so that no picture of any other cell is read.
     meant = "FROM frames WHERE rowid IN (SELECT unnest(?::BIGINT[])) AND octet_length(image) <= ?"
     values = [found or [], PICTURE_BYTES]
-    refuse_bytes(int(db.execute(f"SELECT sum(octet_length(image)) {meant}", values).fetchall()[0][0] or 0))
+    size = int(db.execute(f"SELECT sum(octet_length(image)) {meant}", values).fetchall()[0][0] or 0)
+    refuse_unpacked(db, size)
+    refuse_bytes(size)
     return fetch(db, f"SELECT * {meant} ORDER BY trajectory_id, kind, step_index, video_frame", values)
 
 
 def frame_bytes(
     db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str], kinds: Sequence[str]
 ) -> list[tuple[str, int]]:
-    """The cells in the given order, each with the size of its frames of these kinds (bytes)."""
+    """The cells in the given order, each with the size of its frames of these kinds (bytes).
+
+    Raises:
+        CacheRefused: They unpack to far more than the file holds.
+    """
     rows = db.execute(
         f"SELECT trajectory_id, sum(octet_length(image))::BIGINT {_OF_KINDS} GROUP BY trajectory_id",
         [list(trajectory_ids), list(kinds)],
     ).fetchall()
     sizes = dict(rows)
+    refuse_unpacked(db, sum(sizes.values()))
     return [(key, sizes.get(key, 0)) for key in trajectory_ids]
 
 

@@ -118,6 +118,12 @@ def test_pictures_that_unpack_to_far_more_than_the_file_are_refused_before_they_
     monkeypatch.setattr(merge, "rows_of", lambda *_: pytest.fail("read"))
     with pytest.raises(CacheRefused, match=r"'frames.image' has 134,.* far more than pictures in a file of this size"):
         import_cache(path, tmp_path / "mine.duckdb")
+    monkeypatch.setattr(queries, "fetch", lambda *_, **__: pytest.fail("read"))
+    with reading(path) as db:
+        done = [row[0] for row in db.execute("SELECT trajectory_id FROM trajectories WHERE status = 'done'").fetchall()]
+        for ask in (queries.frames, queries.frame_bytes):
+            with pytest.raises(CacheRefused, match=r"pictures have 134,.* far more than a file of this size holds"):
+                ask(db, done, ["final"])
 
 
 def test_pictures_are_loaded_in_groups_of_bounded_size(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
