@@ -31,6 +31,7 @@ KEEPS_OF_TWO = other_guard(DecisionSettings(seeds=2))
 NEAR = excess_guard(SETTINGS)
 CLIP = Guard("clip_score", "CLIP score", "difference", -0.3, 2.0)  # in units of the baseline's seed noise
 RECOGNISED = Guard("recognised", "recognised", "difference", -0.05, 1.0)
+ATTRIBUTES = Guard("attributes", "attributes found", "difference", -0.05, 1.0)
 PREFERRED = Guard("preferred", "learned preference", "difference", -0.3, 2.0)
 
 
@@ -168,20 +169,29 @@ def normal(mean: float, deviation: float, reach: float) -> Draw:
     return lambda generator, shape: np.clip(generator.normal(mean, deviation, shape), -reach, reach)
 
 
-def flips(down: float, up: float) -> Draw:
-    """A recognised picture lost, or won."""
+def flips(down: float, up: float, step: float = 1.0) -> Draw:
+    """A recognised picture lost, or won; or one attribute of several, each with a share of `step`."""
 
     def draw(generator: np.random.Generator, shape: tuple[int, int]) -> Floats:
         chance = generator.random(shape)
-        return np.where(chance < down, -1.0, np.where(chance < down + up, 1.0, 0.0))
+        return np.where(chance < down, -step, np.where(chance < down + up, step, 0.0))
 
     return draw
 
 
 EQUAL = normal(0.0, 0.17, 2.0)
-KEPT = {OTHER: event(0.0), "clip_score": EQUAL, "recognised": flips(0.0, 0.0), EXCESS: event(0.1), "preferred": EQUAL}
+NONE = flips(0.0, 0.0)
+KEPT = {
+    OTHER: event(0.0),
+    "clip_score": EQUAL,
+    "recognised": NONE,
+    "attributes": NONE,
+    EXCESS: event(0.1),
+    "preferred": EQUAL,
+}
 SAME = (KEEPS, CLIP)
 ALL_FOUR = (KEEPS, CLIP, RECOGNISED, NEAR)
+OF_SCENES = (KEEPS, CLIP, ATTRIBUTES, NEAR)
 AS_GOOD = (CLIP, RECOGNISED, PREFERRED)
 
 
@@ -212,6 +222,11 @@ def edges() -> list[World]:
         _six("CLIP at the margin by rare losses, the cheapest three of six", SAME, 3, seldom),
         _one("recognised 5 % down, none up", ALL_FOUR, lost),
         _one("recognised 10 % down, 5 % up", ALL_FOUR, {"recognised": flips(0.10, 0.05)}),
+        _one(
+            "attributes 5 % down: one of three lost in 15 % of pictures",
+            OF_SCENES,
+            {"attributes": flips(0.15, 0, 1 / 3)},
+        ),
         _one("median latent error at the margin", ALL_FOUR, {EXCESS: event(0.5)}),
         _one("as good: CLIP at the margin, by rare losses", AS_GOOD, seldom),
         _one("as good: recognised 5 % down", AS_GOOD, lost),
@@ -240,6 +255,10 @@ def gains() -> list[World]:
         )
         for both in (0.0, 0.02, 0.05)
     ]
+    parts = {"attributes": flips(0.1, 0.1, 1 / 3)}
+    worlds.append(
+        _one("attributes alone: one of three lost in 10 % of pictures, won in as many", (ATTRIBUTES,), parts, bad=False)
+    )
     worlds += [
         _one(f"CLIP alone: equal, deviation {spread:g}", (CLIP,), {"clip_score": normal(0.0, spread, 2.0)}, bad=False)
         for spread in (0.17, 1.0, 2.0)

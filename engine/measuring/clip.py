@@ -27,6 +27,7 @@ HUB_CLIPS = ("openai/clip-vit-large-patch14", "openai/clip-vit-base-patch16", "o
 REMEMBERED = 64
 _remembered: dict[tuple["ClipModel", tuple[int, ...], bytes], np.ndarray] = {}
 _judging = {"device": ""}  # the best there is
+ATTRIBUTES = "attributes.json"  # in a model's folder: what its prompts may name; see `attributes.py`
 NEEDED = ("config.json", "model.safetensors", "tokenizer_config.json")
 
 
@@ -159,6 +160,8 @@ def vocabulary_path(model: ModelSource) -> Path:
         Unmeasurable: There is none.
     """
     own = model.folder / "vocabulary.txt" if model.folder else None
+    if own is not None and own.with_name(ATTRIBUTES).is_file():
+        raise Unmeasurable("not available: the model's prompts name attributes, not one concept")
     for path in (own, BUNDLED / "vocabulary.txt"):
         if path is not None and path.is_file():
             return path

@@ -20,6 +20,7 @@ from engine.measuring.metric import CLIP, INCEPTION, Metric
 from engine.study.registry import Registry
 
 _CLIP = "engine.measuring.clip"
+_ATTRIBUTES = "engine.measuring.attributes"
 _LEARNED = "engine.measuring.learned"
 
 _OF_PICTURES = (
@@ -101,6 +102,32 @@ _OF_PICTURES = (
         may_guard=True,
         edition=f"{_CLIP}:vocabulary_edition",
         on_frames=True,
+    ),
+    Metric(
+        "attributes",
+        "Attributes found",
+        "share",
+        "higher",
+        "1",
+        f"{_ATTRIBUTES}:attributes",
+        "share of what the prompt names (things, places, colours, ...) that CLIP ranks first among all of its kind",
+        smallest_n=30,
+        has_true_zero=True,
+        span=1.0,
+        margin=0.05,
+        may_guard=True,
+        edition=f"{_ATTRIBUTES}:edition",
+        on_frames=True,
+    ),
+    Metric(
+        "attributes_by_chance",
+        "Attributes found by guessing",
+        "share",
+        "neither",
+        "1",
+        f"{_ATTRIBUTES}:by_chance",
+        "what the former is on average for one who guesses",
+        edition=f"{_ATTRIBUTES}:edition",
     ),
     Metric(
         "lpips",

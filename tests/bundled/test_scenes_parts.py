@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from dataclasses import replace
@@ -13,7 +14,7 @@ import torch
 
 pytest.importorskip("skia", reason="skia-python needs libEGL and libGL", exc_type=ImportError)
 
-from data.scenes.recipe.attributes import Asked, questions, score
+from data.scenes.recipe.attributes import Asked, known_attributes, questions, score
 from data.scenes.recipe.evaluate_variety import nearest_distance, variety
 from data.scenes.recipe.grammar import Caption, describe, full_caption, sample_caption
 from data.scenes.recipe.painter import Painter
@@ -32,6 +33,9 @@ from data.scenes.recipe.scene import (
 from data.scenes.recipe.sprites import plain_sprites, tint
 from data.scenes.recipe.train_clip import fits, matching_loss
 from data.scenes.recipe.vocabulary import PLACES, STYLES, THINGS, TIMES
+from engine.measuring.attributes import kinds_of
+from engine.measuring.attributes import questions as read_questions
+from engine.study.source import find_model
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +67,17 @@ def test_the_grammar_says_what_it_should() -> None:
     apples = Scene(0, "table", "day", "3d", items=(Item("apple", count=2),))
     assert "two red apples on a table" in said(apples)
     assert any(text.startswith("a blue owl ") for text in said(replace(owl, items=(Item("owl", "blue"),))))
+
+
+def test_the_lab_reads_from_a_caption_what_its_scene_was_asked_for() -> None:
+    folder = Path(__file__).parents[2] / "data/scenes"
+    assert json.loads((folder / "attributes.json").read_text(encoding="utf-8")) == known_attributes()
+    kinds, rng = kinds_of(replace(find_model("gaussian"), folder=folder)), random.Random(2)
+    for scene in [*map(draw_scene, range(150)), *held_out_scenes(50)]:
+        for caption in (full_caption(scene), sample_caption(scene, rng), sample_caption(scene, rng)):
+            meant = questions(caption)
+            read = read_questions(caption.text, kinds) if meant else []
+            assert {(q.kind, q.texts, q.right) for q in read} == {(q.kind, q.texts, q.right) for q in meant}
 
 
 def test_some_captions_are_dropped() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from data.scenes.recipe.grammar import Caption
-from data.scenes.recipe.vocabulary import COLOURS, PLACES, THINGS, TIMES, with_article
+from data.scenes.recipe.vocabulary import COLOURS, PLACES, THINGS, TIMES, plural, with_article
 
 KINDS = ("thing", "place", "colour", "time")
 
@@ -52,6 +53,28 @@ def questions(caption: Caption) -> list[Asked]:
         lead = f"{PLACES[named['place'][0]].name} " if named["place"] else ""
         asked.append(Asked("time", tuple(lead + words[0] for words in TIMES.values()), list(TIMES).index(time)))
     return asked
+
+
+def known_attributes() -> list[dict[str, Any]]:
+    """Return the content of the model's `attributes.json`: each value, how prompts say it, how CLIP is asked for it."""
+
+    def value(name: str, said: Iterable[str], text: str) -> dict[str, Any]:
+        return {"name": name, "said": list(dict.fromkeys(said)), "text": text}
+
+    return [
+        {"kind": "thing", "values": [value(name, (name, plural(name)), with_article(name)) for name in THINGS]},
+        {"kind": "place", "values": [value(name, (name,), place.name) for name, place in PLACES.items()]},
+        {
+            "kind": "colour",
+            "of": "thing",
+            "values": [value(colour, (colour,), with_article(f"{colour} {{thing}}")) for colour in COLOURS],
+        },
+        {
+            "kind": "time",
+            "at": "place",
+            "values": [value(time, words, f"{{place}} {words[0]}") for time, words in TIMES.items()],
+        },
+    ]
 
 
 @dataclass(frozen=True)

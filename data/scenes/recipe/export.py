@@ -13,6 +13,7 @@ from transformers import CLIPModel, CLIPTextModel
 from data.bundled.recipe.common import Stage, write_json
 from data.bundled.recipe.export import check_sizes, forget_origin, load_in_float32, replace_files
 from data.bundled.recipe.train_denoiser import build_scheduler
+from data.scenes.recipe.attributes import known_attributes
 from data.scenes.recipe.pause import Pause
 from data.scenes.recipe.scene import held_out_pairs
 from data.scenes.recipe.train_clip import make_tokenizer
@@ -33,7 +34,7 @@ def assemble(stage: Stage) -> StableDiffusionPipeline:
 
 
 def run(stage: Stage, pause: Pause | None = None, target: Path | None = None) -> Path:
-    """Write pipeline, CLIP and the list of held-out combinations to `target`; returns it."""
+    """Write pipeline, CLIP, attributes and the list of held-out combinations to `target`; returns it."""
     del pause  # nothing here takes long
     target = target or Path(stage.require("target"))
     target.mkdir(parents=True, exist_ok=True)
@@ -57,4 +58,5 @@ def _save(stage: Stage, folder: Path, shard: str) -> None:
         load_in_float32(folder / part / "config.json")
     for part in ("unet", "vae"):
         forget_origin(folder / part / "config.json")
+    write_json(folder / "attributes.json", known_attributes())
     write_json(folder / "held_out.json", [list(pair) for pair in held_out_pairs()])
