@@ -181,8 +181,10 @@ def test_a_finished_model_can_be_taken_up_again(trained: Path, tmp_path: Path) -
     assert begin.run(common.open_stage("begin", options, work, "cpu")) == []
     shutil.copytree(trained / "packages", work / "packages")
     encode.run(stage("dataset", work, pictures=0))
-    more = stage("denoiser", work, start=str(bundle / "unet"), text_start=str(bundle / "text_encoder"))
+    starts = {"start": str(bundle / "unet"), "text_start": str(bundle / "text_encoder")}
+    more = stage("denoiser", work, **starts, workers=2, meet_every=2)
     train_denoiser.run(more)
+    assert torch.load(work / "checkpoints/denoiser.pt", weights_only=True)["step"] == 2
     with pytest.raises(common.RecipeError, match="has no vae"):
         begin.run(common.open_stage("begin", {"begin": {"model": str(tmp_path)}}, work, "cpu"))
 

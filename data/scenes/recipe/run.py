@@ -63,7 +63,7 @@ def main(
         result = importlib.import_module(f"{package}.{module}").run(stage, Pause(options.halt_file))
     except RecipeError as error:
         parser.exit(2, f"{error}\n")
-    print(f"{options.stage}: {result}")
+    print(f"{options.stage}: {'done' if result is None else result}")
 
 
 if __name__ == "__main__":

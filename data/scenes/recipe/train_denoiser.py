@@ -20,6 +20,7 @@ from data.bundled.recipe.common import Ema, RecipeError, Stage, second_table
 from data.bundled.recipe.dataset import tokenize
 from data.bundled.recipe.learning import Learner
 from data.bundled.recipe.train_denoiser import build_scheduler, build_unet, denoising_loss, load_text_tower, warm_start
+from data.bundled.recipe.workers import Team, train_together
 from data.scenes.recipe.encode import shards
 from data.scenes.recipe.grammar import sample_caption
 from data.scenes.recipe.pause import Pause
@@ -165,45 +166,60 @@ def train(
         loss, error = denoising_loss(module, scheduler, latents, text, **options)
         saved = learner.step(loss, factor)
         mean = error if math.isnan(mean) else mean + 0.02 * (error - mean)
-        step, seconds = learner.budget.step, learner.budget.seconds
-        if step % 25 == 0:
-            print(f"denoiser {step} {seconds:.0f}s error {mean:.4f} {unit} {step * batches.size}", flush=True)
+        step, seconds, team = learner.budget.step, learner.budget.seconds, learner.team
+        if step % 25 == 0 and team.leads:
+            seen = step * batches.size * team.size
+            print(f"denoiser {step} {seconds:.0f}s error {mean:.4f} {unit} {seen}", flush=True)
         if saved:
             save()
     learner.save()
-    save()
+    if learner.team.leads:
+        save()
     return mean
 
 
-def run(stage: Stage, pause: Pause | None = None) -> float:
-    """Train at a steady rate and write `work/denoiser` and `work/text_encoder`; returns the running error of v."""
+def run(stage: Stage, pause: Pause | None = None) -> None:
+    """Train at a steady rate, in as many processes as `workers` says, and write `denoiser` and `text_encoder`."""
+    make_tokenizer(stage)
+    train_together(stage, partial(_run, pause=pause or Pause()))
+
+
+def _run(stage: Stage, team: Team, pause: Pause) -> float:
     tokenizer = make_tokenizer(stage)
-    learner_path = stage.path("checkpoints/denoiser.pt")
     batches = SceneBatches(stage, tokenizer, stage.seed)
     drawer = build(stage, batches.shape, tokenizer)
     learner = Learner(
         drawer,
         make_optimizer(drawer, stage.table),
         stage.table,
-        learner_path,
+        stage.path("checkpoints/denoiser.pt"),
         ema_decay=0.999,
         warmup_steps=200,
         hold=1.0,
         save_every=60 * stage.table.get("save_minutes", 5.0),
+        team=team,
     )
-    if learner.resumed:
+    if learner.resumed and team.leads:
         print(f"resumed at step {learner.budget.step}, {learner.budget.seconds:.0f} s", flush=True)
-    batches.rng.seed(stage.seed + learner.budget.step)
-    torch.manual_seed(stage.seed + learner.budget.step)
+    _scatter(batches, stage.seed + learner.budget.step, team)
     save_now = partial(save, drawer, learner.ema, _folders(stage))
-    return train(stage.table, drawer, batches, learner, save_now, pause or Pause())
+    return train(stage.table, drawer, batches, learner, save_now, pause)
 
 
-def finish(stage: Stage, pause: Pause | None = None) -> float:
-    """Train on from the running mean of the steady training with a rate that falls to nothing."""
-    table = second_table(stage.table, "finish")
-    if table is None:
+def finish(stage: Stage, pause: Pause | None = None) -> None:
+    """Train on from the running mean of the steady training with a rate that falls to nothing.
+
+    Raises:
+        RecipeError: the config has no `finish` table, or there was no steady training.
+    """
+    if second_table(stage.table, "finish") is None:
         raise RecipeError("[denoiser] has no 'finish' table; scenes_64.toml has one.")
+    stage.need("checkpoints/denoiser.pt", "run denoiser")
+    train_together(stage, partial(_finish, pause=pause or Pause()))
+
+
+def _finish(stage: Stage, team: Team, pause: Pause) -> float:
+    table = second_table(stage.table, "finish") or {}
     tokenizer = make_tokenizer(stage)
     batches = SceneBatches(stage, tokenizer, stage.seed + 1)
     drawer = build(stage, batches.shape, tokenizer)
@@ -212,10 +228,16 @@ def finish(stage: Stage, pause: Pause | None = None) -> float:
     optimizer = make_optimizer(drawer, table)
     optimizer.load_state_dict(state["optimizer"])
     path = stage.path("checkpoints/finish.pt")
-    learner = Learner(drawer, optimizer, table, path, ema_decay=0.995, warmup_steps=1)
-    batches.rng.seed(stage.seed + 1 + state["step"] + learner.budget.step)
+    learner = Learner(drawer, optimizer, table, path, ema_decay=0.995, warmup_steps=1, team=team)
+    _scatter(batches, stage.seed + 1 + state["step"] + learner.budget.step, team)
     save_now = partial(save, drawer, learner.ema, _folders(stage))
-    return train(table, drawer, batches, learner, save_now, pause or Pause())
+    return train(table, drawer, batches, learner, save_now, pause)
+
+
+def _scatter(batches: SceneBatches, seed: int, team: Team) -> None:
+    """Give each member of a team another order of pictures, captions, times and noise."""
+    batches.rng.seed(seed + 1_000_003 * team.rank)
+    torch.manual_seed(seed + 1_000_003 * team.rank)
 
 
 def _folders(stage: Stage) -> tuple[Path, Path]:
