@@ -1,7 +1,7 @@
 """Images from the cache as addresses that a browser can show; only real pictures of sensible size pass."""
 
 from engine.display.html import inline_image
-from engine.sharing.picture_files import open_picture
+from engine.picture_files import open_picture
 
 
 def data_uri(image: bytes) -> str | None:

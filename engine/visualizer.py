@@ -1,6 +1,5 @@
 """DiffusionSchedulerVisualizer: the Python API, a thin layer over the engine and its cache."""
 
-import io
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from engine.passes.decide import decide_study
 from engine.passes.run import run_study
 from engine.passes.search_budget import parse_budget
 from engine.paths import DEFAULT_CACHE
+from engine.picture_files import required
 from engine.progress import ProgressKind, make_progress
 from engine.results import read_results
 from engine.sharing.comparison_grid import check_picture_file, comparison_grid, save_picture
@@ -351,9 +351,6 @@ def _check_word(name: str, value: object, known: Sequence[str]) -> None:
 def _trajectory(name: str, cell: pd.Series, frames: pd.DataFrame, settings: FrameSettings) -> Trajectory:
     """The trajectory with the requested number of steps; an earlier call may have stored more."""
 
-    def picture(data: bytes) -> Image.Image:
-        return Image.open(io.BytesIO(bytes(data))).convert("RGB")
-
     kinds = {kind: group.set_index("step_index") for kind, group in frames.groupby("kind")}
     steps = (
         tuple(
@@ -362,13 +359,13 @@ def _trajectory(name: str, cell: pd.Series, frames: pd.DataFrame, settings: Fram
                 row["progress"],
                 row["timestep"],
                 row["log_snr"],
-                picture(row["image"]),
-                picture(kinds["xt"].loc[index, "image"]),
+                required(row["image"]),
+                required(kinds["xt"].loc[index, "image"]),
             )
             for index, row in kinds["x0"].iloc[frame_steps(settings, len(kinds["x0"]))].iterrows()
         )
         if "x0" in kinds
         else ()
     )
-    final = picture(kinds["final"].iloc[0]["image"])
+    final = required(kinds["final"].iloc[0]["image"])
     return Trajectory(name, cell["prompt"], int(cell["seed"]), int(cell["nfe"]), steps, final)

@@ -47,6 +47,7 @@ DASHBOARD_KNOWS = (
     "engine.environment",
     "engine.errors",
     "engine.paths",
+    "engine.picture_files",
 )
 # Importing these must not load torch.
 TORCH_FREE = ("dashboard", *DASHBOARD_KNOWS)

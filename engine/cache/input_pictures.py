@@ -8,9 +8,9 @@ import duckdb
 
 from engine.cache import queries
 from engine.cache.connection import reading
-from engine.cache.limits import PICTURE_BYTES, PICTURE_PIXELS
 from engine.cache.rows import put
 from engine.errors import CacheMissing, CacheOutdated, StudyError
+from engine.picture_files import PICTURE_BYTES, PICTURE_PIXELS
 from engine.study.pipeline_settings import PictureFile
 from engine.study.study import FindStudyPicture
 

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from engine.errors import CacheRefused
+from engine.picture_files import PICTURE_BYTES
 
 # A query result as a data frame; computations on it need a few times as much memory.
 ANSWER_ROWS = 1_000_000
@@ -28,11 +29,6 @@ VECTORS_AT_ONCE = 4
 TABLE_ROWS = 5_000_000
 TABLE_BYTES = 384 * 2**20
 ARROW_ROWS = 16_384
-# An honest PNG of 4096 x 4096 pixels has at most 50 MB.
-PICTURE_BYTES = 64 * 2**20
-PICTURE_PIXELS = 4096 * 4096
-# Colour profiles and comments of a PNG. Pictures written by the lab have none.
-PICTURE_EXTRAS = 65_536
 # DuckDB compresses, and encoded pictures hardly shrink: only many that are equal take less in the file.
 PICTURE_RATIO = 20
 # All pictures of one page, and of one document.

@@ -12,13 +12,13 @@ import pandas as pd
 from engine.cache.limits import (
     CELL_ROWS,
     ERROR_CHARACTERS,
-    PICTURE_BYTES,
     SAMPLE_ROWS,
     fetch,
     refuse_bytes,
     refuse_unpacked,
 )
 from engine.cache.stored_study import read_stored_study
+from engine.picture_files import PICTURE_BYTES
 from engine.study.frame_settings import FULL
 
 

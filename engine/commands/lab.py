@@ -13,7 +13,7 @@ from engine.commands.files import check_json, write_json
 from engine.display.formats import count
 from engine.errors import CacheMissing, ModelError
 from engine.paths import ROOT
-from engine.sharing.picture_files import decoded
+from engine.picture_files import decoded
 from engine.study.schedulers import SCHEDULERS
 from engine.study.source import EXAMPLE_HUB_ID, SHIPPED, ModelSource, find_model
 

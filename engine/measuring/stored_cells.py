@@ -1,13 +1,12 @@
 """Stored pictures and latents of cells, decoded when a metric needs them."""
 
-import io
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from engine.measuring.evidence import Evidence, Latents, Pictures, Subject
+from engine.picture_files import required
 from engine.study.cells import Cell
 
 
@@ -57,4 +56,4 @@ class StoredCells:
 def _decoded(rows: pd.DataFrame) -> Pictures:
     """(frames, height, width, 3) bytes."""
     ordered = rows.sort_values("video_frame")["image"]
-    return np.stack([np.asarray(Image.open(io.BytesIO(bytes(data))).convert("RGB")) for data in ordered])
+    return np.stack([np.asarray(required(bytes(data))) for data in ordered])

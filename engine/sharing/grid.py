@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from engine.picture_files import decoded
 from engine.sharing.lettering import Font, fitted, wrapped
-from engine.sharing.picture_files import decoded
 
 MARGIN = 28
 LABEL_WIDTH = 250

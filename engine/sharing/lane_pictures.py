@@ -8,8 +8,8 @@ from PIL import Image
 from engine.cache import queries
 from engine.cache.connection import reading
 from engine.errors import StudyError, did_you_mean
+from engine.picture_files import required
 from engine.results import read_results
-from engine.sharing.picture_files import decoded
 from engine.study.cells import evenly_spaced
 
 Step = tuple[float | None, Image.Image]
@@ -48,13 +48,6 @@ def lane_pictures(
         own = frames[frames["trajectory_id"] == trajectory]
         forming, final = own[own["kind"] == kind], own[own["kind"] == "final"]
         places = evenly_spaced(len(forming), steps)
-        shown = [(float(forming["progress"].iloc[at]), _picture(forming["image"].iloc[at])) for at in places]
-        rows.append((label, (*shown, *((None, _picture(image)) for image in final["image"]))))
+        shown = [(float(forming["progress"].iloc[at]), required(bytes(forming["image"].iloc[at]))) for at in places]
+        rows.append((label, (*shown, *((None, required(bytes(image))) for image in final["image"]))))
     return LanePictures(prompt, seed, tuple(rows))
-
-
-def _picture(data: bytes) -> Image.Image:
-    found = decoded(bytes(data))
-    if found is None:
-        raise StudyError("A picture cannot be decoded, or is too large; `python -m engine check` names it.")
-    return found

@@ -11,7 +11,7 @@ from PIL import Image
 from engine.cache import queries
 from engine.cache.connection import Connection
 from engine.cache.limits import ANSWER_BYTES, DOCUMENT_PIXELS, in_groups, refuse_bytes
-from engine.sharing.picture_files import decoded, open_picture
+from engine.picture_files import decoded, open_picture
 from engine.study.cells import evenly_spaced
 
 DECODERS = 2

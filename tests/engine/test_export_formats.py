@@ -20,9 +20,9 @@ from engine.cache.connection import reading, writing
 from engine.cache.inventory import TABLES
 from engine.cli import main
 from engine.errors import LabError
+from engine.picture_files import decoded
 from engine.results import read_results
 from engine.sharing.animation import FRAME_MS, HOLD_MS, TITLE_STEP, Strip, draw_frames
-from engine.sharing.picture_files import decoded
 from engine.sharing.pictures import CellPictures
 from engine.study.study import load_study
 from tests.dashboard import synthetic

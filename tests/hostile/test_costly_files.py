@@ -13,9 +13,10 @@ from engine.cache import exchange, limits, merge, queries, score_tables, step_ta
 from engine.cache.connection import Connection, reading
 from engine.cache.exchange import import_cache
 from engine.cli import main
-from engine.errors import CacheRefused
+from engine.errors import CacheError, CacheRefused
+from engine.measuring.stored_cells import StoredCells
+from engine.picture_files import decoded, open_picture
 from engine.results import read_details, read_results
-from engine.sharing.picture_files import decoded, open_picture
 from engine.sharing.pictures import load_pictures
 from tests.hostile.costly import COSTLY, STUDY, png
 
@@ -203,3 +204,12 @@ def test_a_cell_too_large_for_memory_leaves_nothing_behind(
         import_cache(path, tmp_path / "mine.duckdb")
     with reading(tmp_path / "mine.duckdb") as db:
         assert db.execute("SELECT count(*) FROM trajectories").fetchall() == [(0,)]
+
+
+def test_pictures_are_opened_as_carefully_where_metrics_are_computed(path: Path) -> None:
+    COSTLY["pictures with comments"].make(path, 60)
+    with reading(path) as db:
+        done = [row[0] for row in db.execute("SELECT trajectory_id FROM trajectories WHERE status = 'done'").fetchall()]
+        stored = StoredCells({}, queries.frames(db, done, ["final"]))
+    with pytest.raises(CacheError, match="`python -m engine check` names it"):
+        stored.final(done[0])

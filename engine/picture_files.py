@@ -6,8 +6,13 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from engine.cache.limits import PICTURE_BYTES, PICTURE_EXTRAS, PICTURE_PIXELS
+from engine.errors import CacheError
 
+# An honest PNG of 4096 x 4096 pixels has at most 50 MB.
+PICTURE_BYTES = 64 * 2**20
+PICTURE_PIXELS = 4096 * 4096
+# Colour profiles and comments of a PNG. Pictures written by the lab have none.
+PICTURE_EXTRAS = 65_536
 FORMATS = ("PNG", "WEBP", "JPEG")
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Of a PNG: comments and colour profiles, which Pillow unpacks on opening; a thousand times their size is possible.
@@ -39,6 +44,18 @@ def decoded(data: bytes) -> Image.Image | None:
         return None if image is None else image.convert("RGB")
     except _FAULTS:
         return None
+
+
+def required(data: bytes) -> Image.Image:
+    """The decoded picture as RGB.
+
+    Raises:
+        CacheError: It cannot be opened, as in `open_picture`.
+    """
+    found = decoded(data)
+    if found is None:
+        raise CacheError("A picture cannot be decoded, or is too large; `python -m engine check` names it.")
+    return found
 
 
 def _extras(data: bytes) -> int:
