@@ -9,8 +9,9 @@ from engine.study.tuned import TunedSchedule
 FITTED_FILE, FITTED_CLASS = Path(__file__).parents[1] / "sampling" / "fitted.py", "FittedDPMSolver"
 
 
-def snippet(tuned: TunedSchedule, prompt: str = "a photo of a lighthouse at dusk") -> str:
+def snippet(tuned: TunedSchedule, prompt: str = "") -> str:
     """The lines: pipeline, scheduler, schedule, picture. They need diffusers alone, unless the model is computed."""
+    prompt = prompt or ("a photo of a lighthouse at dusk" if tuned.source else "disc")
     return "\n".join(_lines(tuned, prompt)) + "\n"
 
 
