@@ -390,6 +390,9 @@ def scoring_lines(study: str, result: Scoring) -> list[str]:
     if result.waiting:
         lines.append(f"{result.waiting} cells wait for their reference; `run` makes it.")
     for scope, note in (("picture", ""), ("lane", " (of sets)")):
-        of = metrics.of_scope(scope)
-        lines += [f"{key}{note}: {reason}." for key, reason in result.unavailable.items() if key in of]
+        of, keys = metrics.of_scope(scope), dict[str, list[str]]()
+        for key, reason in result.unavailable.items():
+            if key in of:
+                keys.setdefault(reason, []).append(key)
+        lines += [f"{', '.join(alike)}{note}: {reason}." for reason, alike in keys.items()]
     return lines

@@ -237,7 +237,9 @@ def test_set_metrics_that_are_not_available_are_named_and_recorded_with_the_reas
     table(OF_LANES, monkeypatch)
     result = rescored(cache)
     assert result.unavailable.keys() >= OF_LANES.keys()
-    assert any(line.startswith("kid (of sets): not available: ") for line in scoring_lines("sets", result))
+    assert any(
+        line.startswith("kid, ") and "(of sets): not available: " in line for line in scoring_lines("sets", result)
+    )
     found = results(cache)
     assert found.sets.empty
     assert found.set_metrics["unavailable"].str.startswith("not available: ").all()
