@@ -54,7 +54,10 @@ def required(data: bytes) -> Image.Image:
     """
     found = decoded(data)
     if found is None:
-        raise CacheError("A picture cannot be decoded, or is too large; `python -m engine check` names it.")
+        raise CacheError(
+            "A picture cannot be decoded, or is too large. `python -m engine check` counts such pictures; after "
+            "`repair`, `run` makes them again."
+        )
     return found
 
 

@@ -11,7 +11,6 @@ from dashboard.jobs import starting
 from dashboard.jobs.queue import Job, Queue
 from dashboard.live.data import payload
 from dashboard.options import Options
-from engine.cache.connection import stamp
 from engine.cache.live_state import LiveState, read_live
 from engine.display import html
 from engine.errors import LabError
@@ -90,13 +89,13 @@ def show(chosen: Options) -> Now:
 
 
 def wait(chosen: Options) -> None:
-    """Draws the page anew once a run begins, or the cache changes without one that shows itself."""
-    drawn, known = False, stamp(chosen.cache)
+    """Draws the page anew once a run begins or ends."""
+    drawn, known = False, look(chosen).runs
 
     @st.fragment(run_every=IDLE_SECONDS)
     def body() -> None:
         nonlocal drawn
-        if drawn and (look(chosen).runs or stamp(chosen.cache) != known):
+        if drawn and look(chosen).runs != known:
             st.rerun()
         drawn = True
 

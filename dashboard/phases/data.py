@@ -27,8 +27,11 @@ from engine.display import html
 from engine.display.formats import count
 from engine.results import Results
 
-# Metrics of frames that are 0 or 1: their share is shown, not their median.
-SHARES = ("recognised",)
+# Metrics of frames that are 0 or 1, or shares: their mean is shown, not their median.
+SHARES = {
+    "recognised": "Share of runs in which CLIP names the concept in x0",
+    "attributes": "Share of what the prompt names that CLIP finds in x0",
+}
 SPEED = "speed"
 # Progress at the ticks of a lane's ruler.
 RULER = np.array([0.2, 0.4, 0.6, 0.8])

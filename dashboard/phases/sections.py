@@ -152,9 +152,10 @@ def forming(shown: Shown, choice: Choice) -> None:
         _curve(shown, data.SPEED, title, ".0%", "No change from call to call was recorded.")
     left, right = st.columns(2, gap="large")
     with left:
-        title, band = "Share of runs in which CLIP names the concept in x0", "95 % interval over prompts"
-        footer = f"line: share of runs; band: {band}"
-        _curve(shown, "recognised", title, ".0%", _unscored(shown), band=band, footer=footer)
+        metric = next((key for key in data.SHARES if not shown.curve(key).empty), "recognised")
+        band = "95 % interval over prompts"
+        footer = f"line: mean over runs; band: {band}"
+        _curve(shown, metric, data.SHARES[metric], ".0%", _unscored(shown), band=band, footer=footer)
     with right:
         _curve(shown, "guidance_energy", "Guidance energy: effect of the prompt (0: none)", ".2~f", _no_guidance(shown))
 

@@ -32,6 +32,7 @@ def show(chosen: Options, problem: Problem) -> None:
         st.html(
             html.soft("The first results are being made, and appear here as they come. The Overview shows them live.")
         )
+        live.wait(chosen)
         return
     st.html(html.title("Scheduler lab", [], f"{problem.title}."))
     st.html(html.prose(*LAB))

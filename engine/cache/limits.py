@@ -6,6 +6,7 @@ read from it (`refuse_oversized`). Imports and exports work in groups of cells, 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -163,9 +164,11 @@ def refuse_unpacked(db: duckdb.DuckDBPyConnection, pictures: int) -> None:
     Raises:
         CacheRefused: They are.
     """
-    size = "SELECT block_size * total_blocks FROM pragma_database_size() WHERE database_name = current_database()"
-    found = db.execute(size).fetchone()
-    if pictures > most_unpacked(found[0] if found else 0):
+    asked = db.execute("SELECT path FROM duckdb_databases() WHERE database_name = current_database()").fetchone()
+    if asked is None or asked[0] is None:
+        return  # in memory
+    files = (Path(asked[0]), Path(f"{asked[0]}.wal"))  # a commit is in the log before it is in the file
+    if pictures > most_unpacked(sum(file.stat().st_size for file in files if file.exists())):
         raise CacheRefused(
             f"The cache is refused: pictures have {pictures:,} bytes, far more than a file of this size holds. "
             f"{_REMEDY}"

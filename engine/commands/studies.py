@@ -18,7 +18,8 @@ from engine.passes.foresight import Foresight, foresee_plan
 from engine.passes.plan import StudyPlan, plan_study
 from engine.passes.run import RunOutcome, run_study
 from engine.passes.sample_size import metrics_without_verdict, power
-from engine.passes.scores import score, scoring_lines
+from engine.passes.scores import score
+from engine.passes.scoring import scoring_lines
 from engine.progress import make_progress
 from engine.rehearsal.configurations import rehearsed_as
 from engine.results import Results, read_results

@@ -11,10 +11,12 @@ Kinds come after those they refer to. A kind "of" another counts only directly b
 for each ("a red owl" against "a blue owl"). A kind "at" another is asked with the text of the first one said, if any.
 """
 
+import contextlib
 import functools
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,14 +83,26 @@ def attributes(evidence: Evidence) -> float:
     return float(np.mean(hits))
 
 
-def by_chance(evidence: Evidence) -> float:
-    """What `attributes` is on average for one who guesses, 0 to 1.
+def by_chance(model: ModelSource, prompts: Iterable[str]) -> float:
+    """What `attributes` is on average for one who guesses, over the prompts that name something; NaN if none does.
 
     Raises:
-        Unmeasurable: As in `attributes`.
+        Unmeasurable: The model has no list of attributes.
     """
-    asked = questions(evidence.prompt, kinds_of(evidence.subject.model))
-    return float(np.mean([1 / len(question.texts) for question in asked]))
+    kinds, found = kinds_of(model), list[float]()
+    for prompt in prompts:
+        with contextlib.suppress(Unmeasurable):
+            found.append(float(np.mean([1 / len(one.texts) for one in questions(prompt, kinds)])))
+    return float(np.mean(found)) if found else math.nan
+
+
+def check_prompt(subject: Subject, prompt: str) -> None:
+    """Checks that pictures of a prompt have a value.
+
+    Raises:
+        Unmeasurable: They have none.
+    """
+    questions(prompt, kinds_of(subject.model))
 
 
 def edition(subject: Subject) -> str:
@@ -122,7 +136,7 @@ def kinds_of(model: ModelSource) -> tuple[Kind, ...]:
     path = path_of(model)
     try:
         return _read(path, clip.digest(path))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         words = f"not available: {path} is damaged ({type(error).__name__}); fetch the model again"
         raise Unmeasurable(words) from None
 
@@ -130,7 +144,7 @@ def kinds_of(model: ModelSource) -> tuple[Kind, ...]:
 def questions(prompt: str, kinds: tuple[Kind, ...]) -> list[Alternatives]:
     """What CLIP is asked about a prompt's picture: a question for each attribute that the prompt names.
 
-    A value is not asked against others of its kind that the prompt names, too.
+    A value is not asked against others of its kind that the prompt names, too (a colour: for the same thing).
 
     Raises:
         Unmeasurable: It names none.
@@ -141,12 +155,16 @@ def questions(prompt: str, kinds: tuple[Kind, ...]) -> list[Alternatives]:
     for kind in kinds:
         found = said[kind.kind] = list(_said(kind, text))
         if kind.of:
-            pairs = _before(found, said[kind.of])
-            asked += [_question(kind, [one.value], one.value, thing.value) for one, thing in pairs]
+            named_of = dict[Value, list[Value]]()
+            for one, thing in _before(found, said[kind.of]):
+                named_of.setdefault(thing.value, []).append(one.value)
+            for owner, named in named_of.items():
+                asked += [_question(kind, named, value, owner) for value in dict.fromkeys(named)]
         else:
             context = next((one.value for one in said.get(kind.at, ())), None)
             named = list(dict.fromkeys(one.value for one in found))
             asked += [_question(kind, named, value, context) for value in named]
+    asked = [one for one in asked if len(one.texts) > 1]
     if not asked:
         raise Unmeasurable(f"the prompt names nothing of {clip.ATTRIBUTES}")
     return asked
@@ -195,7 +213,11 @@ def _read(path: Path, digest: str) -> tuple[Kind, ...]:
 
 
 def _values(entry: dict[str, Any]) -> tuple[Value, ...]:
-    values = tuple(Value(str(one["name"]), tuple(map(str, one["said"])), str(one["text"])) for one in entry["values"])
-    if len(values) < 2 or not all(word for value in values for word in value.said):
-        raise ValueError("a kind has fewer than two values, or an empty word")
-    return values
+    values = []
+    for one in entry["values"]:
+        if not isinstance(one["said"], list) or not one["said"] or not all(map(str, one["said"])):
+            raise ValueError("a value is said by no words")
+        values.append(Value(str(one["name"]), tuple(str(word).lower() for word in one["said"]), str(one["text"])))
+    if len(values) < 2:
+        raise ValueError("a kind has fewer than two values")
+    return tuple(values)

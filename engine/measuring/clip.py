@@ -100,6 +100,15 @@ def recognised(evidence: Evidence) -> float:
     return float(np.mean(similarity.argmax(axis=1) == wanted))
 
 
+def check_prompt(subject: Subject, prompt: str) -> None:
+    """Checks that a prompt names a concept of the vocabulary.
+
+    Raises:
+        Unmeasurable: It doesn't.
+    """
+    concept(prompt, vocabulary(vocabulary_path(subject.model)))
+
+
 def preference(model: ModelSource, pictures: Pictures, texts: tuple[str, str]) -> np.ndarray:
     """Softmax probability (N,) of the first text against the second for pictures (N, H, W, 3).
 

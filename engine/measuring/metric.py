@@ -3,7 +3,7 @@
 import importlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -76,6 +76,8 @@ class Metric:
             True only for metrics shown to agree with human perception.
         edition: Function that names what else the values depend on (weights, labels), or raises `Unmeasurable`; or
             "module:function".
+        check_prompt: Function of subject and prompt that raises `Unmeasurable` where no picture of that prompt can have
+            a value; or "module:function".
         on_frames: Whether a picture metric is also measured on x0 frames.
         of_clips: Whether it is about the frames of a clip; single pictures have no value.
         features: Lane: the feature extractor.
@@ -101,6 +103,7 @@ class Metric:
     needs_reference: bool = False
     may_guard: bool = False
     edition: Callable[[Subject], str] | str | None = None
+    check_prompt: Callable[[Subject, str], None] | str | None = None
     on_frames: bool = False
     of_clips: bool = False
     features: Features = CLIP
@@ -151,6 +154,18 @@ class Metric:
         if self.edition is not None:
             parts.append(str(resolve(self.edition)(subject)))
         return "@".join([self.version, *parts])
+
+    def fits(self, subject: Subject, prompts: Iterable[str]) -> bool:
+        """Whether pictures of all these prompts can have a value."""
+        if self.check_prompt is None:
+            return True
+        check = resolve(self.check_prompt)
+        try:
+            for prompt in prompts:
+                check(subject, prompt)
+        except Unmeasurable:
+            return False
+        return True
 
     def value(self, evidence: Evidence) -> float:
         """The value of a cell or of a step's frame.

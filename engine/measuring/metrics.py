@@ -101,6 +101,7 @@ _OF_PICTURES = (
         margin=0.05,
         may_guard=True,
         edition=f"{_CLIP}:vocabulary_edition",
+        check_prompt=f"{_CLIP}:check_prompt",
         on_frames=True,
     ),
     Metric(
@@ -117,17 +118,8 @@ _OF_PICTURES = (
         margin=0.05,
         may_guard=True,
         edition=f"{_ATTRIBUTES}:edition",
+        check_prompt=f"{_ATTRIBUTES}:check_prompt",
         on_frames=True,
-    ),
-    Metric(
-        "attributes_by_chance",
-        "Attributes found by guessing",
-        "share",
-        "neither",
-        "1",
-        f"{_ATTRIBUTES}:by_chance",
-        "what the former is on average for one who guesses",
-        edition=f"{_ATTRIBUTES}:edition",
     ),
     Metric(
         "lpips",

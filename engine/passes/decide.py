@@ -18,6 +18,7 @@ from engine.cache import decision_tables, queries
 from engine.cache.connection import migrate, reading
 from engine.environment import Compiling, Memory
 from engine.measuring.evidence import Subject
+from engine.measuring.metrics import METRICS
 from engine.passes.context import open_context
 from engine.passes.decision_evidence import (
     CellFacts,
@@ -195,9 +196,9 @@ class Search:
         facts = self._facts(cells)
         values, controls, scale = calibration_tables(who, cells, facts, self.entries, self.reference)
         asked, settings = self.entries.metrics, self.study.decide
-        # A metric that needs a label guards where every prompt has one, unless the study asks for it by name.
-        unlabelled = set(values[values["baseline"].isna()]["metric"]) if settings.guards is None else set()
-        asked = [metric for metric in asked if metric.margin is None or metric.key not in unlabelled]
+        if settings.guards is None:  # otherwise those that the study names, whatever its prompts
+            fit = self.entries.fitting(self.subject, order)
+            asked = [metric for metric in asked if metric.key in fit]
         found = calibrate(settings, asked, values, controls, referenced=self.study.reference is not None)
         allowed = allowed_distance(who, cells, facts.finished) if found.goal == "as-good" else 0.0
         return replace(found, obstacles=(*found.obstacles, *self._unavailable()), set_distance=allowed), scale
@@ -211,8 +212,9 @@ class Search:
         ]
 
     def _unavailable(self) -> list[str]:
-        why = self.entries.unavailable.get("clip_score")
-        return [f"CLIP score is {why}"] if why else []
+        named = {"clip_score", *(self.study.decide.guards or ())}
+        missing = {key: why for key, why in self.entries.unavailable.items() if key in named}
+        return [f"{METRICS[key].label} is {why}" for key, why in missing.items()]
 
     def _costs(self, order: Sequence[str]) -> list[LaneCost]:
         """Times of all candidates beside the baseline, interleaved; taken again together if they can't be paired.

@@ -52,6 +52,10 @@ class GuardEntries:
             for metric, _ in self.usable.values()
         ]
 
+    def fitting(self, subject: Subject, prompts: Sequence[str]) -> set[str]:
+        """Keys of those that have values for all of the prompts, if their pictures come out."""
+        return {key for key, (metric, _) in self.usable.items() if metric.fits(subject, prompts)}
+
 
 def guard_entries(subject: Subject, asked: Sequence[str] | None) -> GuardEntries:
     """Metrics of pictures that may guard, those that a study asks for or all.

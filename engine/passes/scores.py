@@ -7,14 +7,14 @@ something to do.
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from engine.cache import queries, score_tables, step_tables
 from engine.cache.connection import reading
 from engine.cache.score_tables import FAILED, MetricRow, ReferenceRow, ScoreRow
-from engine.measuring import clip, metrics
+from engine.errors import CacheError
+from engine.measuring import attributes, clip, metrics
 from engine.measuring.clips import SAME_LATENTS
 from engine.measuring.evidence import Evidence, Subject, Unmeasurable
 from engine.measuring.formulas import relative_distance
@@ -22,6 +22,7 @@ from engine.measuring.metric import Metric
 from engine.measuring.stored_cells import StoredCells
 from engine.passes.lane_scores import score_lanes
 from engine.passes.plan import StudyPlan
+from engine.passes.scoring import Scoring, Tally
 from engine.patience import patience
 from engine.progress import Progress
 from engine.study.cells import Cell
@@ -32,63 +33,6 @@ INEXACT = "a small decoder made the step frames, and they are for looking at"
 # What a scope's part of the pass is called while it runs.
 _CALLED = {"picture": "scoring", "frame": "frames"}
 _NOTED = {"picture": "Metric '{}'", "frame": "Metric '{}' of step frames"}
-
-
-@dataclass
-class Tally:
-    """What came of the metrics of one scope.
-
-    Attributes:
-        taken: Values.
-        refused: Cells or lanes, metric by metric, of which nothing can be said; each a row with its reason.
-        failed: Values whose metric raised an error; each a row with it, tried again the next time.
-    """
-
-    taken: int = 0
-    refused: int = 0
-    failed: int = 0
-
-    def count(self, rows: Sequence[ScoreRow]) -> None:
-        """Adds rows."""
-        self.taken += sum(row.value is not None for row in rows)
-        self.failed += sum(row.failed for row in rows)
-        self.refused += sum(row.value is None and not row.failed for row in rows)
-
-
-@dataclass
-class Scoring:
-    """What a scoring pass did.
-
-    Attributes:
-        cells: Finished cells of the study.
-        waiting: Cells whose reference is not made yet.
-        no_truth: Prompts and seeds whose reference and check do not agree.
-        pairs: Prompts and seeds with both.
-        unavailable: Why a metric cannot be measured at all, by its key.
-    """
-
-    cells: int = 0
-    waiting: int = 0
-    no_truth: int = 0
-    pairs: int = 0
-    unavailable: dict[str, str] = field(default_factory=dict)
-    pictures: Tally = field(default_factory=Tally)
-    frames: Tally = field(default_factory=Tally)
-    lanes: Tally = field(default_factory=Tally)
-
-    @property
-    def scored(self) -> int:
-        """Values taken, of whatever scope."""
-        return self.pictures.taken + self.frames.taken + self.lanes.taken
-
-    @property
-    def failed(self) -> int:
-        """Values whose metric raised an error, of whatever scope."""
-        return self.pictures.failed + self.frames.failed + self.lanes.failed
-
-    def facts(self) -> dict[str, Any]:
-        """All of it as plain data."""
-        return {**asdict(self), "scored": self.scored, "failed": self.failed}
 
 
 @dataclass(frozen=True)
@@ -126,6 +70,8 @@ def score(plan: StudyPlan, cache: Path, progress: Progress | None = None) -> Sco
     clip.judge_on(plan.environment.device)
     subject = Subject(plan.source, plan.study.reference)
     versions, result.unavailable = _versions(subject)
+    if "attributes" in versions and not math.isnan(chance := attributes.by_chance(plan.source, plan.study.prompts)):
+        result.attributes_by_chance = chance
     ids = [cell.trajectory_id for cell in plan.cells]
     converged = [cell.trajectory_id for pair in plan.references for cell in pair]
     with reading(cache) as db:
@@ -279,10 +225,16 @@ class _CellWork:
         cell, found = job.cell, []
         pair = self.truth.of(cell)
         exact = cell.trajectory_id not in self.inexact
-        if exact and (scope == "frame" or any(metric.on_frames for metric, _ in job.metrics)):
-            steps = list(stored.steps(cell, self.subject))
-        if scope == "picture":
-            evidence = stored.evidence(cell, self.subject, pair.reference_id if pair else None)
+        try:
+            if exact and (scope == "frame" or any(metric.on_frames for metric, _ in job.metrics)):
+                steps = list(stored.steps(cell, self.subject))
+            if scope == "picture":
+                evidence = stored.evidence(cell, self.subject, pair.reference_id if pair else None)
+        except CacheError as damaged:  # of this cell; the others go on
+            reason = f"{FAILED} {damaged}"
+            rows = [_damaged_row(scope, metric, version, cell, reason) for metric, version in job.metrics]
+            tally.count(rows)
+            return rows
         for metric, version in job.metrics:
             if scope == "frame" and not exact:
                 rows = [_frame_row(metric, version, cell, None, None, INEXACT)]
@@ -295,6 +247,12 @@ class _CellWork:
             if exact and metric.on_frames and scope == "picture" and rows[0].reason is None:
                 found += _more_frames(metric, version, cell, steps, self.progress)
         return found
+
+
+def _damaged_row(scope: str, metric: Metric, version: str, cell: Cell, reason: str) -> ScoreRow:
+    if scope == "frame":
+        return _frame_row(metric, version, cell, None, None, reason)
+    return ScoreRow("picture", metric.key, version, None, reason, trajectory_id=cell.trajectory_id)
 
 
 def picture_row(metric: Metric, version: str, cell: Cell, evidence: Evidence, pair: ReferenceRow | None) -> ScoreRow:
@@ -368,31 +326,3 @@ def _frame_row(
         kind="x0",
         step_index=step_index,
     )
-
-
-def scoring_lines(study: str, result: Scoring) -> list[str]:
-    """What a scoring pass did, for people."""
-    cells, lanes = result.pictures, result.lanes
-    taken = cells.taken + result.frames.taken
-    if not (taken or cells.refused or result.failed or lanes.taken or lanes.refused):
-        lines = [f"{study}: nothing to do, all {result.cells} finished cells are scored."]
-    else:
-        lines = [f"{study}: {taken} values of {result.cells} finished cells."]
-        if cells.refused:
-            lines.append(f"{cells.refused} values cannot be told; each is a row with its reason.")
-    if lanes.taken or lanes.refused:
-        lines.append(f"{lanes.taken} values of whole sets; {lanes.refused} refused, each a row with its reason.")
-    if result.failed:
-        lines.append(f"{result.failed} values FAILED; each is a row with its error, and is tried again the next time.")
-    if result.pairs:
-        agree = result.pairs - result.no_truth
-        lines.append(f"Reference: {agree} of {result.pairs} prompts and seeds have a ground truth.")
-    if result.waiting:
-        lines.append(f"{result.waiting} cells wait for their reference; `run` makes it.")
-    for scope, note in (("picture", ""), ("lane", " (of sets)")):
-        of, keys = metrics.of_scope(scope), dict[str, list[str]]()
-        for key, reason in result.unavailable.items():
-            if key in of:
-                keys.setdefault(reason, []).append(key)
-        lines += [f"{', '.join(alike)}{note}: {reason}." for reason, alike in keys.items()]
-    return lines

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from engine.errors import StudyError
 from engine.paths import DATA
+from engine.picture_files import PICTURE_PIXELS
 from engine.study.commitment_settings import CommitmentSettings, read_commitment
 from engine.study.decision_settings import DecisionSettings, read_decision
 from engine.study.frame_settings import FrameSettings, read_frames
@@ -166,6 +167,11 @@ def parse_study(
     table.finish()
     if (study.width is None) != (study.height is None):
         raise StudyError(f"{where}: give both width and height, or neither.")
+    if (study.width or 0) * (study.height or 0) > PICTURE_PIXELS:
+        raise StudyError(
+            f"{where}: {study.width} x {study.height} pixels are too many; a cache keeps pictures of up to "
+            f"{PICTURE_PIXELS:,}."
+        )
     return study
 
 

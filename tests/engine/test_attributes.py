@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from engine.measuring.attributes import Kind, kinds_of, questions
+from engine.measuring.attributes import Kind, by_chance, kinds_of, questions
 from engine.measuring.evidence import Evidence, Subject, Unmeasurable
 from engine.measuring.metrics import METRICS
 from engine.study.source import ModelSource, find_model
@@ -60,6 +61,8 @@ def asked(prompt: str, kinds: tuple[Kind, ...]) -> list[tuple[str, str, int]]:
         ("red and blue owl", [("thing", "a owl", 4), ("colour", "a blue owl", 3)]),
         ("the sea at night", [("place", "the sea", 2), ("time", "the sea night", 2)]),
         ("a room, red", [("place", "the room", 2)]),
+        ("a red owl and a blue owl", [("thing", "a owl", 4), ("colour", "a red owl", 2), ("colour", "a blue owl", 2)]),
+        ("an owl at night or in fog", [("thing", "a owl", 4)]),
     ],
 )
 def test_a_prompt_is_asked_for_what_it_names(
@@ -83,6 +86,8 @@ def test_parts_of_words_are_not_named(prompt: str, kinds: tuple[Kind, ...]) -> N
         json.dumps([{"kind": "thing", "values": []}]),
         json.dumps([{"kind": "thing", "values": values("{}", owl=[""], cat=[])}]),
         json.dumps([KNOWN[2], KNOWN[0]]),
+        json.dumps([{"kind": "thing", "values": [{"name": "owl", "said": "owl", "text": "an owl"}] * 2}]),
+        "[" * 100_000,
         " " * 1_000_001,
     ],
 )
@@ -97,6 +102,9 @@ def test_a_model_without_a_list_has_concepts_and_one_with_it_attributes(model: M
     write_clip(tmp_path / "clip")
     with pytest.raises(Unmeasurable, match="name attributes, not one concept"):
         METRICS["recognised"].full_version(Subject(model))
+    assert METRICS["attributes"].fits(Subject(model), ["an owl", "a red bear"])
+    assert not METRICS["attributes"].fits(Subject(model), ["an owl", "a seal"])
+    assert METRICS["clip_score"].fits(Subject(model), ["a seal"])
     before = METRICS["attributes"].full_version(Subject(model))
     (tmp_path / "attributes.json").write_text(json.dumps(KNOWN[:1]))
     assert METRICS["attributes"].full_version(Subject(model)) != before
@@ -123,4 +131,5 @@ def test_the_share_found_follows_its_formula(model: ModelSource, tmp_path: Path)
     ]
     assert METRICS["attributes"].value(found) == pytest.approx(np.mean(expected))
     assert 0 < np.mean(expected) < 1
-    assert METRICS["attributes_by_chance"].value(found) == pytest.approx((1 / 4 + 1 / 3 + 1 / 2) / 3)
+    assert by_chance(model, ["a red owl at night", "nothing"]) == pytest.approx((1 / 4 + 1 / 3 + 1 / 2) / 3)
+    assert math.isnan(by_chance(model, ["nothing"]))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from engine.cache.connection import migrate
+from engine.cache.connection import migrate, writing
 from engine.cache.score_tables import ScoreRow, write_scores
 from engine.measuring.evidence import Unmeasurable
 from engine.measuring.metrics import METRICS, Metric
@@ -89,6 +89,23 @@ def test_a_metric_of_frames_that_raises_leaves_the_others_and_is_tried_again(cac
     found = score(planned(study, cache), cache).frames
     assert (found.taken, found.failed) == (3, 0)
     assert ask(cache, counted) == [("broken", 3), ("ssim_to_final", 3)]
+
+
+def test_a_damaged_picture_leaves_the_scores_of_other_cells(cache, monkeypatch):
+    study = parsed(frames={"count": 3})
+    use_metrics(monkeypatch)
+    run_study(study, cache, device="cpu")
+    with writing(cache) as db:
+        db.execute(
+            "UPDATE frames SET image = 'junk'::BLOB WHERE kind = 'final' AND trajectory_id IN "
+            "(SELECT trajectory_id FROM study_trajectories WHERE lane = 'ddim:4')"
+        )
+    use_metrics(monkeypatch, METRICS["sharpness"], SSIM)
+    result = score(planned(study, cache), cache)
+    assert (result.pictures.taken, result.pictures.failed, result.frames.failed) == (1, 1, 1)
+    reasons = ask(cache, "SELECT DISTINCT reason FROM scores WHERE value IS NULL AND scope <> 'lane'")
+    assert len(reasons) == 1
+    assert "cannot be decoded" in reasons[0][0]
 
 
 def test_frames_of_which_nothing_can_be_said_are_looked_at_once(cache, monkeypatch):

@@ -18,7 +18,8 @@ from engine.measuring.metrics import METRICS
 from engine.passes.lane_scores import Vectors
 from engine.passes.plan import plan_study
 from engine.passes.run import run_study
-from engine.passes.scores import score, scoring_lines
+from engine.passes.scores import score
+from engine.passes.scoring import scoring_lines
 from engine.results import read_results
 from engine.study.source import find_model
 from engine.study.study import parse_study

@@ -113,6 +113,7 @@ def test_nothing_may_be_listed_twice():
         ({"width": 64}, "both width and height"),
         ({"height": 64}, "both width and height"),
         ({"width": 63, "height": 64}, "multiple of 8"),
+        ({"width": 8192, "height": 2056}, "8192 x 2056 pixels are too many"),
         ({"lanes": []}, "'lanes' is empty"),
         ({"prompts": []}, "at least one prompt"),
         ({"prompts_file": "prompts/bundled_24.txt"}, "one of the two"),

@@ -211,5 +211,5 @@ def test_pictures_are_opened_as_carefully_where_metrics_are_computed(path: Path)
     with reading(path) as db:
         done = [row[0] for row in db.execute("SELECT trajectory_id FROM trajectories WHERE status = 'done'").fetchall()]
         stored = StoredCells({}, queries.frames(db, done, ["final"]))
-    with pytest.raises(CacheError, match="`python -m engine check` names it"):
+    with pytest.raises(CacheError, match="`python -m engine check` counts such pictures"):
         stored.final(done[0])

@@ -6,6 +6,7 @@ the same cores.
 
 from __future__ import annotations
 
+import datetime
 import os
 import socket
 from collections.abc import Callable
@@ -65,7 +66,8 @@ def _free_port() -> int:
 
 def _member(rank: int, size: int, port: int, stage: Stage, train: Callable[[Stage, Team], float]) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=size)
+    # The leader may pause for long.
+    dist.init_process_group("gloo", rank=rank, world_size=size, timeout=datetime.timedelta(days=7))
     own = open_stage(stage.name, stage.config, stage.work, str(stage.device))
     torch.manual_seed(stage.seed + rank)
     train(own, Team(rank, size))

@@ -160,9 +160,10 @@ def train(
     options = {"gamma": table.get("gamma", 5.0), "bfloat16": table.get("bfloat16", False)}
     mean = math.nan
     for latents, text in batches:
+        if learner.due_to_meet and learner.team.leads:
+            pause.wait(learner)  # the others wait for the leader
         if (factor := learner.factor()) <= 0:
             break
-        pause.wait(learner)
         loss, error = denoising_loss(module, scheduler, latents, text, **options)
         saved = learner.step(loss, factor)
         mean = error if math.isnan(mean) else mean + 0.02 * (error - mean)
@@ -188,6 +189,7 @@ def _run(stage: Stage, team: Team, pause: Pause) -> float:
     tokenizer = make_tokenizer(stage)
     batches = SceneBatches(stage, tokenizer, stage.seed)
     drawer = build(stage, batches.shape, tokenizer)
+    team.share_weights(drawer)
     learner = Learner(
         drawer,
         make_optimizer(drawer, stage.table),
