@@ -48,8 +48,8 @@ def test_clip_tells_places_and_times_of_painted_scenes(judge: SceneJudge) -> Non
     scenes = [replace(scene, items=()) for scene in fresh_scenes(48)]
     pictures = torch.from_numpy(np.stack([painter.paint(scene).transpose(2, 0, 1) for scene in scenes]))
     found = judge.attributes(to_unit(pictures), captions_of(scenes))
-    assert found.by_kind["place"][0] >= 0.85
-    assert found.by_kind["time"][0] >= 0.9
+    assert found.by_kind["place"][0] >= 0.95
+    assert found.by_kind["time"][0] >= 0.95
     assert found.chance < 0.2
 
 
@@ -59,7 +59,7 @@ def test_drawn_places_and_times_are_found_and_seeds_differ(
     captions = captions_of([replace(scene, items=()) for scene in fresh_scenes(10)])
     prompts = [caption.text for caption in captions]
     made = [draw_latents(pipeline, prompts, 3.0, 8, seed) for seed in (0, 1000)]
-    assert judge.attributes(decode(pipeline, made[0]), captions).found >= 0.6
+    assert judge.attributes(decode(pipeline, made[0]), captions).found >= 0.9
     assert (pair_distance(*made) > 10).all()
 
 
