@@ -27,6 +27,11 @@ def default_cache(root: Path) -> Path:
 DEFAULT_CACHE = default_cache(ROOT)
 
 
+def log_of(path: Path) -> Path:
+    """DuckDB's write-ahead log of a database file."""
+    return path.with_name(path.name + ".wal")
+
+
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Writes a file under a temporary name and renames it, so that readers and failures never see a part of it.
 

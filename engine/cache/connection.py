@@ -13,9 +13,10 @@ import duckdb
 
 from engine.cache import release_010, trust
 from engine.cache.duckdb_errors import translated
-from engine.cache.opening import BLOCK_BYTES, log_of, opened
+from engine.cache.opening import BLOCK_BYTES, opened
 from engine.cache.schema import CREATE_MIGRATIONS, MIGRATIONS, SCHEMA_VERSION, Migration
 from engine.errors import CacheError, CacheMissing, CacheOutdated
+from engine.paths import log_of
 
 # The DuckDB types that other modules need for annotations and error handling.
 Connection = duckdb.DuckDBPyConnection

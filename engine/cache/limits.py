@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from engine.errors import CacheRefused
+from engine.paths import log_of
 from engine.picture_files import PICTURE_BYTES
 
 # A query result as a data frame; computations on it need a few times as much memory.
@@ -167,7 +168,8 @@ def refuse_unpacked(db: duckdb.DuckDBPyConnection, pictures: int) -> None:
     asked = db.execute("SELECT path FROM duckdb_databases() WHERE database_name = current_database()").fetchone()
     if asked is None or asked[0] is None:
         return  # in memory
-    files = (Path(asked[0]), Path(f"{asked[0]}.wal"))  # a commit is in the log before it is in the file
+    path = Path(asked[0])
+    files = (path, log_of(path))  # a commit is in the log before it is in the file
     if pictures > most_unpacked(sum(file.stat().st_size for file in files if file.exists())):
         raise CacheRefused(
             f"The cache is refused: pictures have {pictures:,} bytes, far more than a file of this size holds. "

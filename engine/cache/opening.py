@@ -13,17 +13,13 @@ from engine.cache import trust
 from engine.cache.duckdb_errors import holder_of, is_lock, translate
 from engine.cache.read_write_lock import ReadWriteLock, lock_of
 from engine.errors import CacheBusy
+from engine.paths import log_of
 
 # DuckDB's minimum. With its default of 122,880, every commit rewrites up to that many pictures in memory.
 ROW_GROUP_ROWS = 2048
 # Block size of a new file; every table takes at least one or two blocks. Two cells of 64 px need 6.6 MB with DuckDB's
 # default of 256 KB and 1.7 MB with this. Smaller blocks (16 KB: 0.5 MB) slow down writing many pictures.
 BLOCK_BYTES = 65_536
-
-
-def log_of(path: Path) -> Path:
-    """DuckDB's write-ahead log of a database file."""
-    return path.with_name(path.name + ".wal")
 
 
 def remove(path: Path) -> None:

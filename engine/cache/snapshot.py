@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.cache.connection import Connection, QueryError, holding, migrate, reading
-from engine.cache.opening import log_of
 from engine.errors import CacheError, CacheOutdated, CacheRefused
+from engine.paths import log_of
 
 PATIENCE_SECONDS = 60.0
 

@@ -30,7 +30,8 @@ def lane_pictures(
     """Reads them; lanes without a finished picture are left out.
 
     Raises:
-        StudyError: The study has no such prompt or seed, or a picture cannot be decoded.
+        StudyError: The study has no such prompt or seed.
+        CacheError: A picture cannot be decoded.
     """
     with reading(cache) as db:
         study = read_results(db, study_id)
