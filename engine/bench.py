@@ -101,10 +101,11 @@ def run_bench(
     study = _study(task)
     every, busy = cells(study, source, device), psutil.getloadavg()[0]
     say(f"{len(every)} pictures, {len(LANES)} lanes, {repeats} repeats after one warm-up; {device}, {every[0].dtype}")
+    memory = _memory_by_cells()  # first: what can't run ends the command before the long part
     samples = _compete(task, repeats, say)
     return _report(samples, every, source.name, _together(task, every), asdict(describe(device)), study) | {
         "load_average": busy,
-        "peak_memory_by_cells_mb": _memory_by_cells(),
+        "peak_memory_by_cells_mb": memory,
     }
 
 
