@@ -13,7 +13,7 @@ import duckdb
 
 from engine.cache import release_010, trust
 from engine.cache.duckdb_errors import translated
-from engine.cache.opening import BLOCK_BYTES, opened
+from engine.cache.opening import opened
 from engine.cache.schema import CREATE_MIGRATIONS, MIGRATIONS, SCHEMA_VERSION, Migration
 from engine.errors import CacheError, CacheMissing, CacheOutdated
 from engine.paths import log_of
@@ -106,16 +106,26 @@ _checked: dict[tuple[str, tuple[tuple[int, int], ...], bool], None] = {}
 
 
 @contextlib.contextmanager
-def writing(path: Path, patience: float = WRITE_PATIENCE_SECONDS) -> Iterator[duckdb.DuckDBPyConnection]:
+def writing(
+    path: Path, patience: float = WRITE_PATIENCE_SECONDS, threads: int | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
     """Opens a connection inside one transaction: committed on exit, rolled back if anything is raised.
 
     Like a reading connection it has no access to other files; rows to write come from memory.
+
+    Args:
+        path: The cache.
+        patience: Seconds to wait for others that have it open.
+        threads: That work on the rows; one a core unless given.
 
     Raises:
         CacheBusy, CacheOutdated, CacheRefused, CacheError: As in `reading`; also when the disk is full.
     """
     _require_regular_file(path)
-    with opened(path, read_only=False, patience=patience, exclusive=True) as connection, translated(path):
+    with (
+        opened(path, read_only=False, patience=patience, exclusive=True, threads=threads) as connection,
+        translated(path),
+    ):
         _check(connection, path, inspect=False)
         connection.execute("BEGIN")
         yield connection
@@ -126,7 +136,6 @@ def migrate(
     path: Path,
     migrations: Sequence[Migration] = MIGRATIONS,
     *,
-    block_bytes: int = BLOCK_BYTES,
     inspect: bool = False,
 ) -> list[Migration]:
     """Creates the cache, or brings an older one up to date; returns the migrations applied.
@@ -137,7 +146,6 @@ def migrate(
     Args:
         path: The cache.
         migrations: All migrations, oldest first.
-        block_bytes: Block size of a new file.
         inspect: Validate the contents of a cache of release 0.1.0 before converting it; for untrusted files.
 
     Raises:
@@ -154,20 +162,20 @@ def migrate(
                 return []
             old = _version(connection, path)
         if old == release_010.SCHEMA:
-            return _convert(path, migrations, block_bytes, inspect)
+            return _convert(path, migrations, inspect)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CacheError(f"The folder of the cache {path} cannot be created: {error}.") from error
-    with _exclusive(path, block_bytes) as connection:
+    with _exclusive(path) as connection:
         return _apply(connection, _pending(connection, path, migrations))
 
 
-def _convert(path: Path, migrations: Sequence[Migration], block_bytes: int, inspect: bool) -> list[Migration]:
+def _convert(path: Path, migrations: Sequence[Migration], inspect: bool) -> list[Migration]:
     """Replaces a cache of release 0.1.0 with a converted one, while writers are kept away."""
     log = log_of(path)
     if log.exists():  # left by a killed process; it must not be replayed into the new file
-        with _exclusive(path, block_bytes) as connection:
+        with _exclusive(path) as connection:
             connection.execute("CHECKPOINT")
     with (
         opened(path, read_only=True, patience=WRITE_PATIENCE_SECONDS, exclusive=True) as source,
@@ -182,7 +190,7 @@ def _convert(path: Path, migrations: Sequence[Migration], block_bytes: int, insp
             trust.inspect(source, path)
 
         def build(new: Path) -> None:
-            with _exclusive(new, block_bytes) as target:
+            with _exclusive(new) as target:
                 _apply(target, migrations, lambda: release_010.convert(source, target))
 
         release_010.replace(path, build)
@@ -190,11 +198,9 @@ def _convert(path: Path, migrations: Sequence[Migration], block_bytes: int, insp
 
 
 @contextlib.contextmanager
-def _exclusive(path: Path, block_bytes: int) -> Iterator[duckdb.DuckDBPyConnection]:
+def _exclusive(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     with (
-        opened(
-            path, read_only=False, patience=WRITE_PATIENCE_SECONDS, exclusive=True, block_bytes=block_bytes
-        ) as connection,
+        opened(path, read_only=False, patience=WRITE_PATIENCE_SECONDS, exclusive=True) as connection,
         translated(path),
     ):
         yield connection

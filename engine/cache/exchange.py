@@ -6,15 +6,10 @@ from pathlib import Path
 
 from engine.cache import queries
 from engine.cache.connection import Connection, QueryError, migrate, writing
-from engine.cache.inventory import named, scope
 from engine.cache.merge import Merged, merge
-from engine.cache.opening import BLOCK_BYTES, remove
+from engine.cache.opening import remove
 from engine.cache.snapshot import snapshot
 from engine.errors import CacheError, CacheMissing, CacheRefused, StudyError, did_you_mean
-
-# Below this many bytes of pictures, file size matters more than write speed; small blocks waste less space.
-SMALL_BYTES = 32 * 2**20
-SMALL_BLOCK_BYTES = 16_384
 
 
 def export_cache(cache: Path, target: Path, study: str | None = None) -> Merged:
@@ -31,7 +26,7 @@ def export_cache(cache: Path, target: Path, study: str | None = None) -> Merged:
         require_study(source, study)
         try:
             remove(unfinished)
-            migrate(unfinished, block_bytes=_block_bytes(source, study))
+            migrate(unfinished)
             with writing(unfinished) as db:
                 merged = merge(source, lambda: contextlib.nullcontext(db), study)
             os.replace(unfinished, target)
@@ -71,10 +66,3 @@ def require_study(db: Connection, study: str | None) -> None:
     if study is not None and study not in names:
         listed = ", ".join(names) or "none yet"
         raise StudyError(f"The cache holds no study '{study}'.{did_you_mean(study, names)} Studies: {listed}.")
-
-
-def _block_bytes(source: Connection, study: str | None) -> int:
-    frames = named("frames")
-    where, values = ("true", {}) if study is None else (scope(frames), {"study": study})
-    pictures = source.execute(f"SELECT sum(octet_length(image)) FROM frames WHERE {where}", values).fetchall()
-    return SMALL_BLOCK_BYTES if (pictures[0][0] or 0) < SMALL_BYTES else BLOCK_BYTES

@@ -36,9 +36,9 @@ def put_missing(db: duckdb.DuckDBPyConnection, table: CacheTable, records: Recor
     return _insert(db, table, records, "", f"ANTI JOIN (SELECT * FROM {table.name}) t ON {_same(table.unit)}")
 
 
-def put_new(db: duckdb.DuckDBPyConnection, table: CacheTable, rows: pa.Table | pa.RecordBatchReader) -> int:
+def put_new(db: duckdb.DuckDBPyConnection, table: CacheTable, rows: "Records | pa.RecordBatchReader") -> int:
     """Writes rows of units that are known not to be in the table yet; returns the number of rows added."""
-    return _add(db, table, rows)
+    return _add(db, table, rows) if isinstance(rows, pa.RecordBatchReader) else _insert(db, table, rows)
 
 
 def clear(db: duckdb.DuckDBPyConnection, name: str, values: Collection[str], column: str = "trajectory_id") -> None:

@@ -3,6 +3,9 @@
 Every column is documented beside it. Times are UTC. Ids are digests: equal content has the same id on every machine, so
 that caches can be merged.
 
+Columns of bytes are kept as they are: pictures are compressed already, and looking for a way to compress them once more
+took two thirds of a commit's time.
+
 Caches of release 0.1.0 have schema 6 and are converted by `release_010`. Every later change of the schema is a
 migration of its own, with the next number.
 """
@@ -113,12 +116,12 @@ CREATE TABLE frames (
     width INTEGER NOT NULL,                -- pixels
     height INTEGER NOT NULL,               -- pixels
     format VARCHAR NOT NULL,               -- png (lossless, all finals) or webp
-    image BLOB NOT NULL                    -- the encoded picture
+    image BLOB NOT NULL USING COMPRESSION uncompressed -- the encoded picture
 );
 CREATE TABLE latents (                     -- final latents, for distances without decoding
     trajectory_id VARCHAR PRIMARY KEY,     -- of `trajectories`
     shape VARCHAR NOT NULL,                -- e.g. 4x64x64; for videos channels x frames x height x width
-    data BLOB NOT NULL                     -- float32, little endian, C order
+    data BLOB NOT NULL USING COMPRESSION uncompressed -- float32, little endian, C order
 );
 CREATE TABLE steps (                       -- measurements of each denoiser call, in latent space
     trajectory_id VARCHAR NOT NULL,        -- of `trajectories`
@@ -131,7 +134,7 @@ CREATE TABLE steps (                       -- measurements of each denoiser call
     guidance_energy DOUBLE,                -- relative L2 between the predictions with and without the prompt
     power DOUBLE[],                        -- power of x0 by octave (0, 1, 2, 4, ... cycles), relative to final latents
     coherence DOUBLE[],                    -- correlation of x0 with the final latents, by octave
-    sketch BLOB                            -- x0 as 128 x float16, little endian; see engine/sampling/spectra.py
+    sketch BLOB USING COMPRESSION uncompressed -- x0 as 128 x float16, little endian; see engine/sampling/spectra.py
 );
 CREATE TABLE timings (                     -- raw samples, one row per repeat and stage
     environment_id VARCHAR NOT NULL,       -- where it was timed
@@ -269,7 +272,7 @@ CREATE TABLE commitment (                  -- runs that start with one prompt an
     second_distance DOUBLE,                -- relative L2 to those of the second prompt alone
     first_probability DOUBLE,              -- CLIP's probability of the first prompt over the second; NULL: no CLIP
     judge VARCHAR,                         -- name and digest of that CLIP model
-    image BLOB,                            -- the final picture as WebP, for display only
+    image BLOB USING COMPRESSION uncompressed, -- the final picture as WebP, for display only
     error VARCHAR,                         -- why the run failed
     created_at TIMESTAMP NOT NULL          -- when it was computed
 );
@@ -300,7 +303,7 @@ ALTER TABLE trajectories ADD COLUMN reading VARCHAR; -- digest of what the model
 _INPUTS = """
 CREATE TABLE input_pictures (              -- picture files that pipelines start from; specs name them by digest
     sha256 VARCHAR PRIMARY KEY,            -- of the file
-    image BLOB NOT NULL                    -- the file as it was
+    image BLOB NOT NULL USING COMPRESSION uncompressed -- the file as it was
 );
 """
 

@@ -12,9 +12,9 @@ import duckdb
 
 from engine.cache.connection import migrate, writing
 from engine.cache.input_pictures import put_inputs
-from engine.cache.inventory import of_kind
+from engine.cache.inventory import named, of_kind
 from engine.cache.records import FrameRow, TimingRow, TrajectoryRow
-from engine.cache.rows import clear, now, put
+from engine.cache.rows import clear, now, put, put_new
 from engine.environment import Environment
 from engine.study.cells import Cell
 from engine.study.source import ModelSource
@@ -72,19 +72,29 @@ class CacheWriter:
             return
         ids = [row.trajectory_id for row in rows]
         time = now()
-        with writing(self.path) as db:
+        with writing(self.path, threads=1) as db:  # beside forwards and encoders; takes less memory, too
+            known = _stored(db, ids)
             for table in (*of_kind("cell"), *of_kind("score")):
-                clear(db, table.name, ids)
-            put(db, "trajectories", [_trajectory(row, model, environment, time) for row in rows])
-            put(db, "latents", [_child(row, row.latents) for row in rows if row.latents])
-            put(db, "frames", [_frame(row, frame) for row in rows for frame in row.frames])
-            put(db, "steps", [_child(row, step) for row in rows for step in row.measured])
+                clear(db, table.name, known)  # reads ids of the whole table, hence only for cells that are there
+            put_new(db, named("trajectories"), [_trajectory(row, model, environment, time) for row in rows])
+            put_new(db, named("latents"), [_child(row, row.latents) for row in rows if row.latents])
+            put_new(db, named("frames"), [_frame(row, frame) for row in rows for frame in row.frames])
+            put_new(db, named("steps"), [_child(row, step) for row in rows for step in row.measured])
 
     def timings(self, rows: Iterable[TimingRow], model: ModelSource, environment: Environment) -> None:
         """Writes raw timing samples."""
         place = {"environment_id": environment.environment_id, "model_id": model.model_id, "created_at": now()}
         with writing(self.path) as db:
             put(db, "timings", [{**asdict(row), **place} for row in rows])
+
+
+def _stored(db: duckdb.DuckDBPyConnection, ids: Sequence[str]) -> list[str]:
+    """Those of the cells that the cache has, of whatever status, or whose row someone deleted alone."""
+    tables = ("trajectories", "latents")
+    found = " UNION ".join(
+        f"SELECT trajectory_id FROM {table} WHERE trajectory_id IN (SELECT unnest($ids))" for table in tables
+    )
+    return [row[0] for row in db.execute(found, {"ids": ids}).fetchall()]
 
 
 def _put_places(db: duckdb.DuckDBPyConnection, model: ModelSource, environment: Environment) -> None:

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
@@ -24,9 +23,11 @@ SAMPLING_VERSION = 1
 _PIXELS = ("model", "prompt", "negative_prompt", "seed", "guidance_scale", "width", "height", "dtype")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cell:
     """One picture: a lane with a prompt, a seed and everything else that changes its pixels.
+
+    A study may have a hundred thousand of them, and so they have slots, and keep the digests once worked out there.
 
     Attributes:
         code: Identifies the scheduler's code (`class_version`).
@@ -46,21 +47,28 @@ class Cell:
     model: str
     code: str
     pipeline: PipelineSettings = field(default_factory=PipelineSettings)
+    _config_id: str = field(default="", init=False, repr=False, compare=False)
+    _trajectory_id: str = field(default="", init=False, repr=False, compare=False)
 
-    @cached_property
+    @property
     def config_id(self) -> str:
         """Digest of the lane: scheduler, class, code, configuration, steps and custom schedule."""
-        lane = self.lane
-        schedule = [lane.schedule.spec()] if lane.schedule else []
-        return digest([lane.scheduler.key, lane.scheduler.target, self.code, lane.config, lane.steps, *schedule])[:16]
+        if not self._config_id:
+            lane = self.lane
+            schedule = [lane.schedule.spec()] if lane.schedule else []
+            what = [lane.scheduler.key, lane.scheduler.target, self.code, lane.config, lane.steps, *schedule]
+            object.__setattr__(self, "_config_id", digest(what)[:16])
+        return self._config_id
 
-    @cached_property
+    @property
     def trajectory_id(self) -> str:
         """Digest of everything that changes the pixels."""
-        identity = {key: value for key, value in vars(self).items() if key in _PIXELS}
-        identity |= {"version": SAMPLING_VERSION, "lane": self.config_id}
-        identity |= {"pipeline": self.pipeline.identity()} if self.pipeline else {}
-        return digest(identity)[:32]
+        if not self._trajectory_id:
+            identity = {name: getattr(self, name) for name in _PIXELS}
+            identity |= {"version": SAMPLING_VERSION, "lane": self.config_id}
+            identity |= {"pipeline": self.pipeline.identity()} if self.pipeline else {}
+            object.__setattr__(self, "_trajectory_id", digest(identity)[:32])
+        return self._trajectory_id
 
 
 def resolve_dtype(asked: str, device: str) -> str:
@@ -108,7 +116,7 @@ def cells(study: Study, model: ModelSource, device: str) -> list[Cell]:
     ]
     ids = [cell.config_id for cell in found[: len(lanes)]]
     for cell, config_id in zip(found, itertools.cycle(ids), strict=False):
-        vars(cell)["config_id"] = config_id  # the same for all cells of a lane, and slow to work out
+        object.__setattr__(cell, "_config_id", config_id)  # the same for all cells of a lane, and slow to work out
     return found
 
 

@@ -1,6 +1,7 @@
 """The cache file: migrations, locks, damage, full disks, and rows that come back as they went in."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from engine.cache import connection, queries
 from engine.cache.connection import migrate, reading, writing
-from engine.cache.records import FrameRow
+from engine.cache.records import FrameRow, LatentsRow
 from engine.cache.schema import MIGRATIONS, SCHEMA_VERSION, Migration
 from engine.cli import main
 from engine.errors import CacheBusy, CacheError, CacheMissing, CacheOutdated
@@ -172,9 +173,13 @@ def test_a_damaged_cache_is_told_of_at_once(cache, monkeypatch):
     write_rows(cache, row("a", frames=tuple(noise)))
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waited for a damaged file"))
     whole = cache.read_bytes()
-    # The header, the root of the tables, and pictures; other places may be unused.
-    for place in (100, 12_388, len(whole) // 2, 3 * len(whole) // 4):
-        cache.write_bytes(whole[:place] + bytes(byte ^ 255 for byte in whole[place : place + 64]) + whole[place + 64 :])
+    # The header, what names the tables, and pictures; other places may be unused.
+    catalog = [found.start() for found in re.finditer(b"guidance_energy", whole)]
+    for places in ([100], catalog, *([whole.index(frame.image[:64])] for frame in noise[::4])):
+        damaged = bytearray(whole)
+        for place in places:
+            damaged[place : place + 64] = bytes(byte ^ 255 for byte in whole[place : place + 64])
+        cache.write_bytes(damaged)
         with pytest.raises(CacheError, match="is damaged") as caught, reading(cache) as db:
             db.execute("SELECT max(md5(image)) FROM frames").fetchall()
         assert not isinstance(caught.value, CacheBusy)
@@ -308,3 +313,14 @@ def test_a_cell_written_twice_is_there_once_as_written_last(cache):
     metrics = ask(cache, "SELECT trajectory_id, count(*) FROM steps GROUP BY ALL ORDER BY ALL")
     assert metrics == [("a", 2), ("b", 2)]
     assert ask(cache, "SELECT trajectory_id FROM scores") == [("b",)], "scores of the pictures before are gone"
+
+
+def test_a_cell_whose_row_someone_deleted_is_there_once_when_it_is_made_again(cache):
+    latents = LatentsRow("1x1x1", bytes(4))
+    write_rows(cache, row("a", latents=latents), row("b", latents=latents))
+    with writing(cache) as db:
+        db.execute("DELETE FROM trajectories WHERE trajectory_id = 'a'")
+    write_rows(cache, row("a", latents=latents))
+    for table in ("trajectories", "latents", "frames", "steps"):
+        counts = dict(ask(cache, f"SELECT trajectory_id, count(*) FROM {table} GROUP BY ALL"))
+        assert counts["a"] == counts["b"] > 0
