@@ -77,6 +77,7 @@ class Calibration:
         checks: The negative control by each guard.
         obstacles: Why no lane can be accepted whatever it shows, in sentences; empty if one can.
         set_distance: KID to the baseline that a lane may have, surely, without being vetoed ("as-good" only).
+        left_out: Why metrics that could guard other prompts do not guard these, in sentences.
     """
 
     goal: Goal
@@ -85,6 +86,7 @@ class Calibration:
     checks: tuple[ControlCheck, ...]
     obstacles: tuple[str, ...] = ()
     set_distance: float = 0.0
+    left_out: tuple[str, ...] = ()
 
 
 def picture_scale(latents: Sequence[npt.ArrayLike] | Floats, seeds: Sequence[int]) -> float:

@@ -5,7 +5,7 @@ The stored text may come from a stranger's file: whatever is read from it is che
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_args
 
 import pandas as pd
@@ -16,6 +16,8 @@ from engine.analysis.guards import Guard, Kind
 from engine.errors import StudyError
 from engine.study.decision_settings import Goal, read_decision
 from engine.study.reading import Table
+
+CHANGED = "The study, or what measures it, was changed after candidates had been looked at."
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class FixedTerms:
         scale: Half of it is how far latents may be from the baseline's and still show its picture.
         study: Digest of what the study asked when the terms were fixed.
         changed: Whether the study was changed after candidates had been looked at.
+        versions: Of the metrics among the guards, by key; empty in terms of earlier programs.
     """
 
     terms: Terms
@@ -35,6 +38,11 @@ class FixedTerms:
     scale: float
     study: str
     changed: bool = False
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def measured_by(self, versions: Mapping[str, str]) -> bool:
+        """Whether none of the guards' metrics has another of these versions now."""
+        return all(self.versions.get(key, version) == version for key, version in versions.items())
 
     @property
     def lines(self) -> list[str]:
@@ -44,6 +52,7 @@ class FixedTerms:
         if calibration.obstacles:
             return found
         found.append(f"To be shown of a lane: {'; '.join(map(_condition, calibration.guards))}.")
+        found += calibration.left_out
         if calibration.goal == "as-good":
             found.append(f"A KID to {self.terms.baseline} surely above {calibration.set_distance:.2g} vetoes it.")
         if order:
@@ -64,6 +73,7 @@ class FixedTerms:
             "scale": _finite(self.scale),
             "study": self.study,
             "changed": self.changed,
+            "versions": dict(self.versions),
         }
 
 
@@ -84,7 +94,7 @@ def decision_by(fixed: FixedTerms, evidence: pd.DataFrame, state: Mapping[str, A
     if evidence.duplicated(["lane", "position", "guard"]).any():
         raise ValueError("The evidence of a decision holds a prompt twice.")
     wide = evidence.pivot(index=["lane", "position"], columns="guard", values="value").reindex(columns=guards)
-    changed = ["The study was changed after candidates had been looked at."] if fixed.changed else []
+    changed = [CHANGED] if fixed.changed else []
     left = state.get("left")
     found = decide(
         fixed.terms,
@@ -118,7 +128,8 @@ def read_terms(spec: Mapping[str, Any]) -> FixedTerms:
         order = tuple(_text(prompt) for prompt in spec["order"])
         if len(set(order)) < len(order) or len(set(keys)) < len(keys):
             raise ValueError("a prompt or a lane is there twice")
-        return FixedTerms(terms, order, _number(spec["scale"]), _text(spec["study"]), bool(spec["changed"]))
+        versions = {_text(key): _text(version) for key, version in spec.get("versions", {}).items()}
+        return FixedTerms(terms, order, _number(spec["scale"]), _text(spec["study"]), bool(spec["changed"]), versions)
     except (KeyError, TypeError, AttributeError, ValueError, StudyError) as error:
         raise ValueError(f"The terms of a decision cannot be read: {error}.") from error
 
@@ -134,6 +145,7 @@ def _calibration(spec: Mapping[str, Any]) -> Calibration:
         tuple(_check(check) for check in spec["checks"]),
         tuple(_text(line) for line in spec["obstacles"]),
         _number(spec.get("set_distance") or 0.0),
+        tuple(_text(line) for line in spec.get("left_out", ())),
     )
 
 

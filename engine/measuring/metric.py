@@ -155,17 +155,17 @@ class Metric:
             parts.append(str(resolve(self.edition)(subject)))
         return "@".join([self.version, *parts])
 
-    def fits(self, subject: Subject, prompts: Iterable[str]) -> bool:
-        """Whether pictures of all these prompts can have a value."""
+    def unfit(self, subject: Subject, prompts: Iterable[str]) -> str:
+        """The first of the prompts whose pictures cannot have a value, with the reason; "" if all can have one."""
         if self.check_prompt is None:
-            return True
+            return ""
         check = resolve(self.check_prompt)
-        try:
-            for prompt in prompts:
+        for prompt in prompts:
+            try:
                 check(subject, prompt)
-        except Unmeasurable:
-            return False
-        return True
+            except Unmeasurable as reason:
+                return f'"{prompt}": {reason}'
+        return ""
 
     def value(self, evidence: Evidence) -> float:
         """The value of a cell or of a step's frame.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.analysis.calibration import Calibration, calibrate
-from engine.analysis.decision import BATCH, Decision, LaneCost, fix_terms, prompt_order
+from engine.analysis.decision import BATCH, Decision, LaneCost, Terms, fix_terms, prompt_order
 from engine.analysis.fixed_terms import FixedTerms, decision_by
 from engine.analysis.pace import FEWEST_SAMPLES, by_cost
 from engine.cache import decision_tables, queries
@@ -151,7 +151,8 @@ class Search:
         stored = before.order if before else ()
         ahead = try_lanes(self.who, (*stored, *self.who.pool)[0])
         order = tuple(prompt_order(ahead.distinct(self.who.pool), self.study.decide.order_seed, stored))
-        if before and before.study == self.who.digest and not before.terms.calibration.obstacles:
+        same = before and before.study == self.who.digest and before.measured_by(self._versions(before.terms))
+        if before and same and not before.terms.calibration.obstacles:
             # New prompts stand behind those that were there; cells that failed are tried again, from the first prompt.
             fixed, self.used = replace(before, order=order), 0 if failed else used
             decision_tables.write_terms(self.context.cache, self.study.name, fixed.spec(), keep_evidence=not failed)
@@ -168,10 +169,15 @@ class Search:
             untimed = () if calibration.obstacles else (UNTIMED,)
             calibration = replace(calibration, obstacles=(*calibration.obstacles, *untimed))
         terms = fix_terms(self.study.decide, calibration, self.who.baseline.key, by_cost(costs, self.study.decide.tie))
-        changed = before is not None and (before.changed or (used > 0 and before.study != self.who.digest))
-        fixed = FixedTerms(terms, order, scale, self.who.digest, changed)
+        changed = before is not None and (before.changed or (used > 0 and not same))
+        fixed = FixedTerms(terms, order, scale, self.who.digest, changed, self._versions(terms))
         decision_tables.write_terms(self.context.cache, self.study.name, fixed.spec(), keep_evidence=False)
         return fixed
+
+    def _versions(self, terms: Terms) -> dict[str, str]:
+        """Of the metrics among the guards, as far as they can be measured here."""
+        keys = {guard.key for guard in terms.calibration.guards}
+        return {key: version for key, (_, version) in self.entries.usable.items() if key in keys}
 
     def _calibration(self, order: Sequence[str]) -> tuple[Calibration, float]:
         """Makes baseline and controls on the first prompts, as far as the budget goes."""
@@ -195,13 +201,15 @@ class Search:
                 self.outcome.prompts += len(prompts)
         facts = self._facts(cells)
         values, controls, scale = calibration_tables(who, cells, facts, self.entries, self.reference)
-        asked, settings = self.entries.metrics, self.study.decide
-        if settings.guards is None:  # otherwise those that the study names, whatever its prompts
-            fit = self.entries.fitting(self.subject, order)
-            asked = [metric for metric in asked if metric.key in fit]
+        settings = self.study.decide
+        # Guards that the study names have to consent whatever its prompts.
+        unfit = {} if settings.guards is not None else self.entries.unfit(self.subject, order)
+        asked = [metric for metric in self.entries.metrics if metric.key not in unfit]
+        left_out = tuple(f"{self.entries.usable[key][0].label} does not guard: {why}." for key, why in unfit.items())
         found = calibrate(settings, asked, values, controls, referenced=self.study.reference is not None)
         allowed = allowed_distance(who, cells, facts.finished) if found.goal == "as-good" else 0.0
-        return replace(found, obstacles=(*found.obstacles, *self._unavailable()), set_distance=allowed), scale
+        obstacles = *found.obstacles, *self._unavailable()
+        return replace(found, obstacles=obstacles, set_distance=allowed, left_out=left_out), scale
 
     def _controls(self, prompts: Sequence[str]) -> list[Cell]:
         """What calibrates: baseline and both controls with the first seed, and the baseline with another."""

@@ -52,9 +52,10 @@ class GuardEntries:
             for metric, _ in self.usable.values()
         ]
 
-    def fitting(self, subject: Subject, prompts: Sequence[str]) -> set[str]:
-        """Keys of those that have values for all of the prompts, if their pictures come out."""
-        return {key for key, (metric, _) in self.usable.items() if metric.fits(subject, prompts)}
+    def unfit(self, subject: Subject, prompts: Sequence[str]) -> dict[str, str]:
+        """Why some have no value for one of the prompts, however its pictures come out; by key."""
+        found = {key: metric.unfit(subject, prompts) for key, (metric, _) in self.usable.items()}
+        return {key: why for key, why in found.items() if why}
 
 
 def guard_entries(subject: Subject, asked: Sequence[str] | None) -> GuardEntries:

@@ -102,9 +102,9 @@ def test_a_model_without_a_list_has_concepts_and_one_with_it_attributes(model: M
     write_clip(tmp_path / "clip")
     with pytest.raises(Unmeasurable, match="name attributes, not one concept"):
         METRICS["recognised"].full_version(Subject(model))
-    assert METRICS["attributes"].fits(Subject(model), ["an owl", "a red bear"])
-    assert not METRICS["attributes"].fits(Subject(model), ["an owl", "a seal"])
-    assert METRICS["clip_score"].fits(Subject(model), ["a seal"])
+    assert METRICS["attributes"].unfit(Subject(model), ["an owl", "a red bear"]) == ""
+    assert METRICS["attributes"].unfit(Subject(model), ["an owl", "a seal"]).startswith('"a seal": the prompt names')
+    assert METRICS["clip_score"].unfit(Subject(model), ["a seal"]) == ""
     before = METRICS["attributes"].full_version(Subject(model))
     (tmp_path / "attributes.json").write_text(json.dumps(KNOWN[:1]))
     assert METRICS["attributes"].full_version(Subject(model)) != before

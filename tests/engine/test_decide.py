@@ -9,6 +9,7 @@ from unittest.mock import Mock
 import pytest
 
 from engine.analysis.decision import BATCH, Decision
+from engine.analysis.fixed_terms import CHANGED
 from engine.cache.connection import reading
 from engine.cache.decision_tables import evidence, stored_decision, write_evidence, write_terms
 from engine.cli import main
@@ -191,7 +192,7 @@ def test_another_question_begins_anew_and_says_that_it_was_changed(
     ).decision
     assert found is not None
     assert found.lane is None
-    assert found.sentence.endswith("The study was changed after candidates had been looked at.")
+    assert found.sentence.endswith(CHANGED)
 
 
 @pytest.mark.parametrize("text", ["", "ten", "10", "0m", "5x", "-3p"])

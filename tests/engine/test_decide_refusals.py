@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from engine.analysis.decision import Decision
+from engine.analysis.fixed_terms import CHANGED
 from engine.cache.connection import reading
 from engine.cli import main
-from engine.measuring.evidence import Evidence, Unmeasurable
+from engine.measuring.evidence import Evidence, Subject, Unmeasurable
 from engine.results import read_results
 from engine.sampling import cell_maker
 from engine.study.prompt_pool import read_prompts
@@ -112,6 +113,33 @@ def test_prompts_without_a_value_of_a_guard_count_no_further(
     row = decision.row(GOOD)
     assert row is not None
     assert (row.status, row.n) == ("open", 4)
+
+
+def test_a_metric_that_has_no_value_for_some_prompt_does_not_guard_and_the_terms_say_so(
+    decide: Decide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(subject: Subject, prompt: str) -> None:
+        if prompt == last:
+            raise Unmeasurable("it names nothing")
+
+    monkeypatch.delitem(DECIDE, "guards")
+    last = read_prompts(Path(DECIDE["pool"]))[19]
+    use_metrics(monkeypatch, LIKENESS, replace(LIKENESS, key="picky", label="Picky", check_prompt=check))
+    _, decision, _ = decide({"pool": _pool(tmp_path, 20)})
+    assert "picky" not in {guard.guard.key for row in decision.lanes for guard in row.guards}
+    with reading(tmp_path / "c.duckdb") as db:
+        terms = read_results(db, "patterns").terms
+    assert terms is not None
+    assert f'Picky does not guard: "{last}": it names nothing.' in terms.lines
+
+
+def test_another_version_of_a_guard_begins_anew_and_says_so(decide: Decide, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, first, _ = decide()
+    _, again, _ = decide()
+    assert again == first
+    use_metrics(monkeypatch, replace(LIKENESS, version="2"))
+    _, anew, _ = decide()
+    assert anew.sentence == f"{first.sentence} {CHANGED}"
 
 
 def test_one_prompt_names_no_lane(decide: Decide, tmp_path: Path) -> None:

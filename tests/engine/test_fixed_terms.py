@@ -48,9 +48,11 @@ def test_they_are_told_in_sentences() -> None:
         "CLIP score falls by less than 0.3 (100 cos).",
         "Lanes by their share of ddim:50's time, dearest first: ddim:20 (40%).",
     ]
-    calibration = Calibration("as-good", "Asked.", GUARDS[1:], (), set_distance=0.0123)
+    why = 'Attributes does not guard: "a seal": it names nothing.'
+    calibration = Calibration("as-good", "Asked.", GUARDS[1:], (), set_distance=0.0123, left_out=(why,))
     as_good = FixedTerms(fix_terms(SETTINGS, calibration, "ddim:50", LANES), (), 1.24, "")
-    assert "A KID to ddim:50 surely above 0.012 vetoes it." in as_good.lines
+    assert as_good.lines[2:] == [why, "A KID to ddim:50 surely above 0.012 vetoes it.", FIXED.lines[-1]]
+    assert read_terms(json.loads(json.dumps(as_good.spec()))).lines == as_good.lines
     stuck = FixedTerms(fix_terms(SETTINGS, replace(calibration, obstacles=("No CLIP.",)), "ddim:50", LANES), (), 1, "")
     assert stuck.lines == ['Goal "as-good". Asked.']
 
