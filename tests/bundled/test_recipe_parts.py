@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -138,3 +139,24 @@ def test_both_optimisers_lower_the_error_of_a_fixed_batch(tmp_path: Path, optimi
         optimiser.step()
         errors.append(error)
     assert errors[-1] < 0.9 * errors[0]
+
+
+def test_the_error_counts_where_it_is_said_to_count() -> None:
+    class Silent(torch.nn.Module):
+        def forward(self, latents: torch.Tensor, times: torch.Tensor, text: torch.Tensor) -> Any:
+            return SimpleNamespace(sample=torch.zeros_like(latents))
+
+    def losses(places: torch.Tensor | None) -> tuple[float, float]:
+        torch.manual_seed(0)
+        scheduler = train_denoiser.build_scheduler()
+        loss, error = train_denoiser.denoising_loss(Silent(), scheduler, latents, latents, 5.0, places=places)
+        return float(loss), error
+
+    torch.manual_seed(1)
+    latents = torch.randn(4, 2, 4, 4)
+    latents[..., :2] *= 5
+    left = torch.ones(4, 1, 4, 4)
+    left[..., 2:] = 0
+    assert losses(3 * torch.ones(4, 1, 4, 4)) == pytest.approx(losses(None))
+    assert losses(left)[0] > 1.3 * losses(None)[0] > 1.3 * losses(1 - left)[0]
+    assert losses(left)[1] == losses(None)[1], "the error that is reported stays the plain one"

@@ -43,6 +43,17 @@ def painter() -> Painter:
     return Painter(plain_sprites(), 32)
 
 
+def test_it_is_known_what_things_cover(painter: Painter) -> None:
+    painter.paint(Scene(1, "meadow", "day", "flat", items=(Item("owl"),)))
+    covered = painter.covered(8)
+    (box,) = painter.boxes
+    assert covered.sum() / 64 == pytest.approx(box.width() * box.height() / 64**2, rel=1e-3)
+    assert covered[0].max() == 0
+    assert covered[5:7, 3:5].min() > 0.9
+    painter.paint(Scene(1, "meadow", "day", "flat"))
+    assert painter.covered(8).max() == 0
+
+
 def test_captions_state_only_what_is_true() -> None:
     rng = random.Random(0)
     for seed in range(300):

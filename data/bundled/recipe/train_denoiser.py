@@ -157,8 +157,12 @@ def denoising_loss(
     text: torch.Tensor,
     gamma: float,
     bfloat16: bool = False,
+    places: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, float]:
-    """Return the weighted loss and the plain mean square error of v; timesteps are spread evenly over the batch."""
+    """Return the weighted loss and the plain mean square error of v; timesteps are spread evenly over the batch.
+
+    `places` says how much the error counts at each place of the latents, relative to others, (b, 1, h, w).
+    """
     size = len(latents)
     spread = (torch.randperm(size) + torch.rand(size)) / size
     timesteps = (spread * scheduler.config.num_train_timesteps).long().to(latents.device)
@@ -167,9 +171,10 @@ def denoising_loss(
     target = scheduler.get_velocity(latents, noise, timesteps)
     with torch.autocast(latents.device.type, torch.bfloat16, enabled=bfloat16):
         velocity = unet(noisy, timesteps, text).sample
-    error = (velocity.float() - target).square().flatten(1).mean(1)
+    squares = (velocity.float() - target).square()
+    counted = squares if places is None else squares * (places / places.mean())
     weight = loss_weight(scheduler, timesteps, gamma)
-    return (error * weight / weight.mean()).mean(), error.mean().item()
+    return (counted.flatten(1).mean(1) * weight / weight.mean()).mean(), squares.mean().item()
 
 
 def build(stage: Stage, batches: Batches) -> UNet2DConditionModel:

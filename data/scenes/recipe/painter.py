@@ -57,12 +57,15 @@ def _strokes(surface: skia.Surface, canvas: skia.Canvas, rng: random.Random) -> 
 class Painter:
     """Paints scenes of one size with one set of sprites.
 
+    `boxes` are where the things of the last scene are, in units of which 64 make a side.
+
     Args:
         size: side of the pictures in pixels.
     """
 
     def __init__(self, sprites: Sprites, size: int) -> None:
-        self.sprites = sprites
+        self.sprites, self.size = sprites, size
+        self.boxes: list[skia.Rect] = []
         self.surface = skia.Surface(size, size)
         self.canvas = self.surface.getCanvas()
         self.canvas.scale(size / SIDE, size / SIDE)
@@ -86,6 +89,18 @@ class Painter:
             self.surface.makeImageSnapshot().toarray(colorType=skia.kRGBA_8888_ColorType)[..., :3]
         )
 
+    def covered(self, cells: int) -> np.ndarray:
+        """Return how much of each cell of a grid the boxes of the last scene's things cover, float32 (cells, cells)."""
+        edges = np.linspace(0, SIDE, cells + 1)
+        free = np.ones((cells, cells))
+        for box in self.boxes:
+            down, across = (
+                (np.minimum(edges[1:], high) - np.maximum(edges[:-1], low)).clip(0) * cells / SIDE
+                for low, high in ((box.top(), box.bottom()), (box.left(), box.right()))
+            )
+            free *= 1 - np.outer(down, across)
+        return (1 - free).astype(np.float32)
+
     def _graded(self, scene: Scene, share: float, draw: Callable[[], None]) -> None:
         """Draw in the light of the scene's time of day."""
         if scene.time == "day":
@@ -97,11 +112,12 @@ class Painter:
 
     def _things(self, brush: Brush, horizon: float) -> None:
         """Put every thing where it belongs, those further back first."""
+        self.boxes = []
         items = brush.scene.items
         many = len(items) > 1
         for item in items:
             middle = {"left": 16.0, "right": 48.0, None: 32.0}[item.side] + brush.rng.uniform(-4, 4)
-            side = brush.rng.uniform(23, 28) if many else brush.rng.uniform(27, 36)
+            side = brush.rng.uniform(24, 29) if many else brush.rng.uniform(30, 40)
             if item.count > 1:
                 side = brush.rng.uniform(21, 25) if item.count == 2 else brush.rng.uniform(17, 20)
             for i in range(item.count):
@@ -131,6 +147,7 @@ class Painter:
         elif afloat:
             foot = rng.uniform(48, 54)
         box = skia.Rect.MakeXYWH(x - width / 2, foot - height, width, height)
+        self.boxes.append(box)
         mirror = THINGS[item.thing].mirror and rng.random() < 0.5
         if home != "air" or place == "table":
             self._below(brush, image, box, afloat)

@@ -21,7 +21,7 @@ from data.bundled.recipe.dataset import tokenize
 from data.bundled.recipe.learning import Learner
 from data.bundled.recipe.train_denoiser import build_scheduler, build_unet, denoising_loss, load_text_tower, warm_start
 from data.bundled.recipe.workers import Team, train_together
-from data.scenes.recipe.encode import shards
+from data.scenes.recipe.encode import beside, shards
 from data.scenes.recipe.grammar import sample_caption
 from data.scenes.recipe.pause import Pause
 from data.scenes.recipe.scene import training_scene
@@ -33,8 +33,8 @@ class LatentBatches(Protocol):
 
     size: int
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, Any]]:
-        """Yield latents and what the module takes as text."""
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, Any, torch.Tensor | None]]:
+        """Yield latents, what the module takes as text, and how much each place counts (None: all the same)."""
 
 
 class Drawer(torch.nn.Module):
@@ -60,6 +60,7 @@ class SceneBatches:
         self.work = stage.work
         self.look()
         self.tokenizer, self.size = tokenizer, int(stage.require("batch"))
+        self.emphasis = float(stage.table.get("things", 1.0))
         self.dropped, self.device = float(stage.table.get("dropped", 0.1)), stage.device
         self.rng = random.Random(seed)
 
@@ -69,6 +70,7 @@ class SceneBatches:
         if not paths:
             raise RecipeError(f"{self.work}/latents has no shard. Run `python -m data.scenes.recipe.run encode` first.")
         self.parts = [np.load(path, mmap_mode="r") for path in paths]
+        self.covered = [np.load(beside(path), mmap_mode="r") for path in paths]
         firsts = [int(path.stem.removeprefix("shard-")) for path in paths]
         self.seeds = [first + i for first, part in zip(firsts, self.parts, strict=True) for i in range(len(part))]
         self.where = [(number, i) for number, part in enumerate(self.parts) for i in range(len(part))]
@@ -78,8 +80,8 @@ class SceneBatches:
         """Channels, height and width of the latents."""
         return tuple(self.parts[0].shape[1:])
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield latents (b, c, h, w) and token ids (b, tokens) for ever; each picture once per pass."""
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Yield latents (b, c, h, w), token ids (b, tokens) and weights (b, 1, h, w); each picture once per pass."""
         order: list[int] = []
         while True:
             while len(order) < self.size:
@@ -88,11 +90,15 @@ class SceneBatches:
                 self.rng.shuffle(passed)
                 order += passed
             chosen, order = order[: self.size], order[self.size :]
-            latents = np.stack([self.parts[number][i] for number, i in (self.where[c] for c in chosen)])
+            latents, covered = (
+                torch.from_numpy(np.stack([kept[number][i] for number, i in (self.where[c] for c in chosen)])).float()
+                for kept in (self.parts, self.covered)
+            )
             scenes = [training_scene(self.seeds[c]) for c in chosen]
             texts = [sample_caption(scene, self.rng, self.dropped).text for scene in scenes]
             ids = tokenize(self.tokenizer, texts).to(self.device)
-            yield torch.from_numpy(latents).float().to(self.device), ids
+            weights = 1 + (self.emphasis - 1) * covered[:, None] / 255
+            yield latents.to(self.device), ids, weights.to(self.device)
 
 
 def build(stage: Stage, shape: tuple[int, ...], tokenizer: CLIPTokenizer) -> Drawer:
@@ -159,12 +165,12 @@ def train(
     scheduler: DDPMScheduler = build_scheduler()
     options = {"gamma": table.get("gamma", 5.0), "bfloat16": table.get("bfloat16", False)}
     mean = math.nan
-    for latents, text in batches:
+    for latents, text, weights in batches:
         if learner.due_to_meet and learner.team.leads:
             pause.wait(learner)  # the others wait for the leader
         if (factor := learner.factor()) <= 0:
             break
-        loss, error = denoising_loss(module, scheduler, latents, text, **options)
+        loss, error = denoising_loss(module, scheduler, latents, text, **options, places=weights)
         saved = learner.step(loss, factor)
         mean = error if math.isnan(mean) else mean + 0.02 * (error - mean)
         step, seconds, team = learner.budget.step, learner.budget.seconds, learner.team

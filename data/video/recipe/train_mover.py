@@ -86,15 +86,16 @@ class ClipBatches:
         self.rng.shuffle(batches)
         return batches
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, Text]]:
-        """Yield latents (b, c, frames, h, w) with token ids and mask (b, tokens) for ever."""
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, Text, None]]:
+        """Yield latents (b, c, frames, h, w) with token ids and mask (b, tokens) for ever; all places count alike."""
         while True:
             self.look()
             for chosen in self._pass():
                 latents = np.stack([self.parts[number][i] for number, i in (self.where[c] for c in chosen)])
                 texts = ["" if self.rng.random() < self.dropped else self.captions[c] for c in chosen]
                 ids, mask = token_ids(self.tokenizer, texts, self.lengths[chosen[0]])
-                yield torch.from_numpy(latents).float().to(self.device), (ids.to(self.device), mask.to(self.device))
+                text = ids.to(self.device), mask.to(self.device)
+                yield torch.from_numpy(latents).float().to(self.device), text, None
 
 
 def build_transformer(table: dict[str, Any], shape: tuple[int, ...], text_width: int) -> LatteTransformer3DModel:
