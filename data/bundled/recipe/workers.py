@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,6 +66,8 @@ def _free_port() -> int:
 
 
 def _member(rank: int, size: int, port: int, stage: Stage, train: Callable[[Stage, Team], float]) -> None:
+    # What a member is sent when its parent is killed; jobs in the background of a shell ignore it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     # The leader may pause for long.
     dist.init_process_group("gloo", rank=rank, world_size=size, timeout=datetime.timedelta(days=7))
