@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.analysis.calibration import Calibration, calibrate
-from engine.analysis.decision import BATCH, Decision, LaneCost, Terms, fix_terms, prompt_order
+from engine.analysis.decision import BATCH, Decision, LaneCost, fix_terms, prompt_order
 from engine.analysis.fixed_terms import FixedTerms, decision_by
 from engine.analysis.pace import FEWEST_SAMPLES, by_cost
 from engine.cache import decision_tables, queries
@@ -151,7 +151,7 @@ class Search:
         stored = before.order if before else ()
         ahead = try_lanes(self.who, (*stored, *self.who.pool)[0])
         order = tuple(prompt_order(ahead.distinct(self.who.pool), self.study.decide.order_seed, stored))
-        same = before and before.study == self.who.digest and before.measured_by(self._versions(before.terms))
+        same = before and before.study == self.who.digest and before.measured_by(self.entries.versions(before.terms))
         if before and same and not before.terms.calibration.obstacles:
             # New prompts stand behind those that were there; cells that failed are tried again, from the first prompt.
             fixed, self.used = replace(before, order=order), 0 if failed else used
@@ -170,14 +170,9 @@ class Search:
             calibration = replace(calibration, obstacles=(*calibration.obstacles, *untimed))
         terms = fix_terms(self.study.decide, calibration, self.who.baseline.key, by_cost(costs, self.study.decide.tie))
         changed = before is not None and (before.changed or (used > 0 and not same))
-        fixed = FixedTerms(terms, order, scale, self.who.digest, changed, self._versions(terms))
+        fixed = FixedTerms(terms, order, scale, self.who.digest, changed, self.entries.versions(terms))
         decision_tables.write_terms(self.context.cache, self.study.name, fixed.spec(), keep_evidence=False)
         return fixed
-
-    def _versions(self, terms: Terms) -> dict[str, str]:
-        """Of the metrics among the guards, as far as they can be measured here."""
-        keys = {guard.key for guard in terms.calibration.guards}
-        return {key: version for key, (_, version) in self.entries.usable.items() if key in keys}
 
     def _calibration(self, order: Sequence[str]) -> tuple[Calibration, float]:
         """Makes baseline and controls on the first prompts, as far as the budget goes."""

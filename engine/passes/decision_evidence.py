@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from engine.analysis.calibration import GuardMetric, exceeds, is_other, picture_scale
-from engine.analysis.decision import Decision
+from engine.analysis.decision import Decision, Terms
 from engine.analysis.fixed_terms import FixedTerms, read_terms
 from engine.analysis.guards import EXCESS, OTHER, Guard
 from engine.analysis.pace import Pace, paired_paces, runs_of
@@ -51,6 +51,11 @@ class GuardEntries:
             )
             for metric, _ in self.usable.values()
         ]
+
+    def versions(self, terms: Terms) -> dict[str, str]:
+        """Of the metrics among the guards of the terms, by key, as far as they can be measured here."""
+        keys = {guard.key for guard in terms.calibration.guards}
+        return {key: version for key, (_, version) in self.usable.items() if key in keys}
 
     def unfit(self, subject: Subject, prompts: Sequence[str]) -> dict[str, str]:
         """Why some have no value for one of the prompts, however its pictures come out; by key."""
