@@ -13,9 +13,9 @@ from diffusers import AutoencoderKL
 
 from data.bundled.recipe.common import Stage, dropout_free
 from data.bundled.recipe.dataset import to_unit
+from data.scenes.recipe.paint import paint_each
 from data.scenes.recipe.painter import Painter
 from data.scenes.recipe.pause import Pause
-from data.scenes.recipe.scene import training_scene
 from data.scenes.recipe.sprites import Sprites
 
 CHUNK = 250
@@ -47,12 +47,11 @@ def paint_and_encode(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return latents float16 (n, c, h, w) of scenes and what things cover of each cell, uint8 (n, h, w), of 255."""
     cells = painter.size // 2 ** (len(model.config.block_out_channels) - 1)
-    pictures = np.empty((len(seeds), 3, painter.size, painter.size), dtype=np.uint8)
-    covered = np.empty((len(seeds), cells, cells), dtype=np.uint8)
-    for place, seed in enumerate(seeds):
-        pictures[place] = painter.paint(training_scene(seed)).transpose(2, 0, 1)
-        covered[place] = (painter.covered(cells) * 255).round()
-    return encode(model, pictures, bfloat16), covered
+    pictures, covered = [], []
+    for picture in paint_each(painter, seeds):
+        pictures.append(picture)
+        covered.append((painter.covered(cells) * 255).round().astype(np.uint8))
+    return encode(model, np.stack(pictures), bfloat16), np.stack(covered)
 
 
 def run(stage: Stage, pause: Pause | None = None) -> int:

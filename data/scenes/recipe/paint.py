@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -15,12 +16,10 @@ from data.scenes.recipe.sprites import Sprites
 CHUNK = 500
 
 
-def paint_many(painter: Painter, seeds: range, size: int) -> np.ndarray:
-    """Return the training scenes of the seeds as uint8 (n, 3, size, size)."""
-    pictures = np.empty((len(seeds), 3, size, size), dtype=np.uint8)
-    for place, seed in enumerate(seeds):
-        pictures[place] = painter.paint(training_scene(seed)).transpose(2, 0, 1)
-    return pictures
+def paint_each(painter: Painter, seeds: range) -> Iterator[np.ndarray]:
+    """Yield the training scene of each seed as uint8 (3, size, size)."""
+    for seed in seeds:
+        yield painter.paint(training_scene(seed)).transpose(2, 0, 1)
 
 
 def run(stage: Stage, pause: Pause | None = None) -> int:
@@ -34,7 +33,7 @@ def run(stage: Stage, pause: Pause | None = None) -> int:
     while painter is not None and done < count:
         pause.wait()
         end = min(done + CHUNK, count)
-        pictures[done:end] = paint_many(painter, range(first + done, first + end), size)
+        pictures[done:end] = np.stack(list(paint_each(painter, range(first + done, first + end))))
         pictures.flush()
         done = end
         write_json(note, {"done": done})
