@@ -55,10 +55,11 @@ def test_steps_are_drawn_by_the_small_decoder_and_the_final_picture_by_the_model
     quick, full = tmp_path / "quick.duckdb", tmp_path / "full.duckdb"
     assert run_study(study_of(sd_folder, tiny_folder), quick, device="cpu").done == 1
     assert run_study(study_of(sd_folder, None), full, device="cpu").done == 1
-    same = "SELECT image FROM frames WHERE kind = 'final'"
-    assert ask(quick, same) == ask(full, same)
+    [final], [own] = pictures(quick, "final"), pictures(full, "final")
+    assert np.abs(final - own).max() <= 1, "decoded alone and beside step frames, which may round differently"
 
     [[data]] = ask(quick, "SELECT data FROM latents")
+    assert ask(full, "SELECT data FROM latents") == [(data,)]
     latents = torch.from_numpy(np.frombuffer(data, "<f4").reshape(1, 4, 8, 8).copy())
     with torch.no_grad():  # the last estimate of Euler is what it ends at, and such a decoder takes latents as they are
         drawn = AutoencoderTiny.from_pretrained(tiny_folder).decode(latents).sample[0]
