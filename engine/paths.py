@@ -50,11 +50,11 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def take_lock(file: IO[Any], seconds: float = 1.0) -> bool:
+def take_lock(file: IO[Any] | int, seconds: float = 1.0) -> bool:
     """Takes the lock of an open file until it is closed; tries for a while, since whoever looks holds it for a moment.
 
     Args:
-        file: The file.
+        file: The file, or a descriptor of it.
         seconds: How long to try.
 
     Returns:

@@ -13,7 +13,7 @@ import duckdb
 
 from engine.cache import release_010, trust
 from engine.cache.duckdb_errors import translated
-from engine.cache.opening import opened
+from engine.cache.opening import alone, opened
 from engine.cache.schema import CREATE_MIGRATIONS, MIGRATIONS, SCHEMA_VERSION, Migration
 from engine.errors import CacheError, CacheMissing, CacheOutdated
 from engine.paths import log_of
@@ -23,7 +23,9 @@ Connection = duckdb.DuckDBPyConnection
 QueryError = duckdb.Error
 
 READ_PATIENCE_SECONDS = 8.0
+# Of a writer; while a snapshot copies the file, nobody can write, so it waits longer for a large one.
 WRITE_PATIENCE_SECONDS = 60.0
+COPIED_BYTES_PER_SECOND = 50e6
 REMEMBERED_CHECKS = 64
 
 
@@ -37,7 +39,8 @@ def reading(
         path: The cache.
         patience: Seconds to wait for a writer.
         seconds: Time limit of all queries together; None: no limit.
-        inspect: Also validate the contents, once per state of the file; for files from untrusted sources.
+        inspect: Also validate the contents, once per state of the file; for files from untrusted sources. Its time
+            limit grows with the file.
 
     Raises:
         CacheMissing: The file does not exist.
@@ -54,10 +57,10 @@ def reading(
     with (
         opened(path, read_only=True, patience=patience, exclusive=False) as connection,
         translated(path),
-        trust.time_limit(connection, seconds, path),
     ):
-        _check(connection, path, inspect)
-        yield connection
+        _check(connection, path, seconds, inspect=inspect)
+        with trust.time_limit(connection, seconds, path):
+            yield connection
 
 
 @contextlib.contextmanager
@@ -87,14 +90,17 @@ def stamp(path: Path) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-def _check(connection: duckdb.DuckDBPyConnection, path: Path, inspect: bool) -> None:
+def _check(
+    connection: duckdb.DuckDBPyConnection, path: Path, seconds: float | None = None, *, inspect: bool = False
+) -> None:
     """Checks version, structure and, with `inspect`, contents; each state of a file is checked once."""
     seen = (str(path), stamp(path), inspect)
     if seen in _checked:
         return
-    trust.refuse_foreign_objects(connection, path)
-    _check_version(connection, path)
-    trust.refuse_foreign_tables(connection, path, MIGRATIONS)
+    with trust.time_limit(connection, seconds, path):
+        trust.refuse_foreign_objects(connection, path)
+        _check_version(connection, path)
+        trust.refuse_foreign_tables(connection, path, MIGRATIONS)
     if inspect:
         trust.inspect(connection, path)
     while len(_checked) >= REMEMBERED_CHECKS:
@@ -107,7 +113,7 @@ _checked: dict[tuple[str, tuple[tuple[int, int], ...], bool], None] = {}
 
 @contextlib.contextmanager
 def writing(
-    path: Path, patience: float = WRITE_PATIENCE_SECONDS, threads: int | None = None
+    path: Path, patience: float | None = None, threads: int | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """Opens a connection inside one transaction: committed on exit, rolled back if anything is raised.
 
@@ -115,18 +121,21 @@ def writing(
 
     Args:
         path: The cache.
-        patience: Seconds to wait for others that have it open.
+        patience: Seconds to wait for others that have it open; by default as long as copying the file may take.
         threads: That work on the rows; one a core unless given.
 
     Raises:
         CacheBusy, CacheOutdated, CacheRefused, CacheError: As in `reading`; also when the disk is full.
     """
     _require_regular_file(path)
+    if patience is None:
+        size = path.stat().st_size if path.exists() else 0
+        patience = WRITE_PATIENCE_SECONDS + size / COPIED_BYTES_PER_SECOND
     with (
         opened(path, read_only=False, patience=patience, exclusive=True, threads=threads) as connection,
         translated(path),
     ):
-        _check(connection, path, inspect=False)
+        _check(connection, path)
         connection.execute("BEGIN")
         yield connection
         connection.execute("COMMIT")
@@ -175,9 +184,9 @@ def _convert(path: Path, migrations: Sequence[Migration], inspect: bool) -> list
     """Replaces a cache of release 0.1.0 with a converted one, while writers are kept away."""
     log = log_of(path)
     if log.exists():  # left by a killed process; it must not be replayed into the new file
-        with _exclusive(path) as connection:
-            connection.execute("CHECKPOINT")
+        settle(path)
     with (
+        alone(path, WRITE_PATIENCE_SECONDS),
         opened(path, read_only=True, patience=WRITE_PATIENCE_SECONDS, exclusive=True) as source,
         translated(path),
     ):
@@ -192,9 +201,22 @@ def _convert(path: Path, migrations: Sequence[Migration], inspect: bool) -> list
         def build(new: Path) -> None:
             with _exclusive(new) as target:
                 _apply(target, migrations, lambda: release_010.convert(source, target))
+            settle(new)
 
         release_010.replace(path, build)
     return list(migrations)
+
+
+def settle(path: Path) -> None:
+    """Moves what is in a file's log into the file, so that the file alone holds everything.
+
+    A commit may be in the log only, and closing moves it but passes over errors.
+
+    Raises:
+        CacheBusy, CacheError: As in `writing`.
+    """
+    with _exclusive(path) as connection:
+        connection.execute("CHECKPOINT")
 
 
 @contextlib.contextmanager

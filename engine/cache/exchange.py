@@ -1,14 +1,12 @@
 """Export of one study or a whole cache to a compact file, and import of such a file."""
 
-import contextlib
 import os
 from pathlib import Path
 
 from engine.cache import queries
-from engine.cache.connection import Connection, QueryError, migrate, writing
+from engine.cache.connection import Connection, QueryError, migrate, settle, writing
 from engine.cache.merge import Merged, merge
-from engine.cache.opening import remove
-from engine.cache.snapshot import snapshot
+from engine.cache.snapshot import folder_beside, snapshot
 from engine.errors import CacheError, CacheMissing, CacheRefused, StudyError, did_you_mean
 
 
@@ -21,17 +19,13 @@ def export_cache(cache: Path, target: Path, study: str | None = None) -> Merged:
     """
     if target.exists():
         raise CacheError(f"{target} exists already; choose another name, or remove it first.")
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    with snapshot(cache, target) as source:
+    with snapshot(cache, target) as source, folder_beside(target) as folder:
         require_study(source, study)
-        try:
-            remove(unfinished)
-            migrate(unfinished)
-            with writing(unfinished) as db:
-                merged = merge(source, lambda: contextlib.nullcontext(db), study)
-            os.replace(unfinished, target)
-        finally:
-            remove(unfinished)
+        unfinished = folder / target.name
+        migrate(unfinished)
+        merged = merge(source, lambda: writing(unfinished), study)
+        settle(unfinished)
+        os.replace(unfinished, target)
     return merged
 
 

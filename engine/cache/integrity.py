@@ -3,15 +3,15 @@
 Repair deletes orphaned rows and incomplete cells; the next run computes the cells again.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.cache.connection import Connection, reading, writing
 from engine.cache.inventory import TABLES, of_kind
+from engine.cache.limits import in_groups
 from engine.cache.rows import clear
 
-CELLS_AT_ONCE = 16
 _WITHOUT_CELL = "trajectory_id IS NOT NULL AND trajectory_id NOT IN (SELECT trajectory_id FROM trajectories)"
 _WITHOUT_STUDY = "study_id IS NOT NULL AND study_id NOT IN (SELECT study_id FROM studies)"
 # (description, query for the ids): cells that lack a part every finished cell has, or whose parts were changed.
@@ -36,6 +36,10 @@ _INCOMPLETE = (
         "4 * list_product(list_transform(string_split(shape, 'x'), lambda n: TRY_CAST(n AS BIGINT)))",
     ),
 )
+_SIZES = """
+    SELECT trajectory_id, sum(octet_length(image))::BIGINT FROM frames JOIN trajectories USING (trajectory_id)
+    GROUP BY trajectory_id, created_at ORDER BY created_at
+"""
 _IMAGES = """
     SELECT trajectory_id, width, height, image FROM frames WHERE trajectory_id IN (SELECT unnest($ids))
     ORDER BY trajectory_id
@@ -69,12 +73,9 @@ def check(path: Path, is_picture: IsPicture) -> list[Fault]:
         CacheError: The file cannot be read at all; restore a copy.
     """
     with reading(path) as db:
-        return [
-            *_orphaned_rows(db),
-            *_incomplete_cells(db),
-            *_undecodable_pictures(db, is_picture),
-            *_changed_inputs(db),
-        ]
+        found = [*_orphaned_rows(db), *_incomplete_cells(db), *_changed_inputs(db)]
+        cells = db.execute(_SIZES).fetchall()
+    return [*found, *_undecodable_pictures(path, cells, is_picture)]
 
 
 def repair(path: Path, faults: list[Fault]) -> int:
@@ -115,13 +116,13 @@ def _incomplete_cells(db: Connection) -> Iterator[Fault]:
             yield Fault(what, len(cells), cells)
 
 
-def _undecodable_pictures(db: Connection, is_picture: IsPicture) -> Iterator[Fault]:
-    ids = [row[0] for row in db.execute("SELECT trajectory_id FROM trajectories ORDER BY created_at").fetchall()]
+def _undecodable_pictures(path: Path, cells: Iterable[tuple[str, int]], is_picture: IsPicture) -> Iterator[Fault]:
+    """Decodes the pictures of cells, given with their sizes; the file is closed meanwhile, so that a run can write."""
     broken: list[str] = []
-    for start in range(0, len(ids), CELLS_AT_ONCE):
-        found = db.execute(_IMAGES, {"ids": ids[start : start + CELLS_AT_ONCE]})
-        while rows := found.fetchmany(8):
-            broken += [row[0] for row in rows if not is_picture(bytes(row[3]), row[1], row[2])]
+    for ids in in_groups(cells):
+        with reading(path) as db:
+            rows = db.execute(_IMAGES, {"ids": ids}).fetchall()
+        broken += [row[0] for row in rows if not is_picture(bytes(row[3]), row[1], row[2])]
     if broken:
         yield Fault("pictures that do not decode to their size", len(broken), tuple(dict.fromkeys(broken)))
 

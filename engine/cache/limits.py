@@ -42,6 +42,9 @@ GROUP_BYTES = 64 * 2**20
 CELL_BYTES = 512 * 2**20
 ERROR_CHARACTERS = 2_000
 TEXT_CHARACTERS = 1_000_000
+# Texts that hold every prompt of a study, or evidence on each: room for 100,000 prompts.
+LONG_TEXTS = frozenset({"studies.spec", "lints.dry_run", "decisions.terms", "decisions.evidence"})
+LONG_TEXT_CHARACTERS = 8_000_000
 TEXTS_CHARACTERS = 512 * 2**20
 LIST_NUMBERS = 64
 # Largest magnitude of a finite value, by column. NaN and infinity are handled where they matter.
@@ -229,8 +232,9 @@ def _bounds(table: str, name: str, kind: str, file_bytes: int) -> list[tuple[str
         return [(f'max(len("{name}"))', LIST_NUMBERS, where + " a list of {value:,} numbers")]
     if kind in ("VARCHAR", "JSON") or kind.endswith("[]"):
         length = f'length("{name}"::VARCHAR)'
+        most = LONG_TEXT_CHARACTERS if f"{table}.{name}" in LONG_TEXTS else TEXT_CHARACTERS
         return [
-            (f"max({length})", TEXT_CHARACTERS, where + " a text of {value:,} characters"),
+            (f"max({length})", most, where + " a text of {value:,} characters"),
             (f"sum({length})", TEXTS_CHARACTERS, where + " {value:,} characters"),
         ]
     if kind == "DOUBLE":

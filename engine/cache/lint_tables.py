@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 import pandas as pd
 
-from engine.cache.connection import WRITE_PATIENCE_SECONDS, writing
+from engine.cache.connection import writing
 from engine.cache.limits import fetch
 from engine.cache.rows import now, put
 from engine.study.study import canonical
@@ -57,7 +57,7 @@ class NoiseRow:
     reason: str | None = None
 
 
-def write_lints(path: Path, rows: Sequence[LintRow], patience: float = WRITE_PATIENCE_SECONDS) -> None:
+def write_lints(path: Path, rows: Sequence[LintRow], patience: float | None = None) -> None:
     """Writes lint results in one transaction, replacing earlier ones of the same lanes.
 
     Raises:

@@ -2,7 +2,7 @@
 
 - Existing rows stay. Only missing rows are added, a whole unit at a time (`CacheTable.unit`).
 - A cell is added with its frames, latents and step metrics, or not at all. A finished cell replaces a failed one, and
-  a cell with more frames replaces one with fewer if both have the same picture.
+  a cell with more frames replaces one with fewer if both have the same picture; what was measured on its frames goes.
 - Scores and votes are added where both sides have the same picture, and scores of whole lanes where all pictures are
   the same. A value replaces a reason for having none.
 - Timings belong to their environment, so those of different machines coexist.
@@ -185,10 +185,12 @@ def _merge_cells(source: Connection, db: Connection, ids: list[str], merged: Mer
         merged.added(table.name, put_new(db, table, rows_of(source, table, taken)))
     for table in of_kind("score"):
         clear(db, table.name, repaired)
+        if richer:
+            _drop_of_frames(db, table, richer)
         merged.added(table.name, put_new(db, table, rows_of(source, table, fresh)))
         if same:
             scores = rows_of(source, table, _array(same))
-            _drop_reasons(db, table, scores)
+            merge_studies.drop_reasons(db, table, scores)
             merged.added(table.name, put_missing(db, table, scores))
     merged.cells += len(new)
     merged.replaced += len(repaired) + len(richer)
@@ -227,15 +229,15 @@ def _pictures(db: Connection, ids: pa.Array) -> dict[str, _Picture]:
     }
 
 
-def _drop_reasons(db: Connection, table: CacheTable, incoming: pa.Table) -> None:
-    """Deletes reasons for a missing score where the other cache has a value."""
-    unit = ", ".join(table.unit)
-    db.register("incoming", incoming)
+def _drop_of_frames(db: Connection, table: CacheTable, replaced: list[str]) -> None:
+    """Deletes what was measured on step frames that other frames replace, with the same metric of the picture."""
+    of_cells = f"{table.only} AND trajectory_id IN (SELECT unnest($cells))"
+    unit = "(trajectory_id, metric, metric_version)"
     db.execute(
-        f"DELETE FROM {table.name} WHERE value IS NULL AND {table.only} "
-        f"AND ({unit}) IN (SELECT ({unit}) FROM incoming WHERE value IS NOT NULL)"
+        f"DELETE FROM {table.name} WHERE {of_cells} "
+        f"AND {unit} IN (SELECT {unit} FROM {table.name} WHERE scope = 'frame' AND {of_cells})",
+        {"cells": replaced},
     )
-    db.unregister("incoming")
 
 
 def _differing(db: Connection, table: CacheTable, incoming: pa.Table) -> int:

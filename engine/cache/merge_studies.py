@@ -60,14 +60,20 @@ def merge(
         study = _Study(name, str(row["spec"]), links.num_rows, not pc.any(shared).as_py())
         title, outcome = _match(db, study, links, _device(source, name))
         if outcome == "larger":
-            for replaced in ("studies", "study_trajectories"):
+            # What was measured on the smaller study as a whole goes, too.
+            for replaced in ("studies", "study_trajectories", "study_references", "scores"):
                 clear(db, replaced, [title], "study_id")
         for table in of_kind("study"):
             if table.name in ("studies", "study_trajectories") and outcome in ("same", "smaller"):
                 continue
             rows = links if table.name == "study_trajectories" else read(table, name)
             rows = _on_equal_pictures(rows, table.name, study, others)
-            added[table.name] += put_missing(db, table, rows if title == name else _renamed(rows, title))
+            rows = rows if title == name else _renamed(rows, title)
+            if table.name == "scores":
+                drop_reasons(db, table, rows)
+            if table.name == "decisions" and outcome == "larger" and study.own and rows.num_rows:
+                clear(db, table.name, [title], "study_id")
+            added[table.name] += put_missing(db, table, rows)
         outcomes.append(_describe(db, study, title, outcome))
     return outcomes, added
 
@@ -80,6 +86,17 @@ def check(incoming: pa.Table) -> None:
     """
     for row in incoming.to_pylist():
         read_stored_study(str(row["spec"]), str(row["study_id"]))
+
+
+def drop_reasons(db: Connection, table: CacheTable, incoming: pa.Table) -> None:
+    """Deletes reasons for a missing score where the other cache has a value."""
+    unit = ", ".join(table.unit)
+    db.register("incoming", incoming)
+    db.execute(
+        f"DELETE FROM {table.name} WHERE value IS NULL AND {table.only} "
+        f"AND ({unit}) IN (SELECT ({unit}) FROM incoming WHERE value IS NOT NULL)"
+    )
+    db.unregister("incoming")
 
 
 def _on_equal_pictures(rows: pa.Table, table: str, study: _Study, others: set[str]) -> pa.Table:

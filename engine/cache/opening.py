@@ -13,7 +13,7 @@ from engine.cache import trust
 from engine.cache.duckdb_errors import holder_of, is_lock, translate
 from engine.cache.read_write_lock import ReadWriteLock, lock_of
 from engine.errors import CacheBusy
-from engine.paths import log_of
+from engine.paths import log_of, take_lock
 
 # DuckDB's minimum. With its default of 122,880, every commit rewrites up to that many pictures in memory.
 ROW_GROUP_ROWS = 2048
@@ -31,6 +31,22 @@ def remove(path: Path) -> None:
     """Deletes a database file and its log, if they exist."""
     for file in (path, log_of(path)):
         file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(path: Path, patience: float) -> Iterator[None]:
+    """Keeps out other processes that ask for this with a file of the same folder, where the system has such locks.
+
+    Raises:
+        CacheBusy: Another process did not finish within `patience` seconds.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError, OSError):
+            folder = os.open(path.parent, os.O_RDONLY)
+            stack.callback(os.close, folder)
+            if not take_lock(folder, patience):
+                raise CacheBusy(f"Another process has been converting {path} for over {patience:.0f} s; try again.")
+        yield
 
 
 @contextlib.contextmanager

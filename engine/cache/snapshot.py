@@ -27,7 +27,7 @@ def snapshot(path: Path, beside: Path, *, untrusted: bool = False) -> Iterator[C
     Raises:
         CacheError: As in `reading`; also if there is no space for the copy.
     """
-    with _folder(beside) as folder:
+    with folder_beside(beside) as folder:
         copy = folder / "snapshot.duckdb"
         try:
             with holding(path, PATIENCE_SECONDS):
@@ -47,7 +47,12 @@ def snapshot(path: Path, beside: Path, *, untrusted: bool = False) -> Iterator[C
 
 
 @contextlib.contextmanager
-def _folder(beside: Path) -> Iterator[Path]:
+def folder_beside(beside: Path) -> Iterator[Path]:
+    """A temporary folder in the folder of a file.
+
+    Raises:
+        CacheError: It cannot be made.
+    """
     try:
         beside.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(prefix=".snapshot-", dir=beside.parent)

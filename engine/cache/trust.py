@@ -31,6 +31,7 @@ READ_CONFIG: Settings = {
     "enable_external_access": "false",
     "memory_limit": "1GB",
     "max_temp_directory_size": "0B",
+    "threads": 2,  # each holds up to 2048 pictures of a row group at once
     "lock_configuration": "true",
 }
 # Time limit of an inspection, extended in proportion to the file's size, since large studies are legitimate.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.cache import lint_tables
-from engine.cache.connection import WRITE_PATIENCE_SECONDS, reading
+from engine.cache.connection import reading
 from engine.cache.lint_tables import LintRow, write_lints
 from engine.passes.foresight import NOTHING, Foresight
 from engine.sampling.lint import LINT_VERSION, Lint, lint_lane
@@ -20,7 +20,7 @@ def store_lints(
     source: ModelSource,
     config: Mapping[str, Any],
     ahead: Foresight = NOTHING,
-    patience: float = WRITE_PATIENCE_SECONDS,
+    patience: float | None = None,
 ) -> int:
     """Lints the lanes that the cache has no lint of, by this version, and writes the findings.
 

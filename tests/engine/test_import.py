@@ -10,7 +10,8 @@ import duckdb
 import pytest
 
 from engine.cache import exchange, limits, snapshot
-from engine.cache.connection import migrate, writing
+from engine.cache.connection import migrate, reading, writing
+from engine.cache.decision_tables import write_terms
 from engine.cache.exchange import export_cache, import_cache
 from engine.cache.records import FrameRow
 from engine.cache.schema import MIGRATIONS, SCHEMA_VERSION, Migration
@@ -93,12 +94,18 @@ def without_value(cell):
     return ScoreRow("picture", "clip_score", "1", reason="failed: no CLIP", trajectory_id=cell.trajectory_id)
 
 
+def of_lane(value):
+    pair = {"study_id": "small", "lane": "a", "against": "b"}
+    return ScoreRow("lane", "kid", "1", value, None if value else "failed: no weights", **pair)
+
+
 def test_a_value_takes_the_place_of_a_reason_for_having_none(here, there):
     mine, theirs = run(here, parsed()), run(there, parsed())
-    write_scores(here, [without_value(mine[0])])
+    write_scores(here, [without_value(mine[0]), of_lane(None)])
     score(there, theirs, 0.9)
+    write_scores(there, [of_lane(0.9)])
     import_cache(there, here)
-    assert ask(here, "SELECT value, reason FROM scores") == [(0.9, None)] * 2
+    assert ask(here, "SELECT value, reason FROM scores") == [(0.9, None)] * 3
 
 
 def test_a_reason_does_not_take_the_place_of_a_value(here, there):
@@ -128,9 +135,13 @@ def test_a_failed_cell_does_not_take_the_place_of_a_finished_one(here, there):
     assert contents(here) == before
 
 
-def test_more_frames_of_the_same_picture_are_taken_and_the_scores_stay(here, there):
+def test_more_frames_of_the_same_picture_are_taken_and_scores_stay_but_for_those_of_frames(here, there):
     mine, theirs = run(here, parsed()), run(there, parsed())
     score(here, mine, 0.5)
+    ours = {"trajectory_id": mine[0].trajectory_id, "kind": "x0"}
+    of_frames = [ScoreRow("frame", "sharpness", "1", 0.7, step_index=step, **ours) for step in range(3)]
+    unmeasured = ScoreRow("frame", "ssim", "1", reason="its step frames were decoded otherwise", **ours)
+    write_scores(here, [*of_frames, unmeasured])
     more = tuple(FrameRow("x0", step, (step + 1) / 4, None, None, 8, 8, "webp", b"w") for step in range(4))
     final = FrameRow("final", 3, 1.0, None, None, 8, 8, "png", b"png")
     CacheWriter(there).trajectories(
@@ -138,7 +149,7 @@ def test_more_frames_of_the_same_picture_are_taken_and_the_scores_stay(here, the
     )
     assert import_cache(there, here).replaced == 2
     assert count(here, "frames") == 10
-    assert count(here, "scores") == 2
+    assert ask(here, "SELECT scope, metric, value FROM scores") == [("picture", "clip_score", 0.5)] * 2
     before = contents(there)
     assert import_cache(here, there).replaced == 0  # fewer frames never take the place of more
     assert contents(there)["frames"] == before["frames"]
@@ -195,6 +206,16 @@ def test_a_study_that_has_grown_takes_the_place_of_the_smaller(here, there):
     run(there, parsed())
     assert "has all of its cells" in import_cache(there, here).studies[0]
     assert count(here, "study_trajectories") == 4
+
+
+def test_what_was_measured_on_the_smaller_study_as_a_whole_goes_with_it(here, there):
+    for path, study, kid in ((here, parsed(), 9.0), (there, parsed(seeds=[0, 1]), None)):
+        run(path, study)
+        write_scores(path, [of_lane(kid)])
+        write_terms(path, "small", {"fixed by": str(len(study.seeds))}, keep_evidence=False)
+    import_cache(there, here)
+    assert ask(here, "SELECT value, reason FROM scores") == [(None, "failed: no weights")]
+    assert json.loads(ask(here, "SELECT terms FROM decisions")[0][0]) == {"fixed by": "2"}
 
 
 def test_other_settings_of_the_same_cells_are_told_of(here, there):
@@ -259,6 +280,24 @@ def test_a_newer_file_is_refused_by_its_own_name(here, there):
     with pytest.raises(CacheError, match=r"there\.duckdb has schema .* newer"):
         import_cache(there, here)
     assert not here.exists()
+
+
+def test_a_study_of_very_many_prompts_is_imported(here, there):
+    run(there, parsed())
+    with writing(there) as db:
+        spec = json.loads(db.execute("SELECT spec FROM studies").fetchone()[0])
+        spec["prompts"] = [
+            f"a prompt of ordinary length, as people write them, number {number}" for number in range(30_000)
+        ]
+        db.execute("UPDATE studies SET spec = ?", [json.dumps(spec)])
+    assert import_cache(there, here).cells == 2
+
+
+def test_a_file_that_takes_long_to_inspect_may_be_read_under_a_shorter_limit(here, monkeypatch):
+    run(here, parsed())
+    monkeypatch.setattr(limits, "refuse_oversized", lambda *_: time.sleep(0.05))
+    with reading(here, seconds=0.3, inspect=True) as db:
+        assert db.execute("SELECT count(*) FROM trajectories").fetchall() == [(2,)]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import duckdb
 import pytest
 
 from engine.cache import queries
-from engine.cache.connection import reading
+from engine.cache.connection import reading, writing
+from engine.cache.integrity import check
 from engine.cli import main
 from tests.dashboard import synthetic
 
@@ -27,6 +28,15 @@ def test_a_whole_cache_is_whole_and_stays_as_it_is(cache: Path, capsys: pytest.C
     assert (run("check", cache), run("repair", cache)) == (0, 0)
     assert "is intact" in capsys.readouterr().out
     assert cache.read_bytes() == before
+
+
+def test_a_run_goes_on_writing_while_pictures_are_decoded(cache: Path) -> None:
+    def is_picture(*_: object) -> bool:
+        with writing(cache, patience=0.5) as db:
+            db.execute("UPDATE studies SET updated_at = now()::TIMESTAMP")
+        return True
+
+    assert check(cache, is_picture) == []
 
 
 ONE = "trajectory_id = (SELECT min(trajectory_id) FROM trajectories)"

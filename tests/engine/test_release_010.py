@@ -22,7 +22,7 @@ from engine.cache.connection import migrate, reading
 from engine.cache.exchange import import_cache
 from engine.cache.schema import MIGRATIONS, SCHEMA_VERSION
 from engine.cli import main
-from engine.errors import CacheError, CacheOutdated, CacheRefused
+from engine.errors import CacheBusy, CacheError, CacheOutdated, CacheRefused
 from engine.results import read_results
 from tests.engine.helpers import ROOT, ask
 
@@ -194,6 +194,39 @@ def test_a_conversion_that_is_killed_leaves_the_old_cache_as_it_was_and_can_be_r
     assert len(list(old.parent.iterdir())) > 1, "what it had made"
     assert migrate(old)
     assert [path.name for path in old.parent.iterdir()] == [old.name]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.6, 0.9])
+def test_a_disk_that_fills_up_during_a_conversion_takes_nothing_away(share, old, converted):
+    before, room = old.read_bytes(), int(share * converted.stat().st_size)
+    code = (
+        "import pathlib, resource, sys; from engine.cache import connection; from engine.errors import CacheError\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))\n"
+        "try:\n    connection.migrate(pathlib.Path(sys.argv[1]))\nexcept CacheError as error:\n    sys.exit(str(error))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(old)], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    assert (ended.returncode, "The disk is full" in ended.stderr) == (1, True), ended.stderr
+    assert old.read_bytes() == before
+    assert [path.name for path in old.parent.iterdir()] == [old.name]
+
+
+def test_only_one_process_converts_a_cache_at_a_time(old, monkeypatch):
+    code = (
+        "import pathlib, sys; from engine.cache.opening import alone\n"
+        "with alone(pathlib.Path(sys.argv[1]), 1):\n    print('held', flush=True); sys.stdin.readline()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(old)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with monkeypatch.context() as patch:
+            patch.setattr("engine.cache.connection.WRITE_PATIENCE_SECONDS", 0.2)
+            with pytest.raises(CacheBusy, match="Another process has been converting"):
+                migrate(old)
+        other.communicate("\n", timeout=60)
+    assert migrate(old)
 
 
 def test_what_a_killed_writer_left_in_the_log_is_converted_too(old):
