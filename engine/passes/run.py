@@ -109,8 +109,7 @@ def run_study(
 def _record_study(plan: StudyPlan, context: PassContext) -> None:
     """Records what the study shows, before any of it is made."""
     context.writer.begin(plan.study, plan.cells, plan.source, plan.environment)
-    if plan.swaps:
-        write_study_swaps(context.cache, plan.study.name, [swap.swap_id for swap in plan.swaps])
+    write_study_swaps(context.cache, plan.study.name, [swap.swap_id for swap in plan.swaps])
 
 
 def _make_missing(plan: StudyPlan, context: PassContext, outcome: RunOutcome) -> None:

@@ -13,13 +13,15 @@ from engine.cache import swap_tables
 from engine.cache.connection import reading
 from engine.cli import main
 from engine.errors import StudyError
+from engine.measuring import clip
+from engine.passes.run import run_study
 from engine.sampling.models import Model
 from engine.sampling.swapped_cells import SwapSample, run_swaps
 from engine.study.cells import cells
 from engine.study.prompt_swaps import Swap, swaps
 from engine.study.source import find_model
 from engine.study.study import load_study, parse_study
-from tests.engine.helpers import ask, small_study, write_study
+from tests.engine.helpers import ask, parsed, small_study, write_study
 
 PAIR = {"prompts": [["red apple", "owl"]], "at": [0.25, 0.5, 0.75]}
 
@@ -118,6 +120,30 @@ def test_a_pipeline_that_lets_no_prompt_be_changed_gives_a_row_with_the_reason(
     assert all("does not allow changing the prompt" in (sample.error or "") for sample in group)
 
 
+def test_clip_judges_on_the_device_of_the_run_and_what_it_fails_on_is_a_row_and_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preference, failures = clip.preference, iter([RuntimeError("no room")])
+
+    def fails_once(*args: Any) -> np.ndarray:
+        for error in failures:
+            raise error
+        return preference(*args)
+
+    monkeypatch.setattr(clip, "preference", fails_once)
+    monkeypatch.setitem(clip._judging, "device", "cuda:99")
+    clip.load_judge.cache_clear()
+    swapping = {"prompts": [["red apple", "owl"]], "at": [0.5]}
+    study = parsed(model="bundled", prompts=["owl"], lanes=["ddim:2"], frames={"count": 0}, commitment=swapping)
+    cache, rows = tmp_path / "c.duckdb", "SELECT count(first_probability), string_agg(error) FROM commitment"
+    outcome = run_study(study, cache, device="cpu")
+    assert (outcome.swaps, outcome.failed) == (2, 1)
+    assert ask(cache, rows) == [(2, "CLIP failed: RuntimeError: no room")]
+    outcome = run_study(study, cache, device="cpu")
+    assert (outcome.swaps, outcome.failed) == (1, 0)
+    assert ask(cache, rows) == [(3, None)]
+
+
 def test_a_study_makes_its_changes_once_and_the_cache_knows_them(tmp_path: Path, capsys: Any) -> None:
     study = write_study(
         tmp_path / "s.toml",
@@ -159,6 +185,9 @@ def test_a_study_makes_its_changes_once_and_the_cache_knows_them(tmp_path: Path,
     heading, (lane, *cells) = point_rows(found)
     assert lane == "ddim:6"
     assert all(text in shown for text in (*heading, *cells))
+    write_study(tmp_path / "s.toml", prompts=["disc"], lanes=["ddim:6"], seeds=[0, 1])
+    assert main(["run", *arguments, "--progress", "none"]) == 0
+    assert ask(cache, "SELECT count(*) FROM study_swaps") == [(0,)], "the study asks for none any more"
 
 
 @pytest.mark.parametrize(
@@ -236,11 +265,13 @@ def test_the_point_of_commitment_lies_between_the_changes_on_either_side(judged:
     assert found is not None
     assert found.by == ("CLIP" if judged else "distance in latent space")
     [point] = found.points.to_dict("records")
-    assert (point["progress"], point["progress_low"], point["progress_high"]) == pytest.approx((0.3, 0.3, 0.3))
+    assert point["progress"] == pytest.approx(0.3)
+    assert 0 < point["progress_low"] < 0.3 < point["progress_high"] < 1, "six pairs alike are no proof for all"
     assert point["log_snr"] == pytest.approx(-2)
+    assert np.isnan(point["log_snr_low"]), "log-SNR has no ends"
     assert (point["pairs"], point["runs"], point["never"]) == (6, 12, 0)
     assert found.curve["value"].tolist() == [0, 0, 1, 1, 1, 1]
-    assert 0 < found.curve["low"].iloc[2] < 1, "six pairs alike are no proof for all"
+    assert 0 < found.curve["low"].iloc[2] < 1
 
 
 def test_pairs_that_differ_give_an_interval_around_their_mean() -> None:
