@@ -100,6 +100,7 @@ def timing_rows(cell: Cell, study: Study, environment: Environment) -> list[Timi
                     height=cell.height,
                     dtype=cell.dtype,
                     guided=cell.guidance_scale > 1,
+                    arguments="",
                     batch_size=batch,
                     repeat=repeat,
                     stage=stage,

@@ -46,8 +46,9 @@ _CELLS = """
 _RUNS = f"(SELECT * FROM trajectories WHERE trajectory_id IN ({_CELLS}))"
 _SWAPS = "SELECT swap_id FROM study_swaps WHERE study_id = $study"
 _OF_LANES = f"(model_id, config_id) IN (SELECT (model_id, config_id) FROM {_RUNS})"
-_TIMED = f"""(model_id, config_id, width, height, dtype, guided) IN (
-    SELECT (model_id, config_id, width, height, dtype, guidance_scale > 1) FROM {_RUNS})"""
+_TIMED = f"""(model_id, config_id, width, height, dtype, guided, arguments) IN (
+    SELECT (model_id, config_id, width, height, dtype, guidance_scale > 1, arguments)
+    FROM {_RUNS}, (SELECT arguments FROM studies WHERE study_id = $study))"""
 # A picture metric may also be measured on frames.
 _USED_METRICS = f"""(scope, metric, metric_version) IN (
     SELECT (scope, metric, metric_version) FROM study_metrics WHERE study_id = $study
@@ -65,7 +66,7 @@ _MODELS = f"""model_id IN (
 _STARTED_FROM = "EXISTS (SELECT 1 FROM studies WHERE study_id = $study AND contains(spec::VARCHAR, sha256))"
 _LANE = ("model_id", "config_id")
 _SIZE = ("dtype", "guidance_scale", "width", "height")
-_SAMPLE = ("width", "height", "dtype", "guided", "batch_size", "repeat")
+_SAMPLE = ("width", "height", "dtype", "guided", "arguments", "batch_size", "repeat")
 _VERSION = ("metric", "metric_version")
 # NULL where it does not apply: a picture score has no lane, a lane score no cell.
 _SCORED = ("trajectory_id", "study_id", "lane", "against", *_VERSION)

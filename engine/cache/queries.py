@@ -64,14 +64,19 @@ def places(db: duckdb.DuckDBPyConnection, ids: Sequence[str]) -> dict[str, str]:
 
 def timed_repeats(
     db: duckdb.DuckDBPyConnection, environment_id: str, model_id: str, guided: bool
-) -> dict[tuple[str, int, int, int, str], int]:
-    """Number of timed repeats in this environment by (config_id, batch_size, width, height, dtype)."""
+) -> dict[tuple[str, int, int, int, str, str], tuple[int, int]]:
+    """Timed repeats in this environment by (config_id, batch_size, width, height, dtype, arguments).
+
+    Returns:
+        How many there are, and the number after the last.
+    """
     rows = db.execute(
-        "SELECT config_id, batch_size, width, height, dtype, max(repeat) + 1 FROM timings "
+        "SELECT config_id, batch_size, width, height, dtype, arguments, count(DISTINCT repeat), max(repeat) + 1 "
+        "FROM timings "
         "WHERE environment_id = ? AND model_id = ? AND guided = ? AND stage = 'total' GROUP BY ALL",
         [environment_id, model_id, guided],
     ).fetchall()
-    return {tuple(row[:5]): int(row[5]) for row in rows}
+    return {tuple(row[:6]): (int(row[6]), int(row[7])) for row in rows}
 
 
 def repeated_prompts(db: duckdb.DuckDBPyConnection, study_id: str) -> set[str]:
@@ -166,12 +171,14 @@ def progress(db: duckdb.DuckDBPyConnection, study_id: str) -> tuple[int, int, in
             WHERE l.study_id = $study
         ), shown AS (
             SELECT DISTINCT l.lane, t.model_id, t.config_id, t.width, t.height, t.dtype, t.guidance_scale > 1 AS guided,
-                   t.scheduler, t.steps
-            FROM study_trajectories l JOIN trajectories t USING (trajectory_id) WHERE l.study_id = $study
+                   t.scheduler, t.steps, s.arguments
+            FROM study_trajectories l JOIN trajectories t USING (trajectory_id) JOIN studies s USING (study_id)
+            WHERE l.study_id = $study
         )
         SELECT (SELECT count(*) FROM mine WHERE status = 'done'), (SELECT count(*) FROM mine WHERE status = 'failed'),
                (SELECT count(*) FROM mine WHERE status IS NULL),
-               (SELECT count(*) FROM shown JOIN timings USING (model_id, config_id, width, height, dtype, guided)
+               (SELECT count(*) FROM shown JOIN timings
+                USING (model_id, config_id, width, height, dtype, guided, arguments)
                 WHERE stage = 'total')
         """,
         {"study": study_id},
@@ -230,7 +237,7 @@ def frames_per_cell(db: duckdb.DuckDBPyConnection, study_id: str) -> int:
 def timings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
     """Raw timing samples of a study's lanes, from every environment.
 
-    A sample belongs to a lane if model, size, number format and guidance match the study's cells.
+    A sample belongs to a lane if model, size, number format, guidance and further arguments match the study's cells.
     Columns: lane, environment_id, device, device_name, batch_size, repeat, stage, seconds, nfe, created_at, other_load,
     joules, energy.
     """
@@ -239,14 +246,15 @@ def timings(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
         """
         WITH shown AS (
             SELECT DISTINCT l.lane, t.scheduler, t.steps, t.model_id, t.width, t.height, t.dtype,
-                   t.guidance_scale > 1 AS guided, t.config_id
-            FROM study_trajectories l JOIN trajectories t USING (trajectory_id) WHERE l.study_id = ?
+                   t.guidance_scale > 1 AS guided, t.config_id, y.arguments
+            FROM study_trajectories l JOIN trajectories t USING (trajectory_id) JOIN studies y USING (study_id)
+            WHERE l.study_id = ?
         )
         SELECT s.lane, x.environment_id, e.device, e.device_name, x.batch_size, x.repeat, x.stage, x.seconds, x.nfe,
                x.created_at, x.other_load, x.joules, x.energy
         FROM shown s
-        JOIN timings x ON (x.model_id, x.config_id, x.width, x.height, x.dtype, x.guided)
-                        = (s.model_id, s.config_id, s.width, s.height, s.dtype, s.guided)
+        JOIN timings x ON (x.model_id, x.config_id, x.width, x.height, x.dtype, x.guided, x.arguments)
+                        = (s.model_id, s.config_id, s.width, s.height, s.dtype, s.guided, s.arguments)
         JOIN environments e USING (environment_id)
         """,
         [study_id],

@@ -123,6 +123,7 @@ class TimingRow:
     height: int
     dtype: str
     guided: bool
+    arguments: str
     batch_size: int
     repeat: int
     stage: str

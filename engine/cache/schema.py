@@ -325,6 +325,12 @@ _DECODERS = """
 ALTER TABLE trajectories ADD COLUMN frame_decoder VARCHAR; -- of step frames: full, or tiny and a digest; NULL: full
 """
 
+_ARGUMENTS = """
+ALTER TABLE timings ADD COLUMN arguments VARCHAR DEFAULT ''; -- digest of further arguments of the call; '': none
+ALTER TABLE timings ALTER COLUMN arguments SET NOT NULL;
+ALTER TABLE studies ADD COLUMN arguments VARCHAR DEFAULT ''; -- the same digest; its times are those that have it
+"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(7, "tables of release 0.2", "".join([_STUDIES, _CELLS, _SCORES, _LANES])),
     Migration(8, "decisions", _DECISIONS),
@@ -335,6 +341,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(13, "energy of timed calls", _ENERGY),
     Migration(14, "how many cells shared a forward, and why", _BATCHES),
     Migration(15, "what decoded step frames", _DECODERS),
+    Migration(16, "arguments of timed calls", _ARGUMENTS),
 )
 
 SCHEMA_VERSION = MIGRATIONS[-1].version

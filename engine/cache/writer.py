@@ -46,7 +46,8 @@ class CacheWriter:
         with writing(self.path) as db:
             known = db.execute("SELECT created_at FROM studies WHERE study_id = ?", [study.name]).fetchall()
             names = {"study_id": study.name, "name": study.name, "spec": canonical(study.spec())}
-            put(db, "studies", [{**names, "created_at": known[0][0] if known else time, "updated_at": time}])
+            times = {"created_at": known[0][0] if known else time, "updated_at": time}
+            put(db, "studies", [{**names, "arguments": study.pipeline.digest, **times}])
             clear(db, "study_trajectories", [study.name], "study_id")
             links = [
                 {"study_id": study.name, "trajectory_id": cell.trajectory_id, "lane": cell.lane.key, "position": place}

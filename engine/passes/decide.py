@@ -39,7 +39,7 @@ from engine.passes.live import shown_live, standings
 from engine.passes.plan import plan_study
 from engine.passes.scores import score, score_cells
 from engine.passes.search_budget import DecideOutcome, Meter, SearchBudget
-from engine.passes.timing import MissingTiming, first_of_each_lane, missing_timings, take_times, timing_calls
+from engine.passes.timing import MissingTiming, missing_timings, take_times, timing_calls
 from engine.progress import Progress
 from engine.study.cells import Cell, reference_cells
 from engine.study.frame_settings import FrameSettings
@@ -154,7 +154,8 @@ class Search:
         same = before and before.study == self.who.digest and before.measured_by(self.entries.versions(before.terms))
         if before and same and not before.terms.calibration.obstacles:
             # New prompts stand behind those that were there; cells that failed are tried again, from the first prompt.
-            fixed, self.used = replace(before, order=order), 0 if failed else used
+            versions = self.entries.versions(before.terms) | dict(before.versions)  # earlier programs kept none
+            fixed, self.used = replace(before, order=order, versions=versions), 0 if failed else used
             decision_tables.write_terms(self.context.cache, self.study.name, fixed.spec(), keep_evidence=not failed)
             return fixed
         self.context.progress.standing("", {}, tuple(lane.key for lane in self.who.candidates))
@@ -220,7 +221,7 @@ class Search:
         return [f"{METRICS[key].label} is {why}" for key, why in missing.items()]
 
     def _costs(self, order: Sequence[str]) -> list[LaneCost]:
-        """Times of all candidates beside the baseline, interleaved; taken again together if they can't be paired.
+        """Times of all candidates beside the baseline, interleaved; taken together if too few can be paired.
 
         Empty if they don't fit what is left of the budget.
         """
@@ -229,21 +230,14 @@ class Search:
         cells = who.cells(lanes, order[: self.ahead], who.seeds[:1])
         self._make(cells, self.study.frames)
         settings = replace(self.study.timing, batch_sizes=(1,), repeats=max(self.study.timing.repeats, FEWEST_SAMPLES))
-        with reading(self.context.cache) as db:
-            missing = missing_timings(db, cells, settings, self.context.source, self.context.environment)
-            pace = queries.durations(db, self.context.environment.environment_id, self.context.source.model_id)
-        if missing and not self.meter.fits_calls(timing_calls(missing, self.study.timing.warmup), pace):
-            return []
-        if missing:
-            self._time(missing, cells)
-        paces = paces_here(self.context, self.study.name, who.baseline.key)
-        if any(lane.key not in paces or paces[lane.key].n < FEWEST_SAMPLES for lane in who.candidates):
-            have = {timing.cell.lane.key: timing.have for timing in missing}
-            again = [
-                MissingTiming(cell, 1, have.get(cell.lane.key, 0) + settings.repeats, settings.repeats)
-                for cell in first_of_each_lane(cells)
-            ]
-            self._time(again, cells)
+        paces, place = paces_here(self.context, self.study.name, who.baseline.key), self.context.environment
+        if any(lane.key not in paces or paces[lane.key].n < settings.repeats for lane in who.candidates):
+            with reading(self.context.cache) as db:
+                every = missing_timings(db, cells, settings, self.context.source, place, anew=True)
+                pace = queries.durations(db, place.environment_id, self.context.source.model_id)
+            if not self.meter.fits_calls(timing_calls(every, self.study.timing.warmup), pace):
+                return []
+            self._time(every, cells)
             paces = paces_here(self.context, self.study.name, who.baseline.key)
         return [self._cost(lane, paces[lane.key].value if lane.key in paces else math.nan) for lane in who.candidates]
 

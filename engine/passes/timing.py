@@ -24,13 +24,13 @@ class MissingTiming:
 
     Attributes:
         cell: Any cell of the lane.
-        have: Samples that the cache holds.
+        begin: Number of the first sample to take. A number stands for a round: samples with the same one are paired.
         missing: Samples to take.
     """
 
     cell: Cell
     batch_size: int
-    have: int
+    begin: int
     missing: int
 
 
@@ -40,16 +40,25 @@ def missing_timings(
     settings: TimingSettings,
     source: ModelSource,
     environment: Environment,
+    *,
+    anew: bool = False,
 ) -> list[MissingTiming]:
-    """What a cache lacks for the lanes of the cells, in their order, in this environment."""
+    """What a cache lacks for the lanes of the cells, in their order, in this environment.
+
+    Whatever is taken begins with a new round, as no lane can join one that is over. `anew`: as if the cache had none.
+    """
     guided = any(cell.guidance_scale > 1 for cell in cells)
     timed = queries.timed_repeats(db, environment.environment_id, source.model_id, guided) if db is not None else {}
+    lanes = first_of_each_lane(cells)
     found = []
-    for cell in first_of_each_lane(cells):
-        for batch_size in settings.batch_sizes:
-            have = timed.get((cell.config_id, batch_size, cell.width, cell.height, cell.dtype), 0)
-            if have < settings.repeats:
-                found.append(MissingTiming(cell, batch_size, have, settings.repeats - have))
+    for batch_size in settings.batch_sizes:
+        calls = [(one.config_id, batch_size, one.width, one.height, one.dtype, one.pipeline.digest) for one in lanes]
+        have = [timed.get(call, (0, 0)) for call in calls]
+        begin = max(after for _, after in have)
+        for cell, (count, _) in zip(lanes, have, strict=True):
+            missing = settings.repeats - (0 if anew else count)
+            if missing > 0:
+                found.append(MissingTiming(cell, batch_size, begin, missing))
     return found
 
 
@@ -82,7 +91,7 @@ def take_times(
             untimed += 1
             progress.note(f"Not timed: {lane}: none of its pictures was finished.")
     jobs = [
-        TimingJob(alive[timing.cell.lane.key], timing.batch_size, timing.have, timing.missing)
+        TimingJob(alive[timing.cell.lane.key], timing.batch_size, timing.begin, timing.missing)
         for timing in timings
         if timing.cell.lane.key in alive
     ]
@@ -131,6 +140,7 @@ def timing_rows(sample: "TimingSample") -> list[TimingRow]:
             height=cell.height,
             dtype=cell.dtype,
             guided=cell.guidance_scale > 1,
+            arguments=cell.pipeline.digest,
             batch_size=sample.job.batch_size,
             repeat=sample.repeat,
             stage=stage,

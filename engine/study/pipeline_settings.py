@@ -93,6 +93,12 @@ class PipelineSettings:
         """Everything that changes pixels: values, and the contents of files rather than their names."""
         return {**self.arguments, **{name: picture.digest for name, picture in self.pictures.items()}}
 
+    @property
+    def digest(self) -> str:
+        """Of `identity`; empty without arguments and pictures."""
+        text = json.dumps(self.identity(), sort_keys=True, ensure_ascii=False)
+        return sha256(text.encode()).hexdigest()[:16] if self else ""
+
     def spec(self) -> dict[str, Any]:
         """As plain data, for the cache."""
         named = {name: {"file": picture.name, "sha256": picture.digest} for name, picture in self.pictures.items()}

@@ -51,7 +51,7 @@ class World:
     shift: float = 0.0
     error: float = 1.0
     middle: float = 8.0
-    heavy: tuple[float, float] = (0.4, 0.8)
+    heavy: tuple[float, float] = (0.5, 0.8)
     seen: tuple[float, float] = (0.4, 0.7)
     kept: bool = True
     preferred: float = 0.5
@@ -206,6 +206,7 @@ def _write_times(writer, every, world, model, environment, faster):
                 64,
                 cell.dtype,
                 True,
+                "",
                 1,
                 repeat,
                 "total",

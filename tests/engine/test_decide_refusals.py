@@ -9,7 +9,7 @@ import pytest
 
 from engine.analysis.decision import Decision
 from engine.analysis.fixed_terms import CHANGED
-from engine.cache.connection import reading
+from engine.cache.connection import reading, writing
 from engine.cli import main
 from engine.measuring.evidence import Evidence, Subject, Unmeasurable
 from engine.results import read_results
@@ -133,8 +133,14 @@ def test_a_metric_that_has_no_value_for_some_prompt_does_not_guard_and_the_terms
     assert f'Picky does not guard: "{last}": it names nothing.' in terms.lines
 
 
-def test_another_version_of_a_guard_begins_anew_and_says_so(decide: Decide, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("versions_kept", [True, False], ids=["versions kept", "by an earlier program"])
+def test_another_version_of_a_guard_begins_anew_and_says_so(
+    versions_kept: bool, decide: Decide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, first, _ = decide()
+    if not versions_kept:
+        with writing(tmp_path / "c.duckdb") as db:
+            db.execute("UPDATE decisions SET terms = json_merge_patch(terms, '{\"versions\": null}')")
     _, again, _ = decide()
     assert again == first
     use_metrics(monkeypatch, replace(LIKENESS, version="2"))

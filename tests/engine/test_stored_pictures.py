@@ -82,7 +82,7 @@ def test_a_run_may_write_while_sheets_are_drawn(tmp_path, cache, monkeypatch):
         return drawn[-1]
 
     with writing(cache) as db:
-        db.execute("INSERT INTO studies VALUES ('s', 's', '{\"baseline\": \"ddim:2\"}', now(), now())")
+        db.execute("INSERT INTO studies VALUES ('s', 's', '{\"baseline\": \"ddim:2\"}', now(), now(), '')")
         db.execute("INSERT INTO study_trajectories VALUES ('s', 'a', 'ddim:2', 0)")
     monkeypatch.setattr(sheets, "draw_grid", draw_grid)
     export(cache, "s", "png", tmp_path / "s.png", View())

@@ -161,7 +161,7 @@ REFUSED: dict[str, Callable[[Path], None]] = {
         "CREATE TABLE made AS SELECT * FROM studies",
         "DROP TABLE studies",
         "ALTER TABLE made RENAME TO studies",
-        "INSERT INTO studies SELECT NULL, name, spec, created_at, updated_at FROM studies",
+        "INSERT INTO studies SELECT * REPLACE (NULL AS study_id) FROM studies",
     ),
     "scores that are there twice": _statements(_scores("'t'", "0.5", "NULL", 2)),
     "endless list": _statements(
