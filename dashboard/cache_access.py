@@ -178,7 +178,7 @@ def _next(step: Step, found: Sequence[Any]) -> Question[Any] | Problem:
 
 
 def _key(path: Path, question: Question[Any]) -> tuple[Any, ...]:
-    return str(path), question.name, question.arguments
+    return str(path), question.name, question.arguments, question.version
 
 
 def _without(path: Path, question: Question[Any], error: Exception | None) -> Answer[Any] | Problem:

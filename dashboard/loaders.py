@@ -105,12 +105,16 @@ def results_of(path: Path, study_id: str) -> Question[Results]:
 
 
 def claims_of(study: Results) -> Question[tuple[ClaimVerdict, ...]] | Problem:
-    """The known claims put to the test with a study; none if it has none of their lanes, or while cells are missing."""
+    """The known claims put to the test with a study; none if it has none of their lanes.
+
+    Nor while cells are missing, unless there is a decision, which leaves out what it has no need of.
+    """
     try:
         known = tuple(read_claims(CLAIMS))
     except StudyError as error:
         return Problem("unreadable", "The claims cannot be read", str(error))
-    testable = not study.missing and {lane.key for lane in study.lanes} & set(lanes_of(known))
+    finished = not study.missing or study.decision is not None
+    testable = finished and {lane.key for lane in study.lanes} & set(lanes_of(known))
     lanes = lanes_of(known) if testable else ()
     return Question(read_details, (study.id, lanes), _tested, (study, known if testable else ()), study.version)
 

@@ -188,8 +188,13 @@ def _status_line(progress: StudyProgress, live: bool, *, stale: bool, decided: b
         left = count(progress.missing, "cell")
         st.html(html.soft(f"{left} not run yet. `python -m engine run` with the same study goes on."))
     if stale:
-        now = datetime.datetime.now(datetime.UTC)
-        st.html(html.soft(f"{now:%H:%M:%S} UTC: the cache is being written; this is what was known before."))
+        say_stale()
+
+
+def say_stale() -> None:
+    """The line beside an answer that may be out of date."""
+    now = datetime.datetime.now(datetime.UTC)
+    st.html(html.soft(f"{now:%H:%M:%S} UTC: the cache is being written; this is what was known before."))
 
 
 def _watch(load: Callable[[], Answer[T] | Problem], problem: Problem) -> None:

@@ -166,9 +166,11 @@ def times(study: Results) -> None:
 
 
 def _other_load(study: Results) -> str:
-    """The load of other processes during the timing pass; empty if it was not recorded."""
+    """The load of other processes while the times shown were taken; empty if it was not recorded."""
     samples = study.samples
-    load = samples[samples["stage"] == "total"]["other_load"].dropna()
+    first = study.times.iloc[0]
+    shown = (samples["environment_id"] == first["environment_id"]) & (samples["batch_size"] == first["batch_size"])
+    load = samples[shown & (samples["stage"] == "total")]["other_load"].dropna()
     if load.empty:
         return ""
     return f"Other processes used {number(load.median())} cores during these measurements (median, n = {len(load)})."

@@ -13,7 +13,7 @@ from dashboard import state
 from dashboard.cache_access import Answer, Problem, ask
 from dashboard.loaders import PagePicture
 from dashboard.options import Options
-from dashboard.page import require
+from dashboard.page import require, say_stale
 from dashboard.vote.data import CHECK_EVERY, Contest, Pair, VoteTally, answered_and_next, pair_pictures, pairs, tally
 from engine.analysis.statistics import MIN_PROMPTS, Estimate
 from engine.analysis.votes import FEWEST_ONE_SIDED, MARGIN, MOST_WRONG, POWER, Preference
@@ -31,7 +31,8 @@ HOW = (
     f"Voters who get more than {MOST_WRONG:.0%} of two or more obvious pairs wrong are excluded; so are those who "
     f"always choose the same side, identical pictures included, in {FEWEST_ONE_SIDED} pairs or more.",
     "'No difference' counts as half a vote for each lane. Intervals: bootstrap over prompts, since votes on the same "
-    "prompt are correlated. Equivalent: within the margin around 50 % by two one-sided tests at 5 %.",
+    "prompt are correlated. Equivalent: within the margin around 50 % by two one-sided tests at 5 % "
+    "and by the interval.",
     "Choose margin and power before the first vote. Half the margin takes four times as many votes.",
     "Each browser gets a random id, and one vote per pair.",
 )
@@ -82,8 +83,11 @@ def results(chosen: Options, study: Results, contest: Contest) -> None:
     if not st.toggle("Show the results so far", key="results", bind="query-params"):
         return
     names = study.lane_labels
-    found = require(lambda: tally(chosen.cache, study.id, contest)).value
+    answer = require(lambda: tally(chosen.cache, study.id, contest))
+    found = answer.value
     asked = found.preference
+    if answer.stale:
+        say_stale()
     st.html(html.figures(_cards(found, contest, names)))
     st.html(html.soft(_sentence(asked, names)))
     if found.side.pairs:
@@ -102,11 +106,12 @@ def _cards(found: VoteTally, contest: Contest, names: dict[str, str]) -> list[Fi
         if asked.votes and asked.low == asked.low
         else f"n = {asked.votes}"
     )
+    left = 0 if asked.verdict == "equivalent" else max(asked.needed - asked.votes, 0)
     shown = f"of {asked.needed}, to show equivalence with {100 * contest.power:.0f} % power"
     return [
         Figure(f"Preferred {names[asked.lane]} to {names[asked.other]}", percent(asked.value), note),
         Figure("Verdict", asked.verdict, f"margin ±{100 * contest.margin:.0f} points"),
-        Figure("Votes still needed", str(max(asked.needed - asked.votes, 0)), shown),
+        Figure("Votes still needed", str(left), shown),
     ]
 
 

@@ -1,7 +1,8 @@
 """Borders between the phases of a run, by explicit definitions, with intervals over prompts. Pure, no torch.
 
 A border is measured for each run (prompt and seed) that reaches it, in log-SNR and in progress; the result is the mean
-over prompts with the bootstrap interval of `statistics`. Runs that never reach a border are left out and counted.
+over prompts with the bootstrap interval of `statistics`. Where all prompts are alike, progress has the interval of
+values from 0 to 1, and log-SNR, which has no ends, none. Runs that never reach a border are left out and counted.
 """
 
 from collections.abc import Callable, Sequence
@@ -136,7 +137,7 @@ def _measure(
     reached = {axis: {key: at for key, at in places.items() if at is not None} for axis, places in found.items()}
     runs, known = max(map(len, reached.values())), max(map(len, found.values()))
     figures = {
-        axis: st.estimate(list(places.values()), [prompt for prompt, _ in places])
+        axis: st.ranged_estimate(list(places.values()), [prompt for prompt, _ in places], *phases.ENDS[axis])
         for axis, places in reached.items()
         if places
     }
@@ -164,7 +165,7 @@ _PATH: dict[str, Callable[[phases.Path], float]] = {
 
 
 def border_rows(measured: Sequence[MeasuredBorder]) -> list[tuple[str, ...]]:
-    """The borders as rows of text, with a header; "-" if there are too few prompts for an interval."""
+    """The borders as rows of text, with a header; "-" if there is no interval."""
     rows: list[tuple[str, ...]] = [("lane", "border", "progress", "log-SNR", "n", "never reached")]
     for found in measured:
         places = [found.figures.get(axis) for axis in ("progress", "log_snr")]

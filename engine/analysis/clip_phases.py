@@ -6,7 +6,8 @@ first kept step to the last, is missing: the gain, since the cosine of any two p
 frames never quite reach 1.
 
 Both are read at the same steps, those with stored frames; runs with fewer than `MIN_STEPS` of them are left out.
-Without CLIP scores, motion is read at all measured steps. Positions are midway between two of these steps.
+Without CLIP scores, motion is read at all measured steps. Positions are midway between two of these steps. Where all
+prompts are alike, only progress, which has ends, has an interval.
 """
 
 from collections.abc import Callable, Sequence
@@ -102,15 +103,18 @@ def _settled(rows: pd.DataFrame, unit: Unit, holds: Callable[[pd.Series], pd.Ser
 
 
 def _means(places: dict[Unit, Places]) -> dict[Unit, st.Estimate]:
-    return {unit: _mean(found) for unit, found in places.items() if found}
+    return {unit: _mean(found, unit) for unit, found in places.items() if found}
 
 
-def _mean(places: Places) -> st.Estimate:
-    return st.estimate(list(places.values()), [prompt for prompt, _ in places])
+def _mean(places: Places, unit: Unit = "step") -> st.Estimate:
+    values, prompts = list(places.values()), [prompt for prompt, _ in places]
+    if unit == "step":
+        return st.ranged_estimate(values, prompts)
+    return st.ranged_estimate(values, prompts, *phases.ENDS[unit])
 
 
 def clip_rows(measured: Sequence[ClipPhases]) -> list[tuple[str, ...]]:
-    """The phases as rows of text, with a header; "-" if there are too few prompts for an interval."""
+    """The phases as rows of text, with a header; "-" if there is no interval."""
     rows: list[tuple[str, ...]] = [
         ("lane", "motion settled (log-SNR)", "appearance settled (log-SNR)", "motion first by (steps)", "n")
     ]

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from engine.analysis import statistics as st
+from engine.analysis.phases import ENDS
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,8 @@ def commitment(rows: pd.DataFrame) -> Commitment | None:
 
 
 def _estimate(values: pd.Series, pairs: pd.Series) -> dict[str, float]:
-    found = st.estimate(values.to_numpy(dtype=np.float64), pairs.tolist())
-    low, high = found.low, found.high
-    if found.n >= st.MIN_PROMPTS and values.nunique() == 1:
-        # All runs are alike: the bootstrap has no width, but the share of pairs that might differ is bounded.
-        bound = st.unanimous_bound(found.n, 1.0)
-        low, high = max(0.0, found.value - bound), min(1.0, found.value + bound)
-    return {"value": found.value, "low": low, "high": high, "pairs": found.n, "runs": found.pairs}
+    found = st.ranged_estimate(values.to_numpy(dtype=np.float64), pairs.tolist(), 0.0, 1.0)
+    return {"value": found.value, "low": found.low, "high": found.high, "pairs": found.n, "runs": found.pairs}
 
 
 def _point(lane: str, rows: pd.DataFrame) -> dict[str, object]:
@@ -92,10 +88,11 @@ def _point(lane: str, rows: pd.DataFrame) -> dict[str, object]:
         reached.append((str(pair), float(around["progress"].mean()), float(around["log_snr"].mean())))
     row: dict[str, object] = {"lane": lane, "runs": len(reached), "never": never}
     pairs = [pair for pair, _, _ in reached]
-    for name, values in (("progress", [at for _, at, _ in reached]), ("log_snr", [at for _, _, at in reached])):
+    levels, places = [at for _, _, at in reached], [at for _, at, _ in reached]
+    for name, values, ends in (("progress", places, ENDS["progress"]), ("log_snr", levels, ENDS["log_snr"])):
         known = np.isfinite(values)
-        found = st.estimate(
-            np.array(values)[known], [pair for pair, is_known in zip(pairs, known, strict=True) if is_known]
+        found = st.ranged_estimate(
+            np.array(values)[known], [pair for pair, is_known in zip(pairs, known, strict=True) if is_known], *ends
         )
         row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high, "pairs": found.n}
     return row

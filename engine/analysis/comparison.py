@@ -276,12 +276,11 @@ def _compared(
 
 
 def _mean(values: np.ndarray, prompts: Sequence[object], metric: dict[str, object]) -> st.Estimate:
-    """The mean with its interval, which has a width even where all prompts give the same end of a scale from zero."""
-    found, span = st.estimate(values, prompts), _number(metric.get("span"))
-    if span is None or not metric.get("has_true_zero") or found.n < st.MIN_PROMPTS or found.low < found.high:
-        return found
-    bound = st.unanimous_bound(found.n, span)
-    return replace(found, low=max(0.0, found.value - bound), high=min(span, found.value + bound))
+    """The mean with its interval, which has a width even where all prompts are alike, on a scale from zero."""
+    span = _number(metric.get("span"))
+    if span is None or not metric.get("has_true_zero"):
+        return st.estimate(values, prompts)
+    return st.ranged_estimate(values, prompts, 0.0, span)
 
 
 def _judged(rows: Sequence[Comparison]) -> list[Comparison]:

@@ -113,7 +113,7 @@ def _on_grid(runs: list[Run]) -> tuple[Floats, Floats]:
 
 def _estimate(values: Floats, runs: list[Run]) -> st.Estimate:
     there = np.flatnonzero(~np.isnan(values))
-    return st.estimate(values[there], [runs[place].prompt for place in there])
+    return st.ranged_estimate(values[there], [runs[place].prompt for place in there], 0.0, 1.0)
 
 
 def _grid(reaches: list[tuple[float, float]]) -> Floats:

@@ -8,6 +8,7 @@ of the root mean square changes. The change at call i is spread evenly between t
 Calls at one noise level (the two of Heun) are one place in log-SNR, and their changes one change.
 """
 
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +19,8 @@ import pandas as pd
 
 Floats = npt.NDArray[np.float64]
 Axis = Literal["progress", "log_snr"]
+# Between which positions can lie.
+ENDS: dict[Axis, tuple[float, float]] = {"progress": (0.0, 1.0), "log_snr": (-math.inf, math.inf)}
 
 
 @dataclass(frozen=True)

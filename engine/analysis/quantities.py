@@ -326,17 +326,18 @@ def _mean_gap(
     pairs = {key: (late[key], early[key]) for key in late if key in early}
     gaps = {key: a - b for key, (a, b) in pairs.items() if a is not None and b is not None}
     never = len(pairs) - len(gaps)
-    return _measured(list(gaps.values()), [prompt for prompt, _ in gaps], _never(never, len(pairs)))
+    return _measured(list(gaps.values()), [prompt for prompt, _ in gaps], _never(never, len(pairs)), least=-1.0)
 
 
 def _never(never: int, n: int) -> str:
     return f"{never} of {n} left out, as they never get there" if never else ""
 
 
-def _measured(values: list[float], prompts: list[str], note: str = "") -> MeasuredQuantity:
+def _measured(values: list[float], prompts: list[str], note: str = "", least: float = 0.0) -> MeasuredQuantity:
+    """The mean of values of which none is above 1: shares and progress, or differences of progress."""
     if len(set(prompts)) < st.MIN_PROMPTS:
         raise Untestable(f"too few: {_n(len(set(prompts)), len(values))}, at least {st.MIN_PROMPTS} prompts are needed")
-    found = st.estimate(values, prompts)
+    found = st.ranged_estimate(values, prompts, least, 1.0)
     return MeasuredQuantity(found.value, found.low, found.high, _n(found.n, found.pairs), note)
 
 

@@ -45,12 +45,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The cheapest candidate and the next, or why there is none.
+    """The recommended lane and what it was chosen from, or why there is none.
 
     Attributes:
-        best: The cheapest lane that is as good as the baseline; None if it cannot be told.
-        runner_up: The next cheapest.
-        passed_over: Cheaper lanes that are not as good, or not known to be: (lane, why).
+        best: The lane that the decision names, or the baseline; None if it cannot be told.
+        runner_up: The fastest of the others that are as good.
+        passed_over: Faster lanes that are not as good, or not known to be: (lane, why).
+        faster: Faster lanes that are as good too, where the decision rests on other times.
         untimed: Lanes as good as the baseline that have no times, or too few.
         reason: Why there is no best lane, in a sentence; empty if there is one.
         lines: The reasons, for people.
@@ -61,13 +62,15 @@ class Recommendation:
     runner_up: Candidate | None = None
     passed_over: tuple[tuple[str, str], ...] = ()
     untimed: tuple[str, ...] = ()
+    faster: tuple[str, ...] = ()
     reason: str = ""
     lines: tuple[str, ...] = ()
 
     @property
     def order_is_open(self) -> bool:
         """Whether the intervals of the first two lanes' times overlap, so that either may be the cheaper one."""
-        return self.best is not None and self.runner_up is not None and self.runner_up.low_ms <= self.best.high_ms
+        one, other = self.best, self.runner_up
+        return one is not None and other is not None and one.low_ms <= other.high_ms and other.low_ms <= one.high_ms
 
 
 @dataclass(frozen=True)
@@ -101,25 +104,38 @@ def use_cases(decision: Decision | None, baseline: str) -> list[UseCase]:
         if math.isinf(most):
             found.append(UseCase(name, most, baseline, "what the others are held to"))
             continue
-        rows = [row for row in decision.lanes if row.cost <= most] if decision else []
+        rows = [row for row in decision.lanes if not row.cost > most] if decision else []
         good = [row for row in rows if row.status == "accepted"]
         if good:
             best = min(good, key=lambda row: (row.others.value if row.others else 0.0, row.cost))
             found.append(UseCase(name, most, best.lane, best.kept))
         else:
-            found.append(UseCase(name, most, "", _none_yet(rows, decided=decision is not None)))
+            found.append(UseCase(name, most, "", _none_yet(rows, decision)))
     return found
 
 
-def _none_yet(rows: Sequence[LaneDecision], *, decided: bool) -> str:
-    """Why no lane is known to be as good under a latency, and what would tell."""
-    if not decided:
+def _none_yet(rows: Sequence[LaneDecision], decision: Decision | None) -> str:
+    """Why no lane is known to be as good under a latency, and what would tell.
+
+    Args:
+        rows: Lanes that are this fast, and those whose times are not known.
+        decision: Where they stand; None if it was never asked.
+    """
+    if decision is None:
         return "not asked yet"
-    open_rows = [row for row in rows if row.status == "open"]
-    if not open_rows:
-        return "no lane this fast is as good" if rows else "no lane is this fast"
-    first = min(open_rows, key=lambda row: (row.needed[0] is None, row.needed[0] or 0))
-    return f"none is known to be; {first.lane} comes next. {first.reason}"
+    if decision.obstacles:
+        return f"it cannot be told yet. {decision.obstacles[0]}"
+    asked = [row for row in rows if row.level > 0]
+    open_rows = [row for row in asked if row.status == "open"]
+    if open_rows:
+        first = min(open_rows, key=lambda row: (row.needed[0] is None, row.needed[0] or 0))
+        return f"none is known to be; {first.lane} comes next. {first.reason}"
+    untold = [row for row in rows if row.status == "refused" and (row.level > 0 or math.isnan(row.cost))]
+    if untold:
+        known = "none is known to be" if all(row.closed for row in untold) else "it cannot be told yet"
+        return " ".join([f"{known}.", *(f"{row.lane}: {row.reason}" for row in untold)])
+    found = "none this fast is as good" if asked else "none is this fast"
+    return f"of the lanes asked about, {found}"
 
 
 def deciding(scored: Collection[str]) -> str:
@@ -161,13 +177,14 @@ def recommend(
     named = decision.lane if decision else None
     ranked.sort(key=lambda candidate: (candidate.lane != named, candidate.median_ms))
     best = ranked[0] if named else next(candidate for candidate in ranked if candidate.lane == baseline)
-    cheaper = table[table["median_ms"] < best.median_ms].index
+    faster = [str(lane) for lane in table[table["median_ms"] < best.median_ms].index if lane != baseline]
     chosen = Recommendation(
         metric,
         best,
         next((candidate for candidate in ranked if candidate is not best), None),
-        tuple((lane, words.get(lane, NOT_DECIDED)) for lane in cheaper),
+        tuple((lane, words[lane]) for lane in faster if lane not in good),
         tuple(sorted(good - set(table.index))),
+        tuple(lane for lane in faster if lane in good),
     )
     why = decision.sentence if decision else undecided(baseline)
     return replace(chosen, lines=tuple(_lines(chosen, why, str(table["device_name"].iloc[0]))))
@@ -229,6 +246,8 @@ def _lines(chosen: Recommendation, why: str, device: str) -> Iterator[str]:
         yield f"Runner-up: {runner_up.lane}, {_cost(runner_up)}.{overlap}"
     for lane, word in chosen.passed_over:
         yield f"Cheaper, but not as good as far as is known: {lane} ({word})."
+    for lane in chosen.faster:
+        yield f"Also as good, and faster by these times: {lane}."
     for lane in chosen.untimed:
         yield f"As good, but with fewer than {timing.MIN_SAMPLES} timing samples: {lane}."
 

@@ -14,13 +14,13 @@ Definitions, on differences lane minus baseline of the same prompt and seed:
   prompt in twenty.
 - Difference: two-sided one-sample t test, of mean = 0 or of |mean| <= margin.
 - Where all prompts give the same value nothing is known of how they scatter: no interval and no p, unless the metric is
-  bounded (`unanimous_bound`).
+  bounded (`unanimous_bound`, `ranged_estimate`).
 """
 
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,8 @@ CONFIDENCE = 0.95
 RESAMPLES = 4000
 MIN_PROMPTS = 5
 SEED = 0
+# Values that differ by less are alike.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,24 @@ def estimate(values: Sequence[float] | Floats, prompts: Sequence[object]) -> Est
     means = prompt_means(values, prompts)
     low, high = interval(means)
     return Estimate(float(means.mean()) if len(means) else float("nan"), low, high, len(means), len(values))
+
+
+def ranged_estimate(
+    values: Sequence[float] | Floats, prompts: Sequence[object], least: float = -math.inf, most: float = math.inf
+) -> Estimate:
+    """As `estimate`, for values between two ends, also where all prompts are alike.
+
+    There the bootstrap has no width. The interval then reaches as far as prompts that were not seen can move the mean
+    (`unanimous_bound`); without such ends there is none.
+    """
+    found, means = estimate(values, prompts), prompt_means(values, prompts)
+    if found.n < MIN_PROMPTS or not np.allclose(means, means[0], rtol=ROUNDING, atol=ROUNDING):
+        return found
+    low = found.value - unanimous_bound(found.n, found.value - least)
+    high = found.value + unanimous_bound(found.n, most - found.value)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        low = high = math.nan
+    return replace(found, low=low, high=high)
 
 
 def ratio(lane: Floats, baseline: Floats) -> tuple[float, float, float]:

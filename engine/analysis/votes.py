@@ -5,7 +5,8 @@
 - Ranking: Bradley and Terry (1952, doi:10.1093/biomet/39.3-4.324) by maximum likelihood, with the minorisation steps of
   Hunter (2004, doi:10.1214/aos/1079120141); strengths in Elo points (400 for odds of ten to one), mean 0.
 - Votes needed: more than if votes were independent, by how strongly votes on one prompt are correlated.
-- Equivalence: two one-sided tests of the preference against 50 % plus and minus a margin fixed beforehand.
+- Equivalence: two one-sided tests of the preference against 50 % plus and minus a margin fixed beforehand; the interval
+  has to lie within it too. It is at least as wide as what so few prompts can hide (`statistics.bounded_interval`).
 - Who fails attention checks is left out whole: more than a quarter of the obvious ones wrong, of two or more, or always
   the same side, identical pictures included, in twelve pairs or more (by chance once in 2,048).
 - Side: the share of left choices between identical pictures, by those who count. Sides are drawn at random for each
@@ -13,7 +14,7 @@
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,8 @@ from engine.cache.vote_table import SCORED
 Floats = npt.NDArray[np.float64]
 
 MARGIN = 0.10
+# How far a prompt's votes can be from one half.
+HALF = 0.5
 POWER = 0.80
 # Correlation of votes on one prompt if preferences differ between prompts with a standard deviation of 1 in log odds.
 CLUSTERED = 0.17
@@ -113,13 +116,12 @@ def left_share(votes: pd.DataFrame, left_out: Collection[str]) -> st.Estimate:
 
 
 def _estimate(scores: Floats, units: Sequence[object]) -> st.Estimate:
-    """Mean and interval of scores from 0 to 1; where all units are alike the bootstrap has no width, a bound has."""
-    found, means = st.estimate(scores, units), st.prompt_means(scores, units)
-    if len(means) < st.MIN_PROMPTS or len(np.unique(means)) > 1:
+    """Mean and interval of scores from 0 to 1, at least as wide as votes other than "same" can hide in so few units."""
+    found = st.ranged_estimate(scores, units, 0.0, 1.0)
+    if found.n < st.MIN_PROMPTS:
         return found
-    bound = st.unanimous_bound(len(means), 1.0)
-    low, high = max(0.0, found.value - bound), min(1.0, found.value + bound)
-    return st.Estimate(found.value, low, high, found.n, found.pairs)
+    low, high = st.bounded_interval(st.prompt_means(scores - HALF, units), HALF)
+    return replace(found, low=max(0.0, min(found.low, HALF + low)), high=min(1.0, max(found.high, HALF + high)))
 
 
 def preference(votes: pd.DataFrame, lane: str, other: str, margin: float = MARGIN, power: float = POWER) -> Preference:
@@ -142,19 +144,14 @@ def preference(votes: pd.DataFrame, lane: str, other: str, margin: float = MARGI
         value = float(scores.mean()) if len(scores) else float("nan")
         nan = float("nan")
         return Preference(lane, other, value, nan, nan, len(scores), len(set(prompts)), voters, "too few", needed)
-    means = st.prompt_means(scores - 0.5, prompts)
+    means = st.prompt_means(scores - HALF, prompts)
     found = _estimate(scores, prompts)
-    if not len(np.unique(means)) > 1:  # all alike: no test has an error to go by
-        bound = st.unanimous_bound(len(means), 1.0)
-        verdict = "equivalent" if abs(found.value - 0.5) + bound < margin else "undecided"
-        if abs(found.value - 0.5) > bound:
-            verdict = "preferred" if found.value > 0.5 else "not preferred"
-    elif st.equivalence_p(means, margin) < st.ALPHA:
+    verdict = "undecided"
+    # Where all prompts are alike no test has a p, and the interval decides alone.
+    if HALF - margin < found.low and found.high < HALF + margin and not st.equivalence_p(means, margin) >= st.ALPHA:
         verdict = "equivalent"
-    elif st.difference_p(means) < st.ALPHA:
-        verdict = "preferred" if found.value > 0.5 else "not preferred"
-    else:
-        verdict = "undecided"
+    elif not found.low <= HALF <= found.high and not st.difference_p(means) >= st.ALPHA:
+        verdict = "preferred" if found.value > HALF else "not preferred"
     return Preference(lane, other, found.value, found.low, found.high, len(scores), found.n, voters, verdict, needed)
 
 
@@ -170,18 +167,20 @@ def votes_needed(
     Votes on one prompt are correlated, so that m of them are worth m / (1 + (m - 1) `clustered`) independent ones (the
     design effect of Kish 1965). More voters on the same prompts help little; more prompts do.
 
-    Normal approximation of the two one-sided tests at a true share of one half: 215 for 10 points, 857 for 5.
+    Normal approximation of the interval that has to lie within the margin, at a true share of one half: 263 for 10
+    points, 1,051 for 5; and never fewer prompts than show it where all votes are "same".
 
     Args:
         margin: How far from one half still is equivalent.
         power: Probability that they are found equivalent.
-        alpha: Of the test.
+        alpha: That the interval misses the truth.
         per_prompt: Votes on each prompt, at least 1.
         clustered: Their correlation within prompts, 0 to 1.
     """
-    z = special.ndtri(1 - alpha) + special.ndtri(1 - (1 - power) / 2)
-    effect = 1 + (max(per_prompt, 1.0) - 1) * clustered
-    return int(np.ceil(round(0.25 * effect * (z / margin) ** 2, 6)))
+    z = special.ndtri(1 - alpha / 2) + special.ndtri(1 - (1 - power) / 2)
+    each = max(per_prompt, 1.0)
+    needed = (HALF * z / margin) ** 2 * (1 + (each - 1) * clustered)
+    return int(np.ceil(round(max(needed, each * st.unanimous_prompts(margin, HALF)), 6)))
 
 
 def clustering(scores: Floats, prompts: Sequence[object]) -> float:

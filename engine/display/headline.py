@@ -159,6 +159,8 @@ class Headline:
             named = ", ".join(f"{self.label(lane)} ({why})" for lane, why in found.passed_over[:_NAMED])
             more = f" and {len(found.passed_over) - _NAMED} more" if len(found.passed_over) > _NAMED else ""
             sentences.append(f"Cheaper, but not known to be as good: {named}{more}.")
+        if found.faster:
+            sentences.append(f"Also as good, and faster here: {', '.join(map(self.label, found.faster))}.")
         if found.untimed:
             sentences.append(f"As good, but not timed often enough: {', '.join(map(self.label, found.untimed))}.")
         return tuple(sentences)
@@ -188,7 +190,8 @@ class Headline:
         second = found.runner_up
         small = f"Runner-up: {self.label(second.lane)}, {self._an_image(second.median_ms)} per image" if second else ""
         small += "; the intervals of their times overlap." if found.order_is_open else "." if small else ""
-        note = f"The cheapest lane known to be as good as {base}: it {self._kept}."
+        cheapest = not found.faster and best.speedup >= 1
+        note = f"{'The cheapest lane known' if cheapest else 'Known'} to be as good as {base}: it {self._kept}."
         return Figure("Recommended", name, note, small, scheduler)
 
     def _time(self) -> Figure:

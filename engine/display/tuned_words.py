@@ -74,7 +74,8 @@ def tuned_table(tuned: TunedSchedule) -> ResultTable:
     if lanes:
         columns += ["Median error, test (95 %)", "Time of a picture", f"Cost, that of {baseline} being 100 %"]
     priced = any("usd_1k" in row for row in lanes.values())
-    columns += ["Cost of 1,000 pictures"] * priced
+    # As it is stored: of a GPU that is paid for only while it works.
+    columns += ["Cost of 1,000 pictures, GPU always busy"] * priced
     rows: list[Row] = []
     for label, validation, lane in shown:
         row = lanes.get(lane) or {}

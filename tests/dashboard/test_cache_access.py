@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -121,7 +122,9 @@ def test_while_the_cache_is_written_each_question_gets_what_was_known_of_it(
     cache = tmp_path / "cache.duckdb"
     synthetic.write(cache, synthetic.study(prompts=("x",), seeds=(0,)))
     known, unknown = Question(queries.missing_cells, ("quick",)), Question(queries.spec, ("quick",))
+    of_one, of_two = (replace(known, work_out=_told, context=(number,), version=number) for number in (1, 2))
     assert ask(cache, known) == Answer(0)
+    assert ask(cache, of_one) == Answer("told 1")
     with writing(cache) as db:
         db.execute("UPDATE trajectories SET error = 'changed'")
     waited: list[Path] = []
@@ -137,6 +140,13 @@ def test_while_the_cache_is_written_each_question_gets_what_was_known_of_it(
     assert second == Answer(0, stale=True)
     assert isinstance(third, Problem)
     assert len(waited) == 1, "whoever waited in vain need not wait again"
+    first, second = ask_all(cache, of_one, of_two)
+    assert first == Answer("told 1", stale=True)
+    assert isinstance(second, Problem), "what is known of one context says nothing of another"
+
+
+def _told(_: object, number: int) -> str:
+    return f"told {number}"
 
 
 def test_an_answer_that_rests_on_a_context_is_kept_for_that_context_alone(plain: None, usual_cache: Path) -> None:

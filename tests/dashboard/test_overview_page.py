@@ -13,6 +13,7 @@ from dashboard.cost.controls import default_pricing
 from engine import results
 from engine.analysis.claims import ClaimVerdict, TestResult
 from engine.analysis.cost import load_presets, price_lanes
+from engine.cache.connection import writing
 from engine.display import formats, html
 from engine.display.headline import Figure
 from engine.display.tables import claim_table
@@ -112,6 +113,35 @@ def test_a_faster_lane_that_is_worse_is_passed_over_and_named(
     assert "DPM++ 2M 20 (not as good)" in words(page)
 
 
+def test_an_accepted_lane_that_is_faster_in_the_times_shown_is_named_and_no_other_is_called_the_cheapest(
+    open_page: OpenPage, tmp_path: Path, synthetic: ModuleType
+) -> None:
+    path = tmp_path / "c.duckdb"
+    synthetic.write_scored(path, {"pndm:35": BEHIND})
+    with writing(path) as db:
+        db.execute("UPDATE timings SET seconds = seconds / 5 WHERE lane = 'euler:30'")
+    page = open_page("overview", path)
+    value, note = cards(page)["Recommended"]
+    assert (value, note[:28]) == ("◆ DPM++ 2M 20", "Known to be as good as DDIM ")
+    assert "Also as good, and faster here: Euler 30." in words(page)
+    assert "Cheaper, but not known" not in words(page)
+
+
+def test_the_load_of_other_processes_is_that_of_the_times_shown(
+    open_page: OpenPage, tmp_path: Path, synthetic: ModuleType
+) -> None:
+    path, plan = tmp_path / "c.duckdb", synthetic.study(timing={"repeats": 10, "batch_sizes": [1, 4]})
+    synthetic.write(path, plan, environments=(synthetic.LAPTOP, synthetic.SERVER))
+    shown = study_results(path).times["environment_id"].iloc[0]
+    with writing(path) as db:
+        db.execute(
+            "UPDATE timings SET other_load = CASE WHEN environment_id = ? AND batch_size = 1 THEN 0.5 ELSE 3 END",
+            [shown],
+        )
+    told = "Other processes used 0.5 cores during these measurements (median, n = 40)."
+    assert told in words(open_page("overview", path))
+
+
 def test_if_all_others_are_worse_the_baseline_is_kept_and_nothing_is_saved(
     open_page: OpenPage, tmp_path: Path, synthetic: ModuleType
 ) -> None:
@@ -188,8 +218,11 @@ def test_claims_about_other_lanes_and_unfinished_studies_are_left_alone(
 ) -> None:
     synthetic.write_scored(tmp_path / "a.duckdb", lanes=("euler:30", "euler:10"))
     assert "The known claims are about other lanes" in words(open_page("overview", tmp_path / "a.duckdb"))
-    synthetic.write(tmp_path / "b.duckdb", missing=("pndm:35",))
+    plan = synthetic.write(tmp_path / "b.duckdb", missing=("pndm:35",))
     assert "tested once all cells have run" in words(open_page("overview", tmp_path / "b.duckdb"))
+    synthetic.write_decision(tmp_path / "b.duckdb", plan, {}, prompts=130)  # which may leave cells out
+    text = words(open_page("overview", tmp_path / "b.duckdb"))
+    assert re.search(r"speedup: 2\.\d+ \[2\.\d+, 2\.\d+\], 10 repeats", text)
 
 
 def test_the_baseline_and_the_recommended_lane_come_first_among_the_pictures(

@@ -192,7 +192,8 @@ def test_the_table_has_each_schedule_once_with_what_was_measured() -> None:
     assert rows["dpmpp_2m:6"] == ["", "0.1 (0.08 to 0.12)", "80.0 ms (79.0 ms to 81.0 ms)", "100.0 %"]
     assert len(tuned_table(tuned(search=SEARCH)).columns) == 2
     priced = {lane: {**row, "usd_1k": 0.25} for lane, row in TEST["lanes"].items()}
-    assert tuned_table(tuned(search=SEARCH, test={**TEST, "lanes": priced})).rows[0][-1] == "$0.25"
+    table = tuned_table(tuned(search=SEARCH, test={**TEST, "lanes": priced}))
+    assert (table.columns[-1].name, table.rows[0][-1]) == ("Cost of 1,000 pictures, GPU always busy", "$0.25")
 
 
 def test_classes_show_their_prompts_and_the_lanes_that_were_measured() -> None:

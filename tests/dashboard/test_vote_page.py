@@ -10,12 +10,15 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binom
 from streamlit.testing.v1 import AppTest
 
+from dashboard import cache_access
 from dashboard.vote import data as shown
 from engine.analysis import votes as tally
 from engine.cache.connection import reading
 from engine.cache.vote_table import Vote, cast, votes
+from engine.errors import CacheBusy
 from engine.results import Results, read_results
 from tests.dashboard.reading_pages import words
 
@@ -170,10 +173,27 @@ def test_preferences_have_verdicts() -> None:
     assert tally.preference(alike, "a", "b").value == 0.5
 
 
+@pytest.mark.parametrize("prompts", range(10, 40))
+def test_a_vote_against_never_makes_lanes_equivalent_that_were_not_and_the_interval_says_so(prompts: int) -> None:
+    found = []
+    for dissents in range(4):
+        choices = ["left"] * dissents + ["same"] * (prompts - dissents)
+        rows = {"left_lane": "a", "right_lane": "b", "voter": "v", "choice": choices}
+        found.append(tally.preference(pd.DataFrame({**rows, "prompt": list(map(str, range(prompts)))}), "a", "b"))
+    equivalent = [one.verdict == "equivalent" for one in found]
+    assert equivalent == sorted(equivalent, reverse=True)
+    assert all(one.low > 0.4 and one.high < 0.6 for one in found if one.verdict == "equivalent")
+    # A share of 20 % that all vote left moves the mean by the margin, and might not have been seen at all.
+    bounds = [binom.cdf(dissents, prompts, 0.2) < 0.05 for dissents in range(4)]
+    assert all(bound for bound, same in zip(bounds, equivalent, strict=True) if same)
+    assert equivalent[0] == bounds[0]
+
+
 def test_the_votes_needed_are_those_of_the_normal_approximation() -> None:
-    assert tally.votes_needed(0.10) == 215
-    assert tally.votes_needed(0.05) == 857
-    assert tally.votes_needed(0.10, power=0.9) == 271
+    assert tally.votes_needed(0.10) == 263
+    assert tally.votes_needed(0.05) == 1051
+    assert tally.votes_needed(0.10, power=0.9) == 325
+    assert tally.votes_needed(0.10, per_prompt=40, clustered=0.0) == 40 * 14, "14 prompts, whatever the voters"
 
 
 def test_margin_and_power_are_chosen_by_the_address_and_kept_in_it(open_page: OpenPage, cache: Path) -> None:
@@ -183,13 +203,13 @@ def test_margin_and_power_are_chosen_by_the_address_and_kept_in_it(open_page: Op
         return words(page), kept
 
     text, kept = shown()
-    assert "of 215, to show equivalence with 80 % power" in text
+    assert "of 263, to show equivalence with 80 % power" in text
     assert (kept["margin"], kept["power"]) == ("10", "80")
     text, kept = shown(margin="5", power="90")
     assert f"of {tally.votes_needed(0.05, 0.9):d}, to show equivalence with 90 % power" in text
     assert "margin ±5 points" in text
     assert (kept["margin"], kept["power"]) == ("5", "90")
-    assert "of 215, to show equivalence with 80 % power" in shown(margin="0", power="<script>")[0]
+    assert "of 263, to show equivalence with 80 % power" in shown(margin="0", power="<script>")[0]
 
 
 def test_equal_lanes_are_found_equivalent_with_about_the_power_that_was_promised() -> None:
@@ -223,10 +243,10 @@ def _differing(prompts: int, per_prompt: int, seed: int) -> pd.DataFrame:
 
 def test_votes_that_hang_together_by_prompt_are_worth_fewer_and_more_are_asked_for() -> None:
     needed = tally.votes_needed(per_prompt=8)
-    assert needed == pytest.approx(215 * (1 + 7 * tally.CLUSTERED), abs=2)
+    assert needed == pytest.approx(263 * (1 + 7 * tally.CLUSTERED), abs=2)
     verdicts = [
         [tally.preference(_differing(votes // 8, 8, seed), "a", "b").verdict == "equivalent" for seed in range(100)]
-        for votes in (needed, 215)
+        for votes in (needed, 263)
     ]
     assert np.mean(verdicts[0]) > 0.72
     assert np.mean(verdicts[1]) < 0.5
@@ -314,6 +334,29 @@ def test_the_results_tell_the_share_of_left_choices_between_identical_pictures(
     assert "prefer a side" in text
     assert "n = 6 votes on 1 prompt by 6 voters" in text
     assert "left out" not in text.partition("n = 6 votes")[2]
+
+
+def test_while_the_cache_is_written_old_results_are_marked_as_such_and_no_other_question_is_answered_by_them(
+    open_page: OpenPage, synthetic: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, old = tmp_path / "cache.duckdb", "this is what was known before"
+    synthetic.write(path, synthetic.study(lanes=LANES, prompts=PROMPTS[:2], frames={"count": 0}))
+    for number in range(6):
+        cast(path, _vote("me", number))
+    page = open_page("vote", path, query={"results": "true", "one": "ddim:50", "two": "euler:3"})
+    assert old not in words(page)
+    cast(path, _vote("you", 0))
+
+    def busy(*_: object, **__: object) -> None:
+        raise CacheBusy("in use")
+
+    monkeypatch.setattr(cache_access, "reading", busy)
+    text = words(page.run())
+    assert text.count(old) == 2, "of the study, and of the votes"
+    assert "n = 6 votes" in text
+    text = words(page.selectbox("margin_choice").set_value("5").run())
+    assert "The cache is being written" in text
+    assert "n = 6 votes" not in text
 
 
 def _ballot(page: AppTest) -> dict[str, object]:

@@ -95,6 +95,8 @@ def test_a_share_is_that_of_the_runs_with_its_interval_over_prompts() -> None:
     assert found.loc[0.0, "median"] == pytest.approx(3 / 8)
     assert 0 <= found.loc[0.0, "low"] < 3 / 8 < found.loc[0.0, "high"] < 1
     assert (found.loc[5.0, "median"], found.loc[-5.0, "median"]) == (1, 0)
+    unseen = 1 - 0.05 ** (1 / 8)
+    assert (found.loc[5.0, "low"], found.loc[-5.0, "high"]) == pytest.approx((1 - unseen, unseen))
 
 
 def moving(at: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -129,6 +131,9 @@ def test_a_path_of_known_place_has_its_borders_there_in_both_axes() -> None:
     assert found["half_path"].figures["progress"].value == pytest.approx(11 / 21)
     assert found["half_path"].figures["log_snr"].n == 6
     assert (found["close"].runs, found["close"].never) == (12, 0)
+    alike, unseen = found["half_path"].figures, 1 - 0.05 ** (1 / 6)
+    assert alike["progress"].low == pytest.approx(11 / 21 * (1 - unseen)), "six prompts alike are no proof for all"
+    assert np.isnan(alike["log_snr"].low)
 
 
 def test_the_same_path_falls_at_other_percentages_under_another_spacing_but_at_the_same_log_snr() -> None:

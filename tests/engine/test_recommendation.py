@@ -1,12 +1,15 @@
 """The lane that is recommended is the one that the decision names."""
 
+import math
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
 from engine.analysis import timing_summary as timing
 from engine.analysis.comparison import compare
 from engine.analysis.decision import Decision, LaneDecision
-from engine.analysis.recommendation import recommend, undecided
+from engine.analysis.recommendation import recommend, undecided, use_cases
 from tests.engine.test_comparison import described, noisy, plus, table
 
 
@@ -75,6 +78,17 @@ def test_whatever_single_metrics_say_the_baseline_stays_where_no_lane_was_accept
     assert found.lines[0] == ("So it is." if decision else undecided("base"))
 
 
+def test_accepted_lanes_that_are_faster_in_other_times_are_named_as_such_and_not_as_passed_over(alike):
+    decision = decided(accepted=("slow", "fast"), dropped=("faster",))
+    elsewhere = times({"base": 50, "fast": 60, "slow": 30, "faster": 20})
+    found = recommended(alike, described("clip_score"), elsewhere, decision)
+    assert (found.best.lane, found.runner_up.lane) == ("fast", "slow")
+    assert (found.faster, found.passed_over) == (("slow",), (("faster", "not as good"),))
+    assert not found.order_is_open
+    assert "Also as good, and faster by these times: slow." in found.lines
+    assert recommended(alike, described("clip_score"), times(ALIKE), decision).faster == ()
+
+
 def test_of_few_timing_samples_nothing_is_recommended_and_what_is_not_timed_is_named(alike):
     samples, decision = times(ALIKE), decided(accepted=("slow", "fast"))
     some = samples[(samples["lane"] != "fast") | (samples["repeat"] < 4)]
@@ -98,3 +112,41 @@ def test_without_times_or_values_there_is_no_recommendation_and_the_reason(alike
     assert "has been timed" in recommended(alike, described("clip_score"), untimed).lines[0]
     assert "score it first" in recommended(alike, described("ssim"), times({"base": 1}), metric="ssim").lines[0]
     assert "baseline has not been timed" in recommended(alike, described("clip_score"), times({"fast": 1})).lines[0]
+
+
+def real_time(*rows, obstacles=()):
+    """What is said of real time, where a lane may take half of the baseline's time."""
+    lanes = tuple(
+        LaneDecision(lane, lane, word, closed, cost, level, 0.5, 9, (), (None, None), f"Why {lane}.")
+        for lane, word, closed, cost, level in rows
+    )
+    *_, said = use_cases(replace(decided(), lanes=lanes, obstacles=obstacles), "base")
+    assert said.lane == ""
+    return said.why
+
+
+DROPPED, SLOW = ("a", "dropped", True, 0.4, 0.05), ("slow", "dropped", True, 0.8, 0.05)
+FAILED, VETOED = ("b", "refused", False, 0.4, 0.05), ("c", "refused", True, 0.4, 0.05)
+UNTIMED, LEFT_OUT = ("d", "refused", False, math.nan, 0.0), ("e", "refused", True, 0.4, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([DROPPED, SLOW], "of the lanes asked about, none this fast is as good"),
+        ([SLOW], "of the lanes asked about, none is this fast"),
+        ([SLOW, LEFT_OUT], "of the lanes asked about, none is this fast"),
+        ([DROPPED, FAILED], "it cannot be told yet. b: Why b."),
+        ([DROPPED, VETOED], "none is known to be. c: Why c."),
+        ([SLOW, UNTIMED], "it cannot be told yet. d: Why d."),
+    ],
+)
+def test_only_lanes_that_were_refuted_are_said_not_to_be_as_good(rows, why):
+    assert real_time(*rows) == why
+    assert real_time(*rows, obstacles=("No CLIP.", "No time.")) == "it cannot be told yet. No CLIP."
+
+
+def test_without_a_decision_or_with_open_lanes_it_is_said_what_comes_next():
+    assert use_cases(None, "base")[-1].why == "not asked yet"
+    waiting = ("f", "open", False, 0.4, 0.05)
+    assert real_time(DROPPED, FAILED, waiting) == "none is known to be; f comes next. Why f."

@@ -302,6 +302,18 @@ def test_markdown_has_the_headline_and_a_row_for_each_lane(report):
     assert "n = 10" in text
 
 
+def test_markdown_has_the_times_also_where_no_metric_that_may_decide_has_values(report):
+    results, named = report.results, {"metric": {"clip_score": "other"}}
+    quality = results.quality[results.quality["metric"] == "clip_score"].replace(named)
+    found = replace(report, results=replace(results, quality=quality, metrics=results.metrics.replace(named)))
+    assert set(found.results.standings["metric"]) == {"other"}
+    table = render_markdown(found).split("### Time and quality")[1].split("###")[0]
+    for row in found.results.times.itertuples():
+        assert table.count(f"| {plain(row.label)}") == 1
+        assert plain(duration(row.median_ms)) in table
+    assert "minus baseline" not in table
+
+
 def test_no_text_becomes_markdown(tmp_path):
     text = render_markdown(report_of(hostile(tmp_path / "c.duckdb")))
     assert "<script" not in text.replace("\\<", "")

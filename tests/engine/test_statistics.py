@@ -198,6 +198,19 @@ def test_where_no_prompt_of_n_differs_the_bound_is_the_rule_of_three():
     assert st.unanimous_bound(24, 1.0) == pytest.approx(stats.beta.ppf(0.95, 1, 24))
 
 
+def test_where_all_prompts_are_alike_an_interval_reaches_as_far_as_what_was_not_seen_can_move_the_mean():
+    prompts, unseen = np.repeat(np.arange(12), 2), 1 - 0.05 ** (1 / 12)
+    alike = st.ranged_estimate([0.2, 0.4] * 12, prompts, 0.0, 1.0)
+    assert (alike.low, alike.high) == pytest.approx((0.3 - 0.3 * unseen, 0.3 + 0.7 * unseen))
+    assert (alike.value, alike.n, alike.pairs) == (pytest.approx(0.3), 12, 24)
+    one = st.ranged_estimate(np.ones(12), range(12), 0.0, 1.0)
+    assert (one.low, one.high) == pytest.approx((1 - unseen, 1.0))
+    assert np.isnan(st.ranged_estimate([0.3] * 12, range(12)).low), "no ends, no interval"
+    values = np.random.default_rng(13).uniform(size=12)
+    assert st.ranged_estimate(values, range(12), 0.0, 1.0) == st.estimate(values, range(12))
+    assert np.isnan(st.ranged_estimate([0.3] * 4, range(4), 0.0, 1.0).low)
+
+
 def test_the_ratio_has_an_interval_that_drawing_prompts_together_makes_narrow():
     baseline = np.random.default_rng(8).uniform(1, 9, 30)
     value, low, high = st.ratio(0.97 * baseline, baseline)

@@ -72,8 +72,10 @@ def _claims(verdicts: Sequence[ClaimVerdict]) -> ResultTable:
 
 
 def _lanes(report: Report) -> ResultTable:
-    rows = report.results.standings
-    rows = rows[rows["metric"].isna() | (rows["metric"] == report.results.deciding)]
+    every = report.results.standings
+    rows = every[every["metric"].isna() | (every["metric"] == report.results.deciding)]
+    if rows.empty:  # none of the metrics that may decide has values: the times alone
+        rows = every.drop_duplicates("lane").assign(metric_label=None)
     label = next(iter(rows["metric_label"].dropna()), "")
     columns: list[FilledColumn] = [
         ("Lane", lambda row: lane_name(row.label, row.scheduler, is_baseline=bool(row.is_baseline))),
@@ -83,7 +85,7 @@ def _lanes(report: Report) -> ResultTable:
             lambda row: bold(duration(row.median_ms), duration_range(row.low_ms, row.high_ms), f"n = {whole(row.n)}"),
         ),
         ("Speed-up", lambda row: bold(ratio(row.speedup), ratio_range(row.speedup_low, row.speedup_high))),
-        (f"{label} minus baseline".strip(), _gap),
+        *([(f"{label} minus baseline", _gap)] if label else []),
         ("By all guards", lambda row: str(row.decided)),
     ]
     return table_of("Lanes", rows.itertuples(), columns)
