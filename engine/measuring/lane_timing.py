@@ -16,6 +16,7 @@ from engine.measuring.machine_load import OtherLoad
 from engine.sampling.building import build_scheduler
 from engine.sampling.calls import pipeline_arguments
 from engine.sampling.models import Model
+from engine.sampling.room import raise_if_lost
 from engine.sampling.standins import StandIn, denoisers, model_config, with_parts
 from engine.study.cells import Cell
 
@@ -148,6 +149,7 @@ def time_lanes(model: Model, jobs: Sequence[TimingJob], warmup: int) -> Iterator
             try:
                 sample = time_once(model, job, job.first_repeat + max(round_number, 0))
             except Exception as error:
+                raise_if_lost(error)
                 active.remove(job)
                 yield TimingSample(job, 0, {}, 0, f"{type(error).__name__}: {error}"[:2000])
                 continue

@@ -141,7 +141,8 @@ class Cluster:
         self._busy: dict[Any, _Worker] = {}
         self._idle: list[_Worker] = []
         self._order: WorkOrder | None = None
-        self._hired = self._refused = self._lost_early = 0
+        self._hired = self._lost_early = 0
+        self._refused: list[str] = []  # why workers could not be prepared
 
     def __enter__(self) -> "Cluster":
         """Connects.
@@ -184,6 +185,7 @@ class Cluster:
         for worker in (*self._busy.values(), *self._idle):
             self._ray.kill(worker.actor)
         self._busy, self._idle = {}, []
+        self._refused, self._lost_early = [], 0
 
     def make(
         self, context: PassContext, jobs: Sequence[ImageJob], tell: Callable[[int], None]
@@ -208,6 +210,9 @@ class Cluster:
                 self._hire(context, len(waiting))
                 while waiting and self._idle:
                     self._hand_out(waiting, losses)
+                if not self._busy:
+                    reasons = "; ".join(dict.fromkeys(self._refused))
+                    raise LabError(f"No worker is left for {len(waiting)} cells; others were refused: {reasons}")
                 ready, _ = self._ray.wait(list(self._busy), num_returns=1, timeout=SECONDS_APART)
                 tell(0)
                 for reference in ready:
@@ -234,7 +239,7 @@ class Cluster:
         device = context.environment.device
         resource = "GPU" if device == "cuda" else "CPU"
         there = 1 if device == "mps" else int(self._ray.cluster_resources().get(resource, 0))
-        wanted = max(1, self._most or there) - self._refused
+        wanted = max(1, self._most or there) - len(self._refused)
         have = len(self._busy) + len(self._idle)
         for _ in range(min(wanted, have + -(-cells // FEWEST_CELLS)) - have):
             kind = self._ray.remote(num_gpus=1) if device == "cuda" else self._ray.remote(num_cpus=1)
@@ -282,8 +287,10 @@ class Cluster:
     def _never_ready(self, context: PassContext, error: Any) -> None:
         """Goes on without a worker that cannot be prepared; one that was lost in between is replaced."""
         reason, refused = _reason(error), isinstance(error, self._ray.exceptions.RayTaskError)
-        self._refused += refused
-        self._lost_early += not refused
+        if refused:
+            self._refused.append(reason)
+        else:
+            self._lost_early += 1
         if not self.ready and (self._lost_early >= MOST_LOSSES or (refused and not self._busy)):
             raise LabError(f"No worker could be prepared: {reason}") from error
         told = "goes on without a worker" if refused else "a worker was lost before it was ready"

@@ -366,8 +366,8 @@ class Search:
         return [cell for pair in pairs for cell in pair]
 
     def _score(self, cells: Sequence[Cell]) -> None:
-        keys = list(self.entries.usable)
-        tally = score_cells(self.subject, cells, keys, self.context.cache, self.context.progress)
+        context, keys = self.context, list(self.entries.usable)
+        tally = score_cells(self.subject, cells, keys, context.cache, context.progress, context.environment.device)
         self.outcome.failed += tally.failed
 
     def _score_study(self, fixed: FixedTerms) -> bool:

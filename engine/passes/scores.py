@@ -6,6 +6,7 @@ something to do.
 """
 
 import math
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from engine.study.cells import Cell
 from engine.study.frame_settings import FULL
 
 GROUP_CELLS = 16
+# A commit looks for its rows among all scores, and the cache is checked anew when it is read next.
+WRITE_SECONDS = 10.0
 INEXACT = "a small decoder made the step frames, and they are for looking at"
 # What a scope's part of the pass is called while it runs.
 _CALLED = {"picture": "scoring", "frame": "frames"}
@@ -110,13 +113,27 @@ def score(plan: StudyPlan, cache: Path, progress: Progress | None = None) -> Sco
 
 
 def score_cells(
-    subject: Subject, cells: Sequence[Cell], keys: Collection[str], cache: Path, progress: Progress
+    subject: Subject,
+    cells: Sequence[Cell],
+    keys: Collection[str],
+    cache: Path,
+    progress: Progress,
+    device: str,
 ) -> Tally:
     """Measures what finished cells lack by some metrics of pictures, whatever study they belong to.
+
+    Args:
+        subject: The model and the reference.
+        cells: Those that are measured if they are finished.
+        keys: The metrics.
+        cache: Where the cells are, and where the values go.
+        progress: Receives reports.
+        device: What CLIP runs on.
 
     Raises:
         CacheError: The cache cannot be used.
     """
+    clip.judge_on(device)
     versions = {key: version for key, version in _versions(subject)[0].items() if key in keys}
     ids, tally, truth = [cell.trajectory_id for cell in cells], Tally(), Truth({}, {})
     with reading(cache) as db:
@@ -199,17 +216,28 @@ class _CellWork:
     def run(self, scope: str, jobs: Sequence[ScoreJob], tally: Tally) -> None:
         if jobs:
             self.progress.start(_CALLED[scope], len(jobs), "cells")
-        for start in range(0, len(jobs), GROUP_CELLS):
-            group = jobs[start : start + GROUP_CELLS]
-            stored = self._stored(scope, group)
-            rows: list[ScoreRow] = []
-            for job in group:
-                rows += self._rows(scope, job, stored, tally)
-                self.progress.advance(1, job.cell.lane.key)
+        rows: list[ScoreRow] = []
+        since = time.monotonic()
+        try:
+            for start in range(0, len(jobs), GROUP_CELLS):
+                group = jobs[start : start + GROUP_CELLS]
+                stored = self._stored(scope, group)
+                for job in group:
+                    rows += self._rows(scope, job, stored, tally)
+                    self.progress.advance(1, job.cell.lane.key)
+                if time.monotonic() - since > WRITE_SECONDS:
+                    self._write(scope, rows)
+                    rows, since = [], time.monotonic()
+        finally:
+            # Also when the pass is interrupted: what was measured is kept.
+            self._write(scope, rows)
+
+    def _write(self, scope: str, rows: Sequence[ScoreRow]) -> None:
+        if rows:
             score_tables.write_scores(self.cache, rows)
-            for row in rows:
-                if row.failed:
-                    self.progress.note(f"{_NOTED[scope].format(row.metric)} {row.reason}")
+        for row in rows:
+            if row.failed:
+                self.progress.note(f"{_NOTED[scope].format(row.metric)} {row.reason}")
 
     def _stored(self, scope: str, group: Sequence[ScoreJob]) -> StoredCells:
         wanted = {job.cell.trajectory_id for job in group}

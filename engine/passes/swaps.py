@@ -36,17 +36,19 @@ def make_swaps(context: PassContext, swaps: Sequence[Swap]) -> PassOutcome:
     from engine.sampling.swapped_cells import run_swaps
 
     progress, judge = context.progress, _clip_edition(context)
+    clip.judge_on(context.environment.device)
     done = failed = 0
     progress.start("commitment", len(swaps), "runs")
     for group in run_swaps(context.model, swaps, context.max_batch([swaps[0].first])):
-        write_swaps(context.cache, [_row(sample, context, judge) for sample in group])
-        for sample in group:
-            if sample.error is None:
+        rows = [_row(sample, context, judge) for sample in group]
+        write_swaps(context.cache, rows)
+        for row in rows:
+            if row.error is None:
                 done += 1
             else:
                 failed += 1
-                progress.note(f"Failed: prompt swap on {sample.swap.first.lane.key}: {sample.error}")
-            progress.advance(1, sample.swap.first.lane.key)
+                progress.note(f"Failed: prompt swap on {row.lane}: {row.error}")
+            progress.advance(1, row.lane)
     return PassOutcome(done, failed)
 
 
@@ -58,6 +60,8 @@ def _clip_edition(context: PassContext) -> str | None:
 
 
 def _row(sample: "SwapSample", context: PassContext, judge: str | None) -> SwapRow:
+    from engine.sampling.room import raise_if_lost
+
     swap, first = sample.swap, sample.swap.first
     row = SwapRow(
         swap_id=swap.swap_id,
@@ -78,7 +82,11 @@ def _row(sample: "SwapSample", context: PassContext, judge: str | None) -> SwapR
     probability = None
     if judge is not None:
         texts = (first.prompt, swap.second.prompt)
-        probability = float(clip.preference(context.source, sample.picture[None], texts)[0])
+        try:
+            probability = float(clip.preference(context.source, sample.picture[None], texts)[0])
+        except Exception as error:  # weights that cannot be read, or too little memory; the others go on
+            raise_if_lost(error)
+            return replace(row, error=f"CLIP failed: {type(error).__name__}: {error}"[:2000])
     return replace(
         row,
         calls=sample.calls,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.measuring import clip
 from engine.passes.context import PassContext, open_context
 from engine.passes.decide import decide_study
 from engine.passes.search_budget import DecideOutcome, SearchBudget
@@ -104,6 +105,7 @@ def tune(
     scheduler = SCHEDULERS.lookup(request.scheduler)
     study = _study(request, (Lane(f"{scheduler.key}:{request.steps}", scheduler, request.steps),), ("",))
     context = open_context(study, cache, device=device, max_batch=max_batch, progress=progress)
+    clip.judge_on(context.environment.device)
     like = cells(study, context.source, context.environment.device)[0]
     classes = prompt_classes(request.prompts or POOLS.get(request.model, GENERAL_POOL))
     split = split_prompts(tuple(classes), request.search, request.validation, request.test)
@@ -134,6 +136,8 @@ def tune(
         schedules = {GITS: found.schedules.get(GITS), "oss": search.oss()}
         schedules[ALONE] = alone if found.best.schedule.coefficients else None
         computed = {name: schedule for name, schedule in schedules.items() if schedule is not None}
+        del search
+        context.release_model()  # the decision loads it for itself
         outcome.decision, test = _proof(request, tuned, split.test, classes, computed, context, budget)
         outcome.tuned = replace(tuned, evidence={**evidence, "test": test})
         outcome.files = write_tuned(outcome.tuned, cache)

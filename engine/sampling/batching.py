@@ -20,11 +20,10 @@ import torch
 from greenlet import getcurrent, greenlet
 from torch import nn
 
-from engine.errors import LabError
 from engine.patience import patience
 from engine.sampling.compiling import bucket, is_compiled
 from engine.sampling.joining import Axes, Call, KnownEqual, bind, join, signature_of, split
-from engine.sampling.room import LOST_DEVICE, is_lost_device, is_out_of_memory, release_unused
+from engine.sampling.room import is_out_of_memory, raise_if_lost, release_unused
 from engine.sampling.side_by_side import Teams
 from engine.sampling.standins import Denoised, StandIn
 
@@ -147,8 +146,6 @@ class Hub:
             if not isinstance(outcome, Exception):
                 self._count(len(part))
                 results = outcome[: len(part)]
-            elif is_lost_device(outcome):
-                raise LabError(f"{LOST_DEVICE} ({outcome})")
             elif len(part) == 1:
                 results = [outcome]
             elif is_out_of_memory(outcome):
@@ -185,6 +182,7 @@ def _forward(calls: Sequence[Call]) -> Outcome:
         output = denoiser(**join(calls), **options)
         return split(output if isinstance(output, torch.Tensor) else output[0], calls)
     except Exception as error:
+        raise_if_lost(error)
         return error.with_traceback(None)
 
 

@@ -17,6 +17,7 @@ from engine.sampling.idle import decoding_only_scales, row_axes, spatial_latents
 from engine.sampling.joining import Axes
 from engine.sampling.previews import Previews
 from engine.sampling.recording import MEASURED_STEPS, Recorder, StepRecord
+from engine.sampling.room import raise_if_lost
 from engine.sampling.spectra import octaves, sketch
 from engine.sampling.standins import family, model_config
 from engine.study.cells import Cell, frame_steps
@@ -149,6 +150,7 @@ class CellMaker:
             sample.distances = recorder.distances(sample.latents)
             sample.steps = recorder.steps
         except Exception as error:
+            raise_if_lost(error)
             sample.fail(error)
         finally:
             if self._previews is not None:
@@ -241,7 +243,8 @@ def decode_samples(
         entries = [entry for sample in samples for entry in _wanted(sample, settings)]
         for pipe in dict.fromkeys((decoders.final, decoders.steps)):
             _decode(pipe, [entry for entry in entries if decoders.of(entry.kind) is pipe], previews)
-    except Exception:
+    except Exception as error:
+        raise_if_lost(error)
         for sample in samples:
             _decode_alone(decoders, sample, settings)
     return _freed(samples)
@@ -315,6 +318,7 @@ def _decode_alone(
                 if entry.kind == "final":
                     raise
     except Exception as error:
+        raise_if_lost(error)
         sample.fail(error)
 
 

@@ -61,11 +61,10 @@ def sample_cells(
     """
     if not cells:
         return
-    pipe = remembering_text(model.pipe)
+    pipe = remembering_text(model.pipe, model.turn_to_texts)
     maker = CellMaker(pipe, cells[0], settings, previews)
     decoders = Decoders(pipe, _with_tiny(pipe, settings.tiny) if settings.tiny else pipe, max_batch == 1)
-    if model.offloaded:
-        _encode_first(model, pipe, cells)
+    encode_first(model, pipe, cells)
     behind: deque[Future[Sample]] = deque()
     finished: list[Sample] = []
     threads = ThreadPoolExecutor(min(MOST_THREADS, cores()), "finishing")
@@ -113,7 +112,7 @@ def run_cells(
     """Like `sample_cells`, but stops at the final latents. Call it under `torch.no_grad()`."""
     if not cells:
         return
-    maker = CellMaker(remembering_text(model.pipe), cells[0], settings)
+    maker = CellMaker(remembering_text(model.pipe, model.turn_to_texts), cells[0], settings)
     for sample in Hub(max_batch, tell).run(partial(maker.make, cell) for cell in cells):
         yield _measured(maker, sample)
 
@@ -121,7 +120,7 @@ def run_cells(
 def _decode(
     model: Model, decoders: Decoders, samples: list[Sample], settings: FrameSettings, previews: Previews | None
 ) -> list[Sample]:
-    model.take_turns()
+    encode_first(model, decoders.final, [sample.cell for sample in samples])
     decoded = decode_samples(decoders, samples, settings, previews)
     model.take_turns()
     return decoded
@@ -134,8 +133,10 @@ def _with_tiny(pipe: DiffusionPipeline, tiny: PartFile) -> DiffusionPipeline:
     return with_parts(pipe, vae=small.to(own._execution_device).eval())
 
 
-def _encode_first(model: Model, pipe: DiffusionPipeline, cells: Sequence[Cell]) -> None:
-    """Encodes all texts before any forward, so that encoders and denoiser are never on the GPU together."""
+def encode_first(model: Model, pipe: DiffusionPipeline, cells: Sequence[Cell]) -> None:
+    """Encodes all texts before other work where parts take turns on the device, which then is free for it."""
+    if not model.offloaded:
+        return
     for cell in {(cell.prompt, cell.negative_prompt): cell for cell in cells}.values():
         encode_texts(pipe, pipeline_arguments(pipe, cell))
     model.take_turns()

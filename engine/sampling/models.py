@@ -49,6 +49,12 @@ class Model:
         if self.offloaded:
             self.pipe.maybe_free_model_hooks()
 
+    def turn_to_texts(self) -> None:
+        """As `take_turns`, if a denoiser is on the device: text encoders would join it there."""
+        parts = denoisers(self.pipe).values() if self.offloaded else ()
+        if any(next(part.parameters()).device.type != "cpu" for part in parts):
+            self.take_turns()
+
 
 def fetch(source: ModelSource, dtype: str = "float32") -> ModelSource:
     """Downloads the safetensors and configuration files of a hub model that is not on this machine.

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
+from engine.errors import LabError
+
 # Messages of RuntimeErrors that mean out of memory (MPS, cuDNN, cuBLAS, the CPU).
 _LACKING = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed", "insufficient memory")
 # From meta tensors of Stable Diffusion 1.5 and SDXL: the UNet's activations for a guided cell take 520 bytes per pixel
@@ -28,6 +30,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 def is_lost_device(error: BaseException) -> bool:
     """Whether the device has stopped responding, so that everything after would fail too."""
     return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
+
+
+def raise_if_lost(error: Exception) -> None:
+    """Ends the run if an error says that the device is lost; anywhere, since a GPU tells of a fault long after it.
+
+    Raises:
+        LabError: It is.
+    """
+    if is_lost_device(error):
+        raise LabError(f"{LOST_DEVICE} ({error})") from error
 
 
 def release_unused() -> None:

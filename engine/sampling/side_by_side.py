@@ -40,9 +40,10 @@ class Teams:
         return self._pool.submit(_alone, work, self._threads // teams)
 
     def close(self) -> None:
-        """Ends the threads, after what they do."""
+        """Ends the threads, after what they do; they start again when they are needed."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+            self._pool = None
             torch.set_num_threads(self._threads)  # threads that start later take over the last number set anywhere
 
 

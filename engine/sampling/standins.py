@@ -35,11 +35,16 @@ class Denoised(tuple[Any]):
 
 
 class Answers:
-    """A least-recently-used cache of at most `MOST_BYTES`."""
+    """A least-recently-used cache of at most `MOST_BYTES`.
+
+    Args:
+        before: Called before an answer is worked out.
+    """
 
     MOST_BYTES = 2**29
 
-    def __init__(self) -> None:
+    def __init__(self, before: Callable[[], None]) -> None:
+        self._before = before
         self._answers: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._bytes = 0
 
@@ -48,6 +53,7 @@ class Answers:
         if question in self._answers:
             self._answers.move_to_end(question)
             return self._answers[question][0]
+        self._before()
         found = work_out()
         size = sum(leaf.nbytes for leaf in tree_leaves(found) if isinstance(leaf, torch.Tensor))
         self._answers[question] = found, size
@@ -61,9 +67,9 @@ class Answers:
 class Remembering(StandIn):
     """A text encoder that computes each distinct input once."""
 
-    def __init__(self, real: nn.Module) -> None:
+    def __init__(self, real: nn.Module, before: Callable[[], None]) -> None:
         super().__init__(real)
-        self.__dict__["memory"] = Answers()
+        self.__dict__["memory"] = Answers(before)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The real module's output for these arguments; equal rows are computed only once."""
@@ -74,18 +80,19 @@ class Remembering(StandIn):
         return self.memory.answer(_key((args, kwargs)), lambda: self.real(*args, **kwargs))
 
 
-def _remembered(encode: Callable[..., Any]) -> Callable[..., Any]:
+def _remembered(encode: Callable[..., Any], before: Callable[[], None]) -> Callable[..., Any]:
     """Wraps `encode_prompt` of a pipeline to encode each distinct prompt once.
 
     Its output is smaller than that of the encoders, and prompts are compared without waiting for a device.
     """
-    memory = Answers()
+    memory = Answers(before)
 
     @functools.wraps(encode)
     def remembered(*args: Any, **kwargs: Any) -> Any:
         try:
             question = _words((args, kwargs))
         except TypeError:  # pictures or precomputed embeddings
+            before()
             return encode(*args, **kwargs)
         return memory.answer(question, lambda: encode(*args, **kwargs))
 
@@ -122,6 +129,10 @@ def denoisers(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
     return {name: part for name in family(pipe).denoisers if (part := getattr(pipe, name, None)) is not None}
 
 
+def _nothing() -> None:
+    return None
+
+
 def with_parts(pipe: DiffusionPipeline, **parts: Any) -> DiffusionPipeline:
     """A copy of a pipeline that shares its weights, with some parts replaced."""
     twin = copy.copy(pipe)
@@ -131,14 +142,19 @@ def with_parts(pipe: DiffusionPipeline, **parts: Any) -> DiffusionPipeline:
     return twin
 
 
-def remembering_text(pipe: DiffusionPipeline) -> DiffusionPipeline:
-    """A copy of a pipeline that encodes each distinct prompt once."""
+def remembering_text(pipe: DiffusionPipeline, before: Callable[[], None] = _nothing) -> DiffusionPipeline:
+    """A copy of a pipeline that encodes each distinct prompt once, or anew if too many have come since.
+
+    Args:
+        pipe: The pipeline.
+        before: Called before a prompt is encoded.
+    """
     if hasattr(pipe, "encode_prompt"):
         twin: Any = _placed(with_parts(pipe))
-        vars(twin)["encode_prompt"] = _remembered(twin.encode_prompt)
+        vars(twin)["encode_prompt"] = _remembered(twin.encode_prompt, before)
         return twin
     encoders = {name: part for name, part in pipe.components.items() if name.startswith("text_encoder")}
-    parts = {name: Remembering(real) for name, real in encoders.items() if real is not None}
+    parts = {name: Remembering(real, before) for name, real in encoders.items() if real is not None}
     return _placed(with_parts(pipe, **parts))
 
 
@@ -154,10 +170,6 @@ def _placed(twin: Any) -> Any:
 def _placed_kind(kind: type[DiffusionPipeline]) -> type[DiffusionPipeline]:
     own = {"_execution_device": property(lambda self: vars(self)["_place"]), "__module__": kind.__module__}
     return type(kind.__name__, (kind,), own)
-
-
-def _nothing() -> None:
-    return None
 
 
 def _equal_rows(tensors: Sequence[torch.Tensor]) -> int:

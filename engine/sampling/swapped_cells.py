@@ -20,9 +20,11 @@ from engine.sampling.batching import Hub
 from engine.sampling.building import build_scheduler
 from engine.sampling.calls import call_pipeline, check_finite, parked_denoisers, pipeline_arguments
 from engine.sampling.idle import row_axes
+from engine.sampling.image_pass import encode_first
 from engine.sampling.joining import Axes
 from engine.sampling.models import Model
 from engine.sampling.recording import Recorder
+from engine.sampling.room import exact_float32, raise_if_lost
 from engine.sampling.standins import model_config, remembering_text
 from engine.study.cells import Cell
 from engine.study.prompt_swaps import Swap
@@ -68,24 +70,31 @@ class _Run:
 @torch.no_grad()
 def run_swaps(model: Model, swaps: Sequence[Swap], max_batch: int) -> Iterator[list[SwapSample]]:
     """Runs prompt swaps, those of a pair of prompts and a seed at once, and yields them in these groups."""
-    pipe = remembering_text(model.pipe)
+    pipe = remembering_text(model.pipe, model.turn_to_texts)
     hub = Hub(max_batch)
     axes = row_axes(pipe, pipeline_arguments(pipe, swaps[0].first)) if swaps else None
     for _, group in groupby(swaps, key=lambda swap: (swap.first.prompt, swap.second.prompt, swap.first.seed)):
-        yield _run_group(pipe, hub, axes, list(group))
+        with exact_float32():
+            samples = _run_group(model, pipe, hub, axes, list(group))
+        yield samples
 
 
-def _run_group(pipe: DiffusionPipeline, hub: Hub, axes: Axes | None, group: list[Swap]) -> list[SwapSample]:
+def _run_group(
+    model: Model, pipe: DiffusionPipeline, hub: Hub, axes: Axes | None, group: list[Swap]
+) -> list[SwapSample]:
     """Runs each prompt alone first, then the runs that swap to the second prompt's embeddings."""
     cells = {cell.trajectory_id: cell for swap in group for cell in (swap.first, swap.second)}
+    encode_first(model, pipe, list(cells.values()))
     alone = dict(hub.run(partial(_alone, pipe, axes, cell) for cell in cells.values()))
     changing = [swap for swap in group if 0 < swap.share < 1]
     changed = dict(hub.run(partial(_changed, pipe, axes, swap, alone[swap.second.trajectory_id]) for swap in changing))
+    model.take_turns()
     samples = []
     for swap in group:
         first, second = alone[swap.first.trajectory_id], alone[swap.second.trajectory_id]
         run = changed.get(swap.swap_id) or (first if swap.share else second)
         samples.append(_sample(pipe, swap, run, first, second))
+    model.take_turns()
     return samples
 
 
@@ -137,6 +146,7 @@ def _called(
         check_finite(latents)
         recorder.detach()
     except Exception as error:
+        raise_if_lost(error)
         return _Run(error=f"{type(error).__name__}: {error}"[:2000])
     origin = frames.Origin(arguments, cell.seed, generator.get_state())
     return _Run(latents, origin, tuple(step.log_snr for step in recorder.steps))
@@ -151,6 +161,7 @@ def _sample(pipe: DiffusionPipeline, swap: Swap, run: _Run, first: _Run, second:
     try:
         [picture] = frames.decode(pipe, run.latents, [run.origin])
     except Exception as error:
+        raise_if_lost(error)
         return SwapSample(swap, error=f"{type(error).__name__}: {error}"[:2000])
     return SwapSample(
         swap,

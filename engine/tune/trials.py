@@ -23,6 +23,7 @@ from engine.sampling.idle import row_axes
 from engine.sampling.joining import TIMES, Axes, arguments_of
 from engine.sampling.models import Model
 from engine.sampling.recording import Recorder, StepRecord
+from engine.sampling.room import raise_if_lost
 from engine.sampling.standins import Denoised, denoisers, family, model_config, remembering_text
 from engine.study.cells import Cell
 from engine.study.lanes import Lane
@@ -207,5 +208,6 @@ class Trials:
             steps = tuple(recorder.steps)
             recorder.detach()
         except Exception as error:  # any error of a scheduler makes the schedule unusable
+            raise_if_lost(error)
             return Outcome(trial, None, error=f"{type(error).__name__}: {error}"[:500])
         return Outcome(trial, final.float().cpu(), steps)

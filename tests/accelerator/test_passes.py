@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,22 @@ from engine.measuring.clip_model import ClipModel
 from engine.measuring.lane_timing import TimingJob, time_lanes
 from engine.passes import run as running
 from engine.passes.run import run_study
-from engine.sampling import models
+from engine.sampling import image_pass, models
 from engine.sampling.image_pass import sample_cells
 from engine.sampling.models import Model, load
+from engine.sampling.standins import Answers
+from engine.sampling.swapped_cells import run_swaps
 from engine.study.cells import cells
 from engine.study.frame_settings import FrameSettings
+from engine.study.prompt_swaps import Swap
 from engine.study.source import find_model
 from engine.study.study import parse_study
 from tests.accelerator.pretend import Accelerator, PretendTensor
-from tests.accelerator.test_image_pass import cells_on, checked
+from tests.accelerator.test_image_pass import cells_on
 from tests.engine.helpers import ask
+
+# Bytes of what the encoders of the miniature say of a few prompts.
+FEW_TEXTS = 60_000
 
 
 @pytest.fixture
@@ -91,26 +98,49 @@ def on_device(model: Model) -> set[str]:
     return {name for name, part in parts.items() if isinstance(next(part.parameters()), PretendTensor)}
 
 
+def images(model: Model, folder: Path) -> list[str | None]:
+    cells = cells_on(folder, ["euler:3", "ddim:3"], prompts=["red apple", "green pear", "owl", "small house"])
+    return [sample.error for sample in sample_cells(model, cells, FrameSettings(count=1, kinds=("x0",)), 1)]
+
+
+def swapped(model: Model, folder: Path) -> list[str | None]:
+    first, second, third = cells_on(folder, ["euler:3"], prompts=["red apple", "green pear", "owl"])
+    swaps = [Swap(*pair, share) for pair in ((first, second), (second, third)) for share in (0.0, 0.5, 1.0)]
+    return [sample.error for group in run_swaps(model, swaps, 1) for sample in group]
+
+
+@pytest.mark.parametrize("remembered", [Answers.MOST_BYTES, FEW_TEXTS], ids=["all texts", "few texts"])
+@pytest.mark.parametrize("work", [images, swapped])
 def test_with_low_memory_one_part_at_a_time_is_on_the_gpu(
-    cuda: Accelerator, sdxl_folder: Path, monkeypatch: pytest.MonkeyPatch
+    work: Callable[[Model, Path], list[str | None]],
+    remembered: int,
+    cuda: Accelerator,
+    sdxl_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = load(find_model(str(sdxl_folder)), "cuda", "float16", "low")
     seen: list[set[str]] = []
+    exact: set[bool] = set()
     arrive = CpuOffload.pre_forward
 
     def watched(self: CpuOffload, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         answer = arrive(self, module, *args, **kwargs)
         seen.append(on_device(model))
+        if module is model.pipe.unet:
+            exact.add(not torch.backends.cudnn.allow_tf32)
         return answer
 
     monkeypatch.setattr(CpuOffload, "pre_forward", watched)
-    chosen = cells_on(sdxl_folder, ["euler:3", "ddim:3"], prompts=["red apple", "green pear", "owl"])
-    samples = checked(list(sample_cells(model, chosen, FrameSettings(count=1, kinds=("x0",)), 1)))
-    assert len(samples) == 6
+    monkeypatch.setattr(Answers, "MOST_BYTES", remembered)
+    monkeypatch.setattr(image_pass, "DECODE_TOGETHER", 2)
+    errors = work(model, sdxl_folder)
+    assert errors == [None] * len(errors)
     assert {"unet"} in seen
     assert {"vae"} in seen, seen
+    assert exact == {True}
     encoders = {"text_encoder", "text_encoder_2"}
     assert all(len(parts) == 1 or parts <= encoders for parts in seen), seen
+    assert torch.backends.cudnn.allow_tf32
 
 
 def test_a_lane_is_timed_as_a_whole_where_parts_take_turns(cuda: Accelerator, sd_folder: Path) -> None:

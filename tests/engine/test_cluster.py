@@ -6,7 +6,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,11 +20,15 @@ from PIL import Image
 
 from engine import cluster_bench
 from engine.cluster_bench import describe_cluster_bench, run_cluster_bench
+from engine.environment import Environment, describe
 from engine.errors import LabError
 from engine.passes import cluster as cluster_module
 from engine.passes.cluster import Cluster
+from engine.passes.context import open_context
+from engine.passes.images import ImageJob
 from engine.passes.run import run_study
 from engine.progress import Progress
+from engine.study.cells import cells
 from tests.engine.helpers import ask, committed, parsed, start_engine, wait_until, write_study
 
 HERE = "tests.engine.test_cluster"
@@ -86,6 +93,65 @@ def test_without_ray_the_option_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(LabError, match=r"scheduler-lab\[cluster\]"), Cluster("local"):
         pass
+
+
+class TaskFault(RuntimeError):
+    """Raised by the code of a worker."""
+
+
+class PretendRay:
+    """As much of Ray as two nodes need: the second refuses its worker, then the first dies; later ones are sound."""
+
+    exceptions = SimpleNamespace(RayError=RuntimeError, RayTaskError=TaskFault)
+
+    def __init__(self) -> None:
+        self.nodes, self.hired = 2, 0
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": float(self.nodes)}
+
+    def remote(self, **_: Any) -> Callable[[type], Any]:
+        return lambda _: SimpleNamespace(remote=self.hire)
+
+    def hire(self, order: Any) -> Any:
+        self.hired += 1
+        prepared, making = partial(self.prepared, self.hired), SimpleNamespace(remote=self.made)
+        return SimpleNamespace(
+            prepare=SimpleNamespace(remote=lambda: prepared), make=SimpleNamespace(options=lambda **_: making)
+        )
+
+    def prepared(self, number: int) -> Environment:
+        if number == 2:
+            raise TaskFault("other files of the model")
+        return describe("cpu")
+
+    def made(self, unit: list[ImageJob]) -> Iterator[Any]:
+        if self.hired == 2:
+            self.nodes = 1
+            raise RuntimeError("the node died")
+        yield from (SimpleNamespace(trajectory_id=job.cell.trajectory_id, nfe=1) for job in unit)
+
+    def wait(self, references: list[Any], **_: Any) -> tuple[list[Any], list[Any]]:
+        assert references, "nothing is waited for"
+        return references[:1], references[1:]
+
+    def get(self, answer: Any) -> Any:
+        return answer() if callable(answer) else answer
+
+    def kill(self, actor: Any) -> None:
+        """Nothing runs here."""
+
+
+def test_when_no_worker_is_left_the_run_says_why_and_another_order_finds_new_ones(tmp_path: Path) -> None:
+    cluster, study = Cluster(), parsed(**STUDY)
+    cluster._ray = ray = PretendRay()
+    context = open_context(study, tmp_path / "c.duckdb", device="cpu")
+    jobs = [ImageJob(cell) for cell in cells(study, context.source, "cpu")]
+    with pytest.raises(LabError, match="No worker is left for 80 cells; others were refused: other files of the model"):
+        list(cluster.make(context, jobs, lambda _: None))
+    made = list(cluster.make(replace(context, dtype="bfloat16"), jobs, lambda _: None))
+    assert sorted(each.row.trajectory_id for each in made) == sorted(job.cell.trajectory_id for job in jobs)
+    assert (ray.nodes, ray.hired) == (1, 3)
 
 
 @pytest.mark.long

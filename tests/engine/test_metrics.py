@@ -13,10 +13,15 @@ from engine.measuring import clip, formulas
 from engine.measuring.evidence import Evidence, Subject, Unmeasurable
 from engine.measuring.metric import resolve
 from engine.measuring.metrics import METRICS, Metric
+from engine.passes.plan import plan_study
+from engine.passes.run import run_study
+from engine.passes.scores import score_cells
+from engine.progress import Progress
 from engine.study.reference import ReferenceSettings
 from engine.study.registry import Registry
 from engine.study.source import BUNDLED, find_model
 from engine.study.study import parse_study
+from tests.engine.helpers import parsed, use_metrics
 
 RANDOM = np.random.default_rng(0)
 CONSTANT = np.full((1, 32, 32, 3), 77, np.uint8)
@@ -324,3 +329,17 @@ def test_the_bundled_clip_agrees_with_the_judge_of_the_bundled_recipe():
         for p in pictures
     ]
     np.testing.assert_allclose(found, 100 * np.maximum(expected[:, :5], 0), atol=1e-3)
+
+
+@needs_bundled_clip
+def test_clip_judges_cells_on_the_device_that_is_asked_for(tmp_path, monkeypatch):
+    study = parsed(model="bundled", prompts=["owl"], lanes=["ddim:2"], frames={"count": 0})
+    source, cache = find_model("bundled"), tmp_path / "c.duckdb"
+    with monkeypatch.context() as patch:
+        use_metrics(patch, Metric("mine", "Mine", "", "higher", "1", lambda evidence: 1.0, "without CLIP"))
+        run_study(study, cache, device="cpu")
+    cells = plan_study(study, source, cache, "cpu", "standard").cells
+    monkeypatch.setitem(clip._judging, "device", "cuda:99")
+    clip.load_judge.cache_clear()
+    tally = score_cells(Subject(source), cells, ["clip_score"], cache, Progress(), "cpu")
+    assert (tally.taken, tally.failed) == (1, 0)

@@ -2,7 +2,7 @@
 
 import functools
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 from engine.cache.connection import reading
 from engine.display.tables import environment_table
 from engine.errors import LabError, ModelError
+from engine.measuring.lane_timing import TimingJob, time_lanes
 from engine.passes.run import run_study
 from engine.progress import Progress
 from engine.results import read_results
@@ -22,7 +23,9 @@ from engine.sampling import models, room
 from engine.sampling.image_pass import sample_cells
 from engine.sampling.models import Model, load
 from engine.sampling.room import default_max_batch, is_lost_device, is_out_of_memory
+from engine.sampling.swapped_cells import run_swaps
 from engine.study.frame_settings import FrameSettings
+from engine.study.prompt_swaps import Swap
 from engine.study.source import find_model
 from tests.engine.helpers import ask, parsed
 from tests.engine.miniatures import cells_of, picture_of
@@ -116,16 +119,41 @@ def test_a_model_that_does_not_fit_names_the_remedy(sd_folder: Path, monkeypatch
         load(find_model(str(sd_folder)), "cpu", "float32", "low")
 
 
-def test_a_device_that_answers_no_more_ends_the_run_at_once(
-    sd_model: Model, sd_folder: Path, monkeypatch: pytest.MonkeyPatch
+def one_by_one(model: Model, folder: Path) -> Iterator[Any]:
+    return sample_cells(model, cells_of(folder, ["ddim:3"], seeds=[0, 1]), FrameSettings(count=0), 1)
+
+
+def together(model: Model, folder: Path) -> Iterator[Any]:
+    return sample_cells(model, cells_of(folder, ["ddim:3"], seeds=[0, 1]), FrameSettings(count=0), 2)
+
+
+def swapped(model: Model, folder: Path) -> Iterator[Any]:
+    first, second = cells_of(folder, ["ddim:3"], prompts=["red apple", "owl"])
+    return run_swaps(model, [Swap(first, second, share) for share in (0.0, 0.5, 1.0)], 2)
+
+
+def timed(model: Model, folder: Path) -> Iterator[Any]:
+    return time_lanes(model, [TimingJob(cell, 1, 0, 2) for cell in cells_of(folder, ["ddim:3", "ddim:4"])], 1)
+
+
+@pytest.mark.parametrize("work", [one_by_one, together, swapped, timed])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(UNet2DConditionModel, "forward"), (DDIMScheduler, "step"), (AutoencoderKL, "decode")]
+)
+def test_a_device_that_answers_no_more_ends_the_run_at_once_wherever_that_shows(
+    kind: Any, name: str, work: Any, sd_model: Model, sd_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried: list[int] = []
-    kind = type(sd_model.pipe.unet)
-    lost = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
-    monkeypatch.setattr(kind, "forward", roomy_for(0, lost, tried, kind.forward))
+    tried: list[str] = []
+
+    @functools.wraps(getattr(kind, name))
+    def lost(self: Any, *args: Any, **kwargs: Any) -> None:
+        tried.append(name)
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(kind, name, lost)
     with pytest.raises(LabError, match="stopped responding"):
-        list(sample_cells(sd_model, cells_of(sd_folder, ["ddim:3"], seeds=[0, 1]), FrameSettings(count=0), 1))
-    assert len(tried) == 1
+        list(work(sd_model, sd_folder))
+    assert tried == [name]
     gc.collect()
     assert torch.is_grad_enabled(), "calls that were given up have left, each of which had switched it off"
 

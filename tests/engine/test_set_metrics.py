@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torchmetrics.image.kid import maximum_mean_discrepancy, poly_kernel
 
 from engine.errors import StudyError
 from engine.measuring import set_formulas as formulas
+from engine.measuring import set_statistics
 from engine.measuring.evidence import Subject, Unmeasurable
 from engine.measuring.metric import as_sets
 from engine.measuring.metrics import METRICS, Metric, of_scope
@@ -237,6 +239,13 @@ def test_the_standard_error_of_a_mean_is_the_textbook_one():
     assert found.standard_error == pytest.approx(many.lane.std(ddof=1) / 30, rel=0.5)  # 30 groups: 13 % of itself
     assert found.high - found.value == pytest.approx(2.04523 * found.standard_error, rel=1e-5)
     assert MAX_GROUPS == 30
+
+
+@pytest.mark.parametrize("metric", [formulas.kid, formulas.kid_of_directions, formulas.cmmd])
+def test_kernels_are_computed_once_for_a_value_and_its_interval(metric):
+    with mock.patch.object(set_statistics, "_disagreement", wraps=set_statistics._disagreement) as computed:
+        estimate(metric, paired(), -math.inf, math.inf)
+    assert computed.call_count == 1
 
 
 def test_an_interval_is_cut_at_possible_values_and_unknown_below_five_prompts():

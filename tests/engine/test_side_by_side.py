@@ -117,3 +117,13 @@ def test_pipelines_go_on_while_other_forwards_run_and_which_calls_meet_does_not_
         met.append(sorted(denoiser.rows))
     assert met == [met[0]] * 3
     assert all(torch.equal(one, other) for found in answered for one, other in zip(found, answered[0], strict=True))
+
+
+def test_a_hub_runs_forwards_side_by_side_as_often_as_it_is_asked(two_threads: None) -> None:
+    denoiser, hub = Large(), Hub(8)
+    for _ in range(2):
+        with torch.no_grad():
+            assert len(list(hub.run(one_call(denoiser, rows(2), n) for n in range(8)))) == 8
+        assert not any(thread.name.startswith("forwards") for thread in threading.enumerate())
+    assert denoiser.rows == [8] * 4
+    assert {name.rpartition("_")[0] for name, _, _ in denoiser.by} == {"forwards"}

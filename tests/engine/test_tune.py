@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from engine.errors import StudyError
+from engine.errors import LabError, StudyError
+from engine.passes import tune_proof
 from engine.passes.tune_proof import TuneRequest, tune
 from engine.paths import ROOT
+from engine.sampling import models
 from engine.sampling.gaussian import sigma_at, solve_reference
 from engine.sampling.models import Model
 from engine.study.cells import Cell
@@ -161,6 +164,27 @@ def stored(cache: Path) -> list[tuple[str, str]]:
     files = cache.parent.glob("tuned/mine.search/evaluations-*.jsonl")
     lines = [line for file in files for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
     return [(row["schedule"], row["picture"]) for row in map(json.loads, lines)]
+
+
+def test_the_search_has_let_its_model_go_when_the_proof_loads_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[weakref.ref[Any]] = []
+    load = models.load
+
+    def noted(*args: Any) -> Model:
+        model = load(*args)
+        loaded.append(weakref.ref(model.denoiser))
+        return model
+
+    def proves(*args: Any, **options: Any) -> None:
+        raise LabError(f"alive: {[model() is not None for model in loaded]}")
+
+    monkeypatch.setattr(models, "load", noted)
+    monkeypatch.setattr(tune_proof, "decide_study", proves)
+    request = TuneRequest("gaussian", steps=4, guidance=1.0, search=3, validation=3, rounds=0, name="mine")
+    with pytest.raises(LabError, match=r"alive: \[False\]"):
+        tune(request, tmp_path / "c.duckdb", device="cpu")
 
 
 def test_common_beginnings_are_computed_once_and_change_nothing(gaussian_model: Model) -> None:
