@@ -2,23 +2,40 @@
 
 import contextlib
 import importlib.util
+import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dashboard.access import require_run
 from dashboard.jobs import runner
 from dashboard.jobs.form import PresetRequest, Request, TuneDraft, check, compose, tune_options
 from dashboard.jobs.queue import Job, Queue, QueueError
 from dashboard.options import Options
+from engine.errors import StudyError
 from engine.paths import ROOT
-from engine.study.study import presets
+from engine.study.study import canonical, presets
 
 PLAN_SECONDS = 120.0
+# What a search goes on with.
+_ASKED = (
+    "model",
+    "dtype",
+    "lanes",
+    "baseline",
+    "negative_prompt",
+    "guidance_scale",
+    "width",
+    "height",
+    "pipeline",
+    "decide",
+)
 _BUDGET = re.compile(r"[1-9][0-9]{0,5}[mpc]")
 ENGINE_PACKAGES = ("torch", "diffusers", "transformers")
 
@@ -99,27 +116,43 @@ def start(options: Options, planned: Plan, budget: str = "") -> Job:
     return _queue(options, planned.toml, planned.text, access.who, budget)
 
 
-def known_study(options: Options, name: str) -> str:
+def known_study(options: Options, name: str, shown: Mapping[str, Any] | None = None) -> str:
     """The file of a study that was run here from a page, or of a preset; empty if it is neither.
 
     What the cache holds of a study may be a stranger's and can name code to run: that is never run from a page.
+
+    Args:
+        options: The server's.
+        name: The study's.
+        shown: What the cache holds of it: a file that asks for other pictures is not this study, whatever its name.
     """
+    found = []
     for job in Queue(options.cache).jobs():
         if job.study == name:
             with contextlib.suppress(OSError):
-                return (job.folder / "study.toml").read_text(encoding="utf-8")
-    return compose(PresetRequest(name)) if name in presets() else ""
+                found.append((job.folder / "study.toml").read_text(encoding="utf-8"))
+    found += [compose(PresetRequest(name))] if name in presets() else []
+    return next((toml for toml in found if shown is None or _asks_for(toml, shown, options)), "")
 
 
-def decide(options: Options, name: str, budget: str) -> Job:
-    """Queues a search for the decision of a study that is known here.
+def _asks_for(toml: str, shown: Mapping[str, Any], options: Options) -> bool:
+    """Whether a file asks for what a cache holds, but for prompts and seeds, which a search adds to."""
+    try:
+        asked = json.loads(canonical(check(toml, options.cache).spec()))
+    except StudyError:
+        return False
+    return all(asked.get(name) == shown.get(name) for name in _ASKED)
+
+
+def decide(options: Options, name: str, budget: str, shown: Mapping[str, Any] | None = None) -> Job:
+    """Queues a search for the decision of a study that is known here; `shown` as in `known_study`.
 
     Raises:
         AccessDenied: The session may not run studies.
         StudyError, QueueError: There is no such study, or it cannot be queued.
     """
     access = require_run(options)
-    toml = known_study(options, name)
+    toml = known_study(options, name, shown)
     if not toml:
         raise QueueError(f"Study '{name}' was not started here; run `python -m engine decide` with its file.")
     return _queue(options, toml, "", access.who, budget)

@@ -112,7 +112,8 @@ def _draw(chosen: Options, now: Now) -> None:
         if job is not None and job.cancelling:
             st.html(html.soft("Stopping; what is finished is being saved."))
         elif job is not None and rights.may_run:
-            st.button("Stop", key="stop_live", on_click=_stop, args=(chosen, job.number), width="stretch")
+            label = "Stop" if job.study == study else f"Stop {job.study}"  # another engine shows its run here
+            st.button(label, key="stop_live", on_click=_stop, args=(chosen, job.number), width="stretch")
     if refused := st.session_state.pop("stop_refused", None):
         st.html(html.note("That is not possible", refused))
     state = now.state or LiveState(study)

@@ -65,9 +65,9 @@ def more_prompts(chosen: Options, study: Results) -> None:
     if not prompts:
         return
     rights = access.of_session(chosen)
-    if rights.may_run and not starting.engine_lacks() and starting.known_study(chosen, study.id):
+    if rights.may_run and not starting.engine_lacks() and starting.known_study(chosen, study.id, study.spec):
         label = f"Look at {prompts:,} more prompts"
-        st.button(label, key="more_prompts", on_click=_decide, args=(chosen, study.id, f"{prompts}p"))
+        st.button(label, key="more_prompts", on_click=_decide, args=(chosen, study, f"{prompts}p"))
         if refused := st.session_state.pop("more_refused", None):
             st.html(html.note("That is not possible", refused))
     else:
@@ -84,9 +84,9 @@ def prompts_that_would_tell(study: Results) -> int:
     return -(-min(told) // BATCH) * BATCH if told else 0
 
 
-def _decide(chosen: Options, name: str, budget: str) -> None:
+def _decide(chosen: Options, study: Results, budget: str) -> None:
     try:
-        starting.decide(chosen, name, budget)
+        starting.decide(chosen, study.id, budget, study.spec)
     except LabError as error:
         st.session_state["more_refused"] = str(error)
 

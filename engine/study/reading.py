@@ -167,6 +167,8 @@ def read_lanes(table: Table) -> list[Lane]:
             json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
         except (TypeError, ValueError):
             raise table.error(name, f"must be text, finite numbers, true or false, or lists, not {value!r}") from None
+    if entry.levels == "tuned" and (overrides or schedule):
+        raise table.error("key", f"'{short}' was tuned as it is; give it no settings")
     return [
         Lane(f"{short}:{steps}", entry, steps, overrides, description, schedule or known_schedule(entry, steps))
         for steps in counts
@@ -228,7 +230,10 @@ def _scheduler(table: Table, key: str) -> Scheduler:
         )
         return SCHEDULERS.check(entry)
     if base:
-        return SCHEDULERS.check(dataclasses.replace(SCHEDULERS.lookup(base), key=key, label=label or key))
+        known = SCHEDULERS.lookup(base)
+        if known.levels == "tuned":
+            raise table.error("scheduler", f"'{base}' was tuned as it is; use it as key, with its own number of steps")
+        return SCHEDULERS.check(dataclasses.replace(known, key=key, label=label or key))
     raise table.error("key", f"names no known scheduler ('{key}'): add scheduler = ... or scheduler_class = ...")
 
 

@@ -159,8 +159,8 @@ def parse_study(
         frames=read_frames(table.table("frames"), model, pipeline.parts, folder),
         timing=_timing(table.table("timing")),
         plugins=plugins,
-        reference=read_reference(table.table("reference"), given="reference" in data),
-        commitment=_commitment(table.table("commitment"), where, given="commitment" in data),
+        reference=read_reference(table.table("reference"), given="reference" in plain),
+        commitment=_commitment(table.table("commitment"), where, given="commitment" in plain),
         decide=read_decision(table.table("decide"), [lane.key for lane in lanes], baseline),
         pipeline=pipeline,
     )

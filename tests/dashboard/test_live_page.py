@@ -1,7 +1,9 @@
 """What the pages show of a run that goes on, of a decision that is asked for, and where there is nothing yet."""
 
 import io
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from dashboard.live import sections as live
 from dashboard.live.data import payload
 from dashboard.options import Options, parse
 from engine.cache.live_state import CellPicture, LiveFile, LiveState
+from engine.study.study import canonical, load_study
 from tests.dashboard.reading_pages import words
 
 OpenPage = Callable[..., AppTest]
@@ -96,6 +99,18 @@ def test_a_decision_is_the_same_command_line_with_a_budget(tmp_path: Path, start
         starting.decide(options, "quickstart", "60 --cache /etc")
     with pytest.raises(QueueError, match="was not started here"):
         starting.decide(options, "of-a-stranger", "60p")
+
+
+def test_a_study_of_the_same_name_that_asks_for_other_pictures_is_not_gone_on_with(
+    tmp_path: Path, started: list[Queue]
+) -> None:
+    options = parse(["--cache", str(tmp_path / "c.duckdb"), "--allow-runs"])
+    preset = load_study("quickstart")
+    grown = replace(preset, prompts=("owl", "cat"), seeds=(0, 1))
+    assert starting.decide(options, "quickstart", "60p", json.loads(canonical(grown.spec()))).study == "quickstart"
+    for other in (replace(preset, model="gaussian"), replace(preset, guidance_scale=1.5)):
+        with pytest.raises(QueueError, match="was not started here"):
+            starting.decide(options, "quickstart", "60p", json.loads(canonical(other.spec())))
 
 
 def test_nothing_is_decided_without_the_right(tmp_path: Path, started: list[Queue]) -> None:

@@ -209,8 +209,10 @@ def test_set_replaces_values_of_all_kinds(tmp_path):
             'frames.kinds=["xt"]',
             "timing.repeats=2",
             "description=with = inside",
+            "reference.lane=euler:200",
         ],
     )
+    assert study.reference.lane.key == "euler:200", "a table that the file does not have"
     assert (study.guidance_scale, study.frames.count, study.prompts) == (5.0, 7, ("ring", "a = b"))
     assert (study.description, study.seeds, study.frames.kinds) == ("with = inside", (3, 4), ("xt",))
     assert study.timing.repeats == 2
@@ -238,6 +240,7 @@ def test_set_prompts_and_set_prompts_file_replace_each_other(tmp_path):
         ("model.size=3", "'model' is not a table"),
         ("frames.count=many", "must be from 0"),
         ("timing=3", "must be a table"),
+        ("commitment.promts=3", "'prompts'"),
         ("seeds=" + "[" * 5000, "must be a list"),
         ("seeds=[" + "9" * 5000 + "]", "must be a list"),
     ],

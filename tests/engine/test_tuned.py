@@ -187,6 +187,10 @@ def test_the_file_is_a_lane_of_one_step_count_whose_list_is_in_the_cells_identit
     register_tuned(tmp_path / "c.duckdb")
     with pytest.raises(StudyError, match="tuned for 4 steps: write 'tuned_mine:4'"):
         parse_lane("tuned_mine:5")
+    with pytest.raises(StudyError, match="was tuned as it is"):
+        parse_study({"name": "s", "prompts": ["owl"], "lane": [{"key": "mine:4", "scheduler": "tuned_mine"}]})
+    with pytest.raises(StudyError, match="was tuned as it is"):
+        parse_study({"name": "s", "prompts": ["owl"], "lane": [{"key": "tuned_mine:4", "solver_order": 3}]})
     before = cells_of(sd_folder, ["tuned_mine:4"])[0].trajectory_id
     files[0].write_text(json.dumps({**found.spec(), "timesteps": [999, 700, 300, 41]}))
     register_tuned(tmp_path / "c.duckdb")
