@@ -9,7 +9,7 @@ import pandas as pd
 
 from engine.cache.connection import writing
 from engine.cache.limits import fetch
-from engine.cache.rows import clear, now, put
+from engine.cache.rows import now, put
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,6 @@ def write_swaps(path: Path, rows: Sequence[SwapRow]) -> None:
     time = now()
     with writing(path) as db:
         put(db, "commitment", [{**asdict(row), "created_at": time} for row in rows])
-
-
-def write_study_swaps(path: Path, study_id: str, ids: Sequence[str]) -> None:
-    """Records which prompt swaps a study shows.
-
-    Raises:
-        CacheError: The file cannot be used.
-    """
-    with writing(path) as db:
-        clear(db, "study_swaps", [study_id], "study_id")
-        links = [{"study_id": study_id, "swap_id": key, "position": place} for place, key in enumerate(ids)]
-        put(db, "study_swaps", links)
 
 
 def swapped(db: duckdb.DuckDBPyConnection, ids: Collection[str]) -> set[str]:

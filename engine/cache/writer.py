@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from hashlib import md5
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 
@@ -40,20 +40,32 @@ class CacheWriter:
         self.path = path
         migrate(path)
 
-    def begin(self, study: Study, cells: Sequence[Cell], model: ModelSource, environment: Environment) -> None:
-        """Writes the study, its cells, the pictures it starts from, the model and the environment."""
+    def begin(
+        self,
+        study: Study,
+        cells: Sequence[Cell],
+        model: ModelSource,
+        environment: Environment,
+        swaps: Sequence[str] | None = None,
+    ) -> None:
+        """Writes the study, its cells, the pictures it starts from, the model and the environment.
+
+        Args:
+            study: The study.
+            cells: Those it shows, in order.
+            model: Of the cells.
+            environment: Of those still to be made.
+            swaps: The prompt swaps it shows, in order; None leaves them as they are.
+        """
         time = now()
         with writing(self.path) as db:
             known = db.execute("SELECT created_at FROM studies WHERE study_id = ?", [study.name]).fetchall()
             names = {"study_id": study.name, "name": study.name, "spec": canonical(study.spec())}
             times = {"created_at": known[0][0] if known else time, "updated_at": time}
             put(db, "studies", [{**names, "arguments": study.pipeline.digest, **times}])
-            clear(db, "study_trajectories", [study.name], "study_id")
-            links = [
-                {"study_id": study.name, "trajectory_id": cell.trajectory_id, "lane": cell.lane.key, "position": place}
-                for place, cell in enumerate(cells)
-            ]
-            put(db, "study_trajectories", links)
+            _link(db, "study_trajectories", study.name, [(cell.trajectory_id, cell.lane.key) for cell in cells])
+            if swaps is not None:
+                _link(db, "study_swaps", study.name, [(key,) for key in swaps])
             put_inputs(db, study.pipeline.pictures.values())
             _put_places(db, model, environment)
 
@@ -96,6 +108,19 @@ def _stored(db: duckdb.DuckDBPyConnection, ids: Sequence[str]) -> list[str]:
         f"SELECT trajectory_id FROM {table} WHERE trajectory_id IN (SELECT unnest($ids))" for table in tables
     )
     return [row[0] for row in db.execute(found, {"ids": ids}).fetchall()]
+
+
+def _link(
+    db: duckdb.DuckDBPyConnection, table: Literal["study_trajectories", "study_swaps"], study: str, rows: Sequence[Any]
+) -> None:
+    """Links a study to what it shows, in order, unless the cache has just these links."""
+    columns = ("trajectory_id", "lane") if table == "study_trajectories" else ("swap_id",)
+    kept = f"SELECT {', '.join(columns)} FROM {table} WHERE study_id = ? ORDER BY position"
+    if db.execute(kept, [study]).fetchall() == rows:
+        return
+    clear(db, table, [study], "study_id")
+    named_rows = (dict(zip(columns, row, strict=True)) for row in rows)
+    put(db, table, [{"study_id": study, **row, "position": place} for place, row in enumerate(named_rows)])
 
 
 def _put_places(db: duckdb.DuckDBPyConnection, model: ModelSource, environment: Environment) -> None:

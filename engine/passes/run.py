@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from engine import waiting
 from engine.cache.connection import migrate
-from engine.cache.swap_tables import write_study_swaps
 from engine.environment import Compiling, Memory
 from engine.passes.context import PassContext, fetched_source
 from engine.passes.foresight import cells_to_make, foresee_run
@@ -108,8 +107,8 @@ def run_study(
 
 def _record_study(plan: StudyPlan, context: PassContext) -> None:
     """Records what the study shows, before any of it is made."""
-    context.writer.begin(plan.study, plan.cells, plan.source, plan.environment)
-    write_study_swaps(context.cache, plan.study.name, [swap.swap_id for swap in plan.swaps])
+    swaps = [swap.swap_id for swap in plan.swaps]
+    context.writer.begin(plan.study, plan.cells, plan.source, plan.environment, swaps)
 
 
 def _make_missing(plan: StudyPlan, context: PassContext, outcome: RunOutcome) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 from engine.cache.connection import writing
 from engine.cache.records import TrajectoryRow, step_rows
 from engine.cache.score_tables import ScoreRow, record, write_scores
-from engine.cache.swap_tables import SwapRow, write_study_swaps
+from engine.cache.swap_tables import SwapRow
 from engine.cache.swap_tables import write_swaps as write_swap_rows
 from engine.cache.writer import CacheWriter
-from engine.study.cells import Cell
+from engine.study.cells import Cell, cells
 from engine.study.prompt_swaps import swaps
 
 LANES = ("ddim:50", "dpmpp_2m:20")
@@ -129,7 +129,8 @@ def write_swaps(path: Path, synthetic: ModuleType, *, failed: bool = False) -> N
         )
         rows.append(replace(row, **outcome))
     write_swap_rows(path, rows)
-    write_study_swaps(path, plan.name, [swap.swap_id for swap in asked])
+    shown = cells(plan, synthetic.MODEL, "cpu"), synthetic.MODEL, synthetic.LAPTOP
+    CacheWriter(path).begin(plan, *shown, [swap.swap_id for swap in asked])
 
 
 def write_three(path: Path, synthetic: ModuleType) -> None:
