@@ -12,9 +12,8 @@ from typing import Any
 
 from engine.errors import StudyError
 from engine.paths import DATA
-from engine.study.custom_schedules import TAKEN
-from engine.study.schedulers import SCHEDULERS
 from engine.study.study import Study, load_study, parse_study
+from engine.study.tunable import tunable_schedulers
 from engine.study.tuned import register_tuned
 
 MODELS = ("bundled", "gaussian")
@@ -87,22 +86,14 @@ def tune_options(draft: TuneDraft) -> list[str]:
     model = draft.model.strip()
     if not model or not model.isprintable():
         raise StudyError("Model: write the name of a model, its folder on the server, or its hub id.")
-    if draft.scheduler not in tunable():
-        raise StudyError(f"Scheduler: '{draft.scheduler}' takes no list of noise levels. {', '.join(tunable())} do.")
+    if draft.scheduler not in tunable_schedulers():
+        others = ", ".join(tunable_schedulers())
+        raise StudyError(f"Scheduler: '{draft.scheduler}' takes no list of noise levels. {others} do.")
     options = {"model": model, "scheduler": draft.scheduler, "steps": int(draft.steps)}
     options |= {"guidance": f"{float(draft.guidance):g}", "budget": f"{int(draft.minutes)}m"}
     if negative := draft.negative_prompt.strip():
         options["negative-prompt"] = negative
     return [f"--{key}={value}" for key, value in options.items()] + ["--coefficients"] * draft.coefficients
-
-
-def tunable() -> list[str]:
-    """Schedulers that take lists of noise levels on some model, draw no noise, and place them by default."""
-    return [
-        key
-        for key, entry in SCHEDULERS.items()
-        if entry.target.rpartition(":")[2] in TAKEN and not entry.stochastic and not entry.levels
-    ]
 
 
 def compose(request: Request) -> str:

@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import access, components
 from dashboard.jobs import starting
-from dashboard.jobs.form import TuneDraft, tunable
+from dashboard.jobs.form import TuneDraft
 from dashboard.jobs.queue import Queue
 from dashboard.options import Options
 from dashboard.tune.data import curves, placed
@@ -17,6 +17,7 @@ from engine.errors import LabError
 from engine.sharing.snippet import snippet
 from engine.study.custom_schedules import takes_coefficients
 from engine.study.schedulers import SCHEDULERS
+from engine.study.tunable import tunable_schedulers
 from engine.study.tuned import TunedSchedule
 
 COMMAND = "python -m engine tune --model bundled --scheduler dpmpp_2m --steps 10"
@@ -63,7 +64,7 @@ def _draft() -> TuneDraft:
     with columns[0]:
         model = str(st.text_input("Model", "bundled", key="tune_model", help="bundled, gaussian, a folder or a hub id"))
     with columns[1]:
-        names = tunable()
+        names = tunable_schedulers()
         place = names.index("dpmpp_2m")
         label = {key: SCHEDULERS[key].label for key in names}
         solver = st.selectbox("Scheduler", names, place, format_func=label.__getitem__, key="tune_scheduler")

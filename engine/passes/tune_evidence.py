@@ -18,6 +18,7 @@ from engine.measuring.formulas import relative_distance
 from engine.passes.context import PassContext
 from engine.passes.decision_evidence import paces_here
 from engine.passes.images import ImageJob, make_images, missing_images
+from engine.passes.search_budget import DecideOutcome
 from engine.passes.timing import MissingTiming, first_of_each_lane, take_times
 from engine.paths import DATA
 from engine.study.cells import Cell, cells, reference_cells
@@ -29,7 +30,9 @@ Floats = npt.NDArray[np.float64]
 Errors = Mapping[str, Mapping[str, float]]
 
 
-def proof_evidence(study: Study, context: PassContext, classes: Mapping[str, str]) -> dict[str, Any]:
+def proof_evidence(
+    study: Study, context: PassContext, classes: Mapping[str, str], outcome: DecideOutcome
+) -> dict[str, Any]:
     """Makes and times what the decision has left out, and compares all lanes of a proof.
 
     Args:
@@ -37,15 +40,16 @@ def proof_evidence(study: Study, context: PassContext, classes: Mapping[str, str
             of schedulers are known; its prompts are those of the test.
         context: Where it runs.
         classes: Class of each prompt; those without one are in no class.
+        outcome: Of the decision; cells and timings that fail here are counted in it, too.
 
     Returns:
         As `compared`, with times (`lane_times`) in the rows of lanes; the number of prompts, and of those with a ground
         truth (n); and under "classes" the same without times for the prompts of each class.
     """
     made = cells(study, context.source, context.environment.device)
-    errors = latent_errors(study, context, made)
+    errors = latent_errors(study, context, made, outcome)
     found = compared(errors, [lane.key for lane in study.lanes[2:] if lane.scheduler.key in SCHEDULERS])
-    for lane, times in lane_times(study, context, made).items():
+    for lane, times in lane_times(study, context, made, outcome).items():
         found["lanes"].setdefault(lane, {}).update(times)
     grouped = {name: _of_class(errors, classes, name) for name in dict.fromkeys(classes.values()) if name}
     best = [found["best_known"]] if "best_known" in found else []
@@ -60,7 +64,7 @@ def _of_class(errors: Errors, classes: Mapping[str, str], name: str) -> Errors:
     }
 
 
-def latent_errors(study: Study, context: PassContext, made: Sequence[Cell]) -> Errors:
+def latent_errors(study: Study, context: PassContext, made: Sequence[Cell], outcome: DecideOutcome) -> Errors:
     """Errors of a study's cells against the converged solution, by lane and prompt; prompts without one are left out.
 
     What is missing of cells and solutions is made.
@@ -69,7 +73,7 @@ def latent_errors(study: Study, context: PassContext, made: Sequence[Cell]) -> E
     every = [*made, *(each for pair in pairs for each in pair)]
     with reading(context.cache) as db:
         jobs = missing_images(db, [ImageJob(cell) for cell in every])
-    make_images(context, jobs, "pictures of the test")
+    outcome.failed += make_images(context, jobs, "pictures of the test").failed
     with reading(context.cache) as db:
         latents = queries.latents(db, [cell.trajectory_id for cell in every])
     tolerance = study.reference.tolerance if study.reference else 0.0
@@ -117,7 +121,9 @@ def _medians(values: Floats, draws: npt.NDArray[np.int64]) -> Floats:
     return medians
 
 
-def lane_times(study: Study, context: PassContext, made: Sequence[Cell]) -> dict[str, dict[str, Any]]:
+def lane_times(
+    study: Study, context: PassContext, made: Sequence[Cell], outcome: DecideOutcome
+) -> dict[str, dict[str, Any]]:
     """Times of the lanes that could be timed, in this environment, one image at a time.
 
     Returns:
@@ -126,7 +132,7 @@ def lane_times(study: Study, context: PassContext, made: Sequence[Cell]) -> dict
     """
     paces = paces_here(context, study.name, study.baseline)
     if any(lane.key not in paces or paces[lane.key].n < FEWEST_SAMPLES for lane in study.lanes):
-        _time_together(study, context, made)
+        outcome.failed += _time_together(study, context, made)
         paces = paces_here(context, study.name, study.baseline)
     found: dict[str, dict[str, Any]] = {}
     for row in summarise(_samples(study, context), study.baseline).to_dict("records"):
@@ -140,13 +146,13 @@ def lane_times(study: Study, context: PassContext, made: Sequence[Cell]) -> dict
     return found
 
 
-def _time_together(study: Study, context: PassContext, made: Sequence[Cell]) -> None:
-    """Times all lanes, interleaved, so that their repeats can be paired."""
+def _time_together(study: Study, context: PassContext, made: Sequence[Cell]) -> int:
+    """Times all lanes, interleaved, so that their repeats can be paired; returns how many could not be timed."""
     samples = _samples(study, context)
     begin = 0 if samples.empty else int(samples["repeat"].max()) + 1
     repeats = study.timing.repeats
     again = [MissingTiming(cell, 1, begin, repeats) for cell in first_of_each_lane(made)]
-    take_times(context, again, made, study.timing.warmup)
+    return take_times(context, again, made, study.timing.warmup).failed
 
 
 def _samples(study: Study, context: PassContext) -> pd.DataFrame:

@@ -11,18 +11,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.cache import queries
+from engine.cache.connection import reading
 from engine.measuring import clip
 from engine.passes.context import PassContext, open_context
 from engine.passes.decide import decide_study
+from engine.passes.decision_evidence import stored_terms
 from engine.passes.search_budget import DecideOutcome, SearchBudget
 from engine.passes.tune_evidence import proof_evidence
 from engine.paths import DATA
 from engine.progress import Progress
-from engine.study.cells import cells
+from engine.study.cells import cells, study_findings
 from engine.study.custom_schedules import CustomSchedule
-from engine.study.lanes import Lane, parse_lane
+from engine.study.lanes import Lane, check_lane, parse_lane
 from engine.study.prompt_pool import BUNDLED_POOL, GENERAL_POOL, prompt_classes
+from engine.study.reference import fitting_reference
 from engine.study.schedulers import SCHEDULERS
+from engine.study.source import ModelSource
 from engine.study.study import Study, parse_study
 from engine.study.tuned import ALONE, CHOSEN, GITS, TunedSchedule, best_known, register_one, tuned_folder
 
@@ -105,6 +110,7 @@ def tune(
     scheduler = SCHEDULERS.lookup(request.scheduler)
     study = _study(request, (Lane(f"{scheduler.key}:{request.steps}", scheduler, request.steps),), ("",))
     context = open_context(study, cache, device=device, max_batch=max_batch, progress=progress)
+    _refuse_unfit(request, context)
     clip.judge_on(context.environment.device)
     like = cells(study, context.source, context.environment.device)[0]
     classes = prompt_classes(request.prompts or POOLS.get(request.model, GENERAL_POOL))
@@ -159,6 +165,24 @@ def _study(request: TuneRequest, lanes: Sequence[Lane], prompts: Sequence[str], 
     return replace(plain, lanes=tuple(lanes), prompts=tuple(prompts), baseline=lanes[0].key)
 
 
+def _refuse_unfit(request: TuneRequest, context: PassContext) -> None:
+    """Refuses what neither search nor proof could run on the model, before it is loaded.
+
+    Raises:
+        StudyError: The scheduler can't be tuned, or a lane of the proof is known to be wrong.
+    """
+    from engine.tune.converged import solver_of_high_budget
+    from engine.tune.placing import Placing
+
+    source = context.source
+    Placing(SCHEDULERS.lookup(request.scheduler), request.steps, source.scheduler_config)
+    solver_of_high_budget(source.scheduler_config, source.family)
+    study = _study(request, lanes := known_lanes(request, source), ("",))
+    if request.proof:
+        study = _well_referenced(_proof_study(request, [proof_baseline(request), *lanes], ("",)), source)
+    study_findings(study, source)
+
+
 def _search_evidence(found: "FoundSchedule", request: TuneRequest, config: Any) -> dict[str, Any]:
     from engine.tune.placing import Placing
 
@@ -178,14 +202,42 @@ def _search_evidence(found: "FoundSchedule", request: TuneRequest, config: Any) 
     }
 
 
+def proof_baseline(request: TuneRequest) -> Lane:
+    """The default at twice the calls."""
+    return parse_lane(f"{request.scheduler}:{2 * request.steps}")
+
+
+def known_lanes(request: TuneRequest, source: ModelSource, best: str = "") -> list[Lane]:
+    """The default at the same calls, and known placements of its levels that are not known to be wrong on the model.
+
+    Args:
+        request: What was asked for.
+        source: The model.
+        best: The known schedule that did best on validation, which is among them.
+    """
+    keys = [f"{request.scheduler}_{name}" for name in dict.fromkeys((*BESIDE, best))]
+    variants = [parse_lane(f"{key}:{request.steps}") for key in keys if key in SCHEDULERS]
+    fit = [lane for lane in variants if not _is_wrong(lane, source)]
+    return [parse_lane(f"{request.scheduler}:{request.steps}"), *fit]
+
+
+def _is_wrong(lane: Lane, source: ModelSource) -> bool:
+    return any(each.severity == "error" for each in check_lane(lane, source.scheduler_config, source.family))
+
+
 def proof_lanes(
-    request: TuneRequest, tuned: TunedSchedule, best: str, computed: Mapping[str, CustomSchedule]
+    request: TuneRequest,
+    tuned: TunedSchedule,
+    source: ModelSource,
+    best: str,
+    computed: Mapping[str, CustomSchedule],
 ) -> list[Lane]:
     """The default at twice the calls first, the tuned lane, and known and computed schedules at the same calls.
 
     Args:
         request: What was asked for.
         tuned: What was found.
+        source: The model.
         best: The known schedule that did best on validation, which is among them.
         computed: Schedules by methods of the literature, and what was found without coefficients, by their suffix.
     """
@@ -194,9 +246,17 @@ def proof_lanes(
     for name, schedule in computed.items():
         variant = replace(base, key=f"{base.key}_{name}", label=f"{base.label} {name.upper()}")
         others.append(Lane(f"{variant.key}:{request.steps}", variant, request.steps, schedule=schedule))
-    keys = [request.scheduler, *(f"{request.scheduler}_{name}" for name in dict.fromkeys((*BESIDE, best)))]
-    beside = [parse_lane(f"{key}:{request.steps}") for key in keys if key in SCHEDULERS]
-    return [parse_lane(f"{request.scheduler}:{2 * request.steps}"), parse_lane(tuned.lane), *beside, *others]
+    return [proof_baseline(request), parse_lane(tuned.lane), *known_lanes(request, source, best), *others]
+
+
+def _proof_study(request: TuneRequest, lanes: Sequence[Lane], prompts: Sequence[str]) -> Study:
+    return _study(request, lanes, prompts, reference={}, timing={"repeats": 5, "warmup": 1})
+
+
+def _well_referenced(study: Study, source: ModelSource) -> Study:
+    """The study with a reference that suits the model, as a decision has it."""
+    reference, _ = fitting_reference(study.reference, source.scheduler_config, source.family)
+    return replace(study, reference=reference)
 
 
 def _proof(
@@ -210,8 +270,8 @@ def _proof(
 ) -> tuple[DecideOutcome, dict[str, Any]]:
     """The decision on prompts of the test, and what is shown beside it."""
     best = best_known(tuned.evidence["search"]["validation_objective"])
-    lanes = proof_lanes(request, tuned, best, computed)
-    study = _study(request, lanes, prompts[:1], reference={}, timing={"repeats": 5, "warmup": 1})
+    lanes = proof_lanes(request, tuned, context.source, best, computed)
+    study = _proof_study(request, lanes, prompts[:1])
     calibration = max(FEWEST_CALIBRATION, min(CALIBRATION, len(prompts) // 3))
     shown = tuple(lane.key for lane in lanes[2:])
     settings = replace(
@@ -228,4 +288,25 @@ def _proof(
         pool=prompts,
     )
     test = {"decision": outcome.decision.sentence if outcome.decision else "", "baseline": lanes[0].key}
-    return outcome, test | proof_evidence(replace(study, prompts=tuple(prompts)), context, classes)
+    study = _well_referenced(replace(study, prompts=tuple(prompts)), context.source)
+    if budget is not None:
+        study = replace(study, prompts=examined(study, context))
+    return outcome, test | proof_evidence(study, context, classes, outcome)
+
+
+def examined(study: Study, context: PassContext) -> tuple[str, ...]:
+    """Prompts of a proof that its decision had the budget for; at least one.
+
+    They are those it used, or those it calibrated with, whichever are more.
+
+    Args:
+        study: With all prompts of the test.
+        context: Where it runs.
+    """
+    terms, used, _ = stored_terms(context, study.name)
+    order = terms.order if terms else study.prompts
+    first = replace(study, lanes=study.lanes[:1], prompts=order[: study.decide.calibration_prompts])
+    baseline = cells(first, context.source, context.environment.device)
+    with reading(context.cache) as db:
+        done = queries.finished(db, [cell.trajectory_id for cell in baseline])
+    return tuple(order[: max(used, len(done), 1)])

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from engine.errors import LabError
+from engine.errors import LabError, StudyError
 from engine.paths import write_atomically
 from engine.sampling.recording import StepRecord
 from engine.study.cells import evenly_spaced
 from engine.study.custom_schedules import CustomSchedule, training_sigmas
-from engine.study.families import Family
+from engine.study.families import FAMILIES, Family
 from engine.study.lanes import Lane, parse_lane
 from engine.study.reference import DEFAULT_CHECK, DEFAULT_LANE, ReferenceSettings, fitting_reference
 from engine.tune.local_errors import Recordings, gram_of
@@ -52,19 +52,32 @@ def solver_of_high_budget(config: Mapping[str, Any], family: Family) -> Lane:
     """DPM++ 2M on whole timesteps, half of them evenly spaced in time, half in log sigma; flows use another solver.
 
     With whole timesteps the levels are exactly those passed to the denoiser, which recordings depend on.
+
+    Raises:
+        StudyError: No solver is known to converge on the model.
     """
     known = training_sigmas(config)
     if known is None:
         lane = parse_lane(DEFAULT_LANE)
         pair = ReferenceSettings(lane, parse_lane(DEFAULT_CHECK), chosen=False)
-        settings, _ = fitting_reference(pair, config, family)
-        return settings.lane if settings else lane
+        settings, why = fitting_reference(pair, config, family)
+        if settings is None:
+            raise StudyError(
+                f"No schedule can be searched for this model. {why} A search serves models of discrete timesteps with "
+                f"linear or scaled-linear betas, and flows that unipc and flow_euler solve: {', '.join(_flows())}."
+            )
+        return settings.lane
     places = np.arange(len(known))
     even = np.interp(np.linspace(np.log(known[0]), np.log(known[-1]), STEPS // 2), np.log(known), places)
     times = np.unique(np.concatenate([np.linspace(0, len(known) - 1, STEPS // 2), even]).round())[::-1]
     solver = parse_lane("dpmpp_2m:2").scheduler
     schedule = CustomSchedule("timesteps", tuple(times.tolist()))
     return Lane(f"{solver.key}:{len(times)}", solver, len(times), schedule=schedule)
+
+
+def _flows() -> list[str]:
+    """Families of flows that have a converged solution."""
+    return [family.label for family in FAMILIES.values() if {"unipc", "flow_euler"} <= {*family.solvers}]
 
 
 def solve(

@@ -22,6 +22,7 @@ from engine.study.custom_schedules import (
 from engine.study.families import kind_of
 from engine.study.lanes import Lane, parse_lane
 from engine.study.schedulers import SCHEDULERS, Scheduler
+from engine.study.tunable import same_solver, sets_levels, tunable_schedulers
 
 Levels = npt.NDArray[np.float64]
 # Levels closer than this, in log sigma, count as the same.
@@ -43,7 +44,7 @@ class Placing:
         config: The model's own scheduler configuration.
 
     Raises:
-        StudyError: The class takes no list on this model, or draws noise.
+        StudyError: The scheduler takes no list on this model, draws noise, or places its levels itself.
     """
 
     def __init__(self, scheduler: Scheduler, steps: int, config: Mapping[str, Any]) -> None:
@@ -57,10 +58,15 @@ class Placing:
                 f"'{scheduler.key}' draws noise, so its pictures have no converged solution to be compared with."
             )
         if not kinds or (self.flow and "sigmas" not in kinds) or (not self.flow and training_sigmas(config) is None):
-            takers = sorted(entry.key for entry in SCHEDULERS.values() if entry.target.partition(":")[2] in TAKEN)
             raise StudyError(
                 f"'{scheduler.key}' takes no list of timesteps or sigmas on this model, so it can't be tuned. "
-                f"These do: {', '.join(takers)}."
+                f"These do on some: {', '.join(tunable_schedulers())}."
+            )
+        if sets_levels(scheduler):
+            others = same_solver(scheduler) or tunable_schedulers()
+            raise StudyError(
+                f"'{scheduler.key}' places its noise levels itself, so it can't be tuned. "
+                f"Tune {' or '.join(others)} instead."
             )
         self.kind = "sigmas" if self.flow or name in WITH_LAST_SIGMA else "timesteps"
         self.whole = name in WHOLE_TIMESTEPS and self.kind == "timesteps"

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from engine.analysis.calibration import is_other, picture_scale
-from engine.errors import StudyError
+from engine.errors import LabError, StudyError
 from engine.measuring.evidence import Evidence, Subject
 from engine.measuring.formulas import relative_distance
 from engine.progress import Progress
@@ -247,7 +247,11 @@ class ScheduleSearch:
         return self.placing.schedule(np.load(file)["levels"])
 
     def run(self, rounds: int = 5, keep: int = 2) -> FoundSchedule:
-        """Compares the starts, refines the best `keep` for at most `rounds`, and selects on validation."""
+        """Compares the starts, refines the best `keep` for at most `rounds`, and selects on validation.
+
+        Raises:
+            LabError: No start has a finite error.
+        """
         began, before = time.monotonic(), len(self._losses)
         starts = self.starts()
         self._progress.start("evaluations", 0, "pictures")
@@ -256,6 +260,8 @@ class ScheduleSearch:
         lists = {name: found for name, levels in starts.items() if (found := self.placing.schedule(levels)) is not None}
         judged = validation(list(lists.values()), None)
         figures = {name: self._figure(errors) for name, errors in zip(lists, judged, strict=True)}
+        if not np.isfinite(list(figures.values())).any():
+            raise LabError(self._all_failed(next(iter(lists.values())), judged[0]))
         refined = refiner.refine({name: starts[name] for name in refiner.race(starts, keep)}, rounds)
         # An unrefined start wins if nothing beats it on validation.
         plain = [Refined(name, lists[name], math.nan, value, value, 0) for name, value in figures.items()]
@@ -272,6 +278,18 @@ class ScheduleSearch:
             self.trials.calls,
             time.monotonic() - began,
             self._curves(),
+        )
+
+    def _all_failed(self, schedule: CustomSchedule, errors: Errors) -> str:
+        """What to say if no start has a finite error: the error of the first one's first failed picture."""
+        shot = self._shots["validation"][int(np.argmin(np.isfinite(errors)))]
+        lane = self.placing.with_schedule(schedule)
+        [outcome] = self.trials.run([TrialRun(lane, shot)])  # not all errors are of this call
+        why = outcome.error or "its latents or its loss are not finite"
+        return (
+            f"The search for {lane.key} cannot begin: every known schedule fails on some picture of validation. "
+            f"The first one fails on {shot.prompt!r}, seed {shot.seed}: {why.rstrip('.')}. "
+            "No schedule was written; tune another scheduler."
         )
 
     def refuse_coefficients(self) -> None:

@@ -139,6 +139,8 @@ def test_a_search_is_started_where_runs_are_allowed_and_nowhere_else(
     assert "Run 1, tune dpmpp_2m:6 for gaussian: queued" in "".join(e.proto.body for e in page.get("html"))
     with pytest.raises(StudyError, match="'ddim' takes no list"):
         tune_options(replace(draft, scheduler="ddim"))
+    with pytest.raises(StudyError, match="'dpmpp_2m_karras' takes no list"):
+        tune_options(replace(draft, scheduler="dpmpp_2m_karras"))
 
 
 @pytest.mark.usefixtures("scheduler_table")

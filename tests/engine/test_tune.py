@@ -1,5 +1,6 @@
 """The search of schedules: what it finds on the exact mixture, what it keeps, and what its first guess rests on."""
 
+import contextlib
 import itertools
 import json
 import signal
@@ -21,13 +22,18 @@ from engine.passes import tune_proof
 from engine.passes.tune_proof import TuneRequest, tune
 from engine.paths import ROOT
 from engine.sampling import models
+from engine.sampling.building import build_scheduler
 from engine.sampling.gaussian import sigma_at, solve_reference
 from engine.sampling.models import Model
 from engine.study.cells import Cell
 from engine.study.custom_schedules import CustomSchedule, training_sigmas
+from engine.study.families import FAMILIES
 from engine.study.lanes import Lane, parse_lane
 from engine.study.prompt_pool import read_prompts
 from engine.study.schedulers import SCHEDULERS
+from engine.study.tunable import tunable_schedulers
+from engine.tune import trials
+from engine.tune.converged import solver_of_high_budget
 from engine.tune.evaluations import Evaluations
 from engine.tune.local_errors import Recordings, gram_of, shortest, step_errors
 from engine.tune.placing import Placing
@@ -265,6 +271,45 @@ def test_flows_are_placed_before_their_shift_and_begin_with_noise() -> None:
 def test_what_cannot_be_tuned_is_refused_by_name(key: str) -> None:
     with pytest.raises(StudyError, match=f"'{key}'"):
         Placing(SCHEDULERS[key], 8, SD_SCHEDULER)
+
+
+def test_a_solver_that_places_its_levels_itself_is_refused_in_favour_of_the_plain_one() -> None:
+    flow: dict[str, Any] = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+    placed = {"karras": "dpmpp_2m", "ays": "euler", "beta": "heun", "exponential": "dpmpp_2m", "lu": "dpmpp_2m"}
+    for name, plain in placed.items():
+        with pytest.raises(StudyError, match=rf"'{plain}_{name}' places .* Tune {plain} instead"):
+            Placing(SCHEDULERS[f"{plain}_{name}"], 8, SD_SCHEDULER)
+    with pytest.raises(StudyError, match="Tune unipc instead"):
+        Placing(SCHEDULERS["unipc_karras"], 8, flow)
+    accepted = set()
+    for config, (key, entry) in itertools.product((SD_SCHEDULER, flow), SCHEDULERS.items()):
+        with contextlib.suppress(StudyError):
+            accepted.add(Placing(entry, 8, config).lane.scheduler.key)
+            assert key in tunable_schedulers()
+    assert accepted == set(tunable_schedulers()), "the page offers what a search takes"
+
+
+def test_a_search_whose_starts_all_fail_says_why_also_when_it_is_repeated(
+    gaussian_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(lane: Lane, *more: Any) -> Any:
+        if lane.steps == 4:
+            raise ValueError("levels of another kind.")
+        return build_scheduler(lane, *more)
+
+    monkeypatch.setattr(trials, "build_scheduler", breaks)
+    for _ in range(2):
+        with pytest.raises(
+            LabError, match=r"dpmpp_2m:4 cannot begin.*ValueError: levels of another kind\. No schedule"
+        ):
+            searching(gaussian_model, tmp_path, split_prompts(POOL, 2, 2, 2), steps=4).run(rounds=1)
+
+
+def test_flows_without_two_solvers_are_refused_and_the_others_named() -> None:
+    flow = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+    assert solver_of_high_budget(flow, FAMILIES["lumina2"]).key == "unipc:100"
+    with pytest.raises(StudyError, match=r"no two independent solvers for Z-Image.*unipc and flow_euler.*Lumina 2"):
+        solver_of_high_budget(flow, FAMILIES["z_image"])
 
 
 def test_pictures_that_went_elsewhere_do_not_rule_the_objective() -> None:
