@@ -8,6 +8,7 @@ threads of one process are serialised by `read_write_lock`.
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import duckdb
 
@@ -94,21 +95,37 @@ def _check(
     connection: duckdb.DuckDBPyConnection, path: Path, seconds: float | None = None, *, inspect: bool = False
 ) -> None:
     """Checks version, structure and, with `inspect`, contents; each state of a file is checked once."""
-    seen = (str(path), stamp(path), inspect)
-    if seen in _checked:
+    if _is_checked(path, "contents" if inspect else "structure"):
         return
     with trust.time_limit(connection, seconds, path):
-        trust.refuse_foreign_objects(connection, path)
+        _refuse_foreign_objects(connection, path)
         _check_version(connection, path)
         trust.refuse_foreign_tables(connection, path, MIGRATIONS)
     if inspect:
         trust.inspect(connection, path)
+    _remember(path, "contents" if inspect else "structure")
+
+
+def _refuse_foreign_objects(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """As in `trust`; listing all functions takes a tenth of a second, so that each state of a file is asked once."""
+    if not _is_checked(path, "objects"):
+        trust.refuse_foreign_objects(connection, path)
+        _remember(path, "objects")
+
+
+Check = Literal["objects", "structure", "contents"]
+_checked: dict[tuple[str, tuple[tuple[int, int], ...], Check], None] = {}
+
+
+def _is_checked(path: Path, what: Check) -> bool:
+    return (str(path), stamp(path), what) in _checked
+
+
+def _remember(path: Path, what: Check) -> None:
     while len(_checked) >= REMEMBERED_CHECKS:
-        _checked.pop(next(iter(_checked), seen), None)
-    _checked[seen] = None
-
-
-_checked: dict[tuple[str, tuple[tuple[int, int], ...], bool], None] = {}
+        with contextlib.suppress(StopIteration):
+            _checked.pop(next(iter(_checked)), None)
+    _checked[str(path), stamp(path), what] = None
 
 
 @contextlib.contextmanager
@@ -139,6 +156,7 @@ def writing(
         connection.execute("BEGIN")
         yield connection
         connection.execute("COMMIT")
+    _remember(path, "objects")  # rows are all that was written
 
 
 def migrate(
@@ -248,7 +266,7 @@ def _apply(
 
 def _pending(connection: duckdb.DuckDBPyConnection, path: Path, migrations: Sequence[Migration]) -> list[Migration]:
     """The migrations that have not been applied to a file yet."""
-    trust.refuse_foreign_objects(connection, path)
+    _refuse_foreign_objects(connection, path)
     version = _version(connection, path)
     _refuse_newer(version, path, migrations[-1].version)
     if 0 < version < release_010.SCHEMA:

@@ -171,7 +171,7 @@ REFUSED: dict[str, Callable[[Path], None]] = {
     "number whose square is none": _statements(
         "UPDATE timings SET seconds = 1e200",
     ),
-    "endless text": _statements("UPDATE studies SET spec = '\"' || repeat('x', 3_000_000) || '\"'"),
+    "endless text": _statements("UPDATE studies SET spec = '\"' || repeat('x', 9_000_000) || '\"'"),
     "much text": _statements(_scores("i::VARCHAR", "NULL", "repeat('x', 900_000)", 700)),
     "huge picture": _statements(
         "UPDATE frames SET image = repeat('x', 70_000_000)::BLOB WHERE rowid = (SELECT min(rowid) FROM frames)"
