@@ -122,10 +122,10 @@ def _is_checked(path: Path, what: Check) -> bool:
 
 
 def _remember(path: Path, what: Check) -> None:
+    seen = str(path), stamp(path), what
     while len(_checked) >= REMEMBERED_CHECKS:
-        with contextlib.suppress(StopIteration):
-            _checked.pop(next(iter(_checked)), None)
-    _checked[str(path), stamp(path), what] = None
+        _checked.pop(next(iter(_checked), seen), None)
+    _checked[seen] = None
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ GROUP_BYTES = 64 * 2**20
 CELL_BYTES = 512 * 2**20
 ERROR_CHARACTERS = 2_000
 TEXT_CHARACTERS = 1_000_000
-# Texts that hold every prompt of a study, or evidence on each: room for 100,000 prompts.
+# Texts that hold every prompt of a study, or evidence on each.
 LONG_TEXTS = frozenset({"studies.spec", "lints.dry_run", "decisions.terms", "decisions.evidence"})
 LONG_TEXT_CHARACTERS = 8_000_000
 TEXTS_CHARACTERS = 512 * 2**20

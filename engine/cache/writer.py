@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import duckdb
 
+from engine.cache import queries
 from engine.cache.connection import migrate, writing
 from engine.cache.input_pictures import put_inputs
 from engine.cache.inventory import named, of_kind
@@ -80,13 +81,15 @@ class CacheWriter:
             db.execute("UPDATE models SET parameters = ? WHERE model_id = ?", [parameters, model.model_id])
 
     def trajectories(self, rows: Sequence[TrajectoryRow], model: ModelSource, environment: Environment) -> None:
-        """Writes cells with their frames and step metrics in one transaction."""
+        """Writes cells with their frames and step metrics in one transaction; a failed one replaces no finished one."""
         if not rows:
             return
-        ids = [row.trajectory_id for row in rows]
         time = now()
         with writing(self.path, threads=1) as db:  # beside forwards and encoders; takes less memory, too
-            known = _stored(db, ids)
+            if failed := [row.trajectory_id for row in rows if row.status != "done"]:
+                finished = queries.finished(db, failed)
+                rows = [row for row in rows if row.status == "done" or row.trajectory_id not in finished]
+            known = _stored(db, [row.trajectory_id for row in rows])
             for table in (*of_kind("cell"), *of_kind("score")):
                 clear(db, table.name, known)  # reads ids of the whole table, hence only for cells that are there
             put_new(db, named("trajectories"), [_trajectory(row, model, environment, time) for row in rows])

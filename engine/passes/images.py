@@ -1,12 +1,12 @@
 """The image pass: cells in flight together, committed in groups as they come."""
 
-from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from engine.cache import queries
-from engine.cache.connection import Connection, reading
+from engine.cache.connection import Connection
 from engine.cache.live_state import CellPicture
 from engine.cache.records import FrameRow, LatentsRow, StepRow, TrajectoryRow, step_rows
 from engine.passes.committing import Committer
@@ -80,14 +80,12 @@ def make_images(context: PassContext, jobs: Sequence[ImageJob], title: str = "im
 
     done = failed = lowest = 0
     cells = {job.cell.trajectory_id: job.cell for job in jobs}
-    kept = _finished(context, cells)  # made again only for more frames
     committer = Committer(_writes(context))
     with closing(_made(context, jobs, tell)) as made:
         try:
             for each in made:
                 cell = cells[each.row.trajectory_id]
-                if each.row.status == "done" or cell.trajectory_id not in kept:
-                    committer.add(each)
+                committer.add(each)
                 if each.row.max_batch_by == OUT_OF_MEMORY and each.row.max_batch != lowest:
                     lowest = each.row.max_batch or 0
                     progress.note(f"Memory ran out: {lowest} cells at once from here on.")
@@ -129,14 +127,6 @@ def make_here(
             for sample in samples:
                 by = context.max_batch_by if sample.max_batch == most else OUT_OF_MEMORY
                 yield replace(trajectory_row(sample, frames, read(sample.cell)), max_batch_by=by)
-
-
-def _finished(context: PassContext, ids: Iterable[str]) -> Collection[str]:
-    """Those of the cells that are finished already."""
-    if not context.cache.exists():
-        return ()
-    with reading(context.cache) as db:
-        return queries.finished(db, list(ids)).keys()
 
 
 def _made(

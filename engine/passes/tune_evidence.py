@@ -1,6 +1,7 @@
 """What stands beside the decision on a tuned schedule: errors of all lanes, by prompt class too, times and costs."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from engine.passes.context import PassContext
 from engine.passes.decision_evidence import paces_here
 from engine.passes.images import ImageJob, make_images, missing_images
 from engine.passes.search_budget import DecideOutcome
-from engine.passes.timing import MissingTiming, first_of_each_lane, take_times
+from engine.passes.timing import missing_timings, take_times
 from engine.paths import DATA
 from engine.study.cells import Cell, cells, reference_cells
 from engine.study.schedulers import SCHEDULERS
@@ -148,11 +149,10 @@ def lane_times(
 
 def _time_together(study: Study, context: PassContext, made: Sequence[Cell]) -> int:
     """Times all lanes, interleaved, so that their repeats can be paired; returns how many could not be timed."""
-    samples = _samples(study, context)
-    begin = 0 if samples.empty else int(samples["repeat"].max()) + 1
-    repeats = study.timing.repeats
-    again = [MissingTiming(cell, 1, begin, repeats) for cell in first_of_each_lane(made)]
-    return take_times(context, again, made, study.timing.warmup).failed
+    settings = replace(study.timing, batch_sizes=(1,))
+    with reading(context.cache) as db:
+        again = missing_timings(db, made, settings, context.source, context.environment, anew=True)
+    return take_times(context, again, made, settings.warmup).failed
 
 
 def _samples(study: Study, context: PassContext) -> pd.DataFrame:
