@@ -242,8 +242,7 @@ class Search:
         return [self._cost(lane, paces[lane.key].value if lane.key in paces else math.nan) for lane in who.candidates]
 
     def _cost(self, lane: Lane, cost: float) -> LaneCost:
-        scheduler = lane.scheduler
-        return LaneCost(lane.key, lane.label, cost, scheduler.expected_calls(lane.steps), scheduler.stochastic)
+        return LaneCost(lane.key, lane.label, cost, lane.scheduler.expected_calls(lane.steps), lane.stochastic)
 
     def _time(self, missing: Sequence[MissingTiming], cells: Sequence[Cell]) -> None:
         self.outcome.failed += take_times(self.context, missing, cells, self.study.timing.warmup).failed

@@ -41,7 +41,7 @@ def forecasts(study: Study) -> list[Forecast]:
     baseline = next(lane for lane in study.lanes if lane.key == study.baseline)
     others = [lane for lane in study.lanes if lane is not baseline and lane.key not in study.decide.shown_only]
     lanes = [lane for lane in others if _calls([lane]) <= (1 - study.decide.saving) * _calls([baseline])]
-    lanes = [lane for lane in lanes if not lane.scheduler.stochastic or study.decide.goal == "as-good"]
+    lanes = [lane for lane in lanes if not lane.stochastic or study.decide.goal == "as-good"]
     if not lanes:
         return []
     settings, found = study.decide, []

@@ -287,7 +287,7 @@ def picture_row(metric: Metric, version: str, cell: Cell, evidence: Evidence, pa
     """The value of a metric for a finished cell, or the reason why there is none."""
     value, reason = None, None
     try:
-        if metric.needs_reference and cell.lane.scheduler.stochastic:
+        if metric.needs_reference and cell.lane.stochastic:
             raise Unmeasurable("its scheduler draws noise, so it does not converge to the reference")
         if metric.needs_reference and pair is not None and pair.distance is not None and pair.distance > pair.tolerance:
             raise Unmeasurable(

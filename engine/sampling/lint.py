@@ -227,7 +227,7 @@ def _of_the_end(lane: Lane, found: Probe) -> Iterator[Finding]:
             f"it stops at sigma {found.final_sigma:.3g}, after {last:.3g}: that much noise stays in the latents.",
         )
     elif found.jumps_to_zero:
-        long = lane.scheduler.order > 1 and not lane.scheduler.stochastic and last > LONG_JUMP * found.lowest
+        long = lane.scheduler.order > 1 and not lane.stochastic and last > LONG_JUMP * found.lowest
         yield Finding(
             "warning" if long else "info",
             "last_jump",

@@ -69,6 +69,14 @@ class Lane:
         """Class name of its scheduler."""
         return self.scheduler.target.rpartition(":")[2]
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether it draws noise on the way, by its entry or by settings that make its class do so."""
+        algorithm = str(self.config.get("algorithm_type"))
+        if "dpmsolver" in algorithm:
+            return algorithm.startswith("sde-")
+        return self.scheduler.stochastic or self.config.get("stochastic_sampling") is True
+
     def at(self, steps: int) -> "Lane":
         """The lane with another number of steps, without its custom schedule."""
         key = f"{self.key.rpartition(':')[0]}:{steps}"

@@ -99,7 +99,7 @@ def fitting_reference(
 
 def _lane(table: Table, key: str, default: str) -> Lane:
     lane = parse_lane(table.text(key, default))
-    if lane.scheduler.stochastic:
+    if lane.stochastic:
         raise StudyError(
             f"{table.where}: '{key}' names '{lane.key}', which draws noise and converges to no single picture. "
             f"Use a deterministic scheduler, e.g. '{default}'."

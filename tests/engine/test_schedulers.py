@@ -78,6 +78,19 @@ def test_overrides_of_a_lane_lie_on_top_of_those_of_its_entry() -> None:
     assert (config.use_karras_sigmas, config.timestep_spacing, config.final_sigmas_type) == (True, "trailing", "zero")
 
 
+@pytest.mark.parametrize(
+    ("text", "settings", "draws"),
+    [
+        ("dpmpp_2m:10", {"algorithm_type": "sde-dpmsolver++"}, True),
+        ("dpmpp_2m_sde:10", {"algorithm_type": "dpmsolver++"}, False),
+        ("flow_euler:10", {"stochastic_sampling": True}, True),
+        ("flow_euler:10", {}, False),
+    ],
+)
+def test_settings_may_make_a_lane_draw_noise(text: str, settings: dict[str, Any], draws: bool) -> None:
+    assert lane_with(text, **settings).stochastic is draws
+
+
 def test_noise_of_brownian_trees_follows_the_seed_of_the_cell() -> None:
     lane = parse_lane("dpm_sde:4")
     assert build_scheduler(lane, SD_SCHEDULER, 7).noise_sampler_seed == 7
