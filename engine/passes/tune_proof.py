@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cache import queries
 from engine.cache.connection import reading
+from engine.errors import StudyError
 from engine.measuring import clip
 from engine.passes.context import PassContext, open_context
 from engine.passes.decide import decide_study
@@ -21,7 +22,7 @@ from engine.passes.search_budget import DecideOutcome, SearchBudget
 from engine.passes.tune_evidence import proof_evidence
 from engine.paths import DATA
 from engine.progress import Progress
-from engine.study.cells import cells, study_findings
+from engine.study.cells import Cell, cells, study_findings
 from engine.study.custom_schedules import CustomSchedule
 from engine.study.lanes import Lane, check_lane, parse_lane
 from engine.study.prompt_pool import BUNDLED_POOL, GENERAL_POOL, prompt_classes
@@ -29,7 +30,7 @@ from engine.study.reference import fitting_reference
 from engine.study.schedulers import SCHEDULERS
 from engine.study.source import ModelSource
 from engine.study.study import Study, parse_study
-from engine.study.tuned import ALONE, CHOSEN, GITS, TunedSchedule, best_known, register_one, tuned_folder
+from engine.study.tuned import ALONE, CHOSEN, GITS, TunedSchedule, best_known, read_tuned, register_one, tuned_folder
 
 if TYPE_CHECKING:
     from engine.tune.search import FoundSchedule
@@ -38,6 +39,8 @@ BUNDLED_GUIDANCE, GUIDANCE = 2.0, 7.5
 POOLS = {"bundled": BUNDLED_POOL, "gaussian": DATA / "prompts" / "gaussian_154.txt"}
 BESIDE = ("karras", "ays", "beta")
 FEWEST_CALIBRATION, CALIBRATION = 10, 30
+
+LONGEST_NAME = 50
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,9 @@ class TuneRequest:
     @property
     def called(self) -> str:
         """The name of what is found."""
-        plain = f"{self.model.rpartition('/')[2]}_{self.scheduler}_{self.steps}"
-        return re.sub(r"[^A-Za-z0-9_.-]+", "_", self.name or plain)[:50]
+        solver = f"_{self.scheduler}_{self.steps}"
+        plain = self.model.rpartition("/")[2][: LONGEST_NAME - len(solver)] + solver
+        return re.sub(r"[^A-Za-z0-9_.-]+", "_", self.name or plain)[:LONGEST_NAME]
 
     @property
     def guidance_scale(self) -> float:
@@ -113,6 +117,7 @@ def tune(
     _refuse_unfit(request, context)
     clip.judge_on(context.environment.device)
     like = cells(study, context.source, context.environment.device)[0]
+    _refuse_other_conditions(tuned_folder(cache) / f"{request.called}.json", like, scheduler.key, context.source)
     classes = prompt_classes(request.prompts or POOLS.get(request.model, GENERAL_POOL))
     split = split_prompts(tuple(classes), request.search, request.validation, request.test)
     folder = tuned_folder(cache) / f"{request.called}.search"
@@ -163,6 +168,35 @@ def _study(request: TuneRequest, lanes: Sequence[Lane], prompts: Sequence[str], 
     }
     plain = parse_study(data)
     return replace(plain, lanes=tuple(lanes), prompts=tuple(prompts), baseline=lanes[0].key)
+
+
+def _refuse_other_conditions(file: Path, like: Cell, scheduler: str, source: ModelSource) -> None:
+    """Refuses to overwrite a schedule that was tuned for something else.
+
+    Raises:
+        StudyError: There is one of this name.
+    """
+    try:
+        there = read_tuned(file) if file.exists() else None
+    except StudyError as error:
+        raise StudyError(f"{error} Delete it, or give this search another --name.") from None
+    if there is None:
+        return
+    asked = replace(
+        there,
+        scheduler=scheduler,
+        steps=like.lane.steps,
+        fingerprint=source.fingerprint or "",
+        guidance_scale=like.guidance_scale,
+        negative_prompt=like.negative_prompt,
+        width=like.width,
+        height=like.height,
+    )
+    if asked != there:
+        raise StudyError(
+            f"{file} was tuned for {there.scheduler} on {there.model}, {there.conditions}, which this search is not. "
+            "Give this search another --name, or delete the file."
+        )
 
 
 def _refuse_unfit(request: TuneRequest, context: PassContext) -> None:

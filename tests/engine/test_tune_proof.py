@@ -56,6 +56,13 @@ def test_a_flow_is_proved_against_solvers_that_solve_it(tmp_path: Path) -> None:
     assert test["lanes"]["flow_euler:4"]["median"] < test["lanes"]["flow_euler:2"]["median"] < 1
     assert outcome.decision is not None
     assert outcome.decision.failed == 0
+    with pytest.raises(StudyError, match=r"flow.json was tuned for flow_euler .*guidance 1, .*another --name"):
+        tune(replace(request, guidance=2.0), tmp_path / "c.duckdb", device="cpu")
+
+
+def test_long_names_of_models_do_not_hide_scheduler_and_steps() -> None:
+    names = {TuneRequest(f"someone/{'m' * 60}", steps=steps).called for steps in (4, 10)}
+    assert names == {f"{'m' * 39}_dpmpp_2m_4", f"{'m' * 38}_dpmpp_2m_10"}
 
 
 def test_the_limit_of_the_test_holds_for_all_of_it_and_what_fails_in_it_is_told_by_the_exit_code(

@@ -319,5 +319,7 @@ def test_the_command_prints_the_snippet_and_lists_the_lane(tmp_path: Path, capsy
     assert main(["lint", "tuned_tiny:4", "--model", "gaussian", *cache]) == 2
     assert main(["tune", *options, "--scheduler", "ddim"]) == 2
     assert "takes no list" in capsys.readouterr().err
-    assert main(["tune", *options, "--scheduler", "euler", "--coefficients"]) == 2
+    assert main(["tune", *options, "--scheduler", "euler"]) == 2
+    assert "tuned for dpmpp_2m on gaussian" in capsys.readouterr().err
+    assert main(["tune", *options, "--name", "other", "--scheduler", "euler", "--coefficients"]) == 2
     assert "fitted for DPM++ multistep solvers such as dpmpp_2m, not for 'euler'" in capsys.readouterr().err
