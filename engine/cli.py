@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     _cache(tune)
     tune.set_defaults(command="tuning.tune")
 
-    plan = add("plan", help="show what is cached, what would run and how long it may take; runs nothing")
+    plan = add("plan", help="show what is cached, what would run and how long it may take; makes no pictures")
     _study(plan)
     plan.set_defaults(command="studies.plan")
 

@@ -55,11 +55,11 @@ def explained(equal: Equality, study: Results, lane: str) -> str:
     if not equal.known or chosen is None:
         return (
             f"Cost only: the images have not been scored, so whether a lane is as good as the baseline is unknown. "
-            f"`python -m engine score {study.id}` scores them. {REAL}"
+            f"`python -m engine score STUDY`, with the study's file, scores them. {REAL}"
         )
     row = study.decision.row(lane) if study.decision else None
     if row is None:
         return f"Not at equal quality as far as is known. {undecided(study.lane_label(study.baseline))} {REAL}"
     if equal.as_good(lane):
-        return f"The saving is at equal quality: {chosen.label} {row.kept}, and no guard objects. {REAL}"
+        return f"The saving is at equal quality: {chosen.label} {row.kept}, and every guard accepts it. {REAL}"
     return f"Not at equal quality as far as is known. {chosen.label}: {row.reason} {REAL}"

@@ -32,8 +32,9 @@ FORMING = (
     "The estimate is blurred at first: with this much noise many pictures are possible, and it is their average.",
 )
 GUIDANCE = (
-    "The denoiser is evaluated twice at each call: once with the prompt and once without. The difference between the "
-    "two predictions points towards the prompt, and the guidance scale w says how far to go in that direction: "
+    "With most models the denoiser is evaluated twice at each call: with the prompt and without. The difference "
+    "between the two predictions points towards the prompt, and the guidance scale w says how far to go in that "
+    "direction: "
     "`prediction = without + w × (with − without)`. At w = 1 this is the prediction with the prompt alone, and one "
     "evaluation is enough.",
     "A larger w follows the prompt more closely, with more contrast and less variety. It also makes the path harder "

@@ -248,8 +248,8 @@ def _no_guidance(shown: Shown) -> str:
 
 def _unscored(shown: Shown) -> str:
     return (
-        f"No x0 frame of these lanes has been scored. `python -m engine score {shown.study.id}` scores them if the "
-        "study stores x0 frames and there is a CLIP for the model's pictures."
+        "No x0 frame of these lanes has been scored. `python -m engine score STUDY`, with the study's file, scores "
+        "them if the study stores x0 frames and there is a CLIP for the model's pictures."
     )
 
 

@@ -31,9 +31,10 @@ METHOD = (
     "another takes no call; its distance to the record is the local error. What is left of an error at the end, the "
     "gain, is measured by runs from recorded states with an error on top.",
     "Searched: the path with the smallest sum of local errors times gains, and known schedules, are raced; the best "
-    "two are refined by moving one level after another, and a move stays only if real runs confirm it.",
+    "two are refined for two rounds, then the better one alone, by moving one level after another; a move stays only "
+    "if real runs confirm it.",
     "Chosen by other prompts, and tested on others again, which the search has not seen.",
-    "It holds for this model, guidance, picture size, solver and number of steps.",
+    "It holds for this model, guidance, negative prompt, picture size, solver and number of steps.",
 )
 
 

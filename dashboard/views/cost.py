@@ -18,7 +18,7 @@ METHOD = (
     "for all 730 hours, in the packs the GPU is sold in. Without a peak: the month's busy hours ÷ utilisation ÷ 730, "
     "rounded up. Spares for failures and the time to fill a batch are not counted.",
     "Equal quality: every guard of the decision has shown that the lane is as good as the baseline, with bounds fixed "
-    "in advance; see the Overview.",
+    "in advance; see Speed and quality.",
     "Saved: baseline minus lane. The range covers the ends of the 95 % intervals of the baseline's time and of the "
     "ratio of the times.",
     "If the baseline's seconds are entered, each lane takes those seconds ÷ its measured speed-up. That ratio is an "

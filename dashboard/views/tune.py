@@ -14,7 +14,7 @@ if not found:
     sections.nothing(problems)
 else:
     names = [tuned.name for tuned in found]
-    name = st.selectbox("Schedule", names, key="tuned") if len(names) > 1 else names[0]
+    name = st.selectbox("Schedule", names, key="tuned", bind="query-params") if len(names) > 1 else names[0]
     tuned = found[names.index(name)]
     sections.worth(tuned)
     sections.placement(tuned)

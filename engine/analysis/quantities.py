@@ -252,7 +252,7 @@ def equivalence(results: StudyTables, test: Mapping[str, Any]) -> LaneDecision:
     """
     lane, baseline, found = str(test["lane"]), str(test["baseline"]), results.decision
     if found is None or found.baseline != baseline:
-        raise Untestable(f"whether it is as good has not been asked; `python -m engine decide {results.id}`")
+        raise Untestable("whether it is as good has not been asked; `python -m engine decide STUDY`")
     row = found.row(lane)
     if row is None:
         raise Untestable(f"'{lane}' is not among the lanes that were decided on")
@@ -271,7 +271,7 @@ def _cells(results: StudyTables, lane: str) -> pd.DataFrame:
 def _metric(results: StudyTables, key: str) -> dict[str, Any]:
     rows = results.metrics[results.metrics["metric"] == key].to_dict("records")
     if not rows:
-        raise Untestable(f"the study has not been scored with '{key}'; `python -m engine score {results.id}`")
+        raise Untestable(f"the study has not been scored with '{key}'; `python -m engine score STUDY`")
     if isinstance(rows[0]["unavailable"], str):
         raise Untestable(rows[0]["unavailable"])
     return dict(rows[0])

@@ -168,7 +168,7 @@ CREATE TABLE metrics (                     -- descriptions of metrics, by versio
     trusted_n INTEGER,                     -- fewest pictures for a lane's value without a warning
     has_true_zero BOOLEAN NOT NULL,        -- whether ratios are meaningful
     span DOUBLE,                           -- largest minus smallest possible value, if bounded
-    margin DOUBLE,                         -- equivalence margin; NULL: seed-to-seed noise of the baseline
+    margin DOUBLE,                         -- equivalence margin; NULL: 0.3 of the baseline's seed-to-seed noise
     needs_reference BOOLEAN NOT NULL,      -- whether it compares with the converged solution
     may_guard BOOLEAN NOT NULL,            -- whether a decision may use it as a guard
     description VARCHAR NOT NULL,          -- definition in one line

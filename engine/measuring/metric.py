@@ -70,7 +70,7 @@ class Metric:
         smallest_n: Fewest pairs of cells for a verdict (lane: fewest pictures for a value). 0: default of the scope.
         has_true_zero: Whether zero means "none", so that ratios are meaningful.
         span: Largest minus smallest possible value, if bounded and often at the bounds.
-        margin: Differences of means below this are equivalent; None: the seed-to-seed noise of the baseline.
+        margin: Differences of means below this are equivalent; None: 0.3 of the baseline's seed-to-seed noise.
         needs_reference: Whether it compares with the converged solution.
         may_guard: Whether it can guard a recommendation; a lane is recommended only if it is as good by every guard.
             True only for metrics shown to agree with human perception.

@@ -372,7 +372,9 @@ class Search:
     def _score_study(self, fixed: FixedTerms) -> bool:
         """Measures what was made by all metrics, for pages to show; False if there is no time left for it."""
         if self.meter.seconds >= self.meter.budget.seconds:
-            self.context.progress.note(f"No time is left for other metrics: `engine score {self.study.name}`.")
+            self.context.progress.note(
+                "No time is left for other metrics; `python -m engine score STUDY` measures by them."
+            )
             return False
         context, study = self.context, self._shown(fixed.order[: max(self.used, self.ahead)])
         plan = plan_study(study, context.source, context.cache, context.environment.device, context.environment.memory)

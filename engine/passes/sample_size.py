@@ -28,7 +28,7 @@ def metrics_without_verdict(study: Study, source: ModelSource) -> list[str]:
     bare = [metric.key for metric in measured if metric.margin is None]
     if len(study.seeds) == 1 and bare:
         lines.append(
-            f"{', '.join(bare)}: their margin is the baseline's seed-to-seed noise, which one seed does not "
+            f"{', '.join(bare)}: their margin is a part of the baseline's seed-to-seed noise, which one seed does not "
             "show; give two seeds or more"
         )
     for needed in sorted({metric.smallest_n for metric in measured if metric.smallest_n > pairs}):

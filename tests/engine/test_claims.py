@@ -78,9 +78,9 @@ def test_a_study_without_scores_or_times_says_what_is_missing(tmp_path):
     reasons = {key: verdict.tests[0].reason for key, verdict in verdicts.items() if verdict.tests}
     assert "have not been timed in one environment" in reasons["speed"]
     assert "no finished cell of lane 'dpmpp_2m:20'" in reasons["calls"]
-    assert "has not been scored with 'recognised'; `python -m engine score readme_claims`" in reasons["quality"]
+    assert "has not been scored with 'recognised'; `python -m engine score STUDY`" in reasons["quality"]
     assert "no recorded steps" in reasons["critical-phase"]
-    assert "`python -m engine decide readme_claims`" in reasons["quality-equivalent"]
+    assert "`python -m engine decide STUDY`" in reasons["quality-equivalent"]
     assert "there are no votes between 'dpmpp_2m:20' and 'ddim:50'" in reasons["perception"]
     assert "'ddim:50' has 0 timing samples on a CPU" in reasons["cpu"]
     assert "no recorded noise levels" in reasons["noise-first"]
