@@ -293,7 +293,11 @@ class Results:
             found = read_terms(self.stored_decision[0]) if self.stored_decision else None
         except ValueError:
             return None  # an untrusted file; no decision is the safe answer
-        return found if found and found.terms.baseline == self.baseline else None
+        if found is None or found.terms.baseline != self.baseline:
+            return None
+        # The study of this name may ask for other pictures by now.
+        holds = found.holds_for(self.spec, set(self.models["model_id"]), set(self.cells["dtype"]))
+        return found if holds else None
 
     @cached_property
     def decision(self) -> Decision | None:

@@ -76,12 +76,8 @@ def more_prompts(chosen: Options, study: Results) -> None:
 
 def prompts_that_would_tell(study: Results) -> int:
     """The fewest further prompts, in whole batches, that may settle a lane; 0 if nothing is open."""
-    decision = study.decision
-    if decision is None or decision.stop not in {"", "budget spent"}:
-        return 0
-    needed = [row.needed for row in decision.lanes if row.status == "open"]
-    told = [high or low for low, high in needed if low]
-    return -(-min(told) // BATCH) * BATCH if told else 0
+    more = study.decision.needed if study.decision else None
+    return -(-more // BATCH) * BATCH if more else 0
 
 
 def _decide(chosen: Options, study: Results, budget: str) -> None:

@@ -114,6 +114,15 @@ class LaneDecision:
         kept, low, high = (f"{round(100 * (1 - part), 2):.3g}" for part in (share.value, share.high, share.low))
         return f"keeps the picture in {kept} % [{low}, {high}] of {share.n:,} prompt{'s' * (share.n != 1)}"
 
+    def reached(self, used: int) -> int:
+        """The first of the prompts used so far that has no value of a guard which has not consented yet."""
+        return min((guard.n for guard in self.guards if not guard.shown), default=used)
+
+    def gap(self, position: int) -> str:
+        """Why no prompt after this one counts, in a sentence."""
+        lacking = ", ".join(guard.guard.label for guard in self.guards if not guard.shown and guard.n == position)
+        return f"Prompt {position + 1:,} has no value of {lacking}, so that none after it counts; `score` tells why."
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -126,6 +135,8 @@ class Decision:
         lanes: All lanes but the baseline, dearest first, those that can't be named last.
         sentence: The headline, in words.
         obstacles: Why the study cannot tell, whatever lanes show.
+        needed: Further prompts that may settle one of the lanes that are still asked about, as `LaneDecision.needed`,
+            at most those that the pool has; None if none would.
     """
 
     baseline: str
@@ -136,23 +147,23 @@ class Decision:
     lanes: tuple[LaneDecision, ...]
     sentence: str
     obstacles: tuple[str, ...] = ()
+    needed: int | None = None
 
     @property
     def exit_code(self) -> int:
         """0: a lane is named, or it is known that none can be; 3: nothing is known yet."""
         return 0 if self.lane is not None or self.known else 3
 
+    @property
+    def waiting(self) -> list[LaneDecision]:
+        """Lanes that more prompts may still prove to be the cheapest."""
+        names = [row.lane for row in self.lanes]
+        cheaper = self.lanes[names.index(self.lane) + 1 :] if self.lane else self.lanes
+        return [row for row in cheaper if row.status == "open" and row.level > 0]
+
     def row(self, lane: str) -> LaneDecision | None:
         """Where a lane stands; None of the baseline and of lanes that take no part."""
         return next((row for row in self.lanes if row.lane == lane), None)
-
-
-def prompt_order(prompts: Sequence[str], seed: int, stored: Sequence[str] = ()) -> list[str]:
-    """The order in which prompts are used: the stored one, with new prompts behind it, shuffled among themselves."""
-    seen = set(stored)
-    fresh = [prompt for prompt in dict.fromkeys(prompts) if prompt not in seen]
-    shuffled = np.random.default_rng([seed, len(stored)]).permutation(len(fresh))
-    return [*stored, *(fresh[place] for place in shuffled)]
 
 
 def fix_terms(settings: DecisionSettings, calibration: Calibration, baseline: str, lanes: Sequence[LaneCost]) -> Terms:
@@ -190,6 +201,7 @@ def decide(
     *,
     failed: Mapping[str, int] | None = None,
     vetoes: Mapping[str, str] | None = None,
+    gaps: Mapping[str, str] | None = None,
     unheard: bool = False,
     obstacles: Sequence[str] = (),
     pool_left: int | None = None,
@@ -203,6 +215,7 @@ def decide(
             each guard; NaN where there is no value yet. Lanes that are not contenders don't matter.
         failed: Cells of a lane that failed.
         vetoes: Lane -> why it is not as good, from what has no evidence of this kind (set distances, votes).
+        gaps: Lane -> which prompt has no value of which guard, so that none after it counts.
         unheard: Whether what may veto has not been asked about these prompts yet; no lane is accepted before.
         obstacles: Why the study cannot tell at all, in sentences: a reference that failed, no CLIP on disk.
         pool_left: Prompts not used yet; None if that does not matter.
@@ -214,7 +227,8 @@ def decide(
     for contender in terms.contenders:
         level = share + carried
         row = _lane(terms, contender, outcomes[outcomes["lane"] == contender.lane], level)
-        row = _overruled(row, (failed or {}).get(row.lane, 0), (vetoes or {}).get(row.lane, ""), stuck)
+        veto, gap = ((each or {}).get(row.lane, "") for each in (vetoes, gaps))
+        row = _overruled(row, (failed or {}).get(row.lane, 0), veto, gap, stuck)
         if unheard and row.status == "accepted":
             row = replace(row, status="open", needed=(None, None), reason=UNHEARD)
         carried = level if row.status == "accepted" else 0.0
@@ -228,7 +242,8 @@ def decide(
     sentence = _sentence(terms, named, worth_it, stuck, known, pool_left)
     name = named.lane if named else None
     lanes = (*found, *excluded)
-    return Decision(terms.baseline, terms.calibration.goal, name, known, stop, lanes, sentence, stuck)
+    needed = None if stop not in {"", "budget spent"} else _needed(worth_it, pool_left)
+    return Decision(terms.baseline, terms.calibration.goal, name, known, stop, lanes, sentence, stuck, needed)
 
 
 def _lane(terms: Terms, contender: LaneCost, rows: pd.DataFrame, level: float) -> LaneDecision:
@@ -291,7 +306,7 @@ def _more_prompts(needed: tuple[int | None, int | None]) -> str:
     return f"About {low:,} more prompt{'s' * (low != 1)}"
 
 
-def _overruled(row: LaneDecision, failed: int, veto: str, stuck: Sequence[str]) -> LaneDecision:
+def _overruled(row: LaneDecision, failed: int, veto: str, gap: str, stuck: Sequence[str]) -> LaneDecision:
     """The lane after what no number of prompts can change; a lane that was dropped stays dropped."""
     if stuck:
         return _refused(row, f"The study cannot tell. {stuck[0]}", closed=False)
@@ -300,7 +315,9 @@ def _overruled(row: LaneDecision, failed: int, veto: str, stuck: Sequence[str]) 
     if failed:
         why = f"{failed:,} of its pictures failed; run the study again, or take the lane out."
         return _refused(row, why, closed=False)
-    return _refused(row, veto, closed=True) if veto else row
+    if veto:
+        return _refused(row, veto, closed=True)
+    return _refused(row, gap, closed=False) if gap and row.status == "open" else row
 
 
 def _refused(row: LaneDecision, why: str, *, closed: bool) -> LaneDecision:
@@ -337,6 +354,8 @@ def _stop(
         return "little left to save"
     if pool_left == 0:
         return "pool spent"
+    if not any(row.status == "open" for row in worth_it):
+        return "cannot tell"
     return "budget spent" if budget_spent else ""
 
 
@@ -361,6 +380,12 @@ def _sentence(
     kind = "keeps the picture" if terms.calibration.goal == "same-picture" else "is as good"
     sentence = f"Use {named.lane}: it {kind} and {saved}. {named.reason}"
     return sentence if known else f"{sentence} Cheaper lanes are not settled. {_outlook(worth_it, pool_left)}"
+
+
+def _needed(waiting: Sequence[LaneDecision], pool_left: int | None) -> int | None:
+    """Further prompts that may settle one of these lanes, at most those that are left."""
+    needed = [row.needed[1] or row.needed[0] for row in waiting if row.status == "open" and row.needed[0]]
+    return min([each for each in [*needed, pool_left] if each]) if needed else None
 
 
 def _outlook(waiting: Sequence[LaneDecision], pool_left: int | None) -> str:

@@ -3,9 +3,11 @@
 The stored text may come from a stranger's file: whatever is read from it is checked here, once.
 """
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from typing import Any, get_args
 
 import pandas as pd
@@ -13,6 +15,7 @@ import pandas as pd
 from engine.analysis.calibration import Calibration, ControlCheck
 from engine.analysis.decision import Decision, LaneCost, Terms, decide
 from engine.analysis.guards import Guard, Kind
+from engine.analysis.outcomes import listed
 from engine.errors import StudyError
 from engine.study.decision_settings import Goal, read_decision
 from engine.study.reading import Table
@@ -31,6 +34,7 @@ class FixedTerms:
         study: Digest of what the study asked when the terms were fixed.
         changed: Whether the study was changed after candidates had been looked at.
         versions: Of the metrics among the guards, by key; empty in terms of earlier programs.
+        about: What the pictures of the lanes depend on, by name (`pictures_of`); empty in terms of earlier programs.
     """
 
     terms: Terms
@@ -39,6 +43,14 @@ class FixedTerms:
     study: str
     changed: bool = False
     versions: Mapping[str, str] = field(default_factory=dict)
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    def holds_for(self, spec: Mapping[str, Any], models: Collection[str], dtypes: Collection[str]) -> bool:
+        """Whether a study, as it is stored, and what its cells were made with, still show the lanes decided on."""
+        if not self.about:
+            return True
+        made = self.about.get("model_id") in models and self.about.get("dtype") in dtypes
+        return made and self.about.get("settings") == settings_of(spec, self.terms)
 
     def measured_by(self, versions: Mapping[str, str]) -> bool:
         """Whether none of the guards' metrics has another of these versions now."""
@@ -74,7 +86,21 @@ class FixedTerms:
             "study": self.study,
             "changed": self.changed,
             "versions": dict(self.versions),
+            "about": dict(self.about),
         }
+
+
+# What pictures depend on besides lane, prompt and seed, and of a lane; names as in `Study.spec`.
+_OF_STUDY = ("model", "negative_prompt", "guidance_scale", "width", "height", "pipeline")
+_OF_LANE = ("key", "scheduler", "steps", "target", "config", "timesteps", "sigmas", "coefficients")
+
+
+def settings_of(spec: Mapping[str, Any], terms: Terms) -> str:
+    """Digest of what the pictures of a study's baseline and candidates depend on, by the study as it is stored."""
+    keys = {terms.baseline, *(lane.lane for lane in terms.contenders), *(lane.lane for lane, _ in terms.excluded)}
+    lanes = [lane for lane in listed(spec, "lanes", dict) if lane.get("key") in keys]
+    told = [[spec.get(name) for name in _OF_STUDY], [[lane.get(name) for name in _OF_LANE] for lane in lanes]]
+    return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def decision_by(fixed: FixedTerms, evidence: pd.DataFrame, state: Mapping[str, Any]) -> Decision:
@@ -83,9 +109,9 @@ def decision_by(fixed: FixedTerms, evidence: pd.DataFrame, state: Mapping[str, A
     Args:
         fixed: The terms.
         evidence: Columns lane, guard, position, value.
-        state: How far the search is, as `decide` stores it: cells that `failed` by lane, `vetoes` by lane, `obstacles`,
-            prompts `left` in the pool, whether the budget was `spent`, and whether what may veto under "as-good" is
-            `unheard`; it is unless that is denied.
+        state: How far the search is, as `decide` stores it: cells that `failed` by lane, `vetoes` by lane, `gaps` by
+            lane, `obstacles`, prompts `left` in the pool, whether the budget was `spent`, and whether what may veto
+            under "as-good" is `unheard`; it is unless that is denied.
 
     Raises:
         ValueError: The evidence or the state is none.
@@ -101,6 +127,7 @@ def decision_by(fixed: FixedTerms, evidence: pd.DataFrame, state: Mapping[str, A
         wide.reset_index(),
         failed={_text(lane): _whole(count) for lane, count in state.get("failed", {}).items()},
         vetoes={_text(lane): _text(why) for lane, why in state.get("vetoes", {}).items()},
+        gaps={_text(lane): _text(why) for lane, why in state.get("gaps", {}).items()},
         unheard=fixed.terms.calibration.goal == "as-good" and state.get("unheard") is not False,
         obstacles=[_text(line) for line in state.get("obstacles", [])],
         pool_left=None if left is None else _whole(left),
@@ -129,7 +156,9 @@ def read_terms(spec: Mapping[str, Any]) -> FixedTerms:
         if len(set(order)) < len(order) or len(set(keys)) < len(keys):
             raise ValueError("a prompt or a lane is there twice")
         versions = {_text(key): _text(version) for key, version in spec.get("versions", {}).items()}
-        return FixedTerms(terms, order, _number(spec["scale"]), _text(spec["study"]), bool(spec["changed"]), versions)
+        about = {_text(key): _text(value) for key, value in spec.get("about", {}).items()}
+        study, changed = _text(spec["study"]), bool(spec["changed"])
+        return FixedTerms(terms, order, _number(spec["scale"]), study, changed, versions, about)
     except (KeyError, TypeError, AttributeError, ValueError, StudyError) as error:
         raise ValueError(f"The terms of a decision cannot be read: {error}.") from error
 

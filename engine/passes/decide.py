@@ -5,23 +5,25 @@ cache, and a batch's evidence is written at once: a search that is stopped, even
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.analysis.calibration import Calibration, calibrate
-from engine.analysis.decision import BATCH, Decision, LaneCost, fix_terms, prompt_order
+from engine.analysis.decision import BATCH, Decision, LaneCost, fix_terms
 from engine.analysis.fixed_terms import FixedTerms, decision_by
 from engine.analysis.pace import FEWEST_SAMPLES, by_cost
 from engine.cache import decision_tables, queries
 from engine.cache.connection import migrate, reading
 from engine.environment import Compiling, Memory
+from engine.errors import StudyError
 from engine.measuring.evidence import Subject
 from engine.measuring.metrics import METRICS
 from engine.passes.context import open_context
 from engine.passes.decision_evidence import (
     CellFacts,
+    Gaps,
     Reference,
     Yardsticks,
     calibration_tables,
@@ -44,6 +46,7 @@ from engine.progress import Progress
 from engine.study.cells import Cell, reference_cells
 from engine.study.frame_settings import FrameSettings
 from engine.study.lanes import Lane
+from engine.study.prompt_pool import prompt_order
 from engine.study.reference import fitting_reference
 from engine.study.study import Study
 
@@ -120,6 +123,7 @@ class Search:
         self.solutions: dict[tuple[str, int], tuple[Cell, Cell]] = {}
         self.failed: dict[str, int] = {}
         self.vetoes: dict[str, str] = {}
+        self.gaps = Gaps()
         self.heard = -1  # prompts used when sets and votes were last asked
         self.used, self.ahead = 0, 1  # prompts of the order: with evidence, and shown before there is any
 
@@ -148,13 +152,16 @@ class Search:
 
     def _fixed(self) -> FixedTerms:
         before, used, failed = stored_terms(self.context, self.study.name)
-        stored = before.order if before else ()
+        seen = before.order[: max(used, self.study.decide.calibration_prompts)] if before else ()
+        same_pool = set(seen) <= set(self.who.pool)
+        stored = before.order if before and same_pool else ()
         ahead = try_lanes(self.who, (*stored, *self.who.pool)[0])
         order = tuple(prompt_order(ahead.distinct(self.who.pool), self.study.decide.order_seed, stored))
-        same = before and before.study == self.who.digest and before.measured_by(self.entries.versions(before.terms))
+        known = self.entries.versions(before.terms) if before else {}
+        same = before and same_pool and before.study == self.who.digest and before.measured_by(known)
         if before and same and not before.terms.calibration.obstacles:
             # New prompts stand behind those that were there; cells that failed are tried again, from the first prompt.
-            versions = self.entries.versions(before.terms) | dict(before.versions)  # earlier programs kept none
+            versions = known | dict(before.versions)  # earlier programs kept none
             fixed, self.used = replace(before, order=order, versions=versions), 0 if failed else used
             decision_tables.write_terms(self.context.cache, self.study.name, fixed.spec(), keep_evidence=not failed)
             return fixed
@@ -171,7 +178,8 @@ class Search:
             calibration = replace(calibration, obstacles=(*calibration.obstacles, *untimed))
         terms = fix_terms(self.study.decide, calibration, self.who.baseline.key, by_cost(costs, self.study.decide.tie))
         changed = before is not None and (before.changed or (used > 0 and not same))
-        fixed = FixedTerms(terms, order, scale, self.who.digest, changed, self.entries.versions(terms))
+        versions, about = self.entries.versions(terms), self.who.about(terms)
+        fixed = FixedTerms(terms, order, scale, self.who.digest, changed, versions, about)
         decision_tables.write_terms(self.context.cache, self.study.name, fixed.spec(), keep_evidence=False)
         return fixed
 
@@ -182,11 +190,11 @@ class Search:
         start = 0
         while start < len(wanted):
             prompts, solved = wanted[start : start + BATCH], wanted[start : min(start + BATCH, CONTROL_REFERENCES)]
-            fits = self._fits([*self._controls(prompts), *self._solutions(solved)], len(prompts))
+            fits = self._fits([*self.who.calibrating(prompts), *self._solutions(solved)], len(prompts))
             if not fits:
                 break
             prompts, solved = prompts[:fits], solved[:fits]
-            batch, made = self._controls(prompts), self.outcome.made
+            batch, made = self.who.calibrating(prompts), self.outcome.made
             with self.meter.working():
                 self._make(batch)
                 self._solve(solved)
@@ -204,21 +212,13 @@ class Search:
         left_out = tuple(f"{self.entries.usable[key][0].label} does not guard: {why}." for key, why in unfit.items())
         found = calibrate(settings, asked, values, controls, referenced=self.study.reference is not None)
         allowed = allowed_distance(who, cells, facts.finished) if found.goal == "as-good" else 0.0
-        obstacles = *found.obstacles, *self._unavailable()
+        obstacles = *found.obstacles, *self._unavailable({"clip_score": None, **dict.fromkeys(settings.guards or ())})
         return replace(found, obstacles=obstacles, set_distance=allowed, left_out=left_out), scale
 
-    def _controls(self, prompts: Sequence[str]) -> list[Cell]:
-        """What calibrates: baseline and both controls with the first seed, and the baseline with another."""
-        who = self.who
-        return [
-            *who.cells((who.baseline, *who.controls), prompts, who.seeds[:1]),
-            *who.cells((who.baseline,), prompts, (who.other_seed,)),
-        ]
-
-    def _unavailable(self) -> list[str]:
-        named = {"clip_score", *(self.study.decide.guards or ())}
-        missing = {key: why for key, why in self.entries.unavailable.items() if key in named}
-        return [f"{METRICS[key].label} is {why}" for key, why in missing.items()]
+    def _unavailable(self, named: Iterable[str]) -> list[str]:
+        """Which of these metrics can't be measured here, and why."""
+        unavailable = self.entries.unavailable
+        return [f"{METRICS[key].label} is {unavailable[key]}" for key in named if key in unavailable]
 
     def _costs(self, order: Sequence[str]) -> list[LaneCost]:
         """Times of all candidates beside the baseline, interleaved; taken together if too few can be paired.
@@ -278,35 +278,40 @@ class Search:
             "spent": self.meter.spent,
             "failed": self.failed,
             "vetoes": self.vetoes,
+            "gaps": self.gaps.reasons,
             "unheard": self.heard != self.used,
             "obstacles": self._lost(),
         }
 
     def _lost(self) -> list[str]:
-        """Says that there is hardly any ground truth, which no lane is to blame for."""
+        """What no lane is to blame for: pictures of the baseline that failed, hardly any ground truth."""
+        if failed := self.failed.get(self.who.baseline.key):
+            return [f"{failed:,} of the baseline's pictures failed; run the study again."]
         if self.reference is None or len(self.solutions) < CONTROL_REFERENCES:
             return []
         return self.reference.lost(self._facts([cell for pair in self.solutions.values() for cell in pair]))
 
     def _add_batch(self, fixed: FixedTerms, decision: Decision) -> None:
         """Makes the next prompts for every lane that may still prove the cheapest, and writes what they say."""
-        who, start = self.who, self.used
+        who = self.who
+        if lacking := self._unavailable(guard.key for guard in fixed.terms.calibration.guards):
+            raise StudyError(f"This decision goes on only where all that guards it can be measured. {lacking[0]}.")
+        waiting = decision.waiting
+        if (start := self.gaps.start(waiting, self.used)) is None:
+            return
         whole = start - start % BATCH
-        if whole < start:  # the rest of a batch that the last call had no time for: the same lanes go on
-            decision = self._decision(fixed, self._state(fixed) | {"unheard": False}, whole)
-        named = next((row for row in decision.lanes if row.lane == decision.lane), None)
-        cheaper = decision.lanes[decision.lanes.index(named) + 1 :] if named else decision.lanes
-        waiting = {row.lane for row in cheaper if row.status == "open" and row.level > 0}
-        lanes = [lane for lane in who.candidates if lane.key in waiting]
-        prompts = fixed.order[start : whole + BATCH]
-        solved = prompts if needs_reference(decision, waiting) else ()
+        if whole < start == self.used:  # the rest of a batch that the last call had no time for: the same lanes go on
+            waiting = self._decision(fixed, self._state(fixed) | {"unheard": False}, whole).waiting
+        lanes = [lane for lane in who.candidates if lane.key in {row.lane for row in waiting}]
+        end = whole + BATCH if start == self.used else min(whole + BATCH, self.used)
+        prompts = fixed.order[start:end]
+        solved = prompts if needs_reference(waiting) else ()
         cells = who.cells((who.baseline, *lanes), prompts, who.seeds)
         fits = self._fits([*cells, *self._solutions(solved)], len(prompts))
         if not fits:
             return
-        prompts, solved = prompts[:fits], solved[:fits]
-        cells = who.cells((who.baseline, *lanes), prompts, who.seeds)
-        self._record(fixed.order[: start + len(prompts)])
+        prompts, solved, cells = prompts[:fits], solved[:fits], cells[: len(cells) * fits // len(prompts)]
+        self._record(fixed.order[: max(self.used, start + len(prompts))])
         with self.meter.working():
             self._make_shown(fixed.order, start, len(prompts))
             self._make(cells)
@@ -320,8 +325,9 @@ class Search:
         margin = self.study.decide.excess_error
         sticks = Yardsticks(guards, self.entries, fixed.scale, self.reference, margin)
         rows = evidence_rows(sticks, who, lanes, start, cells, facts)
-        self.outcome.prompts += len(prompts)
-        self.used += len(prompts)
+        fresh = max(0, start + len(prompts) - self.used)
+        self.outcome.prompts += fresh
+        self.used += fresh
         decision_tables.write_evidence(self.context.cache, self.study.name, rows, self._state(fixed))
 
     # Cells.

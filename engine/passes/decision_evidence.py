@@ -1,7 +1,7 @@
 """From cells in the cache to what they say about lanes: the tables that calibrate a decision, and its evidence."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from engine.analysis.calibration import GuardMetric, exceeds, is_other, picture_scale
-from engine.analysis.decision import Decision, Terms
+from engine.analysis.decision import LaneDecision, Terms
 from engine.analysis.fixed_terms import FixedTerms, read_terms
 from engine.analysis.guards import EXCESS, OTHER, Guard
 from engine.analysis.pace import Pace, paired_paces, runs_of
@@ -330,9 +330,31 @@ def evidence_rows(
     return rows
 
 
-def needs_reference(decision: Decision, lanes: Collection[str]) -> bool:
+class Gaps:
+    """Prompts without a value of a guard, beyond which evidence doesn't count: a score that failed, a lane passed over.
+
+    Each is tried once more; where it stays, no further prompt helps that lane.
+
+    Attributes:
+        reasons: Why, by lane.
+    """
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+        self._tried: dict[str, int] = {}
+
+    def start(self, waiting: Sequence[LaneDecision], used: int) -> int | None:
+        """The prompt from which to go on; None if lanes were found that stand at a gap."""
+        start = min([used, *(row.reached(used) for row in waiting)])
+        there = [row for row in waiting if row.reached(used) == start < used]
+        stand = [row for row in there if self._tried.get(row.lane) == start]
+        self.reasons |= {row.lane: row.gap(start) for row in stand}
+        self._tried |= {row.lane: start for row in there}
+        return None if stand else start
+
+
+def needs_reference(rows: Iterable[LaneDecision]) -> bool:
     """Whether one of these lanes has not shown its latent error yet, so that converged solutions are needed."""
-    rows = [row for row in decision.lanes if row.lane in lanes]
     return any(guard.guard.key == EXCESS and not guard.shown for row in rows for guard in row.guards)
 
 

@@ -1,10 +1,13 @@
 """The lanes that take part in a decision, and their cells prompt by prompt. Imports no torch."""
 
 import contextlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from engine.analysis.decision import Terms
+from engine.analysis.fixed_terms import settings_of
 from engine.cache.connection import reading
 from engine.errors import StudyError
 from engine.passes.context import PassContext
@@ -13,7 +16,7 @@ from engine.passes.images import ImageJob, missing_images
 from engine.study.cells import Cell, cells, digest, reference_cells, study_findings
 from engine.study.lanes import MAX_STEPS, Lane
 from engine.study.prompt_pool import pool_prompts
-from engine.study.study import Study
+from engine.study.study import Study, canonical
 
 FEW_STEPS = 8
 
@@ -62,6 +65,19 @@ class Roles:
             return []
         asked = replace(self.study, lanes=lanes, baseline=lanes[0].key, prompts=tuple(prompts), seeds=tuple(seeds))
         return cells(asked, self.context.source, self.context.environment.device)
+
+    def calibrating(self, prompts: Sequence[str]) -> list[Cell]:
+        """What calibrates: baseline and both controls with the first seed, and the baseline with another."""
+        return [
+            *self.cells((self.baseline, *self.controls), prompts, self.seeds[:1]),
+            *self.cells((self.baseline,), prompts, (self.other_seed,)),
+        ]
+
+    def about(self, terms: Terms) -> dict[str, str]:
+        """What the pictures of the lanes depend on, as `FixedTerms.about`."""
+        like = self.cells((self.baseline,), ("",), (0,))[0]
+        settings = settings_of(json.loads(canonical(self.study.spec())), terms)
+        return {"settings": settings, "model_id": self.context.source.model_id, "dtype": like.dtype}
 
     @cached_property
     def digest(self) -> str:

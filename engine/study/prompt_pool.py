@@ -1,6 +1,9 @@
 """The prompts that a decision draws from: the study's pool file, the pool for the model, or the study's prompts."""
 
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from engine.errors import StudyError
 from engine.paths import DATA
@@ -59,3 +62,11 @@ def prompt_classes(path: Path) -> dict[str, str]:
     if not classes:
         raise StudyError(f"[decide] pool: {found} has no prompts.")
     return classes
+
+
+def prompt_order(prompts: Sequence[str], seed: int, stored: Sequence[str] = ()) -> list[str]:
+    """The order in which prompts are used: the stored one, with new prompts behind it, shuffled among themselves."""
+    seen = set(stored)
+    fresh = [prompt for prompt in dict.fromkeys(prompts) if prompt not in seen]
+    shuffled = np.random.default_rng([seed, len(stored)]).permutation(len(fresh))
+    return [*stored, *(fresh[place] for place in shuffled)]

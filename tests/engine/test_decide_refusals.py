@@ -109,10 +109,53 @@ def test_prompts_without_a_value_of_a_guard_count_no_further(
 
     use_metrics(monkeypatch, replace(LIKENESS, measure=measure))
     code, decision, _ = decide({"pool": _pool(tmp_path, 20)})
-    assert (code, decision.lane, decision.stop) == (3, None, "pool spent")
+    assert (code, decision.lane, decision.stop, decision.needed) == (3, None, "cannot tell", None)
     row = decision.row(GOOD)
     assert row is not None
-    assert (row.status, row.n) == ("open", 4)
+    assert (row.status, row.n, row.needed) == ("refused", 4, (None, None))
+    assert "Prompt 5 has no value of Likeness, so that none after it counts" in row.reason
+
+
+def test_a_score_that_failed_is_taken_again_and_the_prompts_after_it_count(
+    decide: Decide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Evidence] = []
+
+    def measure(evidence: Evidence) -> float:
+        seen.append(evidence)
+        if len(seen) == 4 * 12 + 5:  # a lane's fifth prompt
+            raise RuntimeError("out of luck")
+        return LIKENESS.value(evidence)
+
+    use_metrics(monkeypatch, replace(LIKENESS, measure=measure))
+    code, decision, _ = decide()
+    assert (code, decision.lane, decision.known) == (1, GOOD, True), "1: something failed on the way"
+
+
+def test_another_pool_begins_anew_and_says_so(decide: Decide, tmp_path: Path) -> None:
+    _, first, _ = decide()
+    longer = tmp_path / "longer.txt"
+    prompts = read_prompts(Path(DECIDE["pool"]))
+    longer.write_text("\n".join([*prompts, "disc on stripes, twice"]))
+    assert decide({"pool": str(longer)})[1] == first, "prompts that were looked at are still there"
+    longer.write_text("\n".join(prompts[::-1][:40]))
+    _, anew, _ = decide({"pool": str(longer)})
+    assert anew.sentence.endswith(CHANGED)
+
+
+def test_no_decision_is_shown_for_a_study_of_its_name_with_other_pictures(decide: Decide, tmp_path: Path) -> None:
+    _, first, _ = decide()
+    study, cache = write_decision(tmp_path, None), tmp_path / "c.duckdb"
+
+    def shown_after_a_run(*settings: str) -> Decision | None:
+        sets = [part for setting in settings for part in ("--set", setting)]
+        assert main(["run", str(study), "--cache", str(cache), "--device", "cpu", "--progress", "none", *sets]) == 0
+        with reading(cache) as db:
+            return read_results(db, "patterns").decision
+
+    assert shown_after_a_run("guidance_scale=5.0") is None
+    assert shown_after_a_run(f'lanes=["{LANES[0]}","ddim:3"]') is None
+    assert shown_after_a_run('prompts=["disc"]') == first
 
 
 def test_a_metric_that_has_no_value_for_some_prompt_does_not_guard_and_the_terms_say_so(

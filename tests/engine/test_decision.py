@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from engine.analysis.calibration import Calibration, excess_guard, other_guard
-from engine.analysis.decision import Decision, LaneCost, Terms, decide, fix_terms, prompt_order
+from engine.analysis.decision import Decision, LaneCost, Terms, decide, fix_terms
 from engine.analysis.guards import EXCESS, OTHER, Guard, leading, weigh
 from engine.study.decision_settings import DecisionSettings, Goal
+from engine.study.prompt_pool import prompt_order
 
 SETTINGS = DecisionSettings()
 CLIP = Guard("clip_score", "CLIP score", "difference", -0.3, 2.0, unit="points")
