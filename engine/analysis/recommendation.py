@@ -175,6 +175,10 @@ def recommend(
     good = {baseline, *(lane for lane, word in words.items() if word == ACCEPTED)}
     ranked = [_candidate(lane, row, words[lane]) for lane, row in table.iterrows() if lane in good]
     named = decision.lane if decision else None
+    if decision and named and named not in table.index:
+        told = dict(zip(times["lane"], times["n"], strict=True)).get(named, 0)
+        few = f"The decision names {named}, which has too few timing samples here: {told}, {timing.MIN_SAMPLES} are needed."
+        return replace(_none(metric, few), lines=(decision.sentence, few))
     ranked.sort(key=lambda candidate: (candidate.lane != named, candidate.median_ms))
     best = ranked[0] if named else next(candidate for candidate in ranked if candidate.lane == baseline)
     faster = [str(lane) for lane in table[table["median_ms"] < best.median_ms].index if lane != baseline]
