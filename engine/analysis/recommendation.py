@@ -177,7 +177,8 @@ def recommend(
     named = decision.lane if decision else None
     if decision and named and named not in table.index:
         told = dict(zip(times["lane"], times["n"], strict=True)).get(named, 0)
-        few = f"The decision names {named}, which has too few timing samples here: {told}, {timing.MIN_SAMPLES} are needed."
+        few = f"The decision names {named}, which has too few timing samples here: "
+        few += f"{told}, {timing.MIN_SAMPLES} are needed."
         return replace(_none(metric, few), lines=(decision.sentence, few))
     ranked.sort(key=lambda candidate: (candidate.lane != named, candidate.median_ms))
     best = ranked[0] if named else next(candidate for candidate in ranked if candidate.lane == baseline)
