@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args
+from uuid import UUID
 
 from engine import waiting
 from engine.errors import LabError
@@ -158,11 +159,26 @@ def _cuda() -> tuple[str, str]:
 def _cuda_details() -> dict[str, str]:
     """Properties of a GPU that affect times besides its name: driver, libraries, maximum clock and power limit."""
     asked = {"driver": "driver_version", "clock": "clocks.max.sm", "power_limit": "power.limit"}
-    told = _output("nvidia-smi", f"--query-gpu={','.join(asked.values())}", "--format=csv,noheader").partition("\n")[0]
+    which = ("-i", uuid) if (uuid := _cuda_uuid()) else ()  # it lists hidden cards, too
+    told = _output("nvidia-smi", *which, f"--query-gpu={','.join(asked.values())}", "--format=csv,noheader").partition(
+        "\n"
+    )[0]
     details = dict(zip(asked, (value.strip() for value in told.split(",")), strict=False))
     names = {found.metadata["Name"] for found in importlib.metadata.distributions() if found.metadata["Name"]}
     libraries = sorted(name for name in names if name.startswith(("nvidia-cudnn-", "nvidia-cublas")))
     return details | {name: _version(name) for name in libraries} | {"tf32": "convolutions of timed float32 calls only"}
+
+
+def _cuda_uuid() -> str:
+    """Of the first GPU that is not hidden, as `nvidia-smi` names it; empty if it is not told."""
+    device, raw = ctypes.c_int(), (ctypes.c_ubyte * 16)()
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDeviceGetUuid(raw, device):
+            return ""
+    except (OSError, AttributeError):
+        return ""
+    return f"GPU-{UUID(bytes=bytes(raw))}"
 
 
 def _output(*command: str) -> str:

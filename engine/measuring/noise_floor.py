@@ -6,7 +6,7 @@ the scheduler.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 
@@ -71,10 +71,10 @@ def measure_noise(
     base = {key: _outcome(sample) for key, sample in alone.items()}
     yield _compared("again", base, _run(model, cells, 1))
     for batch in sorted({min(batch, len(cells)) for batch in batches} - {1}):
-        together: list[int] = []
-        found = _run(model, cells, batch, together.append)
-        if max(together, default=1) < batch:
-            yield Distances(f"batch {batch}", {}, {}, f"memory held {max(together, default=1)} cells at once only")
+        found = _run(model, cells, batch)
+        held = min(sample.max_batch or batch for sample in found.values())
+        if held < batch:
+            yield Distances(f"batch {batch}", {}, {}, f"memory held {held} cells at once only")
         else:
             yield _compared(f"batch {batch}", base, found)
     for dtype in DTYPES:
@@ -111,10 +111,8 @@ def _when_compiled(model: Model, cells: Sequence[Cell], base: Mapping[str, _Outc
             torch.compiler.reset()
 
 
-def _run(
-    model: Model, cells: Sequence[Cell], batch: int, tell: Callable[[int], None] | None = None
-) -> dict[str, Sample]:
-    return {sample.cell.trajectory_id: sample for sample in sample_cells(model, cells, NO_FRAMES, batch, tell)}
+def _run(model: Model, cells: Sequence[Cell], batch: int) -> dict[str, Sample]:
+    return {sample.cell.trajectory_id: sample for sample in sample_cells(model, cells, NO_FRAMES, batch)}
 
 
 def _compared(

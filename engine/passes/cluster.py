@@ -5,10 +5,12 @@ for the disk rather than fill memory. What a lost worker had not handed over is 
 comes, a cell is yielded once. Workers need the lab, the model and plug-ins under the same names as here.
 """
 
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +35,8 @@ MOST_UNREAD = 16
 MOST_LOSSES, SMALLER = 4, 4
 # How often interrupts are looked for while nothing comes.
 SECONDS_APART = 0.5
+# After which it is said that no worker is ready.
+PATIENCE_SECONDS = 60.0
 NOT_INSTALLED = "--ray needs Ray, which is not installed here; run `pip install 'scheduler-lab[cluster]'`."
 
 
@@ -204,7 +208,7 @@ class Cluster:
         if order != self._order:
             self.dismiss()
             self._order = order
-        waiting, losses = deque(jobs), Counter[str]()
+        waiting, losses, patient_until = deque(jobs), Counter[str](), time.monotonic() + PATIENCE_SECONDS
         try:
             while waiting or any(worker.jobs for worker in self._busy.values()):
                 self._hire(context, len(waiting))
@@ -215,6 +219,9 @@ class Cluster:
                     raise LabError(f"No worker is left for {len(waiting)} cells; others were refused: {reasons}")
                 ready, _ = self._ray.wait(list(self._busy), num_returns=1, timeout=SECONDS_APART)
                 tell(0)
+                if not self._hired and time.monotonic() > patient_until:
+                    context.progress.note("Ray: no worker is ready yet; `ray status` tells what they wait for.")
+                    patient_until = math.inf
                 for reference in ready:
                     try:
                         made = self._answer(context, reference)
@@ -239,6 +246,11 @@ class Cluster:
         device = context.environment.device
         resource = "GPU" if device == "cuda" else "CPU"
         there = 1 if device == "mps" else int(self._ray.cluster_resources().get(resource, 0))
+        if not there and not self._most:
+            raise LabError(
+                f"The Ray cluster has no {resource}, and the cells are made on '{device}'. Start a node that has one; "
+                "if the cluster grows by itself, say how many workers it may have: --workers N."
+            )
         wanted = max(1, self._most or there) - len(self._refused)
         have = len(self._busy) + len(self._idle)
         for _ in range(min(wanted, have + -(-cells // FEWEST_CELLS)) - have):

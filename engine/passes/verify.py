@@ -59,7 +59,8 @@ def verify(
     source = context.source
     check_lanes(study.lanes, source.scheduler_config, source.family)
     every = cells(study, source, context.environment.device)
-    every.sort(key=lambda cell: study.lanes.index(cell.lane))
+    place = {lane.key: number for number, lane in enumerate(study.lanes)}  # a family may have its own levels for a lane
+    every.sort(key=lambda cell: place[cell.lane.key])
     chosen, stored, places = _stored(cache, every, count)
     if not chosen:
         raise StudyError(

@@ -7,6 +7,7 @@ import torch
 from engine.rehearsal.configurations import REHEARSED
 from engine.rehearsal.known_work import OnPaper, known_work
 from engine.rehearsal.trial import GIB, Rehearsal, Trial, free_bytes
+from engine.sampling.models import usable
 from engine.study.cells import resolve_dtype
 from engine.study.study import Study
 
@@ -42,11 +43,12 @@ def study_told(name: str, study: Study, device: str) -> list[str]:
     calls = cells * sum(by_lane)
     decodes = cells * sum(1 + kept * min(study.frames.count, taken) for taken in by_lane)
     a_call = paper.call.flops / (model.rows if study.guidance_scale <= 1 else 1)
-    needed, free = paper.whole_bytes(dtype.itemsize) / GIB, free_bytes(device) / GIB
+    needed = paper.whole_bytes(dtype.itemsize) / GIB
+    free = f"{free_bytes(device) / GIB:.1f} GiB free on {device}" if usable(device) else f"{device} cannot be used here"
     other = f" (the study asks for {study.width} x {study.height})" if study.width else ""
     return [
         f"On paper     {model.label} at {width} x {height}{other}: {paper.parameters / 1e6:,.0f} M parameters; weights "
-        f"and one picture at least {needed:.1f} GiB, {free:.1f} GiB free on {device}",
+        f"and one picture at least {needed:.1f} GiB, {free}",
         f"             {calls:,} calls of {a_call / TERA:.2f} TFLOP and {decodes:,} decodings of "
         f"{paper.decode.flops / TERA:.2f}: {(calls * a_call + decodes * paper.decode.flops) / TERA:,.0f} TFLOP",
         f"             `python -m engine rehearse {name}` tries it here with random weights",

@@ -121,7 +121,7 @@ def matrix_peak(device: str, dtype: torch.dtype) -> float:
 def _trials(model: Rehearsed, steps: int, device: str, dtype: torch.dtype, batches: Sequence[int]) -> Sequence[Trial]:
     denoiser, autoencoder = (built(part, device, dtype) for part in (model.denoiser, model.autoencoder))
     found: list[Trial] = []
-    for batch in batches:
+    for batch in sorted(batches):  # beyond the first that does not fit, none does
         try:
             run = Loop(model, denoiser, autoencoder, steps, device, dtype)
             run(batch, 1)  # warm-up

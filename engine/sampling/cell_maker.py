@@ -1,7 +1,7 @@
 """Makes one cell and records its steps, and decodes finished cells."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -253,6 +253,7 @@ def decode_samples(
 def _freed(samples: list[Sample]) -> list[Sample]:
     for sample in samples:
         sample.latents = sample.origin = None
+        sample.steps = [replace(step, x_t=None, x0=None) for step in sample.steps]
     return samples
 
 

@@ -24,16 +24,17 @@ from engine.sampling.models import Model
 from engine.sampling.previews import Previews
 from engine.sampling.room import default_max_batch, exact_float32
 from engine.sampling.standins import remembering_text, with_parts
-from engine.study.cells import Cell
+from engine.study.cells import Cell, frame_steps
 from engine.study.frame_settings import FrameSettings
 from engine.study.model_parts import PartFile
 
 __all__ = ["Picture", "Sample", "default_max_batch", "run_cells", "sample_cells"]
 
-# Latents collected for decoding together. Bounds memory whatever the number of cells.
-DECODE_TOGETHER = 8
-# Decoded samples waiting to be measured and encoded; beyond that the device waits for the host.
-MOST_BEHIND = 8
+# Most cells whose latents are collected for decoding together, and most decoded samples that wait to be measured and
+# encoded; beyond that the device waits for the host. Bounds memory whatever the number of cells.
+MOST_WAITING = 8
+# The same in bytes of decoded pictures: with step frames a clip of 81 frames of 832 x 480 takes 2.4 GB.
+WAITING_BYTES = 2 * 2**30
 MOST_THREADS = 4
 
 
@@ -65,6 +66,7 @@ def sample_cells(
     maker = CellMaker(pipe, cells[0], settings, previews)
     decoders = Decoders(pipe, _with_tiny(pipe, settings.tiny) if settings.tiny else pipe, max_batch == 1)
     encode_first(model, pipe, cells)
+    most = _most_waiting(model, cells[0], settings)
     behind: deque[Future[Sample]] = deque()
     finished: list[Sample] = []
     threads = ThreadPoolExecutor(min(MOST_THREADS, cores()), "finishing")
@@ -89,10 +91,10 @@ def sample_cells(
                     yield sample
                     continue
                 finished.append(sample)
-                if len(finished) >= DECODE_TOGETHER:
+                if len(finished) >= most:
                     behind += decoded()
                     finished = []
-                while behind and (len(behind) > MOST_BEHIND or behind[0].done()):
+                while behind and (len(behind) > most or behind[0].done()):
                     yield behind.popleft().result()
             behind += decoded()
         while behind:
@@ -100,6 +102,13 @@ def sample_cells(
     finally:
         threads.shutdown(cancel_futures=True)
         torch.set_rng_state(random_state)
+
+
+def _most_waiting(model: Model, cell: Cell, settings: FrameSettings) -> int:
+    """How many cells like this one may wait at a time."""
+    pictures = 1 + len(frame_steps(settings, cell.lane.steps)) * len(settings.kinds)
+    clip = cell.pipeline.clip_frames(model.source.family.frames)
+    return max(1, min(MOST_WAITING, WAITING_BYTES // (3 * cell.width * cell.height * clip * pictures)))
 
 
 def run_cells(

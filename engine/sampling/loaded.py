@@ -24,7 +24,15 @@ def register_pipeline(pipe: DiffusionPipeline) -> ModelSource:
 
     Returns:
         Its source, which `find_model` then finds by `source.name`.
+
+    Raises:
+        LabError: It is on a GPU that is not torch's current one.
     """
+    if pipe.device.type == "cuda" and pipe.device.index not in {None, current := torch.cuda.current_device()}:
+        raise LabError(
+            f"The pipeline is on {pipe.device}, and torch's current GPU, whose time and energy are measured, is "
+            f"cuda:{current}. Call torch.cuda.set_device({pipe.device.index}) first."
+        )
     digest, size = sha256(), 0
     for line in _identity(pipe):
         digest.update(line)

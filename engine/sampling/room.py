@@ -17,6 +17,11 @@ DECODE_BYTES_PER_PIXEL = 1600
 # Pixels decoded at once: 32 small pictures, 4 of 512 x 512, 1 of 1024 x 1024.
 DECODED_PIXELS = 2**20
 MOST_ON_GPU = 32
+# Errors of an accelerator after which it works on: they are of one call.
+_OF_A_CALL = ("invalid configuration", "invalid argument", "invalid device function", "not supported")
+NO_KERNELS = (
+    "This build of torch has no code for this GPU: install one that has (https://pytorch.org), or use --device cpu."
+)
 LOST_DEVICE = "The GPU stopped responding. Finished work is saved; the same command continues from there."
 
 
@@ -29,15 +34,19 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def is_lost_device(error: BaseException) -> bool:
     """Whether the device has stopped responding, so that everything after would fail too."""
-    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
+    if not isinstance(error, torch.AcceleratorError) or is_out_of_memory(error):
+        return False
+    return not any(text in str(error).lower() for text in _OF_A_CALL)
 
 
 def raise_if_lost(error: Exception) -> None:
     """Ends the run if an error says that the device is lost; anywhere, since a GPU tells of a fault long after it.
 
     Raises:
-        LabError: It is.
+        LabError: It is, or torch has no code for it.
     """
+    if "no kernel image" in str(error).lower():
+        raise LabError(f"{NO_KERNELS} ({error})") from error
     if is_lost_device(error):
         raise LabError(f"{LOST_DEVICE} ({error})") from error
 
@@ -58,7 +67,8 @@ def default_max_batch(device: str, width: int, height: int) -> int:
     """
     pixels = width * height
     if device == "cuda":
-        free, _ = torch.cuda.mem_get_info()
+        cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # by torch, from what ran before
+        free = torch.cuda.mem_get_info()[0] + cached
         spare = free - DECODE_BYTES_PER_PIXEL * max(pixels, DECODED_PIXELS)
         return int(max(1, min(MOST_ON_GPU, spare // (CELL_BYTES_PER_PIXEL * pixels))))
     return max(2, min(32, 2**20 // pixels))

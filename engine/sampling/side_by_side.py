@@ -57,7 +57,8 @@ def parts(calls: int, threads: int) -> int:
 
 def _is_worth_it(denoiser: nn.Module) -> bool:
     first = next(denoiser.parameters(), None)
-    if first is None or first.device.type != "cpu":
+    # Where parts take turns on a GPU, the denoiser may be on the CPU now and moves at its next call, one at a time.
+    if first is None or first.device.type != "cpu" or hasattr(denoiser, "_hf_hook"):
         return False
     return sum(weight.numel() for weight in denoiser.parameters()) >= LEAST_PARAMETERS
 

@@ -154,6 +154,17 @@ def test_when_no_worker_is_left_the_run_says_why_and_another_order_finds_new_one
     assert (ray.nodes, ray.hired) == (1, 3)
 
 
+def test_a_cluster_without_the_device_of_the_cells_is_refused_unless_it_is_said_to_grow(tmp_path: Path) -> None:
+    cluster, study = Cluster(), parsed(**STUDY)
+    cluster._ray = ray = PretendRay()
+    ray.cluster_resources = lambda: {"GPU": 4.0}  # type: ignore[method-assign]
+    context = open_context(study, tmp_path / "c.duckdb", device="cpu")
+    jobs = [ImageJob(cell) for cell in cells(study, context.source, "cpu")]
+    with pytest.raises(LabError, match=r"has no CPU, .* how many workers it may have: --workers N"):
+        list(cluster.make(context, jobs, lambda _: None))
+    assert ray.hired == 0
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("together", [1, None], ids=["each cell by itself", "cells that share forwards"])
 def test_two_workers_give_the_cache_of_one_process(two: Cluster, together: int | None, tmp_path: Path) -> None:

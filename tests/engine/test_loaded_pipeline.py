@@ -49,6 +49,13 @@ def test_it_is_drawn_with_and_left_as_it_was(pipe: Any, tmp_path: Path) -> None:
     assert np.array_equal(drawn(pipe), before)
 
 
+def test_a_pipeline_on_a_gpu_that_torch_does_not_use_is_refused(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(pipe), "device", torch.device("cuda:1"))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    with pytest.raises(LabError, match=r"torch.cuda.set_device\(1\) first"):
+        register_pipeline(pipe)
+
+
 def test_a_lora_that_is_loaded_is_drawn_with_and_stays_as_it_was(pipe: Any, sd_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     without = drawn(pipe)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from engine.analysis.comparison import Floor, compare
 from engine.cache import lint_tables
@@ -16,6 +17,7 @@ from engine.measuring.noise_floor import measure_noise, rms
 from engine.passes.noise import chosen_cells, run_noise
 from engine.passes.run import run_study
 from engine.results import read_results
+from engine.sampling import side_by_side
 from engine.study.cells import cells
 from engine.study.source import find_model
 from tests.engine.helpers import parsed
@@ -38,6 +40,18 @@ def test_every_variation_is_measured_against_the_cell_alone(sd_model):
     assert 0 <= max(found["batch 4"].latents.values()) < 1e-4
     assert min(found["bfloat16"].latents.values()) > 1e-3, "eight bits of mantissa show"
     assert "float16 is for GPUs" in found["float16"].reason
+
+
+def test_forwards_of_a_part_of_the_cells_each_are_no_lack_of_memory(sd_model, monkeypatch):
+    monkeypatch.setattr(side_by_side, "LEAST_PARAMETERS", 0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = {row.variation: row for row in measure_noise(sd_model, few(sd_model), (2, 4), compiled=False)}
+    finally:
+        torch.set_num_threads(threads)
+    assert [found[name].reason for name in ("batch 2", "batch 4")] == ["", ""]
+    assert len(found["batch 4"].latents) == 4
 
 
 def test_a_compiled_denoiser_is_compared_or_the_reason_told_and_the_model_is_left_as_it_was(sd_model, monkeypatch):

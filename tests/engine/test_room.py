@@ -170,6 +170,26 @@ def test_cells_in_flight_follow_the_memory_that_is_free_after_loading(
     assert default_max_batch("cuda", pixels, pixels) == cells
 
 
+def test_memory_that_torch_keeps_from_earlier_work_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(3 * GIB), 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: int(21 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: int(7 * GIB))
+    assert default_max_batch("cuda", 1024, 1024) == 15
+
+
+@pytest.mark.parametrize(
+    ("said", "lost"), [("an illegal memory access was encountered", True), ("invalid configuration argument", False)]
+)
+def test_an_error_of_one_call_is_not_that_of_a_lost_device(said: str, lost: bool) -> None:
+    assert room.is_lost_device(torch.AcceleratorError(f"CUDA error: {said}")) is lost
+
+
+def test_a_gpu_that_torch_has_no_code_for_is_not_said_to_have_stopped() -> None:
+    error = torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device")
+    with pytest.raises(LabError, match=r"has no code for this GPU: install one that has"):
+        room.raise_if_lost(error)
+
+
 def test_convolutions_of_float32_cells_use_no_tf32_and_the_switch_is_put_back() -> None:
     before = torch.backends.cudnn.allow_tf32
     with room.exact_float32():

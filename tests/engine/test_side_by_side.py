@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from accelerate import cpu_offload_with_hook
 from torch import nn
 
 from engine.sampling.batching import Hub, Parking
@@ -69,6 +70,13 @@ def test_parts_of_a_forward_run_side_by_side_and_each_call_gets_its_own(two_thre
     with ThreadPoolExecutor(1) as later:
         assert later.submit(torch.get_num_threads).result() == 2, "a thread that starts later has all of them"
     assert not any(thread.name.startswith("forwards") for thread in threading.enumerate())
+
+
+def test_a_denoiser_that_moves_to_a_device_at_its_call_is_called_once_at_a_time(two_threads: None) -> None:
+    denoiser = Large()
+    cpu_offload_with_hook(denoiser, "cpu")
+    in_order(denoiser, [one_call(denoiser, rows(2, start=10 * n), n) for n in range(8)])
+    assert {name for name, _, _ in denoiser.by} == {threading.current_thread().name}
 
 
 def test_what_fails_side_by_side_fails_alone(two_threads: None) -> None:

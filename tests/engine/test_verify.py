@@ -54,6 +54,14 @@ def test_other_settings_find_nothing_to_compare_with(study, cache, capsys):
     assert "has no finished cell of 'small' with these settings" in capsys.readouterr().err
 
 
+def test_a_lane_that_has_levels_of_its_own_in_a_family_is_made_again(tmp_path, sdxl_folder, capsys):
+    study = write_study(tmp_path / "xl.toml", model=str(sdxl_folder), lanes=["ddim:4", "dpmpp_2m_ays:10"])
+    command = [str(study), "--cache", str(tmp_path / "xl.duckdb"), "--device", "cpu"]
+    assert main(["run", *command, "--progress", "none"]) == 0
+    assert main(["verify", *command]) == 0
+    assert "2 of 2 cells match" in capsys.readouterr().out
+
+
 def test_few_cells_are_spread_over_all():
     assert evenly_spaced(100, 4) == [0, 33, 66, 99]
     assert evenly_spaced(2, 5) == [0, 1]
