@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from engine.cache.limits import (
+    ANSWER_BYTES,
     CELL_ROWS,
     ERROR_CHARACTERS,
     SAMPLE_ROWS,
@@ -19,6 +20,7 @@ from engine.cache.limits import (
 )
 from engine.cache.stored_study import read_stored_study
 from engine.picture_files import PICTURE_BYTES
+from engine.study.cells import Cell
 from engine.study.frame_settings import FULL
 
 
@@ -189,13 +191,15 @@ def progress(db: duckdb.DuckDBPyConnection, study_id: str) -> tuple[int, int, in
 _OF_KINDS = "FROM frames WHERE trajectory_id IN (SELECT unnest(?)) AND list_contains(?, kind)"
 
 
-def frames(db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str], kinds: Sequence[str]) -> pd.DataFrame:
+def frames(
+    db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str], kinds: Sequence[str], most: int = ANSWER_BYTES
+) -> pd.DataFrame:
     """Frames of trajectories, in step order; pictures larger than `PICTURE_BYTES` are left out.
 
     Columns: trajectory_id, kind, step_index, video_frame, progress, timestep, log_snr, width, height, format, image.
 
     Raises:
-        CacheRefused: The pictures are too large in total, or unpack to far more than the file holds.
+        CacheRefused: The pictures take more than `most` bytes, or unpack to far more than the file holds.
     """
     found = db.execute(f"SELECT list(rowid) {_OF_KINDS}", [list(trajectory_ids), list(kinds)]).fetchall()[0][0]
     # By row number, so that no picture of any other cell is read.
@@ -203,7 +207,7 @@ def frames(db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str], kinds: 
     values = [found or [], PICTURE_BYTES]
     size = int(db.execute(f"SELECT sum(octet_length(image)) {meant}", values).fetchall()[0][0] or 0)
     refuse_unpacked(db, size)
-    refuse_bytes(size)
+    refuse_bytes(size, most)
     return fetch(db, f"SELECT * {meant} ORDER BY trajectory_id, kind, step_index, video_frame", values)
 
 
@@ -289,12 +293,13 @@ def models(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
     )
 
 
-def durations(db: duckdb.DuckDBPyConnection, environment_id: str, model_id: str) -> float | None:
-    """Median seconds per denoiser call at batch size 1 in this environment, or None if nothing was timed."""
+def seconds_per_call(db: duckdb.DuckDBPyConnection, environment_id: str, model_id: str, like: Cell) -> float | None:
+    """Median seconds per denoiser call of cells like this one at batch size 1; None if no such cell was timed here."""
+    settings = [like.width, like.height, like.dtype, like.guidance_scale > 1, like.pipeline.digest]
     row = db.execute(
-        "SELECT median(seconds / nfe) FROM timings WHERE environment_id = ? AND model_id = ? AND stage = 'total' "
-        "AND batch_size = 1",
-        [environment_id, model_id],
+        "SELECT median(seconds / nfe) FROM timings WHERE environment_id = ? AND model_id = ? AND width = ? "
+        "AND height = ? AND dtype = ? AND guided = ? AND arguments = ? AND stage = 'total' AND batch_size = 1",
+        [environment_id, model_id, *settings],
     ).fetchall()
     return None if row[0][0] is None else float(row[0][0])
 

@@ -115,7 +115,7 @@ def _work_lines(found: StudyPlan) -> Iterator[str]:
     if found.nothing_to_do:
         yield "Nothing to do."
     elif found.seconds is None:
-        yield "Time         unknown: this model has not been timed on this machine yet"
+        yield "Time         unknown: this model has not been timed on this machine yet with these settings"
     else:
         yield (
             f"Time         about {duration(found.seconds)} for the denoiser calls alone, one at a time at "

@@ -234,7 +234,7 @@ class Search:
         if any(lane.key not in paces or paces[lane.key].n < settings.repeats for lane in who.candidates):
             with reading(self.context.cache) as db:
                 every = missing_timings(db, cells, settings, self.context.source, place, anew=True)
-                pace = queries.durations(db, place.environment_id, self.context.source.model_id)
+                pace = queries.seconds_per_call(db, place.environment_id, self.context.source.model_id, cells[0])
             if not self.meter.fits_calls(timing_calls(every, self.study.timing.warmup), pace):
                 return []
             self._time(every, cells)

@@ -16,6 +16,7 @@ from engine.analysis.pace import Pace, paired_paces, runs_of
 from engine.cache import decision_tables, queries
 from engine.cache.connection import reading
 from engine.cache.decision_tables import EvidenceRow
+from engine.cache.limits import CELL_BYTES
 from engine.measuring import metrics
 from engine.measuring.evidence import Subject, Unmeasurable
 from engine.measuring.formulas import relative_distance
@@ -243,10 +244,10 @@ def values_under_other_prompts(
         Cell by cell the values by metric; those that cannot be measured are left out.
     """
     subject, found = Subject(roles.context.source, roles.study.reference), []
-    with reading(roles.context.cache) as db:
-        ids = [other.trajectory_id for other in shown]
-        stored = StoredCells(queries.latents(db, ids), queries.frames(db, ids, ["final"]))
     for cell, other in zip(cells, shown, strict=True):
+        with reading(roles.context.cache) as db:  # one by one: a clip in full size takes 50 MB
+            ids = [other.trajectory_id]
+            stored = StoredCells(queries.latents(db, ids), queries.frames(db, ids, ["final"], CELL_BYTES))
         evidence = replace(stored.evidence(other, subject, None), prompt=cell.prompt, seed=cell.seed)
         rows = [picture_row(metric, version, cell, evidence, None) for metric, version in entries.usable.values()]
         found.append({row.metric: row.value for row in rows if row.value is not None})

@@ -49,12 +49,12 @@ def expected_calls(cells: Iterable[Cell]) -> int:
     return sum(cell.lane.scheduler.expected_calls(cell.lane.steps) for cell in cells)
 
 
-def expected_bytes(jobs: Sequence[ImageJob]) -> int:
+def expected_bytes(jobs: Sequence[ImageJob], clip_frames: int = 1) -> int:
     """Growth of a cache: lossless finals, step frames, and what DuckDB adds."""
     if not jobs:
         return 0
     per_pixel = sum(2.5 + 1.3 * job.frames.count * len(job.frames.kinds) for job in jobs)
-    return int(jobs[0].cell.width * jobs[0].cell.height * per_pixel) + 2**20
+    return int(jobs[0].cell.width * jobs[0].cell.height * clip_frames * per_pixel) + 2**20
 
 
 def make_images(context: PassContext, jobs: Sequence[ImageJob], title: str = "images") -> PassOutcome:

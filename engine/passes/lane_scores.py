@@ -12,6 +12,7 @@ import numpy as np
 
 from engine.cache import queries, score_tables
 from engine.cache.connection import reading
+from engine.cache.limits import CELL_BYTES, in_groups
 from engine.cache.score_tables import FAILED, ScoreRow
 from engine.measuring import metrics
 from engine.measuring.evidence import Subject, Unmeasurable
@@ -138,14 +139,16 @@ class Vectors:
         """(n, D), in the order of the cells."""
         lacking = [trajectory_id for trajectory_id in ids if trajectory_id not in self._known]
         for start in range(0, len(lacking), GROUP_CELLS):
-            group = lacking[start : start + GROUP_CELLS]
             with reading(self._cache) as db:
-                stored = StoredCells({}, queries.frames(db, group, ["final"]))
-            pictures = [stored.final(trajectory_id) for trajectory_id in group]
-            found = self._features.vectors(self._subject, np.concatenate(pictures))
-            ends = np.cumsum([len(frames) for frames in pictures])[:-1]
-            means = [part.mean(axis=0) for part in np.split(np.asarray(found, dtype=np.float32), ends)]
-            self._known |= dict(zip(group, means, strict=True))
+                groups = list(in_groups(queries.frame_bytes(db, lacking[start : start + GROUP_CELLS], ["final"])))
+            for group in groups:
+                with reading(self._cache) as db:
+                    stored = StoredCells({}, queries.frames(db, group, ["final"], CELL_BYTES))
+                pictures = [stored.final(trajectory_id) for trajectory_id in group]
+                found = self._features.vectors(self._subject, np.concatenate(pictures))
+                ends = np.cumsum([len(frames) for frames in pictures])[:-1]
+                means = [part.mean(axis=0) for part in np.split(np.asarray(found, dtype=np.float32), ends)]
+                self._known |= dict(zip(group, means, strict=True))
         return np.stack([self._known[trajectory_id] for trajectory_id in ids])
 
     def forget_all_but(self, ids: Collection[str]) -> None:

@@ -95,7 +95,8 @@ class StudyPlan:
     @property
     def bytes(self) -> int:
         """Expected growth of the cache."""
-        return expected_bytes([*self.missing_images, *self.missing_references])
+        clip_frames = self.study.pipeline.clip_frames(self.source.family.frames)
+        return expected_bytes([*self.missing_images, *self.missing_references], clip_frames)
 
     def facts(self) -> dict[str, Any]:
         """Facts for programs at the start of a run: where it runs, and how much there is to do."""
@@ -168,7 +169,7 @@ def _compare(
     own = {cell.trajectory_id for cell in every}
     converged = [ImageJob(cell) for pair in pairs for cell in pair if cell.trajectory_id not in own]
     images = missing_images(db, [ImageJob(cell, study.frames) for cell in every])
-    pace = None if db is None else queries.durations(db, environment.environment_id, source.model_id)
+    pace = None if db is None else queries.seconds_per_call(db, environment.environment_id, source.model_id, every[0])
     return StudyPlan(
         study,
         source,

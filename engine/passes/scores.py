@@ -13,8 +13,9 @@ from pathlib import Path
 
 from engine.cache import queries, score_tables, step_tables
 from engine.cache.connection import reading
+from engine.cache.limits import CELL_BYTES, in_groups
 from engine.cache.score_tables import FAILED, MetricRow, ReferenceRow, ScoreRow
-from engine.errors import CacheError
+from engine.errors import CacheError, CacheRefused
 from engine.measuring import attributes, clip, metrics
 from engine.measuring.clips import SAME_LATENTS
 from engine.measuring.evidence import Evidence, Subject, Unmeasurable
@@ -220,11 +221,10 @@ class _CellWork:
         since = time.monotonic()
         try:
             for start in range(0, len(jobs), GROUP_CELLS):
-                group = jobs[start : start + GROUP_CELLS]
-                stored = self._stored(scope, group)
-                for job in group:
-                    rows += self._rows(scope, job, stored, tally)
-                    self.progress.advance(1, job.cell.lane.key)
+                for group, stored in self._stored(scope, jobs[start : start + GROUP_CELLS]):
+                    for job in group:
+                        rows += self._rows(scope, job, stored, tally)
+                        self.progress.advance(1, job.cell.lane.key)
                 if time.monotonic() - since > WRITE_SECONDS:
                     self._write(scope, rows)
                     rows, since = [], time.monotonic()
@@ -239,21 +239,36 @@ class _CellWork:
             if row.failed:
                 self.progress.note(f"{_NOTED[scope].format(row.metric)} {row.reason}")
 
-    def _stored(self, scope: str, group: Sequence[ScoreJob]) -> StoredCells:
-        wanted = {job.cell.trajectory_id for job in group}
-        if scope == "picture":
-            wanted |= {pair.reference_id for job in group if (pair := self.truth.of(job.cell))}
-        framed = scope == "frame" or any(metric.on_frames for job in group for metric, _ in job.metrics)
+    def _stored(
+        self, scope: str, jobs: Sequence[ScoreJob]
+    ) -> Iterator[tuple[list[ScoreJob], StoredCells | CacheRefused]]:
+        """Reads cells, as many at a time as fit into memory; or says why a cell can't be read."""
+        framed = scope == "frame" or any(metric.on_frames for job in jobs for metric, _ in job.metrics)
+        kinds = ["final", "x0"] if framed else ["final"]
+        by_id = {job.cell.trajectory_id: job for job in jobs}
         with reading(self.cache) as db:
-            frames = queries.frames(db, sorted(wanted), ["final", "x0"] if framed else ["final"])
-            motions = step_tables.final_motions(db, sorted(wanted), SAME_LATENTS)
-            return StoredCells(queries.latents(db, sorted(wanted)), frames, motions)
+            groups = list(in_groups(queries.frame_bytes(db, list(by_id), kinds)))
+        for ids in groups:
+            group, wanted = [by_id[key] for key in ids], set(ids)
+            if scope == "picture":
+                wanted |= {pair.reference_id for job in group if (pair := self.truth.of(job.cell))}
+            try:
+                with reading(self.cache) as db:
+                    frames = queries.frames(db, sorted(wanted), kinds, CELL_BYTES)
+                    motions = step_tables.final_motions(db, sorted(wanted), SAME_LATENTS)
+                    stored = StoredCells(queries.latents(db, sorted(wanted)), frames, motions)
+            except CacheRefused as refused:
+                yield group, refused
+            else:
+                yield group, stored
 
-    def _rows(self, scope: str, job: ScoreJob, stored: StoredCells, tally: Tally) -> list[ScoreRow]:
+    def _rows(self, scope: str, job: ScoreJob, stored: StoredCells | CacheRefused, tally: Tally) -> list[ScoreRow]:
         cell, found = job.cell, []
         pair = self.truth.of(cell)
         exact = cell.trajectory_id not in self.inexact
         try:
+            if isinstance(stored, CacheRefused):
+                raise stored
             if exact and (scope == "frame" or any(metric.on_frames for metric, _ in job.metrics)):
                 steps = list(stored.steps(cell, self.subject))
             if scope == "picture":

@@ -89,6 +89,11 @@ class PipelineSettings:
         """Whether there are arguments or pictures."""
         return bool(self.arguments or self.pictures)
 
+    def clip_frames(self, usual: int) -> int:
+        """Frames of a clip: as many as are asked for, else the usual number of the family; 1 for pictures."""
+        asked = (self.arguments.get(name) for name in ("num_frames", "video_length"))
+        return next((count for count in asked if isinstance(count, int)), usual)
+
     def identity(self) -> dict[str, Any]:
         """Everything that changes pixels: values, and the contents of files rather than their names."""
         return {**self.arguments, **{name: picture.digest for name, picture in self.pictures.items()}}

@@ -116,4 +116,5 @@ def test_what_cells_take_is_told_beforehand(every):
     plain, framed = ([ImageJob(cell, frames) for cell in every] for frames in (NO_FRAMES, FRAMES))
     assert expected_bytes([]) == 0
     assert expected_bytes(plain) == int(pixels * 2.5 * 4) + 2**20
+    assert expected_bytes(plain, clip_frames=81) - 2**20 == 81 * (expected_bytes(plain) - 2**20)
     assert expected_bytes(framed) - expected_bytes(plain) == pytest.approx(pixels * 1.3 * 2 * 2 * 4, abs=1)

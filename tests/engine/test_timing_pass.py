@@ -1,6 +1,7 @@
 """The timing pass: each lane alone, every sample kept, stages that add up."""
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from engine.cache import queries
 from engine.cache.connection import reading
 from engine.measuring import lane_timing as timing
 from engine.measuring.lane_timing import STAGES, TimingJob, TimingSample, time_lanes
+from engine.passes.plan import plan_study
 from engine.passes.run import run_study
 from engine.sampling.models import Model
+from engine.study.pipeline_settings import PipelineSettings
+from engine.study.source import find_model
 from engine.study.study import parse_study
 from tests.engine.miniatures import FAILING, cells_of
 
@@ -185,6 +189,22 @@ def test_a_finished_study_is_not_computed_again_and_more_repeats_are_added_to_th
         timings = queries.timings(db, "timed")
     totals = timings[timings["stage"] == "total"]
     assert totals.groupby(["lane", "batch_size"])["repeat"].apply(sorted).tolist() == [[0, 1, 2]] * 4
+
+
+def test_what_calls_take_is_told_of_calls_of_the_same_kind_only(finished: Path, sd_folder: Path) -> None:
+    study, source = _study(sd_folder, 2), find_model(str(sd_folder))
+
+    def pace(**changes: Any) -> float | None:
+        return plan_study(replace(study, **changes), source, finished, "cpu", "standard").seconds_per_call
+
+    assert pace() is not None
+    others = (
+        {"width": 96, "height": 96},
+        {"dtype": "bfloat16"},
+        {"guidance_scale": 1.0},
+        {"pipeline": PipelineSettings({"eta": 1.0})},
+    )
+    assert [pace(**changes) for changes in others] == [None] * 4
 
 
 def test_a_lane_that_fails_leaves_a_row_with_its_error_and_exit_code_one(tmp_path: Path) -> None:
