@@ -130,7 +130,8 @@ def pictures_of(
     """Pictures of trajectories, step by step; those that are no pictures are left out.
 
     Of videos it is the first frame, or with `whole_videos` every frame; every second, third, ... if they would be more
-    than a page can carry. Pictures beyond `PAGE_BYTES` are left out.
+    than a page can carry. Of pictures that take more than `PAGE_BYTES`, steps are left out of all cells alike, and if
+    the final pictures alone take more, those of the last cells.
     """
     return Question(_pictures, (tuple(trajectory_ids), tuple(kinds), whole_videos))
 
@@ -181,15 +182,12 @@ def _progress(db: Connection, study_id: str) -> StudyProgress:
 
 
 def _pictures(db: Connection, ids: tuple[str, ...], kinds: tuple[str, ...], whole_videos: bool) -> list[PagePicture]:
-    frames = queries.frames(db, ids, kinds)
-    every = 1 + int(frames["image"].map(len).sum()) // VIDEO_BYTES
-    kept = frames["video_frame"] % every == 0 if whole_videos else frames["video_frame"] == 0
+    index = queries.frame_index(db, ids, kinds, stills=not whole_videos)
+    every = 1 + int(index["bytes"].sum()) // VIDEO_BYTES
+    index = index[index["video_frame"] % every == 0]
     found: list[PagePicture] = []
-    used = 0
-    for row in frames[kept].itertuples():
-        source = data_uri(bytes(row.image)) if used + len(row.image) <= PAGE_BYTES else None
-        if source is not None:
-            used += len(row.image)
+    for row in queries.framed(db, _that_fit(index, ids)).itertuples():
+        if (source := data_uri(bytes(row.image))) is not None:
             found.append(
                 PagePicture(
                     row.trajectory_id,
@@ -205,6 +203,21 @@ def _pictures(db: Connection, ids: tuple[str, ...], kinds: tuple[str, ...], whol
                 )
             )
     return found
+
+
+def _that_fit(index: pd.DataFrame, ids: Sequence[str]) -> pd.DataFrame:
+    """Those frames that a page can carry: final pictures, cell by cell, then as many steps of all cells alike."""
+    place = {key: number for number, key in enumerate(ids)}
+    index = index.assign(place=index["trajectory_id"].map(place)).sort_values(["place", "video_frame"])
+    finals, steps = index[index["kind"] == "final"], index[index["kind"] != "final"]
+    finals = finals[finals["bytes"].cumsum() <= PAGE_BYTES]
+    left = PAGE_BYTES - int(finals["bytes"].sum())
+    number = steps.groupby(["trajectory_id", "kind"])["step_index"].rank("dense", ascending=False)
+    for every in range(1, len(steps) + 1):
+        kept = steps[(number - 1) % every == 0]  # the last step always
+        if int(kept["bytes"].sum()) <= left:
+            return pd.concat([finals, kept])
+    return finals
 
 
 def _converged(db: Connection, study_id: str, prompt: str, seed: int) -> Converged | None:

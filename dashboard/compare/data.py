@@ -194,7 +194,11 @@ def _sources(pictures: Sequence[PagePicture], numbers: Sequence[int]) -> dict[st
 def _why(cell: StudyCell, frames: Sequence[object], kind: str) -> str:
     if cell.state != "done":
         return cut(cell.reason, 400)
-    return "" if frames else f"No {KIND_NAMES[kind]} was recorded (see [frames] in the study)"
+    return (
+        ""
+        if frames
+        else f"No {KIND_NAMES[kind]} was recorded (see [frames] in the study), or more than this page can carry"
+    )
 
 
 def _against(scene: CompareScene, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

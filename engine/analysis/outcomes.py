@@ -50,7 +50,7 @@ class StudyCell:
         """Why there is no picture."""
         if self.state == "failed":
             return f"Failed: {self.error or 'no error was recorded'}"
-        return "Not run yet" if self.state == "missing" else "No picture is stored"
+        return "Not run yet" if self.state == "missing" else "No picture is stored, or more than this page can carry"
 
 
 def study_lanes(spec: Mapping[str, Any], cells: pd.DataFrame) -> list[StudyLane]:

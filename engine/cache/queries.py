@@ -191,24 +191,51 @@ def progress(db: duckdb.DuckDBPyConnection, study_id: str) -> tuple[int, int, in
 _OF_KINDS = "FROM frames WHERE trajectory_id IN (SELECT unnest(?)) AND list_contains(?, kind)"
 
 
-def frames(
-    db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str], kinds: Sequence[str], most: int = ANSWER_BYTES
+def frame_index(
+    db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str], kinds: Sequence[str], *, stills: bool = False
 ) -> pd.DataFrame:
-    """Frames of trajectories, in step order; pictures larger than `PICTURE_BYTES` are left out.
+    """Which frames of trajectories there are, without the pictures; those larger than `PICTURE_BYTES` are left out.
+
+    Columns: row (for `framed`), trajectory_id, kind, step_index, video_frame, bytes. Of clips, with `stills`, only the
+    first frame.
+
+    Raises:
+        CacheRefused: They unpack to far more than the file holds.
+    """
+    rows = db.execute(f"SELECT list(rowid) {_OF_KINDS}", [list(trajectory_ids), list(kinds)]).fetchall()[0][0]
+    # By row number, so that no picture of any other cell is read.
+    meant = (
+        "FROM frames WHERE rowid IN (SELECT unnest(?::BIGINT[])) AND octet_length(image) <= ? "
+        "AND (video_frame = 0 OR NOT ?)"
+    )
+    values = [rows or [], PICTURE_BYTES, stills]
+    refuse_unpacked(db, int(db.execute(f"SELECT sum(octet_length(image)) {meant}", values).fetchall()[0][0] or 0))
+    columns = "rowid AS row, trajectory_id, kind, step_index, video_frame, octet_length(image)::BIGINT AS bytes"
+    return fetch(db, f"SELECT {columns} {meant}", values)
+
+
+def framed(db: duckdb.DuckDBPyConnection, index: pd.DataFrame, most: int = ANSWER_BYTES) -> pd.DataFrame:
+    """Frames of an index (`frame_index`), or some of its rows, in step order.
 
     Columns: trajectory_id, kind, step_index, video_frame, progress, timestep, log_snr, width, height, format, image.
 
     Raises:
-        CacheRefused: The pictures take more than `most` bytes, or unpack to far more than the file holds.
+        CacheRefused: They take more than `most` bytes.
     """
-    found = db.execute(f"SELECT list(rowid) {_OF_KINDS}", [list(trajectory_ids), list(kinds)]).fetchall()[0][0]
-    # By row number, so that no picture of any other cell is read.
-    meant = "FROM frames WHERE rowid IN (SELECT unnest(?::BIGINT[])) AND octet_length(image) <= ?"
-    values = [found or [], PICTURE_BYTES]
-    size = int(db.execute(f"SELECT sum(octet_length(image)) {meant}", values).fetchall()[0][0] or 0)
-    refuse_unpacked(db, size)
-    refuse_bytes(size, most)
-    return fetch(db, f"SELECT * {meant} ORDER BY trajectory_id, kind, step_index, video_frame", values)
+    refuse_bytes(int(index["bytes"].sum()), most)
+    query = "SELECT * FROM frames WHERE rowid IN (SELECT unnest(?::BIGINT[])) "
+    return fetch(db, query + "ORDER BY trajectory_id, kind, step_index, video_frame", [index["row"].tolist()])
+
+
+def frames(
+    db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str], kinds: Sequence[str], most: int = ANSWER_BYTES
+) -> pd.DataFrame:
+    """All frames of trajectories, as `framed`.
+
+    Raises:
+        CacheRefused: As `frame_index` and `framed`.
+    """
+    return framed(db, frame_index(db, trajectory_ids, kinds), most)
 
 
 def frame_bytes(

@@ -96,7 +96,14 @@ class _Stored:
 
 
 def load_pictures(
-    db: Connection, ids: Sequence[str], kind: str, side: int, most: int | None = None, step_side: int | None = None
+    db: Connection,
+    ids: Sequence[str],
+    kind: str,
+    side: int,
+    most: int | None = None,
+    step_side: int | None = None,
+    *,
+    every: bool = True,
 ) -> StoredPictures:
     """Loads the final pictures of cells, and those of their steps.
 
@@ -107,6 +114,7 @@ def load_pictures(
         side: Maximum length of the longer edge (px).
         most: Number of steps to load per cell, evenly spaced; None: all.
         step_side: As `side`, for step pictures; None: `side`.
+        every: Whether all are needed; otherwise those of the last cells are left out where they are too large in total.
 
     Raises:
         CacheRefused: The pictures are too large in total.
@@ -114,13 +122,15 @@ def load_pictures(
     found: dict[str, _Stored] = {}
     used, kinds = 0, ["final", kind] if kind else ["final"]
     for some in in_groups(queries.frame_bytes(db, ids, kinds)):
-        frames = queries.frames(db, some, kinds)
-        frames = frames[(frames["video_frame"] == 0) | (frames["kind"] == "final")]
+        index = queries.frame_index(db, some, kinds)
+        frames = queries.framed(db, index[(index["video_frame"] == 0) | (index["kind"] == "final")])
         new = {key: _of_cell(frames[frames["trajectory_id"] == key], kind, most) for key in some}
         used += sum(stored.size for stored in new.values())
+        if used > ANSWER_BYTES and not every:
+            break
         refuse_bytes(used, ANSWER_BYTES)
         found |= new
-    return StoredPictures(found, side, step_side or side)
+    return StoredPictures({key: found.get(key, _Stored()) for key in ids}, side, step_side or side)
 
 
 def _of_cell(frames: pd.DataFrame, kind: str, most: int | None) -> _Stored:

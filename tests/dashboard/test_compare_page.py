@@ -161,6 +161,26 @@ def test_of_a_long_video_every_second_frame_is_sent(
     assert told(other, kind="x0")["videoFrames"] == [0, 2, 4]
 
 
+def test_where_a_page_cannot_carry_all_pictures_every_lane_loses_steps_alike_and_keeps_its_final_one(
+    told: Told, tmp_path: Path, synthetic: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache.duckdb"
+    synthetic.write(cache)
+    every = told(cache, kind="x0")
+    counts = [len(lane["frames"]) for lane in every["lanes"]]
+    size = sum(len(frame["src"]) for lane in every["lanes"] for frame in [*lane["frames"], lane["final"]]) * 3 // 4
+    monkeypatch.setattr(loaders, "PAGE_BYTES", int(size * 0.7))
+    other = tmp_path / "other.duckdb"
+    synthetic.write(other)
+    fewer = told(other, kind="x0")
+    assert [len(lane["frames"]) for lane in fewer["lanes"]] == [-(-count // 2) for count in counts]
+    assert all(lane["final"] and lane["frames"][-1]["src"] for lane in fewer["lanes"])
+    monkeypatch.setattr(loaders, "PAGE_BYTES", 0)
+    none = tmp_path / "none.duckdb"
+    synthetic.write(none)
+    assert all("more than this page can carry" in lane["why"] for lane in told(none, kind="x0")["lanes"])
+
+
 def _ids(data: Any, cache: Path) -> list[str]:
     with reading(cache) as db:
         return list(queries.cells(db, data["study"])["trajectory_id"])

@@ -130,8 +130,8 @@ def test_pictures_that_unpack_to_far_more_than_the_file_are_refused_before_they_
 def test_pictures_are_loaded_in_groups_of_bounded_size(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     COSTLY["huge frames"].make(path, 2**20)
     monkeypatch.setattr(limits, "GROUP_BYTES", 3 * 2**20)
-    asked, frames = [], queries.frames
-    monkeypatch.setattr(queries, "frames", lambda db, ids, kinds: asked.append(len(ids)) or frames(db, ids, kinds))
+    asked, framed = [], queries.framed
+    monkeypatch.setattr(queries, "framed", lambda db, index: asked.append(len(index)) or framed(db, index))
     with reading(path) as db:
         load_pictures(db, queries.cells(db, STUDY)["trajectory_id"].tolist(), "", 64)
     assert asked == [3, 3, 2]
@@ -141,9 +141,8 @@ def test_pictures_that_are_too_much_together_are_refused(path: Path, monkeypatch
     COSTLY["huge frames"].make(path, 2**20)
     with reading(path) as db:
         ids = queries.cells(db, STUDY)["trajectory_id"].tolist()
-        monkeypatch.setattr(queries, "refuse_bytes", lambda used: limits.refuse_bytes(used, 4 * 2**20))
         with pytest.raises(CacheRefused, match="more than 4 MB"):
-            queries.frames(db, ids, ["final"])
+            queries.frames(db, ids, ["final"], 4 * 2**20)
 
 
 def test_what_a_picture_holds_beside_pixels_is_measured_before_pillow_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:

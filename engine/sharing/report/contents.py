@@ -131,7 +131,7 @@ def read_report(db: Connection, study: str, options: ReportOptions | None = None
         seed,
         kind,
         cells,
-        load_pictures(db, list(cells.values()), kind, SIDE, FRAMES, step_side),
+        load_pictures(db, list(cells.values()), kind, SIDE, FRAMES, step_side, every=False),
         pricing,
         note,
         pricing.preset is not None or options.usd_per_hour is not None,

@@ -47,7 +47,7 @@ def _short(prompt: str, length: int) -> str:
 
 def _cell(film: Film | None, alt: str) -> Entry:
     if film is None or (film.final is None and film.strip is None):
-        return html.gap("no picture")
+        return html.gap("no picture, or more than a report can carry")
     return html.film(replace(film, alt=alt))
 
 
