@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-import pandas as pd
 import streamlit as st
 
 from dashboard.state import options
@@ -24,7 +23,6 @@ QUERY_SECONDS = 10.0
 REMEMBERED = 64
 REMEMBERED_BYTES = 96 * 2**20
 LAST_KNOWN = 16
-WRITTEN_LATELY_SECONDS = 120.0
 
 T = TypeVar("T")
 ProblemKind = Literal["options", "missing", "empty", "busy", "outdated", "unreadable"]
@@ -104,12 +102,6 @@ def ask_all(path: Path, *steps: Step) -> list[Answer[Any] | Problem]:
         question = _next(step, answers)
         answers.append(question if isinstance(question, Problem) else _without(path, question, error))
     return answers
-
-
-def written_lately(path: Path) -> bool:
-    """Whether the file changed within the last two minutes: a run may be going on."""
-    changed = max((moment for moment, _ in stamp(path)), default=0)
-    return pd.Timestamp.now("UTC").value - changed < WRITTEN_LATELY_SECONDS * 1e9
 
 
 @dataclass(frozen=True)

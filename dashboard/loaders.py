@@ -113,8 +113,7 @@ def claims_of(study: Results) -> Question[tuple[ClaimVerdict, ...]] | Problem:
         known = tuple(read_claims(CLAIMS))
     except StudyError as error:
         return Problem("unreadable", "The claims cannot be read", str(error))
-    finished = not study.missing or study.decision is not None
-    testable = finished and {lane.key for lane in study.lanes} & set(lanes_of(known))
+    testable = not study.awaited and {lane.key for lane in study.lanes} & set(lanes_of(known))
     lanes = lanes_of(known) if testable else ()
     return Question(read_details, (study.id, lanes), _tested, (study, known if testable else ()), study.version)
 
@@ -238,13 +237,17 @@ def _differences(db: Connection, study_id: str, baseline: str) -> Differences:
     sizes, used = queries.latent_sizes(db, study_id), 0
     cells = queries.cells(db, study_id)
     kept: list[str] = []
-    for _, subject in cells.groupby(["prompt", "seed"], sort=False):
+    subjects = cells.groupby(["prompt", "seed"], sort=False)
+    looked = 0
+    for _, subject in subjects:
         ids = [one for one in subject["trajectory_id"] if one in sizes]
         used += sum(sizes[one] for one in ids)
         if used > LATENT_BYTES:
             break
         kept += ids
-    return differences(cells, queries.latents(db, kept), baseline)
+        looked += 1
+    found = differences(cells, queries.latents(db, kept), baseline)
+    return replace(found, left_out=subjects.ngroups - looked)
 
 
 def _number(value: Any) -> float | None:

@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 from streamlit import config
 
-from dashboard import access, cache_access, loaders, state
+from dashboard import access, loaders, state
 from dashboard.cache_access import Answer, Problem, Step, ask, ask_all
 from dashboard.components import image_places
 from dashboard.options import Options, OptionsError
@@ -140,7 +140,7 @@ def _look(*, watch_finished: bool, level: int, status: bool = True) -> tuple[Opt
 
 def _status(chosen: Options, study: Results, *, stale: bool, watch: bool) -> None:
     """How far a study is, kept up to date; redraws the page when something has changed."""
-    live = study.unfinished and cache_access.written_lately(chosen.cache)
+    live = _runs(chosen.cache, study.id)
     decided = study.decision is not None
     _keep_watching(chosen, study.id, study.progress, live=live, stale=stale, watch=watch, decided=decided)
 
@@ -163,12 +163,18 @@ def _keep_watching(
             return
         answer = loaders.progress(chosen.cache, study_id)
         fresh = answer.value if isinstance(answer, Answer) and not answer.stale else None
-        ended = live and not cache_access.written_lately(chosen.cache)
+        ended = live and not _runs(chosen.cache, study_id)
         if ended or (fresh is not None and (stale or fresh != known)):
             st.rerun()
         _status_line(known, live, stale=stale or fresh is None, decided=decided)
 
     body()
+
+
+def _runs(cache: Path, study: str) -> bool:
+    """Whether an engine works on a study just now."""
+    state = read_live(cache)
+    return state is not None and state.study == study
 
 
 def _times_are_taken(cache: Path) -> bool:
@@ -183,7 +189,7 @@ def _status_line(progress: StudyProgress, live: bool, *, stale: bool, decided: b
         total = run + progress.missing
         st.progress(run / total, text=f"Running: {run} of {total} cells")
     elif live:
-        st.html(html.soft(f"Timing: {count(progress.samples, 'sample')} so far."))
+        st.html(html.soft(f"Running: {count(progress.samples, 'timing sample')} so far."))
     elif progress.missing and not decided:  # a decision leaves out what it has no need of
         left = count(progress.missing, "cell")
         st.html(html.soft(f"{left} not run yet. `python -m engine run` with the same study goes on."))

@@ -137,13 +137,18 @@ class Results:
         return len(self.cells) + self.missing
 
     @property
+    def awaited(self) -> int:
+        """Number of cells that are still to run; a decision leaves out those that it has no need of."""
+        return 0 if self.decision is not None else self.missing
+
+    @property
     def unfinished(self) -> bool:
         """Whether cells or timing samples of the study are still missing."""
         wanted, progress = table_in(self.spec, "timing"), self.progress
         repeats = wanted.get("repeats")
         batches = len(listed(wanted, "batch_sizes", int))
         samples = repeats * batches * len(self.lanes) if isinstance(repeats, int) else 0
-        return self.missing > 0 or (progress.done > 0 and progress.samples < samples)
+        return self.awaited > 0 or (progress.done > 0 and progress.samples < samples)
 
     def cell(self, lane: str, prompt: str, seed: int) -> StudyCell:
         """The cell of a lane, prompt and seed."""

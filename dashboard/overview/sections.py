@@ -96,7 +96,7 @@ def _rests_on(study: Results, found: Headline) -> list[str]:
     outcome = [
         count(progress.done, "cell") if study.decision else f"{progress.done:,} of {study.total:,} cells",
         f"{progress.failed:,} failed" if progress.failed else "",
-        f"{progress.missing:,} not run" if progress.missing and not study.decision else "",
+        f"{study.awaited:,} not run" if study.awaited else "",
     ]
     parts = [", ".join(filter(None, outcome)), quality]
     times = study.times
@@ -112,7 +112,7 @@ def _rests_on(study: Results, found: Headline) -> list[str]:
 
 def tested_claims(study: Results, found: Sequence[ClaimVerdict]) -> None:
     """The verdict on each claim about lanes of the study."""
-    if study.progress.missing and study.decision is None:
+    if study.awaited:
         st.html(html.heading(_CLAIMS, "Claims are tested once all cells have run."))
         return
     tested = [claim for claim in found if claim.word != "not testable"]
@@ -244,6 +244,10 @@ def elsewhere(study: Results, found: Differences) -> None:
             st.html(html.heading("Pairs", "Largest distance first. Distance: relative L2 of the final latents."))
             labels = study.lane_labels
             st.html(html.table(pair_table(others.head(SHOWN_PAIRS), labels)))
+        if found.left_out:
+            st.html(
+                html.soft(f"{found.left_out:,} more prompts and seeds are not looked at: their latents do not fit.")
+            )
         half = found.scale / 2
         if known(half):
             st.html(

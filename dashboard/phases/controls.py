@@ -50,7 +50,7 @@ def choose(study: Results) -> Choice | None:
     with columns[1]:
         measure = _choose("measure", "Likeness by", {key: name for key, (name, _) in MEASURES.items()})
     with columns[2]:
-        lane = _choose("lane", "Spectrum of", {key: labels[key] for key in lanes})
+        lane = _choose("spectrum", "Spectrum of", {key: labels[key] for key in lanes})
     with columns[3]:
         prompt = state.choose_prompt(study.prompts)
     with columns[4]:
@@ -67,7 +67,7 @@ def address(study: Results, choice: Choice | None) -> dict[str, str]:
         "study": study.id,
         "lanes": ",".join(choice.lanes),
         "measure": choice.measure,
-        "lane": choice.lane,
+        "spectrum": choice.lane,
         "prompt": prompt,
         "seed": str(choice.seed),
     }

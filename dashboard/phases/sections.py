@@ -1,5 +1,7 @@
 """The sections of the Phases page."""
 
+from math import isfinite
+
 import pandas as pd
 import streamlit as st
 
@@ -58,7 +60,9 @@ def top(shown: Shown, claims: tuple[ClaimVerdict, ...]) -> None:
         levels = " to ".join(
             place(end.figures["log_snr"], "log_snr") for end in ends if end and "log_snr" in end.figures
         )
-        note = f"of the calls; log-SNR {levels}; n = {figures[0].n} prompts"
+        spans = " to ".join(f"[{interval(figure, 'progress')}]" for figure in figures if isfinite(figure.low))
+        told = f"95 % intervals {spans}" if spans else "too few prompts for an interval"
+        note = f"of the calls, {told}; log-SNR {levels}; n = {figures[0].n} prompts"
         cards.append(Figure(f"Half of all change, {lane.label}", value, note))
     for key, name in (("recognisable", "Recognisable from"), ("close", "Near its final picture from")):
         border = shown.measured.get((lane.key, key))

@@ -15,11 +15,23 @@ function voter() {
   }
 }
 
-function picture(source, text) {
+const FRAME_MS = 125;
+
+function picture(sources, text) {
   const image = document.createElement("img");
-  image.src = source;
+  image.src = sources[0];
   image.alt = text;
   return image;
+}
+
+// Clips run side by side, frame by frame; pictures have one frame.
+function play(images, clips) {
+  if (clips[0].length < 2 && clips[1].length < 2) return 0;
+  let frame = 0;
+  return setInterval(() => {
+    frame += 1;
+    images.forEach((image, side) => { image.src = clips[side][frame % clips[side].length]; });
+  }, FRAME_MS);
 }
 
 export default function ({ data, parentElement, setStateValue, setTriggerValue }) {
@@ -52,6 +64,7 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
   const pictures = document.createElement("div");
   pictures.className = data.small ? "pictures small" : "pictures";
   pictures.append(picture(data.left, "Left picture"), picture(data.right, "Right picture"));
+  const playing = play([...pictures.children], [data.left, data.right]);
   pictures.children[0].addEventListener("click", () => choose("left"));
   pictures.children[1].addEventListener("click", () => choose("right"));
   const answers = document.createElement("div");
@@ -68,5 +81,8 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
     choose(choice);
   };
   document.addEventListener("keydown", onKey);
-  return () => document.removeEventListener("keydown", onKey);
+  return () => {
+    clearInterval(playing);
+    document.removeEventListener("keydown", onKey);
+  };
 }

@@ -174,9 +174,9 @@ def answered_and_next(
 
 
 def pair_pictures(left: Sequence[Pair]) -> Question[list[PagePicture]]:
-    """The final pictures of the first of the remaining pairs."""
+    """The final pictures of the first of the remaining pairs; of clips every frame."""
     ids = [key for pair in left[:1] for key in (pair.left_id, pair.right_id)]
-    return pictures_of(list(dict.fromkeys(ids)), ["final"])
+    return pictures_of(list(dict.fromkeys(ids)), ["final"], whole_videos=True)
 
 
 def tally(path: Path, study_id: str, contest: Contest) -> Answer[VoteTally] | Problem:

@@ -198,7 +198,9 @@ def _ask(
     if isinstance(found, Problem):
         st.html(html.note(found.title, found.detail))
         return
-    sources = {picture.trajectory_id: picture for picture in found.value}
+    sources: dict[str, list[PagePicture]] = {}
+    for picture in found.value:  # frame by frame
+        sources.setdefault(picture.trajectory_id, []).append(picture)
     if pair.left_id not in sources or pair.right_id not in sources:
         voted.add(pair.key)
         st.rerun(scope="fragment")
@@ -215,9 +217,9 @@ def _ask(
         data={
             "key": pair.key,
             "prompt": pair.prompt,
-            "left": one.source,
-            "right": two.source,
-            "small": one.width < html.SMALL_PIXELS,
+            "left": [picture.source for picture in one],
+            "right": [picture.source for picture in two],
+            "small": one[0].width < html.SMALL_PIXELS,
         },
         on_choice_change=answer,
     )

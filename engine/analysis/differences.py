@@ -24,10 +24,12 @@ class Differences:
             of the final latents; `other`, whether it is another picture; `framed`, whether it has step frames.
         scale: Median distance between the baseline's pictures of two prompts; above half of it, a picture counts as
             another one. NaN with fewer than two prompts, when nothing counts as another picture.
+        left_out: Number of prompts and seeds that were not looked at, since their latents are too large together.
     """
 
     table: pd.DataFrame
     scale: float
+    left_out: int = 0
 
     @property
     def subjects(self) -> pd.DataFrame:

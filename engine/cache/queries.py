@@ -362,8 +362,11 @@ def guidance_family(db: duckdb.DuckDBPyConnection, trajectory_id: str) -> pd.Dat
         FROM trajectories t JOIN trajectories s
           ON (t.model_id, t.config_id, t.prompt, t.negative_prompt, t.seed, t.width, t.height, t.dtype)
            = (s.model_id, s.config_id, s.prompt, s.negative_prompt, s.seed, s.width, s.height, s.dtype)
-        WHERE s.trajectory_id = ? AND t.status = 'done'
+        WHERE s.trajectory_id = $cell AND t.status = 'done' AND (t.trajectory_id = $cell OR t.trajectory_id IN (
+            SELECT l.trajectory_id FROM study_trajectories l JOIN studies o USING (study_id) WHERE o.arguments IN (
+                SELECT m.arguments FROM study_trajectories k JOIN studies m USING (study_id)
+                WHERE k.trajectory_id = $cell)))
         ORDER BY t.guidance_scale, t.trajectory_id = s.trajectory_id DESC
         """,
-        [trajectory_id],
+        {"cell": trajectory_id},
     )

@@ -59,8 +59,16 @@ def cast(path: Path, vote: Vote) -> bool:
 
 
 def votes(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:
-    """All votes of a study, oldest first. Columns: those of the table."""
-    return fetch(db, "SELECT * FROM votes WHERE study_id = ?", [study_id], VOTE_ROWS, order="created_at, vote_id")
+    """All votes of a study, oldest first, but for those on pictures of the cache that it no longer shows."""
+    query = """
+        WITH gone AS (
+            SELECT trajectory_id FROM trajectories
+            ANTI JOIN (SELECT trajectory_id FROM study_trajectories WHERE study_id = $study) USING (trajectory_id)
+        )
+        SELECT * FROM votes
+        WHERE study_id = $study AND left_id NOT IN (FROM gone) AND right_id NOT IN (FROM gone)
+    """
+    return fetch(db, query, {"study": study_id}, VOTE_ROWS, order="created_at, vote_id")
 
 
 def voted(db: duckdb.DuckDBPyConnection, study_id: str, voter: str) -> list[tuple[str, str]]:

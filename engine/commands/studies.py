@@ -194,7 +194,7 @@ def _rests_on(results: Results) -> list[str]:
         "",
         f"Study {results.id}, model {models}. 95 % bootstrap intervals over prompts.",
         *([results.reference_line] if results.reference_line else []),
-        *([f"{results.missing} cells of the study have not run yet."] if results.missing else []),
+        *([f"{results.awaited:,} cells of the study have not run yet."] if results.awaited else []),
         *(f"Computed on {line}." for line in results.environment_lines),
     ]
 

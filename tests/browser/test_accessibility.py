@@ -73,7 +73,22 @@ def test_a_page_has_its_title_one_main_heading_alt_texts_scopes_and_no_console_e
 
 @pytest.mark.parametrize("name", PAGES)
 def test_bad_values_in_the_address_fall_back(chromium_page: Any, dashboard: str, name: str) -> None:
-    keys = ("study", "prompt", "seed", "kind", "axis", "metric", "price", "one", "two", "lane", "lanes", "gpu", "step")
+    keys = (
+        "study",
+        "prompt",
+        "seed",
+        "kind",
+        "axis",
+        "metric",
+        "price",
+        "one",
+        "two",
+        "lane",
+        "spectrum",
+        "lanes",
+        "gpu",
+        "step",
+    )
     query = "&".join(f"{key}=%3Cscript%3E-99" for key in keys)
     chromium_page.goto(f"{dashboard}{PAGES[name][0]}?{query}")
     chromium_page.locator(".lab-title").first.wait_for(timeout=PATIENCE)

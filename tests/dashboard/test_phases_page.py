@@ -123,13 +123,13 @@ def test_pickers_change_what_is_shown_and_the_address(open_phases: OpenPhases, r
         "study": "quick",
         "lanes": "ddim:50,dpmpp_2m:20",
         "measure": "x0_distance",
-        "lane": "ddim:50",
+        "spectrum": "ddim:50",
         "prompt": "p0",
         "seed": "0",
     }
     page.multiselect("lanes_choice").set_value(["dpmpp_2m:20"]).run()
     assert address(page)["lanes"] == "dpmpp_2m:20"
-    assert address(page)["lane"] == "dpmpp_2m:20"
+    assert address(page)["spectrum"] == "dpmpp_2m:20"
     assert "Half of all change, DPM++ 2M 20" in cards(page)
     assert "Half of all change, DDIM 50" not in cards(page)
     page.selectbox("measure_choice").set_value("ssim_to_final").run()
@@ -146,7 +146,7 @@ def test_a_measure_that_is_not_available_says_why(open_phases: OpenPhases, recor
 def test_bad_values_in_the_address_fall_back_quietly(open_phases: OpenPhases, recorded: Path) -> None:
     usual = address(open_phases(recorded))
     for bad in ("", "x", "<script>", "ddim:51,,", "9" * 400):
-        page = open_phases(recorded, **dict.fromkeys(("lanes", "measure", "lane", "prompt", "seed"), bad))
+        page = open_phases(recorded, **dict.fromkeys(("lanes", "measure", "spectrum", "prompt", "seed"), bad))
         assert address(page) == usual
 
 

@@ -80,6 +80,19 @@ def test_a_second_vote_of_a_voter_on_a_pair_changes_nothing_on_whichever_side(
         assert votes(db, "quick")["choice"].tolist() == ["left"]
 
 
+def test_votes_on_pictures_that_the_study_no_longer_shows_do_not_count(tmp_path: Path, synthetic: ModuleType) -> None:
+    path, counts = tmp_path / "c.duckdb", []
+    for scale in (5.0, 2.0, 5.0):  # a study of the same name with other pictures, and back
+        plan = synthetic.write(path, synthetic.study(prompts=("x",), seeds=(0,), guidance_scale=scale), timed=False)
+        assert plan.guidance_scale == scale
+        with reading(path) as db:
+            counts.append(len(votes(db, "quick")))
+            ids = dict(db.execute("SELECT lane, trajectory_id FROM study_trajectories").fetchall())
+        left, right = ids["ddim:50"], ids["euler:30"]
+        cast(path, synthetic.replace(_vote("me", 0), left_id=left, right_id=right, prompt="x"))
+    assert counts == [0, 0, 1]
+
+
 def test_fifty_voters_at_once_lose_no_vote_while_a_study_is_written(tmp_path: Path, synthetic: ModuleType) -> None:
     path = tmp_path / "c.duckdb"
     plan = synthetic.study(prompts=PROMPTS[:4], seeds=(0,))

@@ -81,7 +81,9 @@ class Report:
 
     @cached_property
     def claims(self) -> tuple[ClaimVerdict, ...]:
-        """Verdicts on the claims; empty if this study cannot test any of them."""
+        """Verdicts on the claims; empty if this study cannot test any of them, or while cells are still to run."""
+        if self.results.awaited:
+            return ()
         verdicts = self.results.claim_verdicts(self.known_claims)
         return verdicts if any(verdict.word != "not testable" for verdict in verdicts) else ()
 

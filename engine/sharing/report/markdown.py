@@ -52,8 +52,8 @@ def render_markdown(report: Report) -> str:
     lines += ["", *(f"- {plain(line)}" for line in (results.terms.lines if results.terms else ()))]
     lines += [f"- Computed on {plain(line)}." for line in results.environment_lines]
     lines += [f"- {plain(line)}" for line in [results.reference_line] if line]
-    if results.missing:
-        lines.append(f"- {results.missing:,} cells of the study have not run yet.")
+    if results.awaited:
+        lines.append(f"- {results.awaited:,} cells of the study have not run yet.")
     return "\n".join([*lines, ""])
 
 

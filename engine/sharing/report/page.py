@@ -96,7 +96,7 @@ def _extent(report: Report) -> str:
         f"{count(lanes, 'lane')} × {count(prompts, 'prompt')} × {count(seeds, 'seed')}",
         f"{done:,} cells done",
         f"{failed:,} failed" if failed else "",
-        f"{results.missing:,} not run" if results.missing else "",
+        f"{results.awaited:,} not run" if results.awaited else "",
     ]
     if len(cells):
         first = cells.iloc[0]
