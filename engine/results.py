@@ -138,7 +138,7 @@ class Results:
 
     @property
     def awaited(self) -> int:
-        """Number of cells that are still to run; a decision leaves out those that it has no need of."""
+        """Cells still to run; a decision leaves out those that it has no need of."""
         return 0 if self.decision is not None else self.missing
 
     @property
@@ -298,11 +298,8 @@ class Results:
             found = read_terms(self.stored_decision[0]) if self.stored_decision else None
         except ValueError:
             return None  # an untrusted file; no decision is the safe answer
-        if found is None or found.terms.baseline != self.baseline:
-            return None
-        # The study of this name may ask for other pictures by now.
-        holds = found.holds_for(self.spec, set(self.models["model_id"]), set(self.cells["dtype"]))
-        return found if holds else None
+        here = self.spec, set(self.models["model_id"]), set(self.cells["dtype"])  # may ask for other pictures by now
+        return found if found and found.terms.baseline == self.baseline and found.holds_for(*here) else None
 
     @cached_property
     def decision(self) -> Decision | None:
@@ -359,7 +356,7 @@ def read_results(db: Connection, study_id: str, lanes: Sequence[str] | None = ()
     if not isinstance(spec, dict):
         known = ", ".join(names := queries.studies(db)["name"].tolist()) or "none yet"
         raise StudyError(f"The cache holds no study '{study_id}'.{did_you_mean(study_id, names)} Studies: {known}.")
-    cells = queries.cells(db, study_id)
+    cells, converged = queries.cells(db, study_id), str(table_in(spec, "reference").get("lane") or "")
     again = queries.repeated_prompts(db, study_id)
     step_metrics, frame_quality, votes = read_details(db, study_id, lanes)
     return Results(
@@ -378,7 +375,7 @@ def read_results(db: Connection, study_id: str, lanes: Sequence[str] | None = ()
         noise=lint_tables.noise(db, study_id),
         missing=queries.missing_cells(db, study_id),
         set_metrics=score_tables.metrics(db, study_id, "lane"),
-        sets=score_tables.lane_scores(db, study_id, _compared_with(spec, _baseline(spec, cells))),
+        sets=score_tables.lane_scores(db, study_id, list(filter(None, (converged, _baseline(spec, cells))))),
         stored_decision=decision_tables.stored_decision(db, study_id),
         evidence=decision_tables.evidence(db, study_id),
         votes=votes,
@@ -400,10 +397,3 @@ def _counted(table: pd.DataFrame, again: Collection[str]) -> pd.DataFrame:
 
 def _baseline(spec: Mapping[str, Any], cells: pd.DataFrame) -> str:
     return str(spec.get("baseline") or next(iter(cells["study_lane"]), ""))
-
-
-def _compared_with(spec: Mapping[str, Any], baseline: str) -> list[str]:
-    """Lanes with which whole lanes are compared: the reference, if there is one, and the baseline."""
-    reference = spec.get("reference")
-    converged = [str(reference.get("lane"))] if isinstance(reference, dict) else []
-    return list(dict.fromkeys([*converged, baseline]))

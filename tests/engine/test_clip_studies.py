@@ -14,11 +14,16 @@ from PIL import Image
 
 from engine.analysis.calibration import picture_scale
 from engine.analysis.guards import OTHER, Guard
-from engine.cache import vote_table
+from engine.cache import limits, vote_table
+from engine.cache.connection import writing
 from engine.cli import main
+from engine.passes import scores
 from engine.passes.decision_evidence import CellFacts, GuardEntries, Yardsticks
+from engine.passes.plan import plan_study
+from engine.passes.run import run_study
+from engine.study.source import find_model
 from tests.engine import family_miniatures as families
-from tests.engine.helpers import ask
+from tests.engine.helpers import ask, parsed
 from tests.engine.miniatures import cells_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,3 +135,29 @@ def test_clips_travel_with_all_their_frames_are_reported_and_voted_on(
     assert vote_table.cast(other, vote)
     assert not vote_table.cast(other, vote)
     assert ask(other, "SELECT choice FROM votes") == [("left",)]
+
+
+def test_cells_are_read_as_many_at_a_time_as_fit_and_one_that_never_does_is_a_row_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, study = (
+        tmp_path / "c.duckdb",
+        parsed(model="gaussian", prompts=["disc", "ring"], lanes=["ddim:3", "euler:3"]),
+    )
+
+    def rescored() -> tuple[int, list[tuple[object, ...]]]:
+        with writing(cache) as db:
+            db.execute("DELETE FROM scores")
+        failed = scores.score(plan_study(study, find_model("gaussian"), cache, "cpu", "standard"), cache).failed
+        return failed, ask(cache, "SELECT * EXCLUDE created_at FROM scores ORDER BY ALL")
+
+    run_study(study, cache, device="cpu")
+    wanted = rescored()
+    monkeypatch.setattr(limits, "GROUP_BYTES", 1)
+    assert rescored() == wanted
+    assert wanted[0] == 0
+    monkeypatch.setattr(scores, "CELL_BYTES", 1)
+    failed, _ = rescored()
+    assert failed > 0
+    reasons = ask(cache, "SELECT DISTINCT reason FROM scores WHERE scope = 'picture'")
+    assert all("takes more than" in reason for (reason,) in reasons)

@@ -10,12 +10,10 @@ import pytest
 from PIL import Image
 
 from engine.analysis.comparison import compare
-from engine.cache import limits
-from engine.cache.connection import reading, writing
+from engine.cache.connection import reading
 from engine.cli import main
 from engine.errors import StudyError
 from engine.measuring.metrics import METRICS, Metric
-from engine.passes import scores
 from engine.passes.plan import plan_study
 from engine.passes.run import run_study
 from engine.passes.scores import score
@@ -303,25 +301,6 @@ def test_a_metric_that_raises_is_a_row_with_its_error_and_is_tried_again(cache, 
     use_metrics(monkeypatch, dataclasses.replace(broken, measure=lambda evidence: 1.0))
     assert rescored(parsed(), cache).scored == 2
     assert results(cache).unscored.empty
-
-
-def test_cells_are_read_as_many_at_a_time_as_fit_and_one_that_never_does_is_a_row_with_the_reason(
-    cache, monkeypatch, tmp_path
-):
-    study = parsed(model="gaussian", prompts=["disc", "ring"], lanes=["ddim:3", "euler:3"], baseline="ddim:3")
-    run_study(study, cache, device="cpu")
-    wanted = ask(cache, "SELECT * EXCLUDE created_at FROM scores ORDER BY ALL")
-    with writing(cache) as db:
-        db.execute("DELETE FROM scores")
-    monkeypatch.setattr(limits, "GROUP_BYTES", 1)
-    assert rescored(study, cache).failed == 0
-    assert ask(cache, "SELECT * EXCLUDE created_at FROM scores ORDER BY ALL") == wanted
-    with writing(cache) as db:
-        db.execute("DELETE FROM scores")
-    monkeypatch.setattr(scores, "CELL_BYTES", 1)
-    assert rescored(study, cache).failed > 0
-    reasons = ask(cache, "SELECT DISTINCT reason FROM scores WHERE scope = 'picture'")
-    assert all("takes more than" in reason for (reason,) in reasons)
 
 
 def test_a_value_that_is_not_finite_becomes_a_reason(cache, monkeypatch):
