@@ -132,7 +132,7 @@ def test_with_low_memory_one_part_at_a_time_is_on_the_gpu(
 
     monkeypatch.setattr(CpuOffload, "pre_forward", watched)
     monkeypatch.setattr(Answers, "MOST_BYTES", remembered)
-    monkeypatch.setattr(image_pass, "DECODE_TOGETHER", 2)
+    monkeypatch.setattr(image_pass, "MOST_WAITING", 2)
     errors = work(model, sdxl_folder)
     assert errors == [None] * len(errors)
     assert {"unet"} in seen
