@@ -212,7 +212,7 @@ def _that_fit(index: pd.DataFrame, ids: Sequence[str]) -> pd.DataFrame:
     finals = finals[finals["bytes"].cumsum() <= PAGE_BYTES]
     left = PAGE_BYTES - int(finals["bytes"].sum())
     number = steps.groupby(["trajectory_id", "kind"])["step_index"].rank("dense", ascending=False)
-    for every in range(1, len(steps) + 1):
+    for every in range(1, int(number.max()) + 1 if len(steps) else 1):
         kept = steps[(number - 1) % every == 0]  # the last step always
         if int(kept["bytes"].sum()) <= left:
             return pd.concat([finals, kept])

@@ -192,7 +192,11 @@ def _status_line(progress: StudyProgress, live: bool, *, stale: bool, decided: b
         st.html(html.soft(f"Running: {count(progress.samples, 'timing sample')} so far."))
     elif progress.missing and not decided:  # a decision leaves out what it has no need of
         left = count(progress.missing, "cell")
-        st.html(html.soft(f"{left} not run yet. `python -m engine run` with the same study goes on."))
+        st.html(
+            html.soft(
+                f"{left} not run yet. Unless an engine is at work, `python -m engine run` with the same study goes on."
+            )
+        )
     if stale:
         say_stale()
 

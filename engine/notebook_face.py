@@ -87,7 +87,7 @@ class NotebookFace:
 
         Raises:
             LabError: Matplotlib is not installed.
-            StudyError: Nothing has been run yet.
+            StudyError: Nothing has been run yet, or nothing of it is finished.
         """
         try:
             from matplotlib.figure import Figure
@@ -96,6 +96,8 @@ class NotebookFace:
         from engine.sharing.lane_pictures import lane_pictures
 
         found = lane_pictures(self.cache, self._last_study(), prompt, seed, kind, columns)
+        if not found.rows:
+            raise StudyError("No lane of the last study has a finished picture.")
         figure = Figure(figsize=(1.4 * (columns + 1), 1.6 * len(found.rows)), layout="constrained")
         axes = figure.subplots(len(found.rows), columns + 1, squeeze=False)
         for line, (label, pictures) in zip(axes, found.rows, strict=True):
@@ -104,8 +106,8 @@ class NotebookFace:
             for axis, (progress, picture) in zip(line, pictures, strict=False):
                 axis.imshow(picture)
                 axis.set_title("final" if progress is None else f"{progress:.0%}", fontsize=8)
-            line[0].text(0.0, 1.22, label, transform=line[0].transAxes, fontsize=9, fontweight="bold")
-        figure.suptitle(f"{found.prompt}, seed {found.seed}", fontsize=10)
+            line[0].text(0.0, 1.22, label, transform=line[0].transAxes, fontsize=9, fontweight="bold", parse_math=False)
+        figure.suptitle(f"{found.prompt}, seed {found.seed}", fontsize=10, parse_math=False)
         return figure
 
     def _last_study(self) -> str:

@@ -298,8 +298,7 @@ class Results:
             found = read_terms(self.stored_decision[0]) if self.stored_decision else None
         except ValueError:
             return None  # an untrusted file; no decision is the safe answer
-        here = self.spec, set(self.models["model_id"]), set(self.cells["dtype"])  # may ask for other pictures by now
-        return found if found and found.terms.baseline == self.baseline and found.holds_for(*here) else None
+        return found if found and found.terms.baseline == self.baseline else None
 
     @cached_property
     def decision(self) -> Decision | None:
@@ -376,7 +375,7 @@ def read_results(db: Connection, study_id: str, lanes: Sequence[str] | None = ()
         missing=queries.missing_cells(db, study_id),
         set_metrics=score_tables.metrics(db, study_id, "lane"),
         sets=score_tables.lane_scores(db, study_id, list(filter(None, (converged, _baseline(spec, cells))))),
-        stored_decision=decision_tables.stored_decision(db, study_id),
+        stored_decision=decision_tables.shown_decision(db, study_id),
         evidence=decision_tables.evidence(db, study_id),
         votes=votes,
     )

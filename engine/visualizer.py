@@ -1,8 +1,9 @@
 """DiffusionSchedulerVisualizer: the Python API, a thin layer over the engine and its cache."""
 
+import contextlib
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -16,7 +17,7 @@ from engine.analysis.timing_summary import COLUMNS
 from engine.cache import queries
 from engine.cache.connection import reading
 from engine.environment import MEMORIES, Memory
-from engine.errors import StudyError, did_you_mean
+from engine.errors import LabError, StudyError, did_you_mean
 from engine.notebook_face import NotebookFace
 from engine.passes.decide import decide_study
 from engine.passes.run import run_study
@@ -173,8 +174,7 @@ class DiffusionSchedulerVisualizer(NotebookFace):
         self._run(study)
         with reading(self.cache) as db:
             cell = queries.cells(db, study.name).iloc[0]
-            frames = queries.frames(db, [cell["trajectory_id"]], ["x0", "xt", "final"])
-            frames = frames[frames["video_frame"] == 0]
+            frames = queries.frames(db, [cell["trajectory_id"]], ["x0", "xt", "final"], stills=True)
         if cell["status"] == "failed":
             raise RuntimeError(f"{name}: {cell['error']}")
         return _trajectory(name, cell, frames, study.frames)
@@ -271,16 +271,16 @@ class DiffusionSchedulerVisualizer(NotebookFace):
         if not pool:
             raise StudyError("decide needs at least one prompt.")
         study = self._study(pool[:1], (0, 1), self.scheduler_configs, 5, FrameSettings(count=0), baseline)
-        self._shown = study.name
-        found = decide_study(
-            study,
-            self.cache,
-            device=self.device,
-            memory=self.memory,
-            progress=make_progress(self.progress),
-            budget=parse_budget(budget) if budget else None,
-            pool=pool,
-        ).decision
+        with self._showing(study):
+            found = decide_study(
+                study,
+                self.cache,
+                device=self.device,
+                memory=self.memory,
+                progress=make_progress(self.progress),
+                budget=parse_budget(budget) if budget else None,
+                pool=pool,
+            ).decision
         if found is None:
             raise RuntimeError("The search ended without a decision.")
         return found
@@ -328,8 +328,19 @@ class DiffusionSchedulerVisualizer(NotebookFace):
         return {lane_of(name, config).key: name for name, config in self.scheduler_configs.items()}
 
     def _run(self, study: Study) -> None:
-        self._shown = study.name
-        run_study(study, self.cache, device=self.device, memory=self.memory, progress=make_progress(self.progress))
+        told = make_progress(self.progress)
+        with self._showing(study):
+            run_study(study, self.cache, device=self.device, memory=self.memory, progress=told)
+
+    @contextlib.contextmanager
+    def _showing(self, study: Study) -> Iterator[None]:
+        """Makes a study the one that is shown from now on, unless it is refused."""
+        before, self._shown = self._shown, study.name
+        try:
+            yield
+        except LabError:
+            self._shown = before
+            raise
 
 
 def _with_untimed(table: pd.DataFrame, lanes: Sequence[str]) -> pd.DataFrame:

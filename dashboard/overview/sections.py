@@ -260,7 +260,7 @@ def elsewhere(study: Results, found: Differences) -> None:
 
 def outcome(study: Results) -> None:
     """Cells of each lane by outcome; nothing if all are done."""
-    if study.progress.failed or study.progress.missing:
+    if study.progress.failed or study.awaited:
         st.html(html.heading("What was run", "Cells of each lane: every prompt with every seed."))
         st.html(html.table(outcome_table(study.lanes, study.counts, study.baseline)))
         components.footer(f"n = {study.total} cells")

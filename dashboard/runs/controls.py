@@ -42,7 +42,10 @@ def _own() -> Draft:
     left, middle, right = st.columns([2, 2, 1], vertical_alignment="bottom")
     with left:
         name = _text(
-            "Name", "run_name", "my-study", "Letters, digits, '.', '_' and '-'. A study of this name is extended."
+            "Name",
+            "run_name",
+            "my-study",
+            "Letters, digits, '.', '_' and '-'. A study of this name is replaced; its cells are kept.",
         )
     with middle:
         model = _model()

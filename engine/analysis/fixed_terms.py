@@ -3,11 +3,9 @@
 The stored text may come from a stranger's file: whatever is read from it is checked here, once.
 """
 
-import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from hashlib import sha256
 from typing import Any, get_args
 
 import pandas as pd
@@ -15,7 +13,6 @@ import pandas as pd
 from engine.analysis.calibration import Calibration, ControlCheck
 from engine.analysis.decision import Decision, LaneCost, Terms, decide
 from engine.analysis.guards import Guard, Kind
-from engine.analysis.outcomes import listed
 from engine.errors import StudyError
 from engine.study.decision_settings import Goal, read_decision
 from engine.study.reading import Table
@@ -34,7 +31,7 @@ class FixedTerms:
         study: Digest of what the study asked when the terms were fixed.
         changed: Whether the study was changed after candidates had been looked at.
         versions: Of the metrics among the guards, by key; empty in terms of earlier programs.
-        about: What the pictures of the lanes depend on, by name (`pictures_of`); empty in terms of earlier programs.
+        about: Digest of what the pictures of each lane depend on (`Roles.about`); empty in terms of earlier programs.
     """
 
     terms: Terms
@@ -44,13 +41,6 @@ class FixedTerms:
     changed: bool = False
     versions: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)
-
-    def holds_for(self, spec: Mapping[str, Any], models: Collection[str], dtypes: Collection[str]) -> bool:
-        """Whether a study, as it is stored, and what its cells were made with, still show the lanes decided on."""
-        if not self.about:
-            return True
-        made = self.about.get("model_id") in models and self.about.get("dtype") in dtypes
-        return made and self.about.get("settings") == settings_of(spec, self.terms)
 
     def measured_by(self, versions: Mapping[str, str]) -> bool:
         """Whether none of the guards' metrics has another of these versions now."""
@@ -88,19 +78,6 @@ class FixedTerms:
             "versions": dict(self.versions),
             "about": dict(self.about),
         }
-
-
-# What pictures depend on besides lane, prompt and seed, and of a lane; names as in `Study.spec`.
-_OF_STUDY = ("model", "negative_prompt", "guidance_scale", "width", "height", "pipeline")
-_OF_LANE = ("key", "scheduler", "steps", "target", "config", "timesteps", "sigmas", "coefficients")
-
-
-def settings_of(spec: Mapping[str, Any], terms: Terms) -> str:
-    """Digest of what the pictures of a study's baseline and candidates depend on, by the study as it is stored."""
-    keys = {terms.baseline, *(lane.lane for lane in terms.contenders), *(lane.lane for lane, _ in terms.excluded)}
-    lanes = [lane for lane in listed(spec, "lanes", dict) if lane.get("key") in keys]
-    told = [[spec.get(name) for name in _OF_STUDY], [[lane.get(name) for name in _OF_LANE] for lane in lanes]]
-    return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def decision_by(fixed: FixedTerms, evidence: pd.DataFrame, state: Mapping[str, Any]) -> Decision:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,36 @@ def stored_decision(db: duckdb.DuckDBPyConnection, study_id: str) -> tuple[Any, 
     if found is None:
         return None
     return json.loads(found[0]), json.loads(found[1])
+
+
+def made_digest(*settings: Any) -> str:
+    """Digest of what a lane's pictures depend on: `config_id`, `model_id`, width, height, number format, guidance.
+
+    After the guidance scale come the negative prompt and the digest of further arguments.
+    """
+    return sha256(canonical(list(settings)).encode()).hexdigest()[:16]
+
+
+def shown_decision(db: duckdb.DuckDBPyConnection, study_id: str) -> tuple[Any, Any] | None:
+    """A study's decision as `stored_decision`; None, too, if the study of this name shows other pictures by now."""
+    found = stored_decision(db, study_id)
+    about = found[0].get("about") if found and isinstance(found[0], dict) else None
+    if not isinstance(about, dict):
+        return found
+    rows = db.execute(
+        """
+        SELECT DISTINCT l.lane, t.config_id, t.model_id, t.width, t.height, t.dtype, t.guidance_scale,
+               t.negative_prompt, s.arguments
+        FROM study_trajectories l JOIN studies s USING (study_id) LEFT JOIN trajectories t USING (trajectory_id)
+        WHERE study_id = ? LIMIT 10000
+        """,
+        [study_id],
+    ).fetchall()
+    lanes = {row[0] for row in rows}
+    made = {(row[0], made_digest(*row[1:])) for row in rows if row[1] is not None}
+    begun = {lane for lane, _ in made}
+    holds = all(lane in lanes and (lane not in begun or (lane, digest) in made) for lane, digest in about.items())
+    return found if holds else None
 
 
 def evidence(db: duckdb.DuckDBPyConnection, study_id: str) -> pd.DataFrame:

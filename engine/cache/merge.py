@@ -195,7 +195,8 @@ def _merge_cells(source: Connection, db: Connection, ids: list[str], merged: Mer
     merged.cells += len(new)
     merged.replaced += len(repaired) + len(richer)
     merged.equal += len(same) - len(richer)
-    merged.others |= set(theirs) - {*repaired, *same}
+    done = {key for key, picture in theirs.items() if picture.status == "done"}  # of what failed there, ours is kept
+    merged.others |= done - {*repaired, *same}
 
 
 class _Picture(NamedTuple):

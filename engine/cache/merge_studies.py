@@ -16,6 +16,8 @@ from engine.cache.stored_study import read_stored_study
 from engine.errors import CacheRefused
 
 MAX_NAME = 80
+# What goes with the smaller study that a larger one replaces: settings, links, and what was measured on it as a whole.
+_OF_THE_WHOLE = ("studies", "study_trajectories", "study_references", "study_metrics", "study_swaps", "scores")
 
 
 Read = Callable[[CacheTable, str], pa.Table]
@@ -61,11 +63,13 @@ def merge(
         title, outcome = _match(db, study, links, _device(source, name))
         if outcome == "larger":
             # What was measured on the smaller study as a whole goes, too.
-            for replaced in ("studies", "study_trajectories", "study_references", "scores"):
+            for replaced in _OF_THE_WHOLE:
                 clear(db, replaced, [title], "study_id")
         for table in of_kind("study"):
             if table.name in ("studies", "study_trajectories") and outcome in ("same", "smaller"):
                 continue
+            if table.name == "study_references" and outcome in ("same", "smaller") and _has(db, table.name, title):
+                continue  # two references for one picture would be none
             rows = links if table.name == "study_trajectories" else read(table, name)
             rows = _on_equal_pictures(rows, table.name, study, others)
             rows = rows if title == name else _renamed(rows, title)
@@ -76,6 +80,10 @@ def merge(
             added[table.name] += put_missing(db, table, rows)
         outcomes.append(_describe(db, study, title, outcome))
     return outcomes, added
+
+
+def _has(db: Connection, table: str, study: str) -> bool:
+    return bool(db.execute(f"SELECT 1 FROM {table} WHERE study_id = ? LIMIT 1", [study]).fetchall())
 
 
 def check(incoming: pa.Table) -> None:

@@ -223,19 +223,27 @@ def framed(db: duckdb.DuckDBPyConnection, index: pd.DataFrame, most: int = ANSWE
         CacheRefused: They take more than `most` bytes.
     """
     refuse_bytes(int(index["bytes"].sum()), most)
-    query = "SELECT * FROM frames WHERE rowid IN (SELECT unnest(?::BIGINT[])) "
-    return fetch(db, query + "ORDER BY trajectory_id, kind, step_index, video_frame", [index["row"].tolist()])
+    query = (
+        "SELECT * FROM frames WHERE rowid IN (SELECT unnest(?::BIGINT[])) "
+        "ORDER BY trajectory_id, kind, step_index, video_frame"
+    )
+    return fetch(db, query, [index["row"].tolist()], size=most + ANSWER_BYTES // 4)  # some more for other columns
 
 
 def frames(
-    db: duckdb.DuckDBPyConnection, trajectory_ids: Sequence[str], kinds: Sequence[str], most: int = ANSWER_BYTES
+    db: duckdb.DuckDBPyConnection,
+    trajectory_ids: Sequence[str],
+    kinds: Sequence[str],
+    most: int = ANSWER_BYTES,
+    *,
+    stills: bool = False,
 ) -> pd.DataFrame:
-    """All frames of trajectories, as `framed`.
+    """All frames of trajectories, as `framed`; of clips, with `stills`, only the first frame.
 
     Raises:
         CacheRefused: As `frame_index` and `framed`.
     """
-    return framed(db, frame_index(db, trajectory_ids, kinds), most)
+    return framed(db, frame_index(db, trajectory_ids, kinds, stills=stills), most)
 
 
 def frame_bytes(

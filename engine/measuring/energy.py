@@ -99,7 +99,7 @@ def _nvml() -> EnergyCounter:
     except ImportError:
         return _none("nvidia-ml-py is not installed; `pip install 'scheduler-lab[energy]'` adds it")
     nvml.nvmlInit()
-    handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}")
+    handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
     read = nvml.nvmlDeviceGetTotalEnergyConsumption
     read(handle)  # cards before Volta have no counter
     return EnergyCounter("NVML: GPU", [(lambda: read(handle) / 1e3, float("inf"))])

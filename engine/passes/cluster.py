@@ -246,7 +246,7 @@ class Cluster:
         device = context.environment.device
         resource = "GPU" if device == "cuda" else "CPU"
         there = 1 if device == "mps" else int(self._ray.cluster_resources().get(resource, 0))
-        if not there and not self._most:
+        if not there and not self._most and not self._hired:
             raise LabError(
                 f"The Ray cluster has no {resource}, and the cells are made on '{device}'. Start a node that has one; "
                 "if the cluster grows by itself, say how many workers it may have: --workers N."

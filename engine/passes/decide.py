@@ -5,7 +5,7 @@ cache, and a batch's evidence is written at once: a search that is stopped, even
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,7 @@ from engine.analysis.pace import FEWEST_SAMPLES, by_cost
 from engine.cache import decision_tables, queries
 from engine.cache.connection import migrate, reading
 from engine.environment import Compiling, Memory
-from engine.errors import StudyError
 from engine.measuring.evidence import Subject
-from engine.measuring.metrics import METRICS
 from engine.passes.context import open_context
 from engine.passes.decision_evidence import (
     CellFacts,
@@ -143,7 +141,8 @@ class Search:
             self.outcome.decision = decision
             self.context.progress.note(decision.sentence)
             self.context.progress.standing(decision.sentence, standings(decision), ())
-            if decision.stop:
+            gaps = any(row.reached(self.used) < self.used for row in decision.waiting)
+            if decision.stop and not (gaps and decision.stop == "pool spent" and not self.meter.spent):
                 break
             self._add_batch(fixed, decision)
         self._score_study(fixed)
@@ -154,7 +153,8 @@ class Search:
         before, used, failed = stored_terms(self.context, self.study.name)
         seen = before.order[: max(used, self.study.decide.calibration_prompts)] if before else ()
         same_pool = set(seen) <= set(self.who.pool)
-        stored = before.order if before and same_pool else ()
+        pool = {*seen, *self.who.pool}
+        stored = tuple(prompt for prompt in before.order if prompt in pool) if before and same_pool else ()
         ahead = try_lanes(self.who, (*stored, *self.who.pool)[0])
         order = tuple(prompt_order(ahead.distinct(self.who.pool), self.study.decide.order_seed, stored))
         known = self.entries.versions(before.terms) if before else {}
@@ -162,7 +162,10 @@ class Search:
         if before and same and not before.terms.calibration.obstacles:
             # New prompts stand behind those that were there; cells that failed are tried again, from the first prompt.
             versions = known | dict(before.versions)  # earlier programs kept none
-            fixed, self.used = replace(before, order=order, versions=versions), 0 if failed else used
+            fixed = replace(before, order=order, versions=versions, about=self.who.about)
+            self.used = 0 if failed else used
+            if failed:
+                self.entries.refuse_missing(fixed.terms)  # before the evidence is dropped
             decision_tables.write_terms(self.context.cache, self.study.name, fixed.spec(), keep_evidence=not failed)
             return fixed
         self.context.progress.standing("", {}, tuple(lane.key for lane in self.who.candidates))
@@ -178,7 +181,7 @@ class Search:
             calibration = replace(calibration, obstacles=(*calibration.obstacles, *untimed))
         terms = fix_terms(self.study.decide, calibration, self.who.baseline.key, by_cost(costs, self.study.decide.tie))
         changed = before is not None and (before.changed or (used > 0 and not same))
-        versions, about = self.entries.versions(terms), self.who.about(terms)
+        versions, about = self.entries.versions(terms), self.who.about
         fixed = FixedTerms(terms, order, scale, self.who.digest, changed, versions, about)
         decision_tables.write_terms(self.context.cache, self.study.name, fixed.spec(), keep_evidence=False)
         return fixed
@@ -212,13 +215,8 @@ class Search:
         left_out = tuple(f"{self.entries.usable[key][0].label} does not guard: {why}." for key, why in unfit.items())
         found = calibrate(settings, asked, values, controls, referenced=self.study.reference is not None)
         allowed = allowed_distance(who, cells, facts.finished) if found.goal == "as-good" else 0.0
-        obstacles = *found.obstacles, *self._unavailable({"clip_score": None, **dict.fromkeys(settings.guards or ())})
-        return replace(found, obstacles=obstacles, set_distance=allowed, left_out=left_out), scale
-
-    def _unavailable(self, named: Iterable[str]) -> list[str]:
-        """Which of these metrics can't be measured here, and why."""
-        unavailable = self.entries.unavailable
-        return [f"{METRICS[key].label} is {unavailable[key]}" for key in named if key in unavailable]
+        lacking = self.entries.lacking(dict.fromkeys(("clip_score", *(settings.guards or ()))))
+        return replace(found, obstacles=(*found.obstacles, *lacking), set_distance=allowed, left_out=left_out), scale
 
     def _costs(self, order: Sequence[str]) -> list[LaneCost]:
         """Times of all candidates beside the baseline, interleaved; taken together if too few can be paired.
@@ -294,11 +292,12 @@ class Search:
     def _add_batch(self, fixed: FixedTerms, decision: Decision) -> None:
         """Makes the next prompts for every lane that may still prove the cheapest, and writes what they say."""
         who = self.who
-        if lacking := self._unavailable(guard.key for guard in fixed.terms.calibration.guards):
-            raise StudyError(f"This decision goes on only where all that guards it can be measured. {lacking[0]}.")
+        self.entries.refuse_missing(fixed.terms)
         waiting = decision.waiting
         if (start := self.gaps.start(waiting, self.used)) is None:
             return
+        if start < self.used:
+            self.heard = -1  # sets and votes know nothing of these pictures yet
         whole = start - start % BATCH
         if whole < start == self.used:  # the rest of a batch that the last call had no time for: the same lanes go on
             waiting = self._decision(fixed, self._state(fixed) | {"unheard": False}, whole).waiting

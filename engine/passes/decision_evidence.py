@@ -17,6 +17,7 @@ from engine.cache import decision_tables, queries
 from engine.cache.connection import reading
 from engine.cache.decision_tables import EvidenceRow
 from engine.cache.limits import CELL_BYTES
+from engine.errors import StudyError
 from engine.measuring import metrics
 from engine.measuring.evidence import Subject, Unmeasurable
 from engine.measuring.formulas import relative_distance
@@ -57,6 +58,19 @@ class GuardEntries:
         """Of the metrics among the guards of the terms, by key, as far as they can be measured here."""
         keys = {guard.key for guard in terms.calibration.guards}
         return {key: version for key, (_, version) in self.usable.items() if key in keys}
+
+    def lacking(self, keys: Iterable[str]) -> list[str]:
+        """Which of these metrics can't be measured here, and why, in sentences without a full stop."""
+        return [f"{metrics.METRICS[key].label} is {self.unavailable[key]}" for key in keys if key in self.unavailable]
+
+    def refuse_missing(self, terms: Terms) -> None:
+        """Refuses to go on where a guard can't be measured: no prompt that is made would count.
+
+        Raises:
+            StudyError: Names it, with the reason.
+        """
+        if lacking := self.lacking(guard.key for guard in terms.calibration.guards):
+            raise StudyError(f"This decision goes on only where all that guards it can be measured. {lacking[0]}.")
 
     def unfit(self, subject: Subject, prompts: Sequence[str]) -> dict[str, str]:
         """Why some have no value for one of the prompts, however its pictures come out; by key."""
@@ -350,8 +364,10 @@ class Gaps:
         there = [row for row in waiting if row.reached(used) == start < used]
         stand = [row for row in there if self._tried.get(row.lane) == start]
         self.reasons |= {row.lane: row.gap(start) for row in stand}
+        if stand:
+            return None
         self._tried |= {row.lane: start for row in there}
-        return None if stand else start
+        return start
 
 
 def needs_reference(rows: Iterable[LaneDecision]) -> bool:

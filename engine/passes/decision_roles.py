@@ -1,14 +1,12 @@
 """The lanes that take part in a decision, and their cells prompt by prompt. Imports no torch."""
 
 import contextlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from engine.analysis.decision import Terms
-from engine.analysis.fixed_terms import settings_of
 from engine.cache.connection import reading
+from engine.cache.decision_tables import made_digest
 from engine.errors import StudyError
 from engine.passes.context import PassContext
 from engine.passes.foresight import Foresight, foresee_run, keep
@@ -16,7 +14,7 @@ from engine.passes.images import ImageJob, missing_images
 from engine.study.cells import Cell, cells, digest, reference_cells, study_findings
 from engine.study.lanes import MAX_STEPS, Lane
 from engine.study.prompt_pool import pool_prompts
-from engine.study.study import Study, canonical
+from engine.study.study import Study
 
 FEW_STEPS = 8
 
@@ -73,11 +71,17 @@ class Roles:
             *self.cells((self.baseline,), prompts, (self.other_seed,)),
         ]
 
-    def about(self, terms: Terms) -> dict[str, str]:
-        """What the pictures of the lanes depend on, as `FixedTerms.about`."""
-        like = self.cells((self.baseline,), ("",), (0,))[0]
-        settings = settings_of(json.loads(canonical(self.study.spec())), terms)
-        return {"settings": settings, "model_id": self.context.source.model_id, "dtype": like.dtype}
+    @cached_property
+    def about(self) -> dict[str, str]:
+        """Digest of what the pictures of baseline and candidates depend on, as `FixedTerms.about`."""
+        model, arguments = self.context.source.model_id, self.study.pipeline.digest
+        return {
+            cell.lane.key: made_digest(
+                *(cell.config_id, model, cell.width, cell.height, cell.dtype),
+                *(cell.guidance_scale, cell.negative_prompt, arguments),
+            )
+            for cell in self.cells((self.baseline, *self.candidates), ("",), (0,))
+        }
 
     @cached_property
     def digest(self) -> str:

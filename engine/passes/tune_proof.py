@@ -208,6 +208,8 @@ def _refuse_unfit(request: TuneRequest, context: PassContext) -> None:
     from engine.tune.converged import solver_of_high_budget
     from engine.tune.placing import Placing
 
+    if request.steps < 2:
+        raise StudyError("A schedule of one step has no level to place: give --steps 2 or more.")
     source = context.source
     Placing(SCHEDULERS.lookup(request.scheduler), request.steps, source.scheduler_config)
     solver_of_high_budget(source.scheduler_config, source.family)

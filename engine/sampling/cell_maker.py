@@ -252,8 +252,9 @@ def decode_samples(
 
 def _freed(samples: list[Sample]) -> list[Sample]:
     for sample in samples:
+        if sample.latents is not None and sample.latents.device.type != "cpu":  # room for others
+            sample.steps = [replace(step, x_t=None, x0=None) for step in sample.steps]
         sample.latents = sample.origin = None
-        sample.steps = [replace(step, x_t=None, x0=None) for step in sample.steps]
     return samples
 
 

@@ -18,6 +18,7 @@ from engine.patience import patience
 from engine.sampling.building import build_scheduler, resolved_config, scheduler_type
 from engine.sampling.probe import NO_SIGNAL, Probe, probe
 from engine.sampling.recording import NoiseLevels
+from engine.study.families import family_of
 from engine.study.lanes import Finding, Lane, check_lane
 
 # Raised whenever a lane gets other findings or levels.
@@ -90,7 +91,11 @@ def lint_lane(
         pipeline: The class name of the model's pipeline, if known.
         handed: What the pipeline passes to `set_timesteps` (`engine.sampling.dry_run`), if known.
     """
-    findings = [*check_lane(lane, model_config), *_of_pipeline(lane, pipeline), *_of_coefficients(lane)]
+    findings = [
+        *check_lane(lane, model_config, family_of(pipeline, model_config)),
+        *_of_pipeline(lane, pipeline),
+        *_of_coefficients(lane),
+    ]
     measured, settings = None, tuple[Setting, ...]()
     try:
         settings = tuple(lane_settings(lane, model_config))

@@ -26,12 +26,12 @@ def register_pipeline(pipe: DiffusionPipeline) -> ModelSource:
         Its source, which `find_model` then finds by `source.name`.
 
     Raises:
-        LabError: It is on a GPU that is not torch's current one.
+        LabError: It is on another GPU than the first.
     """
-    if pipe.device.type == "cuda" and pipe.device.index not in {None, current := torch.cuda.current_device()}:
+    if pipe.device.type == "cuda" and pipe.device.index not in {None, 0}:
         raise LabError(
-            f"The pipeline is on {pipe.device}, and torch's current GPU, whose time and energy are measured, is "
-            f"cuda:{current}. Call torch.cuda.set_device({pipe.device.index}) first."
+            f"The pipeline is on {pipe.device}, and name, clock and energy are told of cuda:0. "
+            f"Hide the other GPUs: set CUDA_VISIBLE_DEVICES={pipe.device.index} before Python starts."
         )
     digest, size = sha256(), 0
     for line in _identity(pipe):

@@ -37,8 +37,7 @@ def comparison_grid(
         cells = results.cells[(results.cells["prompt"] == prompt) & (results.cells["seed"] == seed)]
         if cells.empty:
             raise StudyError(f"Study '{study}' has no cell with seed {seed} and prompt {prompt[:80]!r} in {cache}.")
-        frames = queries.frames(db, list(cells["trajectory_id"]), [kind, "final"])
-        frames = frames[frames["video_frame"] == 0]
+        frames = queries.frames(db, list(cells["trajectory_id"]), [kind, "final"], stills=True)
     times = results.times.set_index("lane")
     paths = {key: _path(group) for key, group in frames[frames["kind"] == kind].groupby("trajectory_id")}
     # Another study may have stored more frames of the same cells.

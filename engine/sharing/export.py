@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,8 @@ def export(cache: Path, study: str | None, form: str, path: Path, view: View) ->
     writers: dict[str, Callable[[Path, str, Path, View], list[str]]] = {
         "csv": _csv,
         "png": _png,
-        "gif": _animation,
-        "mp4": _animation,
+        "gif": partial(_animation, write_gif),
+        "mp4": partial(_animation, write_mp4),
     }
     return writers[form](cache, study, path, view)
 
@@ -147,7 +148,7 @@ def _sheets(cache: Path, results: Results, path: Path) -> list[str]:
     return lines
 
 
-def _animation(cache: Path, study: str, path: Path, view: View) -> list[str]:
+def _animation(write: Callable[..., None], cache: Path, study: str, path: Path, view: View) -> list[str]:
     with reading(cache) as db:
         results = read_results(db, study)
         prompt, seed = choose(results, view)
@@ -161,7 +162,6 @@ def _animation(cache: Path, study: str, path: Path, view: View) -> list[str]:
         what = "final clips"
     title = f"{' '.join(prompt.split()) or '(empty prompt)'}: {what}, seed {seed}"
     frames = draw_frames(title, strips_of(labels, by_lane, pictures))
-    write = write_mp4 if path.suffix.lower() == ".mp4" else write_gif
     write_whole(path, lambda file: write(frames, file))
     return [f"{path}: {len(frames)} frames of {frames[0].width} x {frames[0].height} px, {_megabytes(path)}"]
 

@@ -42,8 +42,7 @@ def lane_pictures(
             raise StudyError(f"Study '{study_id}' has no picture of '{prompt}' with seed {seed}.{known}")
         cells = {lane.label: study.cell(lane.key, prompt, seed) for lane in study.lanes}
         finished = {label: cell.trajectory_id for label, cell in cells.items() if cell.state == "done"}
-        frames = queries.frames(db, list(finished.values()), [kind, "final"])
-    frames = frames[frames["video_frame"] == 0]
+        frames = queries.frames(db, list(finished.values()), [kind, "final"], stills=True)
     rows = []
     for label, trajectory in finished.items():
         own = frames[frames["trajectory_id"] == trajectory]

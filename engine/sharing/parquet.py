@@ -54,7 +54,8 @@ def _write(db: Connection, study: str, folder: Path) -> list[Path]:
             kinds.add(kind)
             files.append(folder / "frames" / f"kind={_plain(kind)}" / f"{place:02}-{_plain(lane)}.parquet")
             _write_frames(db, study, kind, lane, ids, files[-1])
-    for name, text in (("study.toml", study_toml(queries.spec(db, study) or {})), ("README.md", _card(study, kinds))):
+    spec = {**(queries.spec(db, study) or {}), "name": study}  # an import may have given it another name
+    for name, text in (("study.toml", study_toml(spec)), ("README.md", _card(study, kinds))):
         files.append(folder / name)
         files[-1].write_text(text, encoding="utf-8")
     return files

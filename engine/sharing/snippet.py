@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from engine.study.families import family_of
 from engine.study.tuned import TunedSchedule
 
 # Where the class of fitted coefficients is written, and its name; it is copied as text, so that nothing loads torch.
@@ -44,9 +45,14 @@ def _lines(tuned: TunedSchedule, prompt: str) -> Iterator[str]:
     else:
         call.append(f"{kind}={values}")
     call += [f"negative_prompt={tuned.negative_prompt!r}"] if tuned.negative_prompt else []
-    call += [f"guidance_scale={tuned.guidance_scale!r}", f"width={tuned.width}", f"height={tuned.height}"]
+    family = family_of(tuned.pipeline)
+    call += [f"{family.guidance}={tuned.guidance_scale!r}", f"width={tuned.width}", f"height={tuned.height}"]
     call.append('generator=torch.Generator("cpu").manual_seed(0)')
-    yield f"image = pipe({', '.join(call)}).images[0]"
+    yield (
+        f"image = pipe({', '.join(call)}).images[0]"
+        if family.frames == 1
+        else f"clip = pipe({', '.join(call)}).frames[0]"
+    )
 
 
 def _fitted_class() -> Iterator[str]:

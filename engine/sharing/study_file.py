@@ -30,7 +30,7 @@ def study_toml(spec: Mapping[str, Any]) -> str:
     for name, table in values.items():
         if isinstance(table, Mapping):
             lines += ["", f"[{_key(name)}]"]
-            table = _named_parts(table) if name == "pipeline" else table
+            table = _named_parts(table)
             lines += [f"{_key(_RENAMED.get((name, key), key))} = {_value(value)}" for key, value in table.items()]
     for lane in lanes[len(simple) :]:
         lines += ["", "[[lane]]", *_lane(lane)]
@@ -38,8 +38,10 @@ def study_toml(spec: Mapping[str, Any]) -> str:
 
 
 def _named_parts(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored `[pipeline]` table with its weight files by name; pictures keep their digest, which finds them again."""
+    """A stored table with its weight files by name; pictures keep their digest, which finds them again."""
     plain = dict(table)
+    if isinstance(table.get("tiny"), Mapping):
+        plain["tiny"] = str(table["tiny"].get("name"))
     if isinstance(table.get("controlnet"), Mapping):
         plain["controlnet"] = str(table["controlnet"].get("name"))
     if isinstance(table.get("lora"), Sequence):
@@ -65,6 +67,10 @@ def _is_simple(lane: Mapping[str, Any]) -> bool:
 def _lane(lane: Mapping[str, Any]) -> list[str]:
     """A lane as a table; the steps at the end of its label are left out, since parsing appends them."""
     label = str(lane.get("label") or "").removesuffix(f" {lane.get('steps')}")
+    entry = SCHEDULERS.get(str(lane.get("scheduler")))
+    if entry is not None and entry.levels == "tuned":  # it is what it was tuned to be
+        values = {"key": lane.get("key"), "label": label or None, "description": lane.get("description") or ""}
+        return [f"{key} = {_value(value)}" for key, value in values.items() if value is not None]
     values = {
         "key": lane.get("key"),
         "steps": lane.get("steps"),

@@ -73,7 +73,7 @@ class Lane:
     def stochastic(self) -> bool:
         """Whether it draws noise on the way, by its entry or by settings that make its class do so."""
         algorithm = str(self.config.get("algorithm_type"))
-        if "dpmsolver" in algorithm:
+        if "dpmsolver" in algorithm and self.scheduler.target.startswith("diffusers:"):
             return algorithm.startswith("sde-")
         return self.scheduler.stochastic or self.config.get("stochastic_sampling") is True
 

@@ -192,5 +192,5 @@ def _methods(report: Report) -> dict[str, Any]:
         "environments": tables.environment_table(results.environments, map(str, timed["device_name"])),
         "models": tables.model_table(results.models),
         "reference": results.reference_line,
-        "study_file": study_toml(report.results.spec),
+        "study_file": study_toml({**report.results.spec, "name": report.results.id}),
     }

@@ -5,6 +5,7 @@ from pathlib import Path
 from engine.cache.connection import migrate, reading
 from engine.errors import LabError
 from engine.sharing.export import check_folder, write_whole
+from engine.sharing.file_formats import REPORT_FORMATS
 from engine.sharing.report.contents import ReportOptions, read_report
 from engine.sharing.report.markdown import render_markdown
 from engine.sharing.report.page import render
@@ -18,8 +19,10 @@ def write_report(
     """Writes the report of a study in one of `REPORT_FORMATS`, with `pdf` also as PDF beside it; returns the files.
 
     Raises:
-        LabError: There is no such study or price, Chromium is missing for a PDF, or a file cannot be written.
+        LabError: There is no such format, study or price, Chromium is missing for a PDF, or a file cannot be written.
     """
+    if form not in REPORT_FORMATS:
+        raise LabError(f"{path}: the ending tells no format; use .{', .'.join(REPORT_FORMATS)}.")
     check_folder(path)
     if (pdf or form == "pdf") and find_chromium() is None:
         raise LabError(NO_CHROMIUM)
