@@ -1,5 +1,6 @@
 """What is missing, failed or too little names no lane: from the study's file to sentence and exit code."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -132,6 +133,24 @@ def test_a_score_that_failed_is_taken_again_and_the_prompts_after_it_count(
     assert (code, decision.lane, decision.known) == (1, GOOD, True), "1: something failed on the way"
 
 
+def test_a_gap_in_the_last_batch_of_the_pool_is_tried_again_too(
+    decide: Decide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Evidence] = []
+
+    def measure(evidence: Evidence) -> float:
+        seen.append(evidence)
+        if len(seen) == 4 * 10 + 5:
+            raise RuntimeError("out of luck")
+        return LIKENESS.value(evidence)
+
+    use_metrics(monkeypatch, replace(LIKENESS, measure=measure))
+    _, decision, _ = decide({"pool": _pool(tmp_path, 10), "calibration_prompts": 10})
+    row = decision.row(GOOD)
+    assert row is not None
+    assert row.n == 10
+
+
 def test_another_pool_begins_anew_and_says_so(decide: Decide, tmp_path: Path) -> None:
     _, first, _ = decide()
     longer = tmp_path / "longer.txt"
@@ -155,7 +174,7 @@ def test_no_decision_is_shown_for_a_study_of_its_name_with_other_pictures(decide
 
     assert shown_after_a_run("guidance_scale=5.0") is None
     assert shown_after_a_run(f'lanes=["{LANES[0]}","ddim:3"]') is None
-    assert shown_after_a_run('prompts=["disc"]') == first
+    assert shown_after_a_run('prompts=["disc"]', f"lanes={json.dumps(LANES[::-1])}") == first
 
 
 def test_a_metric_that_has_no_value_for_some_prompt_does_not_guard_and_the_terms_say_so(

@@ -1,6 +1,7 @@
 """What the Python face shows of itself: in notebooks, in the browser, as files and as figures."""
 
 import builtins
+import io
 import json
 import webbrowser
 from collections.abc import Iterator
@@ -53,6 +54,30 @@ def test_before_anything_has_been_run_it_says_what_to_do(fresh: DiffusionSchedul
 def test_a_report_is_written_in_the_format_of_its_ending(shown: DiffusionSchedulerVisualizer, tmp_path: Path) -> None:
     assert shown.report(tmp_path / "study.md").read_text().startswith("#")
     assert "<!DOCTYPE html>" in shown.report(tmp_path / "study.html").read_text()
+    with pytest.raises(LabError, match=r"study.htm: the ending tells no format; use .html, .pdf"):
+        shown.report(tmp_path / "study.htm")
+
+
+def test_a_call_that_is_refused_leaves_the_last_study_shown(
+    shown: DiffusionSchedulerVisualizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = {"scheduler_class": "flow_euler", "num_inference_steps": 4}
+    monkeypatch.setattr(shown, "scheduler_configs", {"Flow": flow, "Flow 2": flow | {"num_inference_steps": 5}})
+    with pytest.raises(LabError, match="flow_euler"):
+        shown.create_comparison_grid("disc on stripes", repeats=0)
+    assert shown.report(tmp_path / "study.md").read_text().startswith("#")
+
+
+def test_a_prompt_with_dollars_is_no_formula(fresh: DiffusionSchedulerVisualizer) -> None:
+    pytest.importorskip("matplotlib")
+    fresh.scheduler_configs = {
+        "DDIM": {"scheduler_class": "ddim", "num_inference_steps": 3},
+        "Euler": {"scheduler_class": "euler", "num_inference_steps": 3},
+    }
+    fresh.create_comparison_grid("disc: $5, ring: $7 \\frac", repeats=0)
+    figure = fresh.figure()
+    figure.savefig(io.BytesIO())
+    assert "$5, ring: $7" in figure.get_suptitle()
 
 
 def test_outside_a_notebook_it_opens_in_the_browser(

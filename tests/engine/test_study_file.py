@@ -2,12 +2,15 @@
 
 import json
 import tomllib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.sharing.study_file import study_toml
+from engine.study.custom_schedules import CustomSchedule
+from engine.study.schedulers import SCHEDULERS
 from engine.study.study import load_study, parse_study, presets
 
 PLAIN = {"name": "own", "prompts": ["owl"], "lanes": ["ddim:50"]}
@@ -59,6 +62,17 @@ def test_any_text_comes_back(text):
 def test_what_a_stranger_put_in_place_of_a_study_is_still_text():
     odd = {"name": 'x"\n[evil]', "prompts": [None, 3], "lanes": ["?", {"key": None}], "frames": 7, "a b": {"c": []}}
     assert tomllib.loads(study_toml(odd))["name"] == odd["name"]
+
+
+def test_a_small_decoder_is_named_and_a_tuned_lane_is_what_it_was_tuned_to_be(scheduler_table):
+    entry = replace(SCHEDULERS["dpmpp_2m"], key="tuned_mine", label="Mine", levels="tuned")
+    SCHEDULERS.register(replace(entry, schedule=CustomSchedule("timesteps", (999.0, 400.0))))
+    told = parse_study(PLAIN | {"lanes": ["ddim:50"], "lane": [{"key": "tuned_mine:2", "description": "few"}]})
+    spec = json.loads(json.dumps(told.spec())) | {"frames": {"count": 2, "tiny": {"name": "taesd", "sha256": "a"}}}
+    plain = tomllib.loads(study_toml(spec))
+    assert plain["frames"]["tiny"] == "taesd"
+    assert plain["lane"] == [{"key": "tuned_mine:2", "label": "Mine", "description": "few"}]
+    assert parse_study(plain | {"frames": {}}).lanes[1].schedule == told.lanes[1].schedule
 
 
 def test_files_of_a_pipeline_are_named_as_a_study_names_them():

@@ -39,8 +39,9 @@ def test_a_proof_that_could_not_run_is_refused_before_the_model_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models, "load", lambda *_: pytest.fail("the model was loaded"))
-    with pytest.raises(StudyError, match="dpmpp_2m:1200"):
-        tune(TuneRequest("gaussian", steps=600), tmp_path / "c.duckdb", device="cpu")
+    for steps, why in ((600, "dpmpp_2m:1200"), (1, "give --steps 2 or more")):
+        with pytest.raises(StudyError, match=why):
+            tune(TuneRequest("gaussian", steps=steps), tmp_path / "c.duckdb", device="cpu")
 
 
 def test_a_flow_is_proved_against_solvers_that_solve_it(tmp_path: Path) -> None:
