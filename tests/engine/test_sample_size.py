@@ -48,7 +48,7 @@ def test_plan_prints_it_and_says_what_its_seconds_count(tmp_path, capsys):
     capsys.readouterr()
     assert main(["plan", study, "--cache", cache, "--device", "cpu", "--set", "seeds=[1]"]) == 0
     told = capsys.readouterr().out
-    assert "No verdict   sharpness, spectral_slope: their margin is the baseline's seed-to-seed noise" in told
+    assert "No verdict   sharpness, spectral_slope: their margin is a part of the baseline's seed-to-seed noise" in told
     assert "for the denoiser calls alone" in told
     assert "plus loading, decoding and scoring" in told
     assert "at most" not in told
