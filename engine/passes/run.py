@@ -136,8 +136,8 @@ def _make_missing(plan: StudyPlan, context: PassContext, outcome: RunOutcome) ->
     if plan.missing_references:
         references = make_images(context, plan.missing_references, "references")
         outcome.references, outcome.failed = references.done, outcome.failed + references.failed
-    if context.cluster is not None:
-        context.cluster.dismiss()  # the swaps and the scores are made here
     if plan.missing_swaps:
+        if context.cluster is not None:
+            context.cluster.dismiss()  # they are made here, and take the device
         swaps = make_swaps(context, plan.missing_swaps)
         outcome.swaps, outcome.failed = swaps.done, outcome.failed + swaps.failed
