@@ -211,6 +211,7 @@ def test_workers_killed_three_times_in_mid_study_leave_each_cell_once(two: Clust
 
 @pytest.mark.long
 def test_a_node_that_dies_in_mid_study_leaves_each_cell_once(tmp_path: Path) -> None:
+    seeds = range(400)  # a worker outlives its node for some seconds
     machines = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed")
     nodes = machines.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
@@ -218,13 +219,13 @@ def test_a_node_that_dies_in_mid_study_leaves_each_cell_once(tmp_path: Path) -> 
         progress = Disturbs(lambda: nodes.remove_node(second, allow_graceful=False), 25)
         with Cluster(nodes.address) as cluster:
             wait_for_both(cluster, tmp_path, 4)
-            study = parsed(**STUDY)
+            study = parsed(**STUDY | {"seeds": list(seeds)})
             outcome = run_study(
                 study, tmp_path / "c.duckdb", device="cpu", max_batch=4, cluster=cluster, progress=progress
             )
-        assert (outcome.done, outcome.failed, progress.moments) == (80, 0, [])
-        assert any("a worker was lost" in note for note in progress.notes)
-        assert ask(tmp_path / "c.duckdb", ONCE) == [(80, 80)]
+        assert (outcome.done, outcome.failed, progress.moments) == (2 * len(seeds), 0, [])
+        assert any("a worker was lost" in note for note in progress.notes), progress.notes
+        assert ask(tmp_path / "c.duckdb", ONCE) == [(2 * len(seeds),) * 2]
     finally:
         nodes.shutdown()
 
