@@ -140,22 +140,22 @@ def _look(*, watch_finished: bool, level: int, status: bool = True) -> tuple[Opt
 
 def _status(chosen: Options, study: Results, *, stale: bool, watch: bool) -> None:
     """How far a study is, kept up to date; redraws the page when something has changed."""
-    live = _runs(chosen.cache, study.id)
     decided = study.decision is not None
-    _keep_watching(chosen, study.id, study.progress, live=live, stale=stale, watch=watch, decided=decided)
+    _keep_watching(chosen, study.id, study.progress, stale=stale, watch=watch, decided=decided)
 
 
 def _keep_watching(
-    chosen: Options, study_id: str, known: StudyProgress, *, live: bool, stale: bool, watch: bool, decided: bool
+    chosen: Options, study_id: str, known: StudyProgress, *, stale: bool, watch: bool, decided: bool
 ) -> None:
     """The server keeps a fragment and all it refers to for the whole session, so it refers to no study."""
-    drawn, timing = False, _times_are_taken(chosen.cache)
+    drawn, (live, timing) = False, _engine(chosen.cache, study_id)
     every = POLL_SECONDS if live or stale else SLOW_POLL_SECONDS if watch else None
 
     @st.fragment(run_every=SLOW_POLL_SECONDS if timing and every else every)
     def body() -> None:
         nonlocal drawn
-        if _times_are_taken(chosen.cache) != timing:
+        runs, timing_now = _engine(chosen.cache, study_id)
+        if timing_now != timing:
             st.rerun()
         if timing or not drawn:
             drawn = True
@@ -163,7 +163,7 @@ def _keep_watching(
             return
         answer = loaders.progress(chosen.cache, study_id)
         fresh = answer.value if isinstance(answer, Answer) and not answer.stale else None
-        ended = live and not _runs(chosen.cache, study_id)
+        ended = live and not runs
         if ended or (fresh is not None and (stale or fresh != known)):
             st.rerun()
         _status_line(known, live, stale=stale or fresh is None, decided=decided)
@@ -171,16 +171,10 @@ def _keep_watching(
     body()
 
 
-def _runs(cache: Path, study: str) -> bool:
-    """Whether an engine works on a study just now."""
+def _engine(cache: Path, study: str) -> tuple[bool, bool]:
+    """Whether an engine works on a study just now, and whether one takes times, which no page should disturb."""
     state = read_live(cache)
-    return state is not None and state.study == study
-
-
-def _times_are_taken(cache: Path) -> bool:
-    """Whether an engine takes times just now, which no page should disturb."""
-    state = read_live(cache)
-    return state is not None and state.is_timing
+    return (False, False) if state is None else (state.study == study, state.is_timing)
 
 
 def _status_line(progress: StudyProgress, live: bool, *, stale: bool, decided: bool) -> None:
